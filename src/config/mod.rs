@@ -1,0 +1,157 @@
+//! Settings: defaults < file < environment < flags.
+
+use serde::{Deserialize, Serialize};
+
+/// Every setting of the server. `config/default.toml` is compiled in and *is* the defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub server: Server,
+    pub model: Model,
+    pub engine: Engine,
+    pub limits: Limits,
+    pub sampling: Sampling,
+}
+
+/// Where and how the server listens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Address to bind.
+    pub host: String,
+    /// Port to bind; 0 lets the system choose.
+    pub port: u16,
+    /// Keys of which a request must carry one as `Authorization: Bearer …`. Empty: no key is asked for.
+    pub api_keys: Vec<String>,
+    /// What happens to request fields that Candor does not know.
+    pub unknown_fields: UnknownFields,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+}
+
+/// What happens to request fields that Candor does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownFields {
+    /// 400, naming the field.
+    Reject,
+    /// A line in the log; the field has no effect.
+    Warn,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Which model is served, and under what names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// `default`, a path to a GGUF file, or `hf:ORG/REPO[:FILE-or-QUANT]`.
+    pub source: String,
+    /// Names the model answers to. Empty: the file's name without its ending.
+    pub aliases: Vec<String>,
+    /// Layers on the GPU; needs a build with a GPU back end.
+    pub gpu_layers: u32,
+    /// Where downloaded models are kept. Empty: `$XDG_CACHE_HOME/candor/models`.
+    pub cache_dir: String,
+}
+
+/// How the model is run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Engine {
+    pub mode: Mode,
+    /// llama.cpp contexts, each on a thread of its own. 0: one for each core (one on a GPU).
+    pub contexts: usize,
+    /// Sequences that advance at once, over all contexts.
+    pub parallel_sequences: usize,
+    /// Lanes kept beyond the running sequences, for each context: they hold finished prompts as cache.
+    pub cache_lanes: usize,
+    /// Tokens that one sequence (prompt and completion) may hold.
+    pub context_length: usize,
+    /// Prompt tokens of one decode, at most. Other sequences wait for no more than one such chunk.
+    pub prompt_chunk_tokens: usize,
+    /// Where the reference cuts a prompt (its n_batch); moves the last bits of what follows the cut.
+    pub batch_tokens: usize,
+    /// Logits rows of one decode, at most: bounds memory at rows × vocabulary × 4 bytes.
+    pub logits_rows: usize,
+    /// CPU threads in all. 0: one for each core.
+    pub threads: usize,
+    /// Moves log-probabilities by up to 0.1; the reference has it off.
+    pub flash_attention: bool,
+    pub kv_type_k: KvType,
+    pub kv_type_v: KvType,
+}
+
+/// What the engine promises about bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Exact.
+    Auto,
+    /// One row per decode, each sequence in its own KV: answers do not depend on neighbours or cache, to the bit.
+    Exact,
+}
+
+/// Number format of cached keys or values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(non_camel_case_types, reason = "llama.cpp's own names")]
+pub enum KvType {
+    f32,
+    f16,
+    bf16,
+    q8_0,
+}
+
+/// A limit on everything.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of a request's body.
+    pub body_bytes: usize,
+    /// Tokens of one prompt; 0: as many as the context holds.
+    pub prompt_tokens: usize,
+    /// Prompts in one request.
+    pub prompts: usize,
+    /// `n` and `best_of`.
+    pub n: usize,
+    /// `logprobs`.
+    pub logprobs: usize,
+    /// Stop strings in one request.
+    pub stop_strings: usize,
+    /// Bytes of one stop string.
+    pub stop_bytes: usize,
+    /// Entries of `logit_bias`.
+    pub logit_bias: usize,
+    /// Bytes of a grammar.
+    pub grammar_bytes: usize,
+    /// Requests that may wait for a place.
+    pub queue_length: usize,
+    /// How long a request may wait for its first place.
+    pub queue_timeout_ms: u64,
+}
+
+/// Defaults of the sampling parameters that a request does not give.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    pub max_tokens: usize,
+    pub temperature: f32,
+    pub top_k: i32,
+    pub top_p: f32,
+    pub min_p: f32,
+    pub typical_p: f32,
+    pub repeat_penalty: f32,
+    pub frequency_penalty: f32,
+    pub presence_penalty: f32,
+    pub mirostat_mode: u8,
+    pub mirostat_tau: f32,
+    pub mirostat_eta: f32,
+    pub min_tokens: usize,
+}

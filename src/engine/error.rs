@@ -1,0 +1,18 @@
+//! Why a sequence could not be run.
+
+/// Each variant is written for the person who sent the request; details go to the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// 503, with `Retry-After`.
+    #[error("The server is full: {waiting} requests are waiting already. Try again shortly.")]
+    QueueFull { waiting: usize },
+    /// 503, with `Retry-After`.
+    #[error("No place became free within {waited_ms} ms. Try again shortly.")]
+    QueueTimeout { waited_ms: u64 },
+    /// 503: the model is not loaded, a worker is down, or the server is shutting down.
+    #[error("{0}")]
+    Unavailable(String),
+    /// 500.
+    #[error("The model could not be evaluated.")]
+    Decode,
+}
