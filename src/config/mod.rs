@@ -155,3 +155,14 @@ pub struct Sampling {
     pub mirostat_eta: f32,
     pub min_tokens: usize,
 }
+
+impl KvType {
+    /// Bytes of one number; q8_0 keeps 32 of one byte with a scale of two.
+    pub fn bytes(self) -> f64 {
+        match self {
+            Self::f32 => 4.0,
+            Self::f16 | Self::bf16 => 2.0,
+            Self::q8_0 => 34.0 / 32.0,
+        }
+    }
+}

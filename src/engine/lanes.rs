@@ -1,0 +1,240 @@
+//! The lanes of a context as the engine knows them: what each holds, who uses it, and which of them a new prompt
+//! starts from.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::plan::{PromptPlan, common_prefix};
+use super::request::Request;
+use crate::logprobs::TokenLogprob;
+use crate::model::Token;
+
+/// What is known of a lane's cells, apart from those of generated tokens, which no other prompt may use: they were
+/// evaluated one row at a time.
+#[derive(Debug, Default, Clone)]
+pub struct Known {
+    /// Tokens whose cells hold what any fresh evaluation would.
+    pub tokens: Vec<Token>,
+    /// Scores of the tokens from the second on, as far as they are known: `scores[i]` belongs to `tokens[i + 1]`.
+    pub scores: Vec<Arc<TokenLogprob>>,
+    /// Alternatives that stand in each score.
+    pub top: usize,
+}
+
+impl Known {
+    /// Cells that a request may take over.
+    pub fn usable(&self, request: &Request, plan: &PromptPlan) -> usize {
+        let common = common_prefix(&self.tokens, &request.prompt);
+        plan.reuse(scored(common, request, self.scores.len(), self.top))
+    }
+
+    /// Keeps the first `tokens` tokens.
+    pub fn truncate(&mut self, tokens: usize) {
+        self.tokens.truncate(tokens);
+        // scores[tokens - 1] is that of the token after the last kept, which the last kept cell predicts. Another
+        // token may follow now.
+        self.scores.truncate(tokens.saturating_sub(1));
+    }
+}
+
+/// Of `common` known tokens, how many a request can start from if it wants its prompt scored: the token after them is
+/// predicted by the last of them, so its score must be known too.
+fn scored(common: usize, request: &Request, scores: usize, top: usize) -> usize {
+    match request.prompt_logprobs {
+        None => common,
+        Some(k) if k <= top => common.saturating_sub(1).min(scores),
+        Some(_) => 0,
+    }
+}
+
+/// A lane.
+#[derive(Debug, Default)]
+pub struct Lane {
+    pub known: Known,
+    /// The sequence that uses it.
+    pub sequence: Option<u64>,
+    /// When it was last given back: the smallest goes first.
+    pub used: u64,
+}
+
+/// Where a prompt's first cells come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    pub lane: usize,
+    /// Cells taken over.
+    pub cells: usize,
+}
+
+/// The lane of these that a request can take most cells from.
+pub fn best_source(lanes: &[Lane], request: &Request, plan: &PromptPlan) -> Option<Source> {
+    lanes
+        .iter()
+        .enumerate()
+        .map(|(lane, state)| Source { lane, cells: state.known.usable(request, plan) })
+        .filter(|source| source.cells > 0)
+        // Of equals one that is free, which need not be copied.
+        .max_by_key(|source| (source.cells, lanes[source.lane].sequence.is_none()))
+}
+
+/// The free lane to run a request in, given where its first cells come from.
+pub fn choose_lane(lanes: &[Lane], source: Option<Source>) -> Option<usize> {
+    if let Some(source) = source {
+        let lane = &lanes[source.lane];
+        // In place, unless that would throw away more of another prompt than it saves.
+        if lane.sequence.is_none() && lane.known.tokens.len() <= source.cells.saturating_mul(2) {
+            return Some(source.lane);
+        }
+    }
+    let free = |lane: &&(usize, &Lane)| lane.1.sequence.is_none();
+    let lanes: Vec<(usize, &Lane)> = lanes.iter().enumerate().collect();
+    lanes
+        .iter()
+        .filter(free)
+        .filter(|(lane, _)| source.is_none_or(|source| source.lane != *lane))
+        .min_by_key(|(_, lane)| lane.used)
+        // The only free lane is the source: in place, then.
+        .or_else(|| lanes.iter().find(free))
+        .map(|(lane, _)| *lane)
+}
+
+/// What each worker's lanes hold or are about to hold, for the other workers to look at.
+#[derive(Debug)]
+pub struct Directory(Mutex<Vec<Vec<Option<Entry>>>>);
+
+/// A lane's entry.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub prompt: Arc<[Token]>,
+    /// Tokens of it that can be had, once they are evaluated.
+    pub tokens: usize,
+    /// Alternatives that stand in their scores; `None`: they are not scored.
+    pub top: Option<usize>,
+}
+
+impl Directory {
+    pub fn new(workers: usize, lanes: usize) -> Self {
+        Self(Mutex::new(vec![vec![None; lanes]; workers]))
+    }
+
+    pub fn publish(&self, worker: usize, lane: usize, entry: Option<Entry>) {
+        let mut workers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = workers.get_mut(worker).and_then(|lanes| lanes.get_mut(lane)) {
+            *slot = entry;
+        }
+    }
+
+    /// The lane of another worker that a request could take most cells from.
+    pub fn best(&self, except: usize, request: &Request, plan: &PromptPlan) -> Option<(usize, Source)> {
+        let workers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        workers
+            .iter()
+            .enumerate()
+            .filter(|(worker, _)| *worker != except)
+            .flat_map(|(worker, lanes)| lanes.iter().enumerate().map(move |(lane, entry)| (worker, lane, entry)))
+            .filter_map(|(worker, lane, entry)| {
+                let entry = entry.as_ref()?;
+                let common = common_prefix(&entry.prompt[..entry.tokens.min(entry.prompt.len())], &request.prompt);
+                let usable = match (request.prompt_logprobs, entry.top) {
+                    (Some(_), None) => 0,
+                    (_, top) => scored(common, request, common.saturating_sub(1), top.unwrap_or(0)),
+                };
+                let cells = plan.reuse(usable);
+                (cells > 0).then_some((worker, Source { lane, cells }))
+            })
+            .max_by_key(|(_, source)| source.cells)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::sampling::{Mirostat, SamplingParams};
+
+    pub(in crate::engine) fn request(prompt: std::ops::Range<i32>, prompt_logprobs: Option<usize>) -> Request {
+        Request {
+            prompt: prompt.map(Token).collect(),
+            max_tokens: 1,
+            logprobs: None,
+            prompt_logprobs,
+            sampling: SamplingParams {
+                temperature: 0.0,
+                top_k: 0,
+                top_p: 1.0,
+                min_p: 0.0,
+                typical_p: 1.0,
+                repeat_penalty: 1.0,
+                frequency_penalty: 0.0,
+                presence_penalty: 0.0,
+                mirostat: Mirostat::Off,
+                min_tokens: 0,
+                logit_bias: Vec::new(),
+                grammar: None,
+                seed: 0,
+            },
+            stop: Arc::new([]),
+            cache_prompt: true,
+            deliver_end_token: false,
+        }
+    }
+
+    fn lane(tokens: std::ops::Range<i32>, scores: usize, top: usize, sequence: Option<u64>, used: u64) -> Lane {
+        let score = Arc::new(TokenLogprob { token: Token(0), logprob: 0.0, top: Vec::new() });
+        Lane {
+            known: Known { tokens: tokens.map(Token).collect(), scores: vec![score; scores], top },
+            sequence,
+            used,
+        }
+    }
+
+    #[test]
+    fn a_prompt_starts_from_the_lane_that_knows_most_of_it() {
+        let request = request(0..100, None);
+        let plan = PromptPlan::new(100, 512);
+        let lanes = [lane(0..20, 0, 0, None, 5), lane(0..60, 0, 0, Some(1), 0), lane(50..90, 0, 0, None, 1)];
+        let source = best_source(&lanes, &request, &plan);
+        assert_eq!(source, Some(Source { lane: 1, cells: 60 }));
+        // Lane 1 is taken: its cells are copied to the free lane that was used longest ago.
+        assert_eq!(choose_lane(&lanes, source), Some(2));
+    }
+
+    #[test]
+    fn a_long_prompt_is_not_thrown_away_for_a_short_common_beginning() {
+        let lanes = [lane(0..1000, 0, 0, None, 0), lane(0..0, 0, 0, None, 9)];
+        assert_eq!(choose_lane(&lanes, Some(Source { lane: 0, cells: 30 })), Some(1));
+        assert_eq!(choose_lane(&lanes, Some(Source { lane: 0, cells: 900 })), Some(0));
+        let lanes = [lane(0..1000, 0, 0, None, 0), lane(0..0, 0, 0, Some(3), 9)];
+        assert_eq!(choose_lane(&lanes, Some(Source { lane: 0, cells: 30 })), Some(0));
+        let lanes = [lane(0..1000, 0, 0, Some(1), 0), lane(0..0, 0, 0, Some(3), 9)];
+        assert_eq!(choose_lane(&lanes, None), None);
+    }
+
+    #[test]
+    fn scored_prompts_start_where_scores_are_known() {
+        let plan = PromptPlan::new(100, 512);
+        let check = |lane: Lane, top, expect| {
+            assert_eq!(lane.known.usable(&request(0..100, top), &plan), expect);
+        };
+        check(lane(0..60, 59, 5, None, 0), None, 60);
+        // Token 60 differs or is unknown, and is predicted by cell 59: that one is evaluated again.
+        check(lane(0..60, 59, 5, None, 0), Some(5), 59);
+        check(lane(0..60, 30, 5, None, 0), Some(1), 30);
+        check(lane(0..60, 59, 5, None, 0), Some(6), 0);
+        check(lane(0..60, 0, 0, None, 0), Some(0), 0);
+    }
+
+    #[test]
+    fn other_workers_are_asked_for_what_they_will_have() {
+        let directory = Directory::new(2, 2);
+        let plan = PromptPlan::new(100, 512);
+        let entry = |tokens, top| Some(Entry { prompt: (0..80).map(Token).collect(), tokens, top });
+        directory.publish(0, 1, entry(80, None));
+        directory.publish(1, 0, entry(40, Some(3)));
+        let best = |except, top| directory.best(except, &request(0..100, top), &plan);
+        assert_eq!(best(1, None), Some((0, Source { lane: 1, cells: 80 })));
+        assert_eq!(best(0, None), Some((1, Source { lane: 0, cells: 40 })));
+        assert_eq!(best(0, Some(3)), Some((1, Source { lane: 0, cells: 39 })));
+        assert_eq!(best(0, Some(4)), None);
+        assert_eq!(best(1, Some(0)), None);
+        directory.publish(0, 1, None);
+        assert_eq!(best(1, None), None);
+    }
+}

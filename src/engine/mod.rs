@@ -1,0 +1,372 @@
+//! The engine: a [`Request`] becomes a [`Generation`], a stream of [`Delta`]s.
+//!
+//! A pool of contexts over one model, each on a thread of its own ([`worker`]). A sequence takes a place ([`places`]),
+//! is sent to that place's worker, gets a lane there ([`lanes`]), and advances with all others, a step a round
+//! ([`schedule`]). How prompts are cut and prefixes reused without moving a bit is [`plan`]; text and stop strings are
+//! [`text`].
+
+mod error;
+mod lanes;
+mod places;
+mod plan;
+mod request;
+mod schedule;
+mod text;
+mod worker;
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::task::{Context as TaskContext, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::sync::{mpsc::UnboundedReceiver, mpsc::UnboundedSender, mpsc::unbounded_channel, watch};
+
+pub use error::EngineError;
+pub use request::{Delta, FinishReason, PromptOutput, Request, TokenOutput};
+pub use text::Utf8Decoder;
+
+use crate::config::{self, Config};
+use crate::model::{self, Context, ContextShape, Model};
+use lanes::Directory;
+use places::{Lease, Places};
+use worker::{Job, Message, Shared, Worker};
+
+/// A worker's stack. llama.cpp's grammar walks recurse with a token's length; its own threads have 8 MiB.
+const WORKER_STACK_BYTES: usize = 16 << 20;
+
+/// Why the engine could not start; for the person at the terminal.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Source(#[from] model::source::SourceError),
+    #[error(transparent)]
+    Load(#[from] model::LoadError),
+    #[error(transparent)]
+    Context(#[from] model::ContextError),
+    #[error("a thread could not be started: {0}")]
+    Thread(std::io::Error),
+    #[error("the model's loader panicked; see the log")]
+    Panicked,
+}
+
+/// A handle to the engine. It is there at once; the model comes later.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    settings: config::Engine,
+    pool: OnceLock<Pool>,
+    closing: AtomicBool,
+}
+
+/// The workers over a loaded model.
+struct Pool {
+    model: Arc<Model>,
+    places: Arc<Places>,
+    shared: Arc<Shared>,
+    /// One for each worker; false once its thread is gone.
+    alive: Vec<Arc<AtomicBool>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    fingerprint: String,
+}
+
+impl Engine {
+    /// Starts to fetch and load the model on a thread of its own. The receiver tells how that ended.
+    pub fn start(config: &Config) -> (Self, watch::Receiver<Option<Result<(), Arc<StartError>>>>) {
+        let engine = Self(Arc::new(Inner {
+            settings: config.engine.clone(),
+            pool: OnceLock::new(),
+            closing: AtomicBool::new(false),
+        }));
+        let (sender, receiver) = watch::channel(None);
+        let (loader, config) = (engine.clone(), config.clone());
+        let ended = sender.clone();
+        let started = std::thread::Builder::new().name("loader".to_owned()).spawn(move || {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| loader.load(&config)))
+                .unwrap_or(Err(StartError::Panicked));
+            ended.send_replace(Some(outcome.map_err(Arc::new)));
+        });
+        if let Err(error) = started {
+            sender.send_replace(Some(Err(Arc::new(StartError::Thread(error)))));
+        }
+        (engine, receiver)
+    }
+
+    fn load(&self, config: &Config) -> Result<(), StartError> {
+        let path = model::source::resolve(&config.model)?;
+        tracing::info!(path = %path.display(), "loading the model");
+        let model = Arc::new(Model::load(&path, config.model.gpu_layers)?);
+        tracing::info!(
+            model = model.name(),
+            description = model.description(),
+            vocabulary = model.vocab().len(),
+            trained_context = model.trained_context(),
+            "loaded"
+        );
+        tracing::info!(version = model::llama_cpp_version(), system = model::system_info(), "llama.cpp");
+        if self.0.settings.context_length > model.trained_context() {
+            tracing::warn!(
+                context_length = self.0.settings.context_length,
+                trained_context = model.trained_context(),
+                "engine.context_length is beyond what the model was trained with"
+            );
+        }
+        if !model.can_cut() {
+            tracing::info!("this model keeps one state for a whole sequence: prompts are always evaluated whole");
+        }
+        let pool = Pool::start(model, config)?;
+        let _ = self.0.pool.set(pool);
+        if self.0.closing.load(Ordering::SeqCst) {
+            self.close();
+        }
+        Ok(())
+    }
+
+    fn pool(&self) -> Result<&Pool, EngineError> {
+        if self.0.closing.load(Ordering::SeqCst) {
+            return Err(EngineError::Unavailable("The server is shutting down.".to_owned()));
+        }
+        self.0
+            .pool
+            .get()
+            .ok_or_else(|| EngineError::Unavailable("The model is still being loaded.".to_owned()))
+    }
+
+    /// The loaded model, or why there is none.
+    pub fn model(&self) -> Result<Arc<Model>, EngineError> {
+        Ok(Arc::clone(&self.pool()?.model))
+    }
+
+    /// Whether requests can be served; never waits.
+    pub fn health(&self) -> Result<(), EngineError> {
+        let pool = self.pool()?;
+        match pool.alive.iter().position(|alive| !alive.load(Ordering::Relaxed)) {
+            None => Ok(()),
+            Some(worker) => Err(EngineError::Unavailable(format!("Worker {worker} is down."))),
+        }
+    }
+
+    /// Tokens that a prompt and its completion may hold together.
+    pub fn context_length(&self) -> usize {
+        self.0.settings.context_length
+    }
+
+    /// What an answer's bits depend on: weights, llama.cpp, mode, flash attention.
+    pub fn fingerprint(&self) -> String {
+        self.0.pool.get().map_or_else(String::new, |pool| pool.fingerprint.clone())
+    }
+
+    /// Waits for a place for the first request (bounded: [`EngineError::QueueFull`], [`EngineError::QueueTimeout`]),
+    /// then runs all of them, each as soon as a place is free, in order. Dropping a [`Generation`] stops its sequence
+    /// within one decode.
+    pub async fn submit(&self, requests: Vec<Request>) -> Result<Vec<Generation>, EngineError> {
+        let pool = self.pool()?;
+        let mut requests = requests.into_iter();
+        let Some(first) = requests.next() else { return Ok(Vec::new()) };
+        let lease = pool.places.enter().await?;
+        let (deltas, generation) = Generation::new();
+        run(&pool.shared, first, deltas, lease)?;
+        let mut generations = vec![generation];
+        let mut later = Vec::new();
+        for request in requests {
+            let (deltas, generation) = Generation::new();
+            later.push((request, deltas));
+            generations.push(generation);
+        }
+        if !later.is_empty() {
+            tokio::spawn(run_later(Arc::clone(&pool.places), Arc::clone(&pool.shared), later));
+        }
+        Ok(generations)
+    }
+
+    /// Ends everything that runs, and waits for the workers' threads.
+    pub fn close(&self) {
+        self.0.closing.store(true, Ordering::SeqCst);
+        let Some(pool) = self.0.pool.get() else { return };
+        pool.places.close();
+        for mailbox in &pool.shared.mailboxes {
+            let _ = mailbox.send(Message::Close);
+        }
+        let threads = std::mem::take(&mut *pool.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Hands a request with its place to the worker.
+fn run(
+    shared: &Shared,
+    request: Request,
+    deltas: UnboundedSender<Delta>,
+    lease: Lease,
+) -> Result<(), EngineError> {
+    static SEQUENCES: AtomicU64 = AtomicU64::new(0);
+    let sequence = SEQUENCES.fetch_add(1, Ordering::Relaxed);
+    let worker = lease.worker;
+    shared.mailboxes[worker]
+        .send(Message::Run(Box::new(Job { sequence, request, deltas, lease })))
+        .map_err(|_| EngineError::Unavailable(format!("Worker {worker} is down.")))
+}
+
+/// Runs the further sequences of a request, as places come free. Who is not listened to any more is passed over.
+async fn run_later(places: Arc<Places>, shared: Arc<Shared>, requests: Vec<(Request, UnboundedSender<Delta>)>) {
+    for (request, deltas) in requests {
+        let lease = tokio::select! {
+            lease = places.extend() => lease,
+            () = deltas.closed() => continue,
+        };
+        let failed = deltas.clone();
+        if let Err(error) = lease.and_then(|lease| run(&shared, request, deltas, lease)) {
+            let _ = failed.send(Delta::Failed(error));
+        }
+    }
+}
+
+impl Pool {
+    fn start(model: Arc<Model>, config: &Config) -> Result<Self, StartError> {
+        let settings = &config.engine;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if settings.threads == 0 { cores } else { settings.threads };
+        let on_gpu = config.model.gpu_layers > 0;
+        let workers = match settings.contexts {
+            0 if on_gpu => 1,
+            0 => threads.min(settings.parallel_sequences),
+            contexts => contexts.min(settings.parallel_sequences),
+        }
+        .max(1);
+        let lanes = settings.parallel_sequences.div_ceil(workers) + settings.cache_lanes;
+        let shape = ContextShape {
+            lanes,
+            lane_tokens: settings.context_length,
+            batch_rows: settings.prompt_chunk_tokens.max(settings.logits_rows),
+            logits_rows: settings.logits_rows,
+            flash_attention: settings.flash_attention,
+            kv_type_k: settings.kv_type_k,
+            kv_type_v: settings.kv_type_v,
+        };
+        let kv_mib = model
+            .kv_bytes_per_token(settings.kv_type_k.bytes(), settings.kv_type_v.bytes())
+            .map(|bytes| bytes * (workers * lanes * settings.context_length.next_multiple_of(256)) as f64 / 1_048_576.0);
+        tracing::info!(
+            mode = "exact",
+            contexts = workers,
+            threads,
+            parallel_sequences = settings.parallel_sequences,
+            lanes_per_context = lanes,
+            tokens_per_lane = settings.context_length,
+            kv_cache_mib = kv_mib.map(|mib| mib.round()),
+            "starting the engine"
+        );
+        let (senders, mailboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel()).unzip();
+        let shared = Arc::new(Shared {
+            directory: Directory::new(workers, lanes),
+            mailboxes: senders,
+            active: AtomicUsize::new(0),
+            threads,
+            chunk_tokens: settings.prompt_chunk_tokens,
+            logits_rows: settings.logits_rows,
+            batch_tokens: settings.batch_tokens,
+            lane_tokens: settings.context_length,
+        });
+        let mut alive = Vec::new();
+        let mut handles = Vec::new();
+        let (ready, started) = mpsc::channel();
+        for (number, mailbox) in mailboxes.into_iter().enumerate() {
+            let lives = Arc::new(AtomicBool::new(true));
+            alive.push(Arc::clone(&lives));
+            let (model, shape, shared, ready) = (Arc::clone(&model), shape.clone(), Arc::clone(&shared), ready.clone());
+            let handle = std::thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .stack_size(WORKER_STACK_BYTES)
+                .spawn(move || {
+                    let _down = Down(lives);
+                    // The context is made here: it stays on its thread.
+                    match Context::new(&model, shape) {
+                        Ok(context) => {
+                            let worker = Worker::new(number, context, lanes, shared, mailbox);
+                            let _ = ready.send(Ok(()));
+                            drop(ready);
+                            worker.run();
+                        }
+                        Err(error) => {
+                            let _ = ready.send(Err(error));
+                        }
+                    }
+                })
+                .map_err(StartError::Thread)?;
+            handles.push(handle);
+        }
+        drop(ready);
+        let outcome: Result<Vec<()>, _> = started.iter().collect();
+        if let Err(error) = outcome {
+            for mailbox in &shared.mailboxes {
+                let _ = mailbox.send(Message::Close);
+            }
+            return Err(error.into());
+        }
+        let flash = if settings.flash_attention { "on" } else { "off" };
+        Ok(Self {
+            places: Places::new(
+                settings.parallel_sequences,
+                workers,
+                config.limits.queue_length,
+                Duration::from_millis(config.limits.queue_timeout_ms),
+            ),
+            fingerprint: format!(
+                "{}-llama.cpp-{}-exact-fa-{flash}",
+                model.fingerprint(),
+                model::llama_cpp_version()
+            ),
+            model,
+            shared,
+            alive,
+            threads: Mutex::new(handles),
+        })
+    }
+}
+
+/// Says that a worker's thread is gone, however it went.
+struct Down(Arc<AtomicBool>);
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A running sequence: a stream that ends with [`Delta::Finished`] or [`Delta::Failed`]. Dropping it stops the
+/// sequence.
+#[derive(Debug)]
+pub struct Generation {
+    deltas: UnboundedReceiver<Delta>,
+    over: bool,
+}
+
+impl Generation {
+    fn new() -> (UnboundedSender<Delta>, Self) {
+        let (sender, deltas) = unbounded_channel();
+        (sender, Self { deltas, over: false })
+    }
+}
+
+impl Stream for Generation {
+    type Item = Delta;
+
+    fn poll_next(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Option<Delta>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        self.deltas.poll_recv(task).map(|delta| {
+            // A worker that is gone says nothing more.
+            let delta = delta.unwrap_or_else(|| {
+                Delta::Failed(EngineError::Unavailable("The worker of this request is down.".to_owned()))
+            });
+            self.over = matches!(delta, Delta::Finished(_) | Delta::Failed(_));
+            Some(delta)
+        })
+    }
+}

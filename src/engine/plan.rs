@@ -1,0 +1,113 @@
+//! How a prompt is cut into decodes, and what of a known prefix may be used again, so that every bit is that of the
+//! prompt evaluated whole on a fresh context. All of it is arithmetic on lengths.
+
+use crate::model::Token;
+
+/// Decodes of this many rows and more compute each row alike; below it, the number of rows moves low bits.
+pub const UNIFORM_ROWS: usize = 8;
+
+/// A prompt that is to be evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PromptPlan {
+    /// Tokens of the prompt.
+    length: usize,
+    /// Where the reference starts its last decode if that has fewer than [`UNIFORM_ROWS`] rows, which then have bits
+    /// of their own; else the prompt's length.
+    border: usize,
+}
+
+impl PromptPlan {
+    /// `batch_tokens`: the reference cuts prompts at multiples of it.
+    pub fn new(length: usize, batch_tokens: usize) -> Self {
+        let last = length.saturating_sub(1) / batch_tokens * batch_tokens;
+        let border = if length - last < UNIFORM_ROWS { last } else { length };
+        Self { length, border }
+    }
+
+    /// Tokens whose cells any other prompt may use, once they are evaluated.
+    pub fn shareable(&self) -> usize {
+        self.border
+    }
+
+    /// How many cells to take over when the first `known` tokens are known: what is left to evaluate must be decodes
+    /// of enough rows, and at least one row.
+    pub fn reuse(&self, known: usize) -> usize {
+        if self.border < self.length && known >= self.border {
+            return self.border;
+        }
+        known.min(self.border.saturating_sub(UNIFORM_ROWS))
+    }
+
+    /// Where the decode that starts at `start` ends, with at most `rows` rows (no fewer than twice
+    /// [`UNIFORM_ROWS`]).
+    pub fn chunk_end(&self, start: usize, rows: usize) -> usize {
+        let piece_end = if start < self.border { self.border } else { self.length };
+        let left = piece_end - start;
+        if left <= rows {
+            piece_end
+        } else if left - rows < UNIFORM_ROWS {
+            piece_end - UNIFORM_ROWS
+        } else {
+            start + rows
+        }
+    }
+}
+
+/// Length of the longest common prefix.
+pub fn common_prefix(a: &[Token], b: &[Token]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_tokens_leave_a_tail_of_uniform_rows() {
+        let check = |length, known, expect| {
+            assert_eq!(PromptPlan::new(length, 512).reuse(known), expect, "{length} {known}");
+        };
+        check(1, 1, 0);
+        check(7, 7, 0);
+        check(8, 8, 0);
+        check(20, 20, 12);
+        check(20, 13, 12);
+        check(20, 5, 5);
+        check(512, 512, 504);
+        // The reference evaluates 512, then 3: those 3 rows stand alone.
+        check(515, 515, 512);
+        check(515, 512, 512);
+        check(515, 511, 504);
+        check(515, 100, 100);
+        check(520, 520, 512);
+        check(1024 + 9, 5000, 1025);
+    }
+
+    #[test]
+    fn chunks_tile_the_prompt_in_uniform_decodes() {
+        for length in (1..600).chain(1015..1045) {
+            let plan = PromptPlan::new(length, 512);
+            for rows in [16, 17, 64, 256, 512] {
+                for known in [0, 1, 9, 100, 500, 511, 512, 513, 520, length] {
+                    let mut at = plan.reuse(known.min(length));
+                    assert!(at <= known.min(length) && at < length);
+                    while at < length {
+                        let end = plan.chunk_end(at, rows);
+                        assert!(end > at && end <= length && end - at <= rows);
+                        let alone = (at == plan.shareable() || length < UNIFORM_ROWS) && end == length;
+                        assert!(end - at >= UNIFORM_ROWS || alone, "{length} {rows} {at}..{end}");
+                        at = end;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn short_decodes_are_not_shared() {
+        assert_eq!(PromptPlan::new(5, 512).shareable(), 0);
+        assert_eq!(PromptPlan::new(8, 512).shareable(), 8);
+        assert_eq!(PromptPlan::new(515, 512).shareable(), 512);
+        assert_eq!(PromptPlan::new(1000, 512).shareable(), 1000);
+    }
+}

@@ -1,0 +1,599 @@
+//! A context on a thread of its own, and the sequences that run in it: schedule → decode → advance.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::error::EngineError;
+use super::lanes::{Directory, Entry, Known, Lane, best_source, choose_lane};
+use super::places::Lease;
+use super::plan::{PromptPlan, common_prefix};
+use super::request::{Delta, FinishReason, PromptOutput, Request};
+use super::schedule::{Progress, Step, round};
+use super::text::Completion;
+use crate::logprobs::{self, TokenLogprob};
+use crate::model::{Context, LaneState, Row, Token};
+use crate::sampling::Sampler;
+
+/// Cells that must be won for a sequence to wait for a neighbour in the same context who is evaluating them. Below,
+/// evaluating them again is sooner done.
+const WORTH_WAITING: usize = 32;
+/// Cells that must be won for a lane to be fetched from another context.
+const WORTH_FETCHING: usize = 64;
+
+/// What a worker is told.
+pub enum Message {
+    Run(Box<Job>),
+    /// Another worker asks for a lane.
+    Want(Want),
+    /// The answer to a `Want` of ours.
+    Gift { sequence: u64, gift: Option<Gift> },
+    /// End all sequences, then the thread.
+    Close,
+}
+
+/// A sequence to run.
+pub struct Job {
+    /// Unique in the process.
+    pub sequence: u64,
+    pub request: Request,
+    pub deltas: UnboundedSender<Delta>,
+    /// Given back when the sequence ends.
+    pub lease: Lease,
+}
+
+/// A lane that another worker asks for. It is sent as soon as it holds what is asked, or when it is clear that it
+/// never will.
+pub struct Want {
+    sequence: u64,
+    reply: Sender<Message>,
+    lane: usize,
+    cells: usize,
+    prompt: Arc<[Token]>,
+}
+
+/// A lane's cells and what is known of them.
+pub struct Gift {
+    known: Known,
+    state: LaneState,
+}
+
+/// What the workers of a model share.
+pub struct Shared {
+    pub directory: Directory,
+    /// Each worker's mailbox, by number.
+    pub mailboxes: Vec<Sender<Message>>,
+    /// Workers that are evaluating something at this moment: they share the cores.
+    pub active: AtomicUsize,
+    /// CPU threads in all.
+    pub threads: usize,
+    /// Most prompt tokens of one decode.
+    pub chunk_tokens: usize,
+    /// Most logits rows of one decode.
+    pub logits_rows: usize,
+    /// Where the reference cuts prompts.
+    pub batch_tokens: usize,
+    /// Tokens that a lane holds.
+    pub lane_tokens: usize,
+}
+
+/// How far a sequence is.
+enum Phase {
+    /// It has no lane yet: it has just come, or a neighbour is evaluating what it begins with.
+    New { may_fetch: bool },
+    /// It waits for cells from another context.
+    Fetching,
+    /// This many tokens of its prompt are in its lane.
+    Prompt { evaluated: usize },
+    /// This token is drawn, given out, and not evaluated yet.
+    Generating { next: Token },
+}
+
+struct Sequence {
+    id: u64,
+    phase: Phase,
+    /// Valid in the phases `Prompt` and `Generating`.
+    lane: usize,
+    request: Request,
+    plan: PromptPlan,
+    sampler: Sampler,
+    completion: Completion,
+    /// Tokens drawn so far.
+    drawn: usize,
+    /// Prompt tokens that came from the cache.
+    cached: usize,
+    deltas: UnboundedSender<Delta>,
+    /// Dropped with the sequence, after its lane is free.
+    _lease: Lease,
+}
+
+impl Sequence {
+    /// A receiver that is gone is noticed at the next round.
+    fn tell(&self, delta: Delta) {
+        let _ = self.deltas.send(delta);
+    }
+}
+
+pub struct Worker {
+    number: usize,
+    context: Context,
+    shared: Arc<Shared>,
+    mailbox: Receiver<Message>,
+    lanes: Vec<Lane>,
+    /// In order of arrival.
+    sequences: Vec<Sequence>,
+    wants: Vec<Want>,
+    /// Counts lanes given back.
+    clock: u64,
+    /// Filled anew for each decode.
+    rows: Vec<Row>,
+}
+
+impl Worker {
+    pub fn new(
+        number: usize,
+        context: Context,
+        lanes: usize,
+        shared: Arc<Shared>,
+        mailbox: Receiver<Message>,
+    ) -> Self {
+        Self {
+            number,
+            context,
+            shared,
+            mailbox,
+            lanes: (0..lanes).map(|_| Lane::default()).collect(),
+            sequences: Vec::new(),
+            wants: Vec::new(),
+            clock: 0,
+            rows: Vec::new(),
+        }
+    }
+
+    /// Runs until it is told to close.
+    pub fn run(mut self) {
+        loop {
+            while let Ok(message) = self.mailbox.try_recv() {
+                if self.take(message).is_err() {
+                    return;
+                }
+            }
+            self.drop_abandoned();
+            self.start_new();
+            self.serve_wants();
+            let steps = round(self.sequences.iter().map(|sequence| match sequence.phase {
+                Phase::New { .. } | Phase::Fetching => Progress::Waiting,
+                Phase::Prompt { .. } => Progress::Prompt,
+                Phase::Generating { .. } => Progress::Generating,
+            }));
+            if steps.is_empty() {
+                self.check_books();
+                match self.mailbox.recv() {
+                    Ok(message) => {
+                        if self.take(message).is_err() {
+                            return;
+                        }
+                    }
+                    Err(_) => return,
+                }
+                continue;
+            }
+            self.shared.active.fetch_add(1, Ordering::Relaxed);
+            let mut ended = Vec::new();
+            for step in steps {
+                let (index, outcome) = match step {
+                    Step::Prompt(index) => (index, self.evaluate_chunk(index)),
+                    Step::Token(index) => (index, self.evaluate_token(index)),
+                };
+                if let Some(end) = outcome {
+                    ended.push((index, end));
+                }
+            }
+            self.shared.active.fetch_sub(1, Ordering::Relaxed);
+            // Steps are not in the order of the sequences, and indices hold until the first is taken out.
+            ended.sort_by_key(|&(index, _)| std::cmp::Reverse(index));
+            for (index, end) in ended {
+                self.end(index, end);
+            }
+        }
+    }
+
+    /// `Err`: close.
+    fn take(&mut self, message: Message) -> Result<(), ()> {
+        match message {
+            Message::Run(job) => self.admit(*job),
+            Message::Want(want) => self.wants.push(want),
+            Message::Gift { sequence, gift } => self.unwrap_gift(sequence, gift),
+            Message::Close => {
+                for want in std::mem::take(&mut self.wants) {
+                    let _ = want.reply.send(Message::Gift { sequence: want.sequence, gift: None });
+                }
+                for index in (0..self.sequences.len()).rev() {
+                    let closing = EngineError::Unavailable("The server is shutting down.".to_owned());
+                    self.end(index, Delta::Failed(closing));
+                }
+                return Err(());
+            }
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, job: Job) {
+        let Job { sequence, request, deltas, lease } = job;
+        let plan = PromptPlan::new(request.prompt.len(), self.shared.batch_tokens);
+        let fits = !request.prompt.is_empty() && request.prompt.len() <= self.shared.lane_tokens;
+        let sampler = match Sampler::new(self.context.model(), &request.sampling) {
+            Ok(sampler) if fits => sampler,
+            // Both were checked where the request came in.
+            _ => {
+                tracing::error!(sequence, "a request reached the engine that cannot be run");
+                let _ = deltas.send(Delta::Failed(EngineError::Decode));
+                return;
+            }
+        };
+        self.sequences.push(Sequence {
+            id: sequence,
+            phase: Phase::New { may_fetch: true },
+            lane: 0,
+            plan,
+            sampler,
+            completion: Completion::new(Arc::clone(&request.stop)),
+            drawn: 0,
+            cached: 0,
+            deltas,
+            _lease: lease,
+            request,
+        });
+    }
+
+    /// Whoever is not listened to any more ends here, within one round.
+    fn drop_abandoned(&mut self) {
+        for index in (0..self.sequences.len()).rev() {
+            if self.sequences[index].deltas.is_closed() {
+                tracing::debug!(sequence = self.sequences[index].id, "the client left");
+                self.free(index);
+            }
+        }
+    }
+
+    /// Ends a sequence with its last word.
+    fn end(&mut self, index: usize, last: Delta) {
+        self.sequences[index].tell(last);
+        self.free(index);
+    }
+
+    /// Takes a sequence out; its lane stays as cache.
+    fn free(&mut self, index: usize) {
+        let sequence = self.sequences.remove(index);
+        if matches!(sequence.phase, Phase::Prompt { .. } | Phase::Generating { .. }) {
+            self.clock += 1;
+            let lane = &mut self.lanes[sequence.lane];
+            lane.sequence = None;
+            lane.used = self.clock;
+            self.publish_known(sequence.lane);
+        }
+    }
+
+    fn publish_known(&self, lane: usize) {
+        let known = &self.lanes[lane].known;
+        let entry = (!known.tokens.is_empty()).then(|| Entry {
+            prompt: known.tokens.as_slice().into(),
+            tokens: known.tokens.len(),
+            top: (known.scores.len() + 1 >= known.tokens.len()).then_some(known.top),
+        });
+        self.shared.directory.publish(self.number, lane, entry);
+    }
+
+    /// Gives lanes to those who have none, unless it pays to wait for a neighbour.
+    fn start_new(&mut self) {
+        for index in 0..self.sequences.len() {
+            if let Phase::New { may_fetch } = self.sequences[index].phase {
+                self.start(index, may_fetch);
+            }
+        }
+    }
+
+    fn start(&mut self, index: usize, may_fetch: bool) {
+        let sequence = &self.sequences[index];
+        let (request, plan) = (&sequence.request, sequence.plan);
+        let reuses = request.cache_prompt && self.context.model().can_cut();
+        let source = if reuses { best_source(&self.lanes, request, &plan) } else { None };
+        let here = source.map_or(0, |source| source.cells);
+        if reuses {
+            // Who has a lane and is still at its prompt goes on, so nobody waits for somebody who waits.
+            let promised = self
+                .sequences
+                .iter()
+                .filter(|other| matches!(other.phase, Phase::Prompt { .. }))
+                .map(|other| promised(other, &self.lanes[other.lane].known, request, &plan))
+                .max()
+                .unwrap_or(0);
+            if promised >= here + WORTH_WAITING {
+                return;
+            }
+            if may_fetch
+                && let Some((worker, there)) = self.shared.directory.best(self.number, request, &plan)
+                && there.cells >= here + WORTH_FETCHING
+            {
+                let want = Want {
+                    sequence: sequence.id,
+                    reply: self.shared.mailboxes[self.number].clone(),
+                    lane: there.lane,
+                    cells: there.cells,
+                    prompt: Arc::clone(&request.prompt),
+                };
+                if self.shared.mailboxes[worker].send(Message::Want(want)).is_ok() {
+                    self.sequences[index].phase = Phase::Fetching;
+                    return;
+                }
+            }
+        }
+        // There are as many lanes as sequences may run, and more: one is free.
+        let Some(lane) = choose_lane(&self.lanes, source) else {
+            return;
+        };
+        let mut cells = here;
+        match source {
+            Some(source) => {
+                if source.lane != lane {
+                    self.context.copy(source.lane, lane);
+                    self.lanes[lane].known = self.lanes[source.lane].known.clone();
+                }
+            }
+            None => cells = 0,
+        }
+        self.occupy(index, lane, cells);
+    }
+
+    /// Starts a sequence's prompt in a lane that holds its first `cells` tokens.
+    fn occupy(&mut self, index: usize, lane: usize, mut cells: usize) {
+        if !self.context.cut(lane, cells) {
+            // Forgetting all never fails.
+            cells = 0;
+            self.context.cut(lane, 0);
+        }
+        let sequence = &mut self.sequences[index];
+        sequence.lane = lane;
+        sequence.cached = cells;
+        sequence.phase = Phase::Prompt { evaluated: cells };
+        let state = &mut self.lanes[lane];
+        state.sequence = Some(sequence.id);
+        let known = &mut state.known;
+        // The score of the token that follows the kept cells belongs to the request's own token, when it is asked
+        // for: `usable` saw to that.
+        let next_score = sequence.request.prompt_logprobs.and_then(|_| known.scores.get(cells.wrapping_sub(1)).cloned());
+        known.truncate(cells);
+        if known.scores.is_empty() {
+            known.top = sequence.request.prompt_logprobs.unwrap_or(0);
+        }
+        if cells > 0 && known.scores.len() + 1 == cells {
+            known.scores.extend(next_score);
+        }
+        self.shared.directory.publish(
+            self.number,
+            lane,
+            Some(Entry {
+                prompt: Arc::clone(&sequence.request.prompt),
+                tokens: sequence.plan.shareable(),
+                top: sequence.request.prompt_logprobs.map(|_| known.top),
+            }),
+        );
+    }
+
+    /// Sends lanes that others asked for, as soon as they hold what was asked.
+    fn serve_wants(&mut self) {
+        let (ready, later): (Vec<Want>, Vec<Want>) =
+            std::mem::take(&mut self.wants).into_iter().partition(|want| {
+                let lane = &self.lanes[want.lane];
+                let known = common_prefix(&lane.known.tokens, &want.prompt);
+                known >= want.cells
+                    || !self.sequences.iter().any(|sequence| {
+                        Some(sequence.id) == lane.sequence
+                            && matches!(sequence.phase, Phase::Prompt { .. })
+                            && common_prefix(&sequence.request.prompt, &want.prompt) >= want.cells
+                    })
+            });
+        self.wants = later;
+        for want in ready {
+            let known = &self.lanes[want.lane].known;
+            let worth = common_prefix(&known.tokens, &want.prompt) >= WORTH_FETCHING;
+            let known = worth.then(|| known.clone());
+            let gift = known.and_then(|known| Some(Gift { known, state: self.context.export(want.lane)? }));
+            let _ = want.reply.send(Message::Gift { sequence: want.sequence, gift });
+        }
+    }
+
+    /// Puts cells from another context into a free lane, for the sequence that waits for them.
+    fn unwrap_gift(&mut self, sequence: u64, gift: Option<Gift>) {
+        let Some(index) = self.sequences.iter().position(|other| other.id == sequence) else {
+            return;
+        };
+        if !matches!(self.sequences[index].phase, Phase::Fetching) {
+            return;
+        }
+        self.sequences[index].phase = Phase::New { may_fetch: false };
+        let Some(gift) = gift else { return };
+        let Some(lane) = choose_lane(&self.lanes, None) else { return };
+        if self.context.import(lane, &gift.state) {
+            self.lanes[lane].known = gift.known;
+            self.clock += 1;
+            self.lanes[lane].used = self.clock;
+        } else {
+            tracing::warn!(lane, "cells from another context did not fit");
+            self.lanes[lane].known = Known::default();
+        }
+        self.publish_known(lane);
+    }
+
+    /// Cores for one decode: those that no other worker is using.
+    fn threads(&self) -> usize {
+        (self.shared.threads / self.shared.active.load(Ordering::Relaxed).max(1)).max(1)
+    }
+
+    /// Evaluates the next chunk of a prompt; what ends the sequence, if something does.
+    fn evaluate_chunk(&mut self, index: usize) -> Option<Delta> {
+        let threads = self.threads();
+        let sequence = &mut self.sequences[index];
+        let Phase::Prompt { evaluated } = sequence.phase else { return None };
+        let request = &sequence.request;
+        let length = request.prompt.len();
+        let scores = request.prompt_logprobs.is_some();
+        let draws = request.max_tokens > 0;
+        if !scores && !draws {
+            // Nothing is asked of the model.
+            sequence.cached = 0;
+            sequence.tell(Delta::Prompt(PromptOutput { cached_tokens: 0, logprobs: Vec::new() }));
+            return Some(Delta::Finished(FinishReason::Length));
+        }
+        let rows = if scores {
+            self.shared.chunk_tokens.min(self.shared.logits_rows)
+        } else {
+            self.shared.chunk_tokens
+        };
+        let end = sequence.plan.chunk_end(evaluated, rows);
+        self.rows.clear();
+        self.rows.extend((evaluated..end).map(|position| Row {
+            token: request.prompt[position],
+            position,
+            lane: sequence.lane,
+            logits: scores || position + 1 == length,
+        }));
+        if let Err(error) = self.context.decode(&self.rows, threads) {
+            return Some(self.failed(index, &error));
+        }
+        let sequence = &mut self.sequences[index];
+        let known = &mut self.lanes[sequence.lane].known;
+        if end <= sequence.plan.shareable() {
+            known.tokens.extend_from_slice(&sequence.request.prompt[evaluated..end]);
+        }
+        if scores {
+            // As many alternatives as the scores before have, so that all of a lane's scores can be used alike.
+            let top = known.top;
+            for position in evaluated..end.min(length - 1) {
+                let Some(logits) = self.context.logits(position - evaluated) else {
+                    return Some(self.failed(index, &"a row of logits is missing"));
+                };
+                let token = sequence.request.prompt[position + 1];
+                known.scores.push(Arc::new(logprobs::score(logits, token, top)));
+            }
+        }
+        sequence.phase = Phase::Prompt { evaluated: end };
+        if end < length {
+            return None;
+        }
+        let scored = match sequence.request.prompt_logprobs {
+            Some(k) => known.scores.iter().map(|score| with_top(score, k)).collect(),
+            None => Vec::new(),
+        };
+        // Scores beyond the shareable cells belong to this prompt alone.
+        known.scores.truncate(known.tokens.len());
+        sequence.tell(Delta::Prompt(PromptOutput { cached_tokens: sequence.cached, logprobs: scored }));
+        if !draws {
+            return Some(Delta::Finished(FinishReason::Length));
+        }
+        self.advance(index, end - 1 - evaluated)
+    }
+
+    /// Evaluates a sequence's newest token; what ends the sequence, if something does.
+    fn evaluate_token(&mut self, index: usize) -> Option<Delta> {
+        let threads = self.threads();
+        let sequence = &self.sequences[index];
+        let Phase::Generating { next } = sequence.phase else { return None };
+        let row = Row {
+            token: next,
+            position: sequence.request.prompt.len() + sequence.drawn - 1,
+            lane: sequence.lane,
+            logits: true,
+        };
+        if let Err(error) = self.context.decode(&[row], threads) {
+            return Some(self.failed(index, &error));
+        }
+        self.advance(index, 0)
+    }
+
+    /// Draws the next token from a row of the last decode.
+    fn advance(&mut self, index: usize, row: usize) -> Option<Delta> {
+        let Some(logits) = self.context.logits(row) else {
+            return Some(self.failed(index, &"a row of logits is missing"));
+        };
+        let sequence = &mut self.sequences[index];
+        let Some(token) = sequence.sampler.sample(logits) else {
+            flush(sequence);
+            return Some(Delta::Finished(FinishReason::Stop));
+        };
+        sequence.drawn += 1;
+        let logprob = sequence.request.logprobs.map(|top| Arc::new(logprobs::score(logits, token, top)));
+        let vocab = self.context.model().vocab();
+        if vocab.is_end(token) {
+            flush(sequence);
+            if sequence.request.deliver_end_token {
+                sequence.tell(Delta::Token(sequence.completion.end(token, logprob)));
+            }
+            return Some(Delta::Finished(FinishReason::Stop));
+        }
+        let stopped = sequence.completion.push(token, vocab.bytes(token), logprob);
+        let full = sequence.drawn >= sequence.request.max_tokens
+            || sequence.request.prompt.len() + sequence.drawn >= self.shared.lane_tokens;
+        if stopped || full {
+            flush(sequence);
+            return Some(Delta::Finished(if stopped { FinishReason::Stop } else { FinishReason::Length }));
+        }
+        while let Some(output) = sequence.completion.release() {
+            sequence.tell(Delta::Token(output));
+        }
+        sequence.phase = Phase::Generating { next: token };
+        None
+    }
+
+    /// A decode failed: this sequence ends, the others go on. What its lane holds is not known any more.
+    fn failed(&mut self, index: usize, error: &dyn std::fmt::Display) -> Delta {
+        let sequence = &self.sequences[index];
+        tracing::error!(worker = self.number, sequence = sequence.id, %error, "a decode failed");
+        self.lanes[sequence.lane].known = Known::default();
+        self.context.cut(sequence.lane, 0);
+        Delta::Failed(EngineError::Decode)
+    }
+
+    /// When nobody can go on, every lane's user must be one of the sequences.
+    fn check_books(&self) {
+        for (lane, state) in self.lanes.iter().enumerate() {
+            if let Some(id) = state.sequence
+                && !self.sequences.iter().any(|sequence| sequence.id == id)
+            {
+                tracing::error!(worker = self.number, lane, sequence = id, "a lane is leased to nobody");
+            }
+        }
+    }
+}
+
+/// Cells that a request could take from a neighbour when that one's prompt is evaluated.
+fn promised(neighbour: &Sequence, known: &Known, request: &Request, plan: &PromptPlan) -> usize {
+    let scored = match (request.prompt_logprobs, neighbour.request.prompt_logprobs) {
+        (None, _) => 0,
+        (Some(k), Some(_)) if k <= known.top => 1,
+        (Some(_), _) => return 0,
+    };
+    let common = common_prefix(&neighbour.request.prompt, &request.prompt);
+    plan.reuse(common.min(neighbour.plan.shareable()).saturating_sub(scored))
+}
+
+/// Gives out all tokens that were held back.
+fn flush(sequence: &mut Sequence) {
+    while let Some(output) = sequence.completion.flush() {
+        sequence.tell(Delta::Token(output));
+    }
+}
+
+/// A score with no more than `top` alternatives.
+fn with_top(score: &Arc<TokenLogprob>, top: usize) -> Arc<TokenLogprob> {
+    if score.top.len() <= top {
+        return Arc::clone(score);
+    }
+    Arc::new(TokenLogprob {
+        token: score.token,
+        logprob: score.logprob,
+        top: score.top[..top].to_vec(),
+    })
+}

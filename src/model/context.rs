@@ -1,0 +1,343 @@
+//! A llama.cpp context with its lanes, and the few other calls that llama-cpp-2 does not offer.
+//!
+//! llama-cpp-2's own context hides its pointer, and with it the number of threads of a step and the bound on logits
+//! rows, which this project lives by. So the context is made over `llama-cpp-sys-2` here: all of the project's unsafe
+//! code stands in this file.
+#![expect(unsafe_code, reason = "calls into llama.cpp; each block states why it holds")]
+
+use std::ffi::{CStr, c_char};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_sys_2 as sys;
+
+use super::{Model, Token, owned};
+
+/// What a context is made for.
+#[derive(Debug, Clone)]
+pub struct ContextShape {
+    /// Sequences it can hold, each in KV cells of its own.
+    pub lanes: usize,
+    /// Tokens that each lane holds.
+    pub lane_tokens: usize,
+    /// Rows of one decode, at most.
+    pub batch_rows: usize,
+    /// Logits rows of one decode, at most.
+    pub logits_rows: usize,
+    pub flash_attention: bool,
+    pub kv_type_k: KvType,
+    pub kv_type_v: KvType,
+}
+
+pub use crate::config::KvType;
+
+/// Why a context could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "llama.cpp could not make a context of {lanes} lanes of {lane_tokens} tokens: too little memory? \
+     Lower engine.context_length, engine.parallel_sequences or engine.cache_lanes."
+)]
+pub struct ContextError {
+    lanes: usize,
+    lane_tokens: usize,
+}
+
+/// Why a decode failed; details went to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("no room in the KV cache")]
+    Full,
+    #[error("the batch was refused: {0}")]
+    Refused(&'static str),
+    #[error("llama_decode returned {0}")]
+    Failed(i32),
+}
+
+/// One token to evaluate.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    pub token: Token,
+    /// Where in its lane it stands.
+    pub position: usize,
+    pub lane: usize,
+    /// Whether its row of logits is wanted.
+    pub logits: bool,
+}
+
+/// A lane's cells, to be put into a lane of another context of the same shape.
+pub struct LaneState(Vec<u8>);
+
+/// A llama.cpp context. It stays on the thread that made it.
+pub struct Context {
+    raw: NonNull<sys::llama_context>,
+    batch: sys::llama_batch,
+    shape: ContextShape,
+    vocab: usize,
+    /// Which rows of the last decode have logits.
+    outputs: Vec<bool>,
+    /// Dropped after the context, which points into it.
+    model: Arc<Model>,
+}
+
+impl Context {
+    pub fn new(model: &Arc<Model>, shape: ContextShape) -> Result<Self, ContextError> {
+        // Each lane is padded to 256 cells by llama.cpp; asking for the padded size keeps its arithmetic ours.
+        let lane_cells = shape.lane_tokens.next_multiple_of(256);
+        // SAFETY: returns a plain struct by value.
+        let mut params = unsafe { sys::llama_context_default_params() };
+        params.n_ctx = u32_of(lane_cells * shape.lanes);
+        params.n_batch = u32_of(shape.batch_rows);
+        params.n_ubatch = u32_of(shape.batch_rows);
+        params.n_seq_max = u32_of(shape.lanes);
+        // llama.cpp asserts that every lane could ask for a row.
+        params.n_outputs_max = u32_of(shape.logits_rows.max(shape.lanes));
+        params.flash_attn_type = if shape.flash_attention {
+            sys::LLAMA_FLASH_ATTN_TYPE_ENABLED
+        } else {
+            sys::LLAMA_FLASH_ATTN_TYPE_DISABLED
+        };
+        params.type_k = ggml_type(shape.kv_type_k);
+        params.type_v = ggml_type(shape.kv_type_v);
+        params.no_perf = true;
+        // A lane of its own for each sequence: a row attends to its own lane only, so bits do not depend on
+        // neighbours. And full cells for sliding windows, or a lane's tail could not be cut.
+        params.kv_unified = false;
+        params.swa_full = true;
+        let error = ContextError {
+            lanes: shape.lanes,
+            lane_tokens: shape.lane_tokens,
+        };
+        // SAFETY: the model is loaded and outlives the context, which holds an Arc of it.
+        let raw = unsafe { sys::llama_init_from_model(weights_ptr(model.weights()), params) };
+        let raw = NonNull::new(raw).ok_or(error)?;
+        // SAFETY: allocates; freed in drop.
+        let batch = unsafe { sys::llama_batch_init(i32_of(shape.batch_rows), 0, 1) };
+        Ok(Self {
+            raw,
+            batch,
+            vocab: model.vocab().len(),
+            outputs: Vec::with_capacity(shape.batch_rows),
+            shape,
+            model: Arc::clone(model),
+        })
+    }
+
+    /// Evaluates the rows with this many threads.
+    pub fn decode(&mut self, rows: &[Row], threads: usize) -> Result<(), DecodeError> {
+        self.outputs.clear();
+        if rows.is_empty() || rows.len() > self.shape.batch_rows {
+            return Err(DecodeError::Refused("too many rows, or none"));
+        }
+        if rows.iter().filter(|row| row.logits).count() > self.shape.logits_rows.max(self.shape.lanes) {
+            return Err(DecodeError::Refused("too many rows with logits"));
+        }
+        for row in rows {
+            if row.lane >= self.shape.lanes
+                || row.position >= self.shape.lane_tokens
+                || row.token.index() >= self.vocab
+            {
+                return Err(DecodeError::Refused("a row outside the lanes or the vocabulary"));
+            }
+        }
+        for (i, row) in rows.iter().enumerate() {
+            // SAFETY: the batch was allocated for batch_rows rows of one lane each, and i lies within (checked above).
+            unsafe {
+                self.batch.token.add(i).write(row.token.0);
+                self.batch.pos.add(i).write(i32_of(row.position));
+                self.batch.n_seq_id.add(i).write(1);
+                (*self.batch.seq_id.add(i)).write(i32_of(row.lane));
+                self.batch.logits.add(i).write(i8::from(row.logits));
+            }
+        }
+        self.batch.n_tokens = i32_of(rows.len());
+        let threads = i32_of(threads.max(1));
+        // SAFETY: the context is live and used by this thread alone (&mut self); ids, lanes, positions and the number
+        // of outputs were checked, which are what llama_decode aborts on.
+        let code = unsafe {
+            sys::llama_set_n_threads(self.raw.as_ptr(), threads, threads);
+            sys::llama_decode(self.raw.as_ptr(), self.batch)
+        };
+        match code {
+            0 => {
+                self.outputs.extend(rows.iter().map(|row| row.logits));
+                Ok(())
+            }
+            1 => Err(DecodeError::Full),
+            code => Err(DecodeError::Failed(code)),
+        }
+    }
+
+    /// The logits of a row of the last decode, one for each token of the vocabulary; `None` if none were asked for.
+    pub fn logits(&self, row: usize) -> Option<&[f32]> {
+        if !self.outputs.get(row).copied().unwrap_or(false) {
+            return None;
+        }
+        // SAFETY: the row's logits were computed by the last decode; the buffer holds n_vocab floats for it and is not
+        // written again before the next decode, which needs &mut self.
+        unsafe {
+            let logits = sys::llama_get_logits_ith(self.raw.as_ptr(), i32_of(row));
+            (!logits.is_null()).then(|| std::slice::from_raw_parts(logits, self.vocab))
+        }
+    }
+
+    /// Forgets what the lane holds from this position on. `false`: the model cannot cut there.
+    pub fn cut(&mut self, lane: usize, from: usize) -> bool {
+        debug_assert!(lane < self.shape.lanes);
+        // SAFETY: the lane exists.
+        unsafe { sys::llama_memory_seq_rm(self.memory(), i32_of(lane), i32_of(from), -1) }
+    }
+
+    /// Replaces what one lane holds by all that another holds.
+    pub fn copy(&mut self, from: usize, to: usize) {
+        debug_assert!(from != to && from.max(to) < self.shape.lanes);
+        // SAFETY: both lanes exist. Only whole lanes can be copied when each has cells of its own: -1, -1 is that.
+        unsafe {
+            sys::llama_memory_seq_rm(self.memory(), i32_of(to), -1, -1);
+            sys::llama_memory_seq_cp(self.memory(), i32_of(from), i32_of(to), -1, -1);
+        }
+    }
+
+    /// All that the lane holds, for another context.
+    pub fn export(&mut self, lane: usize) -> Option<LaneState> {
+        // SAFETY: the lane exists; the buffer has the size that llama.cpp asked for.
+        unsafe {
+            let size = sys::llama_state_seq_get_size(self.raw.as_ptr(), i32_of(lane));
+            let mut bytes = vec![0; size];
+            let written =
+                sys::llama_state_seq_get_data(self.raw.as_ptr(), bytes.as_mut_ptr(), size, i32_of(lane));
+            (written == size && size > 0).then_some(LaneState(bytes))
+        }
+    }
+
+    /// Replaces what the lane holds. `false`: it did not fit, and the lane is empty now.
+    pub fn import(&mut self, lane: usize, state: &LaneState) -> bool {
+        // SAFETY: the lane exists, and the bytes were written by `export` of a context of the same model and shape.
+        unsafe {
+            sys::llama_memory_seq_rm(self.memory(), i32_of(lane), -1, -1);
+            let read = sys::llama_state_seq_set_data(
+                self.raw.as_ptr(),
+                state.0.as_ptr(),
+                state.0.len(),
+                i32_of(lane),
+            );
+            if read != state.0.len() {
+                sys::llama_memory_seq_rm(self.memory(), i32_of(lane), -1, -1);
+            }
+            read == state.0.len()
+        }
+    }
+
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    fn memory(&self) -> sys::llama_memory_t {
+        // SAFETY: the context is live.
+        unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: both were made in `new` and are freed once.
+        unsafe {
+            sys::llama_batch_free(self.batch);
+            sys::llama_free(self.raw.as_ptr());
+        }
+    }
+}
+
+/// Calls llama.cpp's tokenizer, which reads the vocabulary only and so may be used by any thread.
+pub(super) struct Tokenizer(NonNull<sys::llama_vocab>);
+
+// SAFETY: the vocabulary does not change after loading, and llama_tokenize keeps its state on the stack.
+unsafe impl Send for Tokenizer {}
+// SAFETY: as above.
+unsafe impl Sync for Tokenizer {}
+
+impl Tokenizer {
+    /// The weights must outlive it: `Model` holds both.
+    pub(super) fn new(weights: &LlamaModel) -> Self {
+        // SAFETY: a loaded model has a vocabulary.
+        let vocab = unsafe { sys::llama_model_get_vocab(weights_ptr(weights)) };
+        Self(NonNull::new(vocab.cast_mut()).expect("a loaded model has a vocabulary"))
+    }
+
+    pub(super) fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<Token> {
+        let mut ids: Vec<i32> = Vec::with_capacity(text.len() / 3 + 8);
+        loop {
+            // SAFETY: text and length, buffer and capacity belong together; llama.cpp writes no more than it is given.
+            let count = unsafe {
+                sys::llama_tokenize(
+                    self.0.as_ptr(),
+                    text.as_ptr().cast::<c_char>(),
+                    i32_of(text.len()),
+                    ids.as_mut_ptr(),
+                    i32_of(ids.capacity()),
+                    add_special,
+                    parse_special,
+                )
+            };
+            match usize::try_from(count) {
+                Ok(count) => {
+                    // SAFETY: llama.cpp wrote `count` ids into the buffer.
+                    unsafe { ids.set_len(count) };
+                    return ids.into_iter().map(Token).collect();
+                }
+                // Too small: the negative count is what is needed. i32::MIN cannot be: request bodies are bounded.
+                Err(_) => ids.reserve(count.unsigned_abs() as usize),
+            }
+        }
+    }
+}
+
+pub(super) fn has_encoder(weights: &LlamaModel) -> bool {
+    // SAFETY: the model is loaded.
+    unsafe { sys::llama_model_has_encoder(weights_ptr(weights)) }
+}
+
+pub(super) fn description(weights: &LlamaModel) -> String {
+    let mut buffer = [0 as c_char; 256];
+    // SAFETY: llama.cpp writes a terminated string of at most the buffer's length.
+    unsafe {
+        sys::llama_model_desc(weights_ptr(weights), buffer.as_mut_ptr(), buffer.len());
+        owned(CStr::from_ptr(buffer.as_ptr()))
+    }
+}
+
+pub(super) fn system_info() -> String {
+    // SAFETY: a static string.
+    unsafe { owned(CStr::from_ptr(sys::llama_print_system_info())) }
+}
+
+pub(super) fn version() -> String {
+    // SAFETY: a static string.
+    unsafe { owned(CStr::from_ptr(sys::llama_version())) }
+}
+
+/// The model's pointer, which llama-cpp-2 does not hand out. `LlamaModel` is `repr(transparent)` over it, and
+/// Cargo.toml pins the version for which this was read.
+fn weights_ptr(weights: &LlamaModel) -> *mut sys::llama_model {
+    const { assert!(size_of::<LlamaModel>() == size_of::<*mut sys::llama_model>()) };
+    // SAFETY: see above.
+    unsafe { *std::ptr::from_ref(weights).cast::<*mut sys::llama_model>() }
+}
+
+fn ggml_type(kind: KvType) -> sys::ggml_type {
+    match kind {
+        KvType::f32 => sys::GGML_TYPE_F32,
+        KvType::f16 => sys::GGML_TYPE_F16,
+        KvType::bf16 => sys::GGML_TYPE_BF16,
+        KvType::q8_0 => sys::GGML_TYPE_Q8_0,
+    }
+}
+
+/// Settings are bounded far below these types' limits; saturation is for the compiler.
+fn i32_of(value: usize) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+fn u32_of(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,188 @@
+//! The model: text ⇄ tokens, and tokens → rows of logits. The only module that knows llama.cpp's handles, what of
+//! them is bound to a thread, and where weights come from.
+
+mod context;
+pub mod source;
+mod vocab;
+
+use std::ffi::CStr;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use sha2::{Digest, Sha256};
+
+pub use context::{Context, ContextError, ContextShape, DecodeError, LaneState, Row};
+pub use vocab::{Fim, Vocab};
+
+/// The id of a token of the vocabulary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(pub i32);
+
+impl Token {
+    /// The token's place in the vocabulary, and in a row of logits.
+    pub fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+/// Loaded weights with their vocabulary. Contexts are made over it; it outlives them all.
+pub struct Model {
+    weights: LlamaModel,
+    vocab: Vocab,
+    name: String,
+    description: String,
+    fingerprint: String,
+}
+
+/// Why a model could not be loaded; written for the person at the terminal.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("llama.cpp could not be initialised: {0}")]
+    Backend(String),
+    #[error("cannot read {path}: {source}")]
+    Read {
+        path: String,
+        source: std::io::Error,
+    },
+    #[error(
+        "llama.cpp could not load {path}. Is it a whole GGUF file of a supported architecture, and is there memory for it? \
+         (CANDOR_LOG=debug shows llama.cpp's own messages)"
+    )]
+    Load { path: String },
+    #[error("{path} is an encoder model: it makes embeddings, not completions")]
+    Encoder { path: String },
+}
+
+impl Model {
+    /// Loads the weights; takes seconds to minutes, so call it on a thread that may block.
+    pub fn load(path: &Path, gpu_layers: u32) -> Result<Self, LoadError> {
+        let shown = path.display().to_string();
+        let backend = backend()?;
+        let fingerprint = fingerprint(path).map_err(|source| LoadError::Read {
+            path: shown.clone(),
+            source,
+        })?;
+        let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
+        let weights = LlamaModel::load_from_file(backend, path, &params)
+            .map_err(|_| LoadError::Load { path: shown.clone() })?;
+        if context::has_encoder(&weights) {
+            return Err(LoadError::Encoder { path: shown });
+        }
+        Ok(Self {
+            vocab: Vocab::new(&weights),
+            name: path
+                .file_stem()
+                .map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned()),
+            description: context::description(&weights),
+            fingerprint,
+            weights,
+        })
+    }
+
+    pub fn vocab(&self) -> &Vocab {
+        &self.vocab
+    }
+
+    /// The file's name without its ending.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// llama.cpp's description, as in `llama 256M Q4_1`.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// Twelve hexadecimal digits that tell these weights from others.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Tokens of context that the model was trained with.
+    pub fn trained_context(&self) -> usize {
+        self.weights.n_ctx_train() as usize
+    }
+
+    /// Whether a lane's tail can be cut off and the rest used again. Recurrent and hybrid models keep one state for
+    /// the whole sequence, so their prompts are evaluated whole.
+    pub fn can_cut(&self) -> bool {
+        !self.weights.is_recurrent() && !self.weights.is_hybrid()
+    }
+
+    /// Bytes that one token takes in the KV cache, for the given bytes a number; `None` if the metadata does not tell.
+    pub fn kv_bytes_per_token(&self, bytes_k: f64, bytes_v: f64) -> Option<f64> {
+        let architecture = self.weights.meta_val_str("general.architecture").ok()?;
+        let width = |part: &str| {
+            self.weights
+                .meta_val_str(&format!("{architecture}.attention.{part}_length"))
+                .ok()
+                .and_then(|value| value.parse::<f64>().ok())
+        };
+        let heads = self.weights.n_head();
+        let even = (heads > 0).then(|| f64::from(self.weights.n_embd()) / f64::from(heads));
+        let (key, value) = (width("key").or(even)?, width("value").or(even)?);
+        let rows = f64::from(self.weights.n_layer()) * f64::from(self.weights.n_head_kv());
+        Some(rows * (key * bytes_k + value * bytes_v))
+    }
+
+    /// For the samplers of llama.cpp that need the vocabulary.
+    pub(crate) fn weights(&self) -> &LlamaModel {
+        &self.weights
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// llama.cpp initialises once in a process, whatever the number of models.
+fn backend() -> Result<&'static LlamaBackend, LoadError> {
+    static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
+    BACKEND
+        .get_or_init(|| {
+            llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
+            LlamaBackend::init().map_err(|error| error.to_string())
+        })
+        .as_ref()
+        .map_err(|error| LoadError::Backend(error.clone()))
+}
+
+/// llama.cpp's line about the CPU features it was built for.
+pub fn system_info() -> String {
+    context::system_info().trim().to_owned()
+}
+
+/// llama.cpp's version.
+pub fn llama_cpp_version() -> String {
+    context::version()
+}
+
+/// Hashes the file's size, head and tail: the head holds the metadata and tensor table, and hashing gigabytes at
+/// every start would cost more than it tells.
+fn fingerprint(path: &Path) -> std::io::Result<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    const PART: u64 = 1 << 20;
+    let mut file = std::fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut hash = Sha256::new();
+    hash.update(size.to_le_bytes());
+    let mut part = Vec::new();
+    file.by_ref().take(PART).read_to_end(&mut part)?;
+    file.seek(SeekFrom::Start(size.saturating_sub(PART)))?;
+    file.take(PART).read_to_end(&mut part)?;
+    hash.update(&part);
+    Ok(hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Copies a C string that llama.cpp owns.
+fn owned(text: &CStr) -> String {
+    text.to_string_lossy().into_owned()
+}
+
+/// A model that several threads use.
+pub type SharedModel = Arc<Model>;

@@ -1,0 +1,147 @@
+//! Text ⇄ tokens.
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
+
+use super::{Token, context};
+
+/// The vocabulary, read once: looking a token up costs an index, and no id reaches llama.cpp unchecked.
+pub struct Vocab {
+    /// Text of each token, broken bytes left out.
+    texts: Box<[Box<str>]>,
+    /// Bytes of each token with control tokens empty; only where they differ from the text.
+    broken: std::collections::HashMap<Token, Box<[u8]>>,
+    /// Control tokens written out.
+    control: std::collections::HashMap<Token, Box<[u8]>>,
+    /// Tokens that end a generation, ascending.
+    ends: Box<[Token]>,
+    bos: Option<Token>,
+    eos: Option<Token>,
+    adds_bos: bool,
+    fim: Option<Fim>,
+    tokenizer: context::Tokenizer,
+}
+
+/// Tokens that mark the parts of a fill-in-the-middle prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fim {
+    pub prefix: Token,
+    pub suffix: Token,
+    pub middle: Token,
+}
+
+impl Vocab {
+    pub(super) fn new(weights: &LlamaModel) -> Self {
+        let vocab = weights.vocab();
+        let count = vocab.n_tokens().max(0);
+        let mut texts = Vec::with_capacity(count as usize);
+        let mut broken = std::collections::HashMap::new();
+        let mut control = std::collections::HashMap::new();
+        let mut ends = Vec::new();
+        let mut bytes = Vec::new();
+        for id in 0..count {
+            let (token, raw) = (Token(id), LlamaToken::new(id));
+            bytes.clear();
+            vocab.token_to_piece_into(raw, &mut bytes, false, None);
+            let text = lossless(&bytes);
+            if text.len() != bytes.len() {
+                broken.insert(token, bytes.clone().into_boxed_slice());
+            }
+            texts.push(text);
+            if bytes.is_empty() {
+                vocab.token_to_piece_into(raw, &mut bytes, true, None);
+                if !bytes.is_empty() {
+                    control.insert(token, bytes.clone().into_boxed_slice());
+                }
+            }
+            if vocab.is_eog(raw) {
+                ends.push(token);
+            }
+        }
+        let known = |token: LlamaToken| (0..count).contains(&token.0).then_some(Token(token.0));
+        let fim = match (known(vocab.fim_pre()), known(vocab.fim_suf()), known(vocab.fim_mid())) {
+            (Some(prefix), Some(suffix), Some(middle)) => Some(Fim { prefix, suffix, middle }),
+            _ => None,
+        };
+        Self {
+            texts: texts.into_boxed_slice(),
+            broken,
+            control,
+            ends: ends.into_boxed_slice(),
+            bos: known(vocab.bos()),
+            eos: known(vocab.eos()),
+            adds_bos: vocab.should_add_bos(),
+            fim,
+            tokenizer: context::Tokenizer::new(weights),
+        }
+    }
+
+    /// Number of tokens: ids run from 0 to one less, and a row of logits has as many numbers.
+    #[expect(clippy::len_without_is_empty, reason = "a vocabulary is never empty")]
+    pub fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// Tokens of a text. `add_special` adds BOS and EOS as the model says; `parse_special` reads `<|im_start|>` and
+    /// its like as control tokens rather than as text.
+    pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<Token> {
+        self.tokenizer.tokenize(text, add_special, parse_special)
+    }
+
+    /// The token's text, decoded as UTF-8 with broken bytes left out: `""` for control tokens and for a piece of a
+    /// character.
+    pub fn text(&self, token: Token) -> &str {
+        self.texts.get(token.index()).map_or("", |text| text)
+    }
+
+    /// The token's bytes; none for control tokens.
+    pub fn bytes(&self, token: Token) -> &[u8] {
+        match self.broken.get(&token) {
+            Some(bytes) => bytes,
+            None => self.text(token).as_bytes(),
+        }
+    }
+
+    /// The token's bytes, control tokens written out as in `<|im_start|>`.
+    pub fn literal(&self, token: Token) -> &[u8] {
+        match self.control.get(&token) {
+            Some(bytes) => bytes,
+            None => self.bytes(token),
+        }
+    }
+
+    /// Whether the token ends a generation.
+    pub fn is_end(&self, token: Token) -> bool {
+        self.ends.binary_search(&token).is_ok()
+    }
+
+    /// All tokens that end a generation, ascending.
+    pub fn ends(&self) -> &[Token] {
+        &self.ends
+    }
+
+    /// The beginning-of-sequence token.
+    pub fn bos(&self) -> Option<Token> {
+        self.bos
+    }
+
+    /// The end-of-sequence token.
+    pub fn eos(&self) -> Option<Token> {
+        self.eos
+    }
+
+    /// Whether texts get the BOS token put before them.
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
+    }
+
+    /// The fill-in-the-middle tokens, on models that have them.
+    pub fn fim(&self) -> Option<Fim> {
+        self.fim
+    }
+}
+
+/// Bytes as text with what is not UTF-8 left out.
+fn lossless(bytes: &[u8]) -> Box<str> {
+    bytes.utf8_chunks().map(|chunk| chunk.valid()).collect::<String>().into_boxed_str()
+}
