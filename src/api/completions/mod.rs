@@ -1,0 +1,202 @@
+//! `POST /v1/completions`.
+
+mod answer;
+mod fields;
+mod prompt;
+mod request;
+mod stream;
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+
+use super::AppState;
+use super::body::JsonObject;
+use super::error::ApiError;
+use crate::engine::{Delta, FinishReason, Generation, Request};
+use crate::model::Model;
+use answer::{Choice, Completion, Growing, Head, Usage, View};
+use prompt::Prompt;
+use request::{CompletionRequest, PromptInput};
+
+/// Reads the request, has its sequences run, and answers whole or as a stream.
+pub async fn create(State(state): State<AppState>, body: JsonObject) -> Result<Response, ApiError> {
+    let model = state.engine.model()?;
+    let request = CompletionRequest::parse(body.0, &state.config, &model)?;
+    let names = state.model_names()?;
+    let name = match &request.model {
+        Some(name) if names.contains(name) => name.clone(),
+        Some(name) => return Err(ApiError::model_not_found(name)),
+        None => names.into_iter().next().unwrap_or_default(),
+    };
+    // Tokenising a long text and reading a grammar take milliseconds of pure work.
+    let (prepared, context_length) = (state.clone(), state.engine.context_length());
+    let work = {
+        let model = Arc::clone(&model);
+        move || prepare(request, &model, &prepared, context_length)
+    };
+    let work = tokio::task::spawn_blocking(work).await;
+    let Prepared { request, views, sequences } = work.map_err(|_| {
+        ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "The request could not be prepared.")
+    })??;
+    let generations = state.engine.submit(sequences).await?;
+    let head = Head {
+        id: format!("cmpl-{:016x}{:016x}", random(), random()),
+        object: "text_completion",
+        created: super::now(),
+        model: name,
+        system_fingerprint: state.engine.fingerprint(),
+    };
+    if request.stream {
+        let sources = generations.into_iter().enumerate().map(|(index, generation)| stream::Source {
+            view: views[index / request.n].clone(),
+            generation,
+            counts_prompt: index % request.n == 0,
+        });
+        return Ok(stream::respond(head, sources.collect(), request.include_usage));
+    }
+    collect(head, &request, views, generations).await.map(|answer| Json(answer).into_response())
+}
+
+/// A request that can be run.
+struct Prepared {
+    request: CompletionRequest,
+    /// One for each prompt.
+    views: Vec<View>,
+    /// `best_of` for each prompt, in order.
+    sequences: Vec<Request>,
+}
+
+fn prepare(
+    mut request: CompletionRequest,
+    model: &Arc<Model>,
+    state: &AppState,
+    context_length: usize,
+) -> Result<Prepared, ApiError> {
+    let grammar = request.checked_grammar(model)?;
+    if request.suffix.is_some() && request.echo && request.logprobs.is_some() {
+        return Err(ApiError::field("suffix", "`suffix` with `echo` and `logprobs` together is not supported."));
+    }
+    let seed = request.seed.unwrap_or_else(|| (random() >> 32) as u32);
+    let stop: Arc<[String]> = std::mem::take(&mut request.stop).into();
+    // best_of ranks by logprobs, whether they are shown or not.
+    let logprobs = request.logprobs.or((request.best_of > request.n).then_some(0));
+    let mut views = Vec::new();
+    let mut sequences = Vec::new();
+    for input in std::mem::take(&mut request.prompts) {
+        let prompt = Arc::new(match (&request.suffix, input) {
+            (Some(suffix), PromptInput::Text(prefix)) => Prompt::infill(&prefix, suffix, model.vocab())?,
+            (Some(_), PromptInput::Tokens(_)) => {
+                return Err(ApiError::field("suffix", "`suffix` needs a prompt that is a string."));
+            }
+            (None, input) => Prompt::new(input, model.vocab()),
+        });
+        let max_tokens = room(&prompt, &request, state.config.limits.prompt_tokens, context_length)?;
+        for choice in 0..request.best_of {
+            let mut sampling = request.sampling.clone();
+            sampling.grammar.clone_from(&grammar);
+            sampling.seed = choice_seed(seed, choice);
+            sequences.push(Request {
+                prompt: Arc::clone(&prompt.tokens),
+                max_tokens,
+                logprobs,
+                prompt_logprobs: request.logprobs.filter(|_| request.echo),
+                sampling,
+                stop: Arc::clone(&stop),
+                cache_prompt: request.cache_prompt,
+                deliver_end_token: request.echo,
+            });
+        }
+        views.push(View::new(Arc::clone(model), prompt, request.echo, request.logprobs.is_some()));
+    }
+    Ok(Prepared { request, views, sequences })
+}
+
+/// Tokens that may follow the prompt. As in the reference, a prompt must leave room for one, and what does not fit is
+/// not made; a prompt that is only scored may fill the context.
+fn room(
+    prompt: &Prompt,
+    request: &CompletionRequest,
+    most: usize,
+    context_length: usize,
+) -> Result<usize, ApiError> {
+    let length = prompt.tokens.len();
+    if most > 0 && length > most {
+        return Err(ApiError::field(
+            "prompt",
+            format!("This server takes prompts of at most {most} tokens, but yours has {length}."),
+        )
+        .code("context_length_exceeded"));
+    }
+    let fits = if request.max_tokens == Some(0) { length <= context_length } else { length < context_length };
+    if !fits {
+        return Err(ApiError::field(
+            "prompt",
+            format!(
+                "This model's maximum context length is {context_length} tokens. However, your prompt has {length} \
+                 tokens{}. Please shorten it.",
+                if request.max_tokens == Some(0) { "" } else { ", and at least one more is to be made" }
+            ),
+        )
+        .code("context_length_exceeded"));
+    }
+    Ok(request.max_tokens.unwrap_or(usize::MAX).min(context_length - length))
+}
+
+/// The first choice has the request's own seed; the others follow it.
+fn choice_seed(seed: u32, choice: usize) -> u32 {
+    let seed = seed.wrapping_add(choice as u32);
+    // llama.cpp takes this one as a wish for a random seed.
+    if seed == u32::MAX { 0 } else { seed }
+}
+
+async fn collect(
+    head: Head,
+    request: &CompletionRequest,
+    views: Vec<View>,
+    generations: Vec<Generation>,
+) -> Result<Completion, ApiError> {
+    let (mut prompt_tokens, mut completion_tokens, mut cached_tokens) = (0, 0, 0);
+    let mut choices: Vec<Choice> = Vec::with_capacity(views.len() * request.n);
+    let mut generations = generations.into_iter();
+    for view in views {
+        prompt_tokens += view.prompt.tokens.len();
+        let mut candidates = Vec::with_capacity(request.best_of);
+        for generation in generations.by_ref().take(request.best_of) {
+            candidates.push(gather(view.clone(), generation).await?);
+        }
+        cached_tokens += candidates.first().map_or(0, |(growing, _)| growing.cached_tokens);
+        completion_tokens += candidates.iter().map(|(growing, _)| growing.tokens).sum::<usize>();
+        if request.best_of > request.n {
+            // Stable: of equals the earlier stays in front.
+            candidates.sort_by(|a, b| b.0.mean_logprob().total_cmp(&a.0.mean_logprob()));
+        }
+        for (growing, reason) in candidates.into_iter().take(request.n) {
+            choices.push(growing.finish(choices.len(), reason));
+        }
+    }
+    Ok(Completion { head, choices, usage: Usage::new(prompt_tokens, completion_tokens, cached_tokens) })
+}
+
+/// All that a generation tells.
+async fn gather(view: View, mut generation: Generation) -> Result<(Growing, FinishReason), ApiError> {
+    let mut growing = Growing::new(view);
+    while let Some(delta) = generation.next().await {
+        match delta {
+            Delta::Prompt(output) => growing.prompt(&output),
+            Delta::Token(output) => growing.token(&output),
+            Delta::Finished(reason) => return Ok((growing, reason)),
+            Delta::Failed(error) => return Err(error.into()),
+        }
+    }
+    Err(crate::engine::EngineError::Decode.into())
+}
+
+/// A random number; not for secrets. The standard library seeds each hasher anew.
+fn random() -> u64 {
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}

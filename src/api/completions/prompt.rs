@@ -1,0 +1,92 @@
+//! A prompt as the engine evaluates it and as the answer shows it.
+
+use std::sync::Arc;
+
+use super::request::PromptInput;
+use crate::api::error::ApiError;
+use crate::engine::Utf8Decoder;
+use crate::model::{Token, Vocab};
+
+/// A prompt's tokens, and how they stand to its text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompt {
+    pub tokens: Arc<[Token]>,
+    /// What `echo` gives back.
+    pub text: String,
+    /// The first token with an entry in echoed arrays. A BOS that stands before a text has none; of ids each has one.
+    pub first_entry: usize,
+    /// The first token whose text stands in `text`: a BOS that the server or a tokenizer put there does not.
+    first_text: usize,
+}
+
+impl Prompt {
+    pub fn new(input: PromptInput, vocab: &Vocab) -> Self {
+        match input {
+            PromptInput::Text(text) => {
+                let mut tokens = vocab.tokenize(&text, true, true);
+                if tokens.is_empty() {
+                    // Something must be evaluated: what a text begins with, though the model does not ask for it.
+                    tokens.extend(vocab.bos().or(vocab.eos()).or(Some(Token(0))));
+                }
+                let added = usize::from(text.is_empty() || (vocab.adds_bos() && tokens.first().copied() == vocab.bos()));
+                let leading = tokens.iter().take_while(|&&token| Some(token) == vocab.bos()).count();
+                Self {
+                    first_entry: leading.max(added),
+                    first_text: added,
+                    tokens: tokens.into(),
+                    text,
+                }
+            }
+            PromptInput::Tokens(tokens) => {
+                let first_text = usize::from(tokens.first().copied() == vocab.bos());
+                let mut decoder = Utf8Decoder::new();
+                Self {
+                    text: tokens[first_text..].iter().map(|&token| decoder.push(vocab.literal(token))).collect(),
+                    first_entry: 0,
+                    first_text,
+                    tokens: tokens.into(),
+                }
+            }
+        }
+    }
+
+    /// A fill-in-the-middle prompt, in the order prefix, suffix, middle.
+    pub fn infill(prefix: &str, suffix: &str, vocab: &Vocab) -> Result<Self, ApiError> {
+        let fim = vocab.fim().ok_or_else(|| {
+            ApiError::field(
+                "suffix",
+                "`suffix` asks to fill in the middle, and this model has no tokens for that. Leave it out.",
+            )
+        })?;
+        let mut tokens: Vec<Token> = Vec::new();
+        tokens.extend(vocab.bos().filter(|_| vocab.adds_bos()));
+        tokens.push(fim.prefix);
+        tokens.extend(vocab.tokenize(prefix, false, false));
+        tokens.push(fim.suffix);
+        tokens.extend(vocab.tokenize(suffix, false, false));
+        tokens.push(fim.middle);
+        Ok(Self {
+            first_entry: tokens.len(),
+            first_text: tokens.len(),
+            tokens: tokens.into(),
+            text: prefix.to_owned(),
+        })
+    }
+
+    /// For each token the characters of the prompt that stand before it, and last the characters of them all. What is
+    /// counted is the tokens' text, control tokens written out; a SentencePiece model's leading space counts, as in
+    /// the reference.
+    pub fn offsets(&self, vocab: &Vocab) -> Vec<usize> {
+        let mut decoder = Utf8Decoder::new();
+        let mut characters = 0;
+        let mut offsets = Vec::with_capacity(self.tokens.len() + 1);
+        for (place, &token) in self.tokens.iter().enumerate() {
+            offsets.push(characters);
+            if place >= self.first_text {
+                characters += decoder.push(vocab.literal(token)).chars().count();
+            }
+        }
+        offsets.push(characters);
+        offsets
+    }
+}

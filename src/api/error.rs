@@ -1,0 +1,135 @@
+//! What goes wrong, as the sender of a request sees it: OpenAI's error object and the right status.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::engine::EngineError;
+
+/// An error with its status. The message is written for the person who sent the request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiError {
+    pub status: StatusCode,
+    /// What is wrong, in which field, and what is allowed.
+    pub message: String,
+    /// The field.
+    pub param: Option<String>,
+    /// What programs go by.
+    pub code: Option<&'static str>,
+}
+
+/// The body: `{"error": {"message", "type", "param", "code"}}`; all four are always there, the last two may be null.
+#[derive(Debug, Serialize)]
+pub struct ErrorBody<'a> {
+    error: ErrorObject<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorObject<'a> {
+    message: &'a str,
+    r#type: &'static str,
+    param: Option<&'a str>,
+    code: Option<&'static str>,
+}
+
+impl ApiError {
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), param: None, code: None }
+    }
+
+    /// 400 about a field.
+    pub fn field(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::new(StatusCode::BAD_REQUEST, message) }
+    }
+
+    /// 400 about the body as a whole.
+    pub fn body(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub fn code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
+    /// 404 about a model.
+    pub fn model_not_found(name: &str) -> Self {
+        Self {
+            param: Some("model".to_owned()),
+            ..Self::new(
+                StatusCode::NOT_FOUND,
+                format!("The model `{name}` does not exist here. GET /v1/models lists what there is."),
+            )
+        }
+        .code("model_not_found")
+    }
+
+    /// The error object, for an answer or an event of a stream.
+    pub fn as_body(&self) -> ErrorBody<'_> {
+        let r#type = match self.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "server_error",
+        };
+        ErrorBody {
+            error: ErrorObject {
+                message: &self.message,
+                r#type,
+                param: self.param.as_deref(),
+                code: self.code,
+            },
+        }
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        let (status, code) = match error {
+            EngineError::QueueFull { .. } | EngineError::QueueTimeout { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "server_overloaded")
+            }
+            EngineError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "server_unavailable"),
+            EngineError::Decode => (StatusCode::INTERNAL_SERVER_ERROR, "evaluation_failed"),
+        };
+        Self::new(status, error.to_string()).code(code)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        /// Seconds after which a place may be free.
+        const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+        let mut response = (self.status, Json(self.as_body())).into_response();
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+            }
+            StatusCode::UNAUTHORIZED => {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_four_parts_are_always_there() {
+        let check = |error: ApiError, expect: &str| {
+            assert_eq!(serde_json::to_string(&error.as_body()).expect("serialises"), expect);
+        };
+        check(
+            ApiError::field("n", "bad"),
+            r#"{"error":{"message":"bad","type":"invalid_request_error","param":"n","code":null}}"#,
+        );
+        check(
+            EngineError::Decode.into(),
+            r#"{"error":{"message":"The model could not be evaluated.","type":"server_error","param":null,"code":"evaluation_failed"}}"#,
+        );
+    }
+}
