@@ -1,1 +1,162 @@
-fn main(){}
+//! Parses the command line, and runs what it asks for.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::{env, process};
+
+use candor::config::cli::{Cli, Command};
+use candor::config::{Config, LogFormat};
+use clap::Parser;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing_subscriber::EnvFilter;
+
+/// The exit status of what Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// What went wrong, for the person at the terminal, and the exit status: 2 for what they wrote, 1 for all else.
+struct Failure {
+    message: String,
+    status: u8,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("candor: {}", failure.message.replace('\n', "\ncandor: "));
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    let environment = env::vars_os().collect();
+    match command {
+        Command::Serve(flags) => {
+            let config = flags.load(environment).map_err(wrong_settings)?.config;
+            start_logging(config.server.log_format)?;
+            serve(config)
+        }
+        Command::Config(flags) => {
+            print(&flags.load(environment).map_err(wrong_settings)?.to_toml())
+        }
+        Command::Fetch(fetch) => {
+            let config = fetch.load(environment).map_err(wrong_settings)?.config;
+            start_logging(config.server.log_format)?;
+            let path = candor::model::source::resolve(&config.model).map_err(failed)?;
+            print(&format!("{}\n", path.display()))
+        }
+    }
+}
+
+/// Binds first, so that a taken port is told before a model is loaded or downloaded.
+#[tokio::main]
+async fn serve(config: Config) -> Result<(), Failure> {
+    let (host, port) = (config.server.host.clone(), config.server.port);
+    let listener = TcpListener::bind((host.as_str(), port))
+        .await
+        .map_err(|error| cannot_listen(&host, port, &error))?;
+    let is_open = listener
+        .local_addr()
+        .is_ok_and(|address| !address.ip().is_loopback());
+    if is_open && config.server.api_keys.is_empty() {
+        tracing::warn!(
+            "other machines may reach this server, and it asks for no key: consider server.api_keys"
+        );
+    }
+    let shutdown = shutdown_signal().map_err(failed)?;
+    candor::run(config, listener, shutdown)
+        .await
+        .map_err(failed)
+}
+
+/// Completes on the first Ctrl-C or SIGTERM. The second ends the process at once.
+fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let (sender, receiver) = oneshot::channel();
+    tokio::spawn(async move {
+        either(&mut interrupt, &mut terminate).await;
+        tracing::info!("stopping: running requests may finish; a second signal ends at once");
+        // Nobody listens when the server has ended by itself.
+        let _ = sender.send(());
+        either(&mut interrupt, &mut terminate).await;
+        process::exit(INTERRUPTED);
+    });
+    Ok(async move {
+        let _ = receiver.await;
+    })
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+/// Log lines go to standard error: standard output is for what was asked for.
+fn start_logging(format: LogFormat) -> Result<(), Failure> {
+    let wanted = env::var("CANDOR_LOG")
+        .ok()
+        .filter(|text| !text.trim().is_empty());
+    let wanted = wanted.as_deref().unwrap_or("info");
+    let filter = EnvFilter::try_new(wanted).map_err(|error| Failure {
+        message: format!("CANDOR_LOG is {wanted:?}: {error}. Allowed: error, warn, info, debug, trace, or by module: info,candor::engine=debug."),
+        status: 2,
+    })?;
+    let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && !no_color);
+    match format {
+        LogFormat::Text => subscriber.init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+/// To standard output; a reader that has left (`candor config | head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),
+        _ => Ok(()),
+    }
+}
+
+fn wrong_settings(error: candor::config::ConfigError) -> Failure {
+    Failure {
+        message: error.to_string(),
+        status: 2,
+    }
+}
+
+fn failed(error: impl std::error::Error) -> Failure {
+    Failure {
+        message: error.to_string(),
+        status: 1,
+    }
+}
+
+fn cannot_listen(host: &str, port: u16, error: &io::Error) -> Failure {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "Another program has that port. Stop it, or choose another port with --port (CANDOR_SERVER__PORT); 0 takes \
+             any free one."
+        }
+        io::ErrorKind::PermissionDenied => {
+            "Ports below 1024 usually belong to root: choose another with --port (CANDOR_SERVER__PORT)."
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "This machine does not have that address: choose another with --host (CANDOR_SERVER__HOST)."
+        }
+        _ => "Check --host (CANDOR_SERVER__HOST) and --port (CANDOR_SERVER__PORT).",
+    };
+    Failure {
+        message: format!("Cannot listen on {host}, port {port}: {error}. {advice}"),
+        status: 1,
+    }
+}

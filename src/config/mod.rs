@@ -1,4 +1,20 @@
 //! Settings: defaults < file < environment < flags.
+//!
+//! `config/default.toml` is compiled in: it holds the default of every setting and tells people what each one means.
+//! [`settings`] holds what each may be, [`load`] lays the sources over each other and remembers where a value comes
+//! from, [`cli`] is the command line. No other module knows clap or TOML.
+
+#![warn(missing_docs)]
+
+pub mod cli;
+mod error;
+mod load;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use error::{ConfigError, Problem};
+pub use load::{Flag, Given, Loaded, Origin, Sources};
 
 use serde::{Deserialize, Serialize};
 
@@ -6,10 +22,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// Where and how the server listens.
     pub server: Server,
+    /// Which model is served, and under what names.
     pub model: Model,
+    /// How the model is run.
     pub engine: Engine,
+    /// A limit on everything.
     pub limits: Limits,
+    /// What a request gets that does not say otherwise.
     pub sampling: Sampling,
 }
 
@@ -43,7 +64,9 @@ pub enum UnknownFields {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
+    /// For people.
     Text,
+    /// A JSON object on each line.
     Json,
 }
 
@@ -65,6 +88,7 @@ pub struct Model {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Engine {
+    /// What the engine promises about bits.
     pub mode: Mode,
     /// llama.cpp contexts, each on a thread of its own. 0: one for each core (one on a GPU).
     pub contexts: usize,
@@ -84,7 +108,9 @@ pub struct Engine {
     pub threads: usize,
     /// Moves log-probabilities by up to 0.1; the reference has it off.
     pub flash_attention: bool,
+    /// Number format of the cached keys.
     pub kv_type_k: KvType,
+    /// Number format of the cached values; `q8_0` needs flash attention.
     pub kv_type_v: KvType,
 }
 
@@ -103,9 +129,13 @@ pub enum Mode {
 #[serde(rename_all = "lowercase")]
 #[expect(non_camel_case_types, reason = "llama.cpp's own names")]
 pub enum KvType {
+    /// 32 bits.
     f32,
+    /// 16 bits, as the reference.
     f16,
+    /// 16 bits with the range of 32.
     bf16,
+    /// 8 bits and a scale for each block of 32.
     q8_0,
 }
 
@@ -141,18 +171,31 @@ pub struct Limits {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sampling {
+    /// Tokens made at most; 0: the prompt is scored only.
     pub max_tokens: usize,
+    /// Divides the logits before the draw. 0: the likeliest token is taken.
     pub temperature: f32,
+    /// Candidates kept, likeliest first. 0: all.
     pub top_k: i32,
+    /// Probability mass kept, likeliest first; 1: all.
     pub top_p: f32,
+    /// Smallest probability kept, relative to the likeliest token's; 0: all.
     pub min_p: f32,
+    /// Locally typical mass kept; 1: all.
     pub typical_p: f32,
+    /// Divides (positive) or multiplies (negative) the logits of the last 64 tokens; 1: no effect.
     pub repeat_penalty: f32,
+    /// Subtracted from a token's logit for each time it stands among the last 64 tokens.
     pub frequency_penalty: f32,
+    /// Subtracted once from the logit of each token among the last 64.
     pub presence_penalty: f32,
+    /// 0: off; 1 or 2: the version of mirostat.
     pub mirostat_mode: u8,
+    /// The surprise that mirostat aims at.
     pub mirostat_tau: f32,
+    /// How fast mirostat learns.
     pub mirostat_eta: f32,
+    /// No token ends the generation before there are this many.
     pub min_tokens: usize,
 }
 

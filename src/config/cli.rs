@@ -1,0 +1,314 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::{Config, ConfigError, Flag, Given, Loaded, Sources};
+
+/// An OpenAI-compatible completion server whose log-probabilities can be trusted.
+#[derive(Debug, Parser)]
+#[command(name = "candor", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Try it:
+  candor serve
+  curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
+    -d '{\"prompt\": \"The sky is\", \"max_tokens\": 8, \"logprobs\": 3}'";
+
+const SETTINGS_HELP: &str = "\
+Where settings come from, the last one wins:
+  1. the defaults (config/default.toml in the source tells about every setting)
+  2. a TOML file: --config FILE or CANDOR_CONFIG
+  3. the environment: CANDOR_SECTION__FIELD, as in CANDOR_LIMITS__LOGPROBS=20;
+     lists with commas or as TOML: CANDOR_MODEL__ALIASES=a,b
+  4. flags; those without a name of their own with --set: --set limits.logprobs=20
+`candor config` with the same flags shows what comes out, and from where.
+
+CANDOR_LOG chooses what is logged: error, warn, info (the default), debug, trace,
+or by module: info,candor::engine=debug";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Load the model and answer requests, until Ctrl-C or SIGTERM.
+    ///
+    /// The first signal lets running requests finish; a second one ends at once.
+    #[command(after_help = SETTINGS_HELP)]
+    Serve(SettingFlags),
+    /// Print the settings in force as TOML, each with where it comes from. API keys are hidden.
+    #[command(after_help = SETTINGS_HELP)]
+    Config(SettingFlags),
+    /// Download a model into the cache, if it is not there yet, and print its path.
+    Fetch(Fetch),
+}
+
+/// The flags of `candor fetch`.
+#[derive(Debug, Args)]
+pub struct Fetch {
+    /// `default`, `hf:ORG/REPO[:FILE-or-QUANT]`, or a path (which is only checked). Default: the setting model.source.
+    model: Option<String>,
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// The flags every command has.
+#[derive(Debug, Args)]
+struct CommonFlags {
+    /// Settings file (TOML). It may leave out whatever keeps its default.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CANDOR_CONFIG",
+        hide_env_values = true
+    )]
+    config: Option<PathBuf>,
+    /// Any setting, by its name in the settings file; may be repeated, and wins over the flags with a name.
+    #[arg(long = "set", value_name = "SECTION.FIELD=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+}
+
+/// The flags of `candor serve` and `candor config`. All values are texts here: [`Config::load`] reads and checks them
+/// by the same rules as those from the environment.
+#[derive(Debug, Args)]
+pub struct SettingFlags {
+    #[command(flatten)]
+    common: CommonFlags,
+    /// Model to serve: `default`, a path to a GGUF file, or `hf:ORG/REPO[:FILE-or-QUANT]` [env: CANDOR_MODEL__SOURCE].
+    #[arg(long, short, value_name = "MODEL")]
+    model: Option<String>,
+    /// Address to listen on; 0.0.0.0 lets other machines in [env: CANDOR_SERVER__HOST].
+    #[arg(long)]
+    host: Option<String>,
+    /// Port to listen on; 0 takes any free one [env: CANDOR_SERVER__PORT].
+    #[arg(long, short, allow_negative_numbers = true)]
+    port: Option<String>,
+    /// Ask requests for this key; may be repeated. Other users of the machine can read flags: prefer the file or the
+    /// environment [env: CANDOR_SERVER__API_KEYS].
+    #[arg(long = "api-key", value_name = "KEY")]
+    api_keys: Vec<String>,
+    /// Name the model answers to, instead of its file's name; may be repeated [env: CANDOR_MODEL__ALIASES].
+    #[arg(long = "alias", value_name = "NAME")]
+    aliases: Vec<String>,
+    /// Tokens one sequence may hold, prompt and completion together [env: CANDOR_ENGINE__CONTEXT_LENGTH].
+    #[arg(long, short, value_name = "TOKENS", allow_negative_numbers = true)]
+    context_length: Option<String>,
+    /// Sequences that advance at once [env: CANDOR_ENGINE__PARALLEL_SEQUENCES].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    parallel_sequences: Option<String>,
+    /// llama.cpp contexts, each on a thread of its own; 0: one for each core [env: CANDOR_ENGINE__CONTEXTS].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    contexts: Option<String>,
+    /// CPU threads in all; 0: one for each core [env: CANDOR_ENGINE__THREADS].
+    #[arg(long, short, value_name = "N", allow_negative_numbers = true)]
+    threads: Option<String>,
+    /// Layers on the GPU, in a build with a GPU back end [env: CANDOR_MODEL__GPU_LAYERS].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    gpu_layers: Option<String>,
+    /// Use flash attention; moves log-probabilities by up to 0.1 [env: CANDOR_ENGINE__FLASH_ATTENTION].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    flash_attention: Option<String>,
+    /// How log lines are written: text or json [env: CANDOR_SERVER__LOG_FORMAT].
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+impl SettingFlags {
+    /// The settings that these flags, the file they name and `environment` make.
+    pub fn load(self, environment: Vec<(OsString, OsString)>) -> Result<Loaded, ConfigError> {
+        let mut flags = Vec::new();
+        let mut one = |name: &str, key: &str, value: Option<String>| {
+            flags.extend(value.map(|value| flag(name, key, Given::One(value))));
+        };
+        one("--model", "model.source", self.model);
+        one("--host", "server.host", self.host);
+        one("--port", "server.port", self.port);
+        one(
+            "--context-length",
+            "engine.context_length",
+            self.context_length,
+        );
+        one(
+            "--parallel-sequences",
+            "engine.parallel_sequences",
+            self.parallel_sequences,
+        );
+        one("--contexts", "engine.contexts", self.contexts);
+        one("--threads", "engine.threads", self.threads);
+        one("--gpu-layers", "model.gpu_layers", self.gpu_layers);
+        one(
+            "--flash-attention",
+            "engine.flash_attention",
+            self.flash_attention,
+        );
+        one("--log-format", "server.log_format", self.log_format);
+        let mut repeated = |name: &str, key: &str, values: Vec<String>| {
+            if !values.is_empty() {
+                flags.push(flag(name, key, Given::Repeated(values)));
+            }
+        };
+        repeated("--api-key", "server.api_keys", self.api_keys);
+        repeated("--alias", "model.aliases", self.aliases);
+        self.common.load(environment, flags)
+    }
+}
+
+impl Fetch {
+    /// The settings that these flags, the file they name and `environment` make.
+    pub fn load(self, environment: Vec<(OsString, OsString)>) -> Result<Loaded, ConfigError> {
+        let model = self
+            .model
+            .map(|model| flag("MODEL", "model.source", Given::One(model)));
+        self.common.load(environment, model.into_iter().collect())
+    }
+}
+
+impl CommonFlags {
+    fn load(
+        self,
+        environment: Vec<(OsString, OsString)>,
+        mut flags: Vec<Flag>,
+    ) -> Result<Loaded, ConfigError> {
+        flags.extend(
+            self.set
+                .into_iter()
+                .map(|(key, value)| flag("--set", &key, Given::One(value))),
+        );
+        // `CANDOR_CONFIG=` switches the file off, as an empty variable usually does.
+        let file = self.config.filter(|path| !path.as_os_str().is_empty());
+        Config::load(&Sources {
+            file,
+            environment,
+            flags,
+        })
+    }
+}
+
+fn flag(name: &str, key: &str, given: Given) -> Flag {
+    Flag {
+        name: name.to_owned(),
+        key: key.to_owned(),
+        given,
+    }
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("expected SECTION.FIELD=VALUE, as in limits.logprobs=20")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::SETTINGS;
+    use super::*;
+    use clap::CommandFactory;
+
+    fn load(arguments: &[&str]) -> Result<Loaded, ConfigError> {
+        let cli = Cli::try_parse_from(arguments).unwrap();
+        match cli.command {
+            Command::Serve(flags) | Command::Config(flags) => flags.load(Vec::new()),
+            Command::Fetch(fetch) => fetch.load(Vec::new()),
+        }
+    }
+
+    #[test]
+    fn clap_finds_nothing_wrong_with_the_command_line() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_settings_that_know_the_flag() {
+        let loaded = load(&[
+            "candor",
+            "serve",
+            "-m",
+            "some.gguf",
+            "--port=81",
+            "--alias",
+            "a,b",
+            "--alias",
+            "c",
+            "--flash-attention",
+            "--set",
+            "limits.logprobs=7",
+            "--set",
+            "sampling.temperature=0",
+        ])
+        .unwrap();
+        let config = &loaded.config;
+        assert_eq!(config.model.source, "some.gguf");
+        assert_eq!(config.server.port, 81);
+        assert_eq!(config.model.aliases, ["a,b", "c"]);
+        assert!(config.engine.flash_attention);
+        assert_eq!(config.limits.logprobs, 7);
+        assert_eq!(config.sampling.temperature, 0.0);
+        assert_eq!(
+            loaded.origin("model.aliases").unwrap().to_string(),
+            "flag --alias"
+        );
+        assert_eq!(
+            loaded.origin("limits.logprobs").unwrap().to_string(),
+            "flag --set"
+        );
+    }
+
+    #[test]
+    fn flash_attention_can_be_switched_off() {
+        assert!(
+            !load(&["candor", "serve", "--flash-attention=false"])
+                .unwrap()
+                .config
+                .engine
+                .flash_attention
+        );
+    }
+
+    #[test]
+    fn fetch_takes_the_model_as_its_argument() {
+        assert_eq!(
+            load(&["candor", "fetch", "hf:a/b"])
+                .unwrap()
+                .config
+                .model
+                .source,
+            "hf:a/b"
+        );
+        assert_eq!(
+            load(&["candor", "fetch"]).unwrap().config.model.source,
+            "default"
+        );
+    }
+
+    #[test]
+    fn every_variable_that_the_help_names_exists() {
+        let mut command = Cli::command();
+        let help = command
+            .find_subcommand_mut("serve")
+            .unwrap()
+            .render_long_help()
+            .to_string();
+        let named: Vec<&str> = help
+            .split(|character: char| !character.is_ascii_uppercase() && character != '_')
+            .filter(|word| {
+                word.starts_with("CANDOR_")
+                    && word.contains("__")
+                    && *word != "CANDOR_SECTION__FIELD"
+            })
+            .collect();
+        assert!(named.len() > 10, "{help}");
+        for name in named {
+            assert!(
+                SETTINGS.iter().any(|setting| setting.variable() == name),
+                "{name}"
+            );
+        }
+    }
+}

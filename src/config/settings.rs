@@ -1,0 +1,200 @@
+//! Every setting once: its name and what it may be. `config/default.toml` says the same to people; a test compares.
+
+use std::fmt;
+
+use figment::value::Value;
+
+/// A setting: `section.field`, as in the file, and what it may be.
+#[derive(Debug)]
+pub(super) struct Setting {
+    /// `section.field`.
+    pub(super) key: &'static str,
+    /// What it may be.
+    pub(super) allowed: Allowed,
+}
+
+impl Setting {
+    /// The setting of that name.
+    pub(super) fn find(key: &str) -> Option<&'static Setting> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+
+    /// The environment variable that sets it: `CANDOR_SECTION__FIELD`.
+    pub(super) fn variable(&self) -> String {
+        format!("CANDOR_{}", self.key.to_uppercase().replace('.', "__"))
+    }
+
+    /// The part before the dot, and the part after it.
+    pub(super) fn section_and_field(&self) -> (&'static str, &'static str) {
+        self.key.split_once('.').unwrap_or((self.key, ""))
+    }
+
+    /// Whether its value must not be shown to anyone.
+    pub(super) fn is_secret(&self) -> bool {
+        matches!(self.allowed, Allowed::Keys)
+    }
+}
+
+/// What a setting may be. Displayed, it completes "allowed: …" and stands above each line of `config/default.toml`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Allowed {
+    /// A whole number between two others, both included.
+    Integer(i64, i64),
+    /// A number between two others, both included.
+    Number(f64, f64),
+    /// A number above the first, up to and including the second.
+    NumberAbove(f64, f64),
+    /// `true` or `false`.
+    Boolean,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// Text that is not empty.
+    Text,
+    /// Any text.
+    TextOrEmpty,
+    /// A list of texts, none of them empty.
+    Names,
+    /// A list of secrets: what can stand in a header, so no spaces, and not the stars that hide them.
+    Keys,
+}
+
+impl Allowed {
+    /// Whether `value` is what it may be.
+    pub(super) fn admits(&self, value: &Value) -> bool {
+        let integer = || value.to_i128().or_else(|| value.to_u128()?.try_into().ok());
+        let number = || {
+            value
+                .to_f64()
+                .or_else(|| integer().map(|whole| whole as f64))
+        };
+        let list = |admits: fn(&str) -> bool| match value {
+            Value::Array(_, items) => items.iter().all(|item| item.as_str().is_some_and(admits)),
+            _ => false,
+        };
+        match *self {
+            Allowed::Integer(min, max) => {
+                integer().is_some_and(|it| i128::from(min) <= it && it <= i128::from(max))
+            }
+            Allowed::Number(min, max) => number().is_some_and(|it| min <= it && it <= max),
+            Allowed::NumberAbove(min, max) => number().is_some_and(|it| min < it && it <= max),
+            Allowed::Boolean => matches!(value, Value::Bool(..)),
+            Allowed::OneOf(words) => value.as_str().is_some_and(|it| words.contains(&it)),
+            Allowed::Text => value.as_str().is_some_and(|it| !it.trim().is_empty()),
+            Allowed::TextOrEmpty => value.as_str().is_some(),
+            Allowed::Names => list(|it| !it.trim().is_empty()),
+            Allowed::Keys => list(|it| {
+                let fits_in_a_header =
+                    !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_graphic());
+                // What `candor config` prints in a key's place must not become a key that everybody knows.
+                fits_in_a_header && it.bytes().any(|byte| byte != b'*')
+            }),
+        }
+    }
+
+    /// The value that `text`, from the environment or a flag, stands for. What cannot be read stays text, which
+    /// [`Allowed::admits`] then refuses.
+    pub(super) fn read(&self, text: &str) -> Value {
+        let trimmed = text.trim();
+        match self {
+            Allowed::Integer(..) => trimmed
+                .parse::<i64>()
+                .map_or_else(|_| text.into(), Value::from),
+            Allowed::Number(..) | Allowed::NumberAbove(..) => trimmed
+                .parse::<f64>()
+                .map_or_else(|_| text.into(), Value::from),
+            Allowed::Boolean => trimmed
+                .parse::<bool>()
+                .map_or_else(|_| text.into(), Value::from),
+            Allowed::OneOf(_) | Allowed::Text | Allowed::TextOrEmpty => text.into(),
+            Allowed::Names | Allowed::Keys if trimmed.is_empty() => Vec::<String>::new().into(),
+            Allowed::Names | Allowed::Keys if trimmed.starts_with('[') => {
+                let line = toml::from_str::<toml::Table>(&format!("list = {trimmed}"));
+                let list = line.ok().and_then(|mut table| table.remove("list"));
+                list.and_then(|list| Value::serialize(list).ok())
+                    .unwrap_or_else(|| text.into())
+            }
+            Allowed::Names | Allowed::Keys => {
+                text.split(',').map(str::trim).collect::<Vec<_>>().into()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Allowed::Integer(min, max) => write!(f, "a whole number from {min} to {max}"),
+            Allowed::Number(min, max) => write!(f, "a number from {min} to {max}"),
+            Allowed::NumberAbove(min, max) => write!(f, "a number above {min}, at most {max}"),
+            Allowed::Boolean => f.write_str("true or false"),
+            Allowed::OneOf(words) => write!(f, "one of {}", words.join(", ")),
+            Allowed::Text => f.write_str("text, not empty"),
+            Allowed::TextOrEmpty => f.write_str("text"),
+            Allowed::Names => f.write_str("a list of texts, none empty"),
+            Allowed::Keys => {
+                f.write_str("a list of keys, each of visible ASCII characters without spaces")
+            }
+        }
+    }
+}
+
+const fn setting(key: &'static str, allowed: Allowed) -> Setting {
+    Setting { key, allowed }
+}
+
+/// In the order of `config/default.toml`.
+///
+/// llama.cpp gives a context at most 256 sequences: the bounds of `parallel_sequences` and `cache_lanes` add up to that.
+pub(super) const SETTINGS: &[Setting] = &[
+    setting("server.host", Allowed::Text),
+    setting("server.port", Allowed::Integer(0, 65_535)),
+    setting("server.api_keys", Allowed::Keys),
+    setting("server.unknown_fields", Allowed::OneOf(&["reject", "warn"])),
+    setting("server.log_format", Allowed::OneOf(&["text", "json"])),
+    setting("model.source", Allowed::Text),
+    setting("model.aliases", Allowed::Names),
+    setting("model.gpu_layers", Allowed::Integer(0, 9_999)),
+    setting("model.cache_dir", Allowed::TextOrEmpty),
+    setting("engine.mode", Allowed::OneOf(&["auto", "exact"])),
+    setting("engine.contexts", Allowed::Integer(0, 256)),
+    setting("engine.parallel_sequences", Allowed::Integer(1, 192)),
+    setting("engine.cache_lanes", Allowed::Integer(0, 64)),
+    setting("engine.context_length", Allowed::Integer(16, 1_048_576)),
+    setting("engine.prompt_chunk_tokens", Allowed::Integer(8, 65_536)),
+    setting("engine.batch_tokens", Allowed::Integer(8, 65_536)),
+    setting("engine.logits_rows", Allowed::Integer(1, 4_096)),
+    setting("engine.threads", Allowed::Integer(0, 1_024)),
+    setting("engine.flash_attention", Allowed::Boolean),
+    setting(
+        "engine.kv_type_k",
+        Allowed::OneOf(&["f32", "f16", "bf16", "q8_0"]),
+    ),
+    setting(
+        "engine.kv_type_v",
+        Allowed::OneOf(&["f32", "f16", "bf16", "q8_0"]),
+    ),
+    setting("limits.body_bytes", Allowed::Integer(1_024, 1_073_741_824)),
+    setting("limits.prompt_tokens", Allowed::Integer(0, 1_048_576)),
+    setting("limits.prompts", Allowed::Integer(1, 65_536)),
+    setting("limits.n", Allowed::Integer(1, 1_024)),
+    setting("limits.logprobs", Allowed::Integer(0, 100_000)),
+    setting("limits.stop_strings", Allowed::Integer(0, 1_024)),
+    setting("limits.stop_bytes", Allowed::Integer(1, 65_536)),
+    setting("limits.logit_bias", Allowed::Integer(0, 1_000_000)),
+    setting("limits.grammar_bytes", Allowed::Integer(0, 1_048_576)),
+    setting("limits.queue_length", Allowed::Integer(0, 1_000_000)),
+    setting("limits.queue_timeout_ms", Allowed::Integer(1, 86_400_000)),
+    setting("sampling.max_tokens", Allowed::Integer(0, 1_048_576)),
+    setting("sampling.temperature", Allowed::Number(0.0, 100.0)),
+    setting("sampling.top_k", Allowed::Integer(0, 1_000_000)),
+    setting("sampling.top_p", Allowed::NumberAbove(0.0, 1.0)),
+    setting("sampling.min_p", Allowed::Number(0.0, 1.0)),
+    setting("sampling.typical_p", Allowed::NumberAbove(0.0, 1.0)),
+    setting("sampling.repeat_penalty", Allowed::NumberAbove(0.0, 100.0)),
+    setting("sampling.frequency_penalty", Allowed::Number(-2.0, 2.0)),
+    setting("sampling.presence_penalty", Allowed::Number(-2.0, 2.0)),
+    setting("sampling.mirostat_mode", Allowed::Integer(0, 2)),
+    setting("sampling.mirostat_tau", Allowed::Number(0.0, 10.0)),
+    setting("sampling.mirostat_eta", Allowed::Number(0.001, 1.0)),
+    setting("sampling.min_tokens", Allowed::Integer(0, 1_048_576)),
+];

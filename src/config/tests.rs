@@ -1,0 +1,426 @@
+//! The loader's promises: what wins, where a value comes from, what is refused and how; and that
+//! `config/default.toml`, the types and the table of settings say the same.
+
+use std::path::PathBuf;
+use std::{env, fs, process};
+
+use super::load::DEFAULTS;
+use super::settings::{Allowed, SETTINGS};
+use super::*;
+
+fn environment(variables: &[(&str, &str)]) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
+    variables
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect()
+}
+
+fn set(key: &str, value: &str) -> Flag {
+    Flag {
+        name: "--set".to_owned(),
+        key: key.to_owned(),
+        given: Given::One(value.to_owned()),
+    }
+}
+
+fn from_environment(variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+    Config::load(&Sources {
+        environment: environment(variables),
+        ..Sources::default()
+    })
+}
+
+/// Loads a settings file of that text, which is gone afterwards.
+fn from_file(name: &str, text: &str) -> Result<Loaded, ConfigError> {
+    let path = env::temp_dir().join(format!("candor-{}-{name}.toml", process::id()));
+    fs::write(&path, text).unwrap();
+    let loaded = Config::load(&Sources {
+        file: Some(path.clone()),
+        ..Sources::default()
+    });
+    fs::remove_file(&path).unwrap();
+    loaded
+}
+
+/// The error's lines, with the temporary directory left out.
+fn message(loaded: Result<Loaded, ConfigError>) -> String {
+    let directory = format!("{}/candor-{}-", env::temp_dir().display(), process::id());
+    loaded.unwrap_err().to_string().replace(&directory, "")
+}
+
+#[test]
+fn the_defaults_load_and_come_from_the_defaults() {
+    let loaded = Config::load(&Sources::default()).unwrap();
+    assert_eq!(loaded.config, Config::default());
+    assert_eq!(loaded.config.server.port, 8000);
+    assert_eq!(loaded.config.sampling.temperature, 0.8);
+    for setting in SETTINGS {
+        assert_eq!(
+            loaded.origin(setting.key),
+            Some(&Origin::Default),
+            "{}",
+            setting.key
+        );
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
+    let path = env::temp_dir().join(format!("candor-{}-precedence.toml", process::id()));
+    fs::write(
+        &path,
+        "[limits]\nn = 1\nprompts = 1\nlogprobs = 1\n[model]\naliases = ['a', 'b']",
+    )
+    .unwrap();
+    let loaded = Config::load(&Sources {
+        file: Some(path.clone()),
+        environment: environment(&[
+            ("CANDOR_LIMITS__PROMPTS", "2"),
+            ("CANDOR_LIMITS__LOGPROBS", "2"),
+        ]),
+        flags: vec![set("limits.logprobs", "2"), set("limits.logprobs", "3")],
+    });
+    fs::remove_file(&path).unwrap();
+    let loaded = loaded.unwrap();
+
+    let limits = &loaded.config.limits;
+    assert_eq!(
+        [
+            limits.stop_strings,
+            limits.n,
+            limits.prompts,
+            limits.logprobs
+        ],
+        [16, 1, 2, 3]
+    );
+    assert_eq!(loaded.config.model.aliases, ["a", "b"]);
+    let origin = |key| loaded.origin(key).unwrap().clone();
+    assert_eq!(origin("limits.stop_strings"), Origin::Default);
+    assert_eq!(origin("limits.n"), Origin::File(path));
+    assert_eq!(
+        origin("limits.prompts"),
+        Origin::Variable("CANDOR_LIMITS__PROMPTS".to_owned())
+    );
+    assert_eq!(origin("limits.logprobs"), Origin::Flag("--set".to_owned()));
+}
+
+#[test]
+fn the_environment_is_read_as_the_setting_asks() {
+    let config = from_environment(&[
+        ("CANDOR_MODEL__SOURCE", "007"),
+        ("CANDOR_MODEL__ALIASES", "[\"a,b\", \"c\"]"),
+        ("CANDOR_SERVER__API_KEYS", "one, two"),
+        ("CANDOR_SERVER__PORT", " 81 "),
+        ("CANDOR_ENGINE__FLASH_ATTENTION", "true"),
+        ("CANDOR_SAMPLING__TEMPERATURE", "1"),
+        ("CANDOR_SAMPLING__FREQUENCY_PENALTY", "-5e-1"),
+    ])
+    .unwrap()
+    .config;
+    assert_eq!(config.model.source, "007");
+    assert_eq!(config.model.aliases, ["a,b", "c"]);
+    assert_eq!(config.server.api_keys, ["one", "two"]);
+    assert_eq!(config.server.port, 81);
+    assert!(config.engine.flash_attention);
+    assert_eq!(config.sampling.temperature, 1.0);
+    assert_eq!(config.sampling.frequency_penalty, -0.5);
+
+    let config = from_environment(&[("CANDOR_SERVER__API_KEYS", "")])
+        .unwrap()
+        .config;
+    assert_eq!(config.server.api_keys, Vec::<String>::new());
+}
+
+#[test]
+fn variables_that_are_not_settings_are_passed_over_only_if_they_are_known() {
+    let passed_over = [
+        ("HOME", "/"),
+        ("CANDOR_CONFIG", "x"),
+        ("CANDOR_LOG", "debug"),
+        ("CANDOR_TEST_GEMMA", "x"),
+        // What Kubernetes sets beside a service named `candor`.
+        ("CANDOR_SERVICE_HOST", "10.0.0.1"),
+        ("CANDOR_SERVICE_PORT_HTTP", "8000"),
+        ("CANDOR_PORT", "tcp://10.0.0.1:8000"),
+        ("CANDOR_PORT_8000_TCP_ADDR", "10.0.0.1"),
+    ];
+    assert_eq!(
+        from_environment(&passed_over).unwrap().config,
+        Config::default()
+    );
+    assert_eq!(
+        message(from_environment(&[("CANDOR_PORT", "8000")])),
+        "Unknown setting CANDOR_PORT (environment variable CANDOR_PORT). Did you mean CANDOR_SERVER__PORT?"
+    );
+    assert_eq!(
+        message(from_environment(&[("CANDOR_SERVER_HOST", "::")])),
+        "Unknown setting CANDOR_SERVER_HOST (environment variable CANDOR_SERVER_HOST). Did you mean CANDOR_SERVER__HOST?"
+    );
+    assert_eq!(
+        message(from_environment(&[("CANDOR_MODEL__PATH", "x")])),
+        "Unknown setting CANDOR_MODEL__PATH (environment variable CANDOR_MODEL__PATH). There are CANDOR_MODEL__SOURCE, \
+         CANDOR_MODEL__ALIASES, CANDOR_MODEL__GPU_LAYERS, CANDOR_MODEL__CACHE_DIR."
+    );
+}
+
+#[test]
+fn values_out_of_bounds_are_refused_with_the_bounds() {
+    for (key, value, expected) in [
+        (
+            "server.port",
+            "65536",
+            "server.port is 65536 (flag --set). Allowed: a whole number from 0 to 65535.",
+        ),
+        (
+            "server.port",
+            "http",
+            "server.port is \"http\" (flag --set). Allowed: a whole number from 0 to 65535.",
+        ),
+        (
+            "server.port",
+            "",
+            "server.port is \"\" (flag --set). Allowed: a whole number from 0 to 65535.",
+        ),
+        (
+            "server.host",
+            " ",
+            "server.host is \" \" (flag --set). Allowed: text, not empty.",
+        ),
+        (
+            "limits.n",
+            "1.5",
+            "limits.n is \"1.5\" (flag --set). Allowed: a whole number from 1 to 1024.",
+        ),
+        (
+            "sampling.top_p",
+            "0",
+            "sampling.top_p is 0.0 (flag --set). Allowed: a number above 0, at most 1.",
+        ),
+        (
+            "sampling.top_p",
+            "nan",
+            "sampling.top_p is nan (flag --set). Allowed: a number above 0, at most 1.",
+        ),
+        (
+            "sampling.temperature",
+            "inf",
+            "sampling.temperature is inf (flag --set). Allowed: a number from 0 to 100.",
+        ),
+        (
+            "engine.flash_attention",
+            "on",
+            "engine.flash_attention is \"on\" (flag --set). Allowed: true or false.",
+        ),
+        (
+            "engine.mode",
+            "fast",
+            "engine.mode is \"fast\" (flag --set). Allowed: one of auto, exact.",
+        ),
+        (
+            "model.aliases",
+            "a,,b",
+            "model.aliases is [\"a\", \"\", \"b\"] (flag --set). Allowed: a list of texts, none empty.",
+        ),
+        (
+            "limits.m",
+            "1",
+            "Unknown setting limits.m (flag --set). There are limits.body_bytes, limits.prompt_tokens, \
+          limits.prompts, limits.n, limits.logprobs, limits.stop_strings, limits.stop_bytes, limits.logit_bias, \
+          limits.grammar_bytes, limits.queue_length, limits.queue_timeout_ms.",
+        ),
+        (
+            "port",
+            "1",
+            "Unknown setting port (flag --set). Did you mean server.port?",
+        ),
+        (
+            "colour",
+            "1",
+            "Unknown setting colour (flag --set). A setting is written section.field; the sections are \
+          server, model, engine, limits, sampling; `candor config` lists all.",
+        ),
+    ] {
+        let loaded = Config::load(&Sources {
+            flags: vec![set(key, value)],
+            ..Sources::default()
+        });
+        assert_eq!(message(loaded), expected, "{key}={value}");
+    }
+}
+
+#[test]
+fn a_file_is_refused_for_all_its_mistakes_at_once() {
+    assert_eq!(
+        message(from_file(
+            "mistakes",
+            "port = 1\n[server]\nhots = ''\nport = '80'\n[sampling]\ntop_k = 4.5\n[server.tls]\n"
+        )),
+        "Unknown setting port (file mistakes.toml). Did you mean server.port?\n\
+         Unknown setting server.hots (file mistakes.toml). There are server.host, server.port, server.api_keys, \
+         server.unknown_fields, server.log_format.\n\
+         Unknown setting server.tls (file mistakes.toml). There are server.host, server.port, server.api_keys, \
+         server.unknown_fields, server.log_format.\n\
+         server.port is \"80\" (file mistakes.toml). Allowed: a whole number from 0 to 65535.\n\
+         sampling.top_k is 4.5 (file mistakes.toml). Allowed: a whole number from 0 to 1000000."
+    );
+}
+
+#[test]
+fn a_file_that_is_no_toml_or_is_not_there_is_named() {
+    let error = message(from_file("broken", "[server\nport = 1"));
+    assert!(
+        error.starts_with(
+            "The settings file broken.toml is not valid TOML: TOML parse error at line 1"
+        ),
+        "{error}"
+    );
+    let file = Some(PathBuf::from("/nowhere/candor.toml"));
+    let error = message(Config::load(&Sources {
+        file,
+        ..Sources::default()
+    }));
+    assert!(
+        error.starts_with("Cannot read the settings file /nowhere/candor.toml: No such file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let error = message(from_environment(&[("CANDOR_ENGINE__KV_TYPE_V", "q8_0")]));
+    assert!(
+        error.starts_with("engine.kv_type_v = \"q8_0\" needs engine.flash_attention = true"),
+        "{error}"
+    );
+    from_environment(&[
+        ("CANDOR_ENGINE__KV_TYPE_V", "q8_0"),
+        ("CANDOR_ENGINE__FLASH_ATTENTION", "true"),
+    ])
+    .unwrap();
+}
+
+#[test]
+fn keys_are_shown_nowhere_and_their_stars_are_no_key() {
+    let loaded = from_environment(&[("CANDOR_SERVER__API_KEYS", "secret,other")]).unwrap();
+    assert!(loaded.to_toml().contains("api_keys = [\"***\", \"***\"]"));
+    assert!(!loaded.to_toml().contains("secret"));
+    for wrong in ["secret word", "secret,", "***"] {
+        let error = message(from_environment(&[("CANDOR_SERVER__API_KEYS", wrong)]));
+        assert!(error.starts_with("server.api_keys is [\"***\""), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn the_printed_settings_tell_their_origin_and_load_again() {
+    let loaded = from_environment(&[
+        ("CANDOR_SAMPLING__TEMPERATURE", "1"),
+        ("CANDOR_MODEL__SOURCE", "a \"b\".gguf"),
+    ])
+    .unwrap();
+    let printed = loaded.to_toml();
+    assert!(
+        printed.starts_with(
+            "[server]\nhost = \"127.0.0.1\"                       # default\nport = 8000"
+        ),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("temperature = 1.0                        # environment variable CANDOR_SAMPLING__TEMPERATURE\n"),
+        "{printed}"
+    );
+    assert_eq!(
+        from_file("printed", &printed).unwrap().config,
+        loaded.config
+    );
+}
+
+#[test]
+fn the_settings_of_the_reference_server_load() {
+    let config = from_file(
+        "reference",
+        include_str!("../../config/llama-cpp-python-server.toml"),
+    )
+    .unwrap()
+    .config;
+    let mut expected = Config::default();
+    expected.server.unknown_fields = UnknownFields::Warn;
+    expected.sampling.repeat_penalty = 1.1;
+    assert_eq!(config, expected);
+}
+
+/// `section.field` and the comment above it, for each setting of `config/default.toml`, in its order.
+fn documented() -> Vec<(String, String)> {
+    let (mut section, mut comment, mut settings) = (String::new(), String::new(), Vec::new());
+    for line in DEFAULTS.lines() {
+        if let Some(text) = line.strip_prefix('#') {
+            comment.push_str(text);
+        } else {
+            if let Some(name) = line.strip_prefix('[') {
+                section = name.trim_end_matches(']').to_owned();
+            } else if let Some((field, _)) = line.split_once(" = ") {
+                settings.push((format!("{section}.{field}"), comment.clone()));
+            }
+            comment.clear();
+        }
+    }
+    settings
+}
+
+#[test]
+fn every_setting_has_a_comment_with_its_meaning_bounds_and_variable() {
+    let documented = documented();
+    let keys: Vec<&str> = documented.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(
+        keys,
+        SETTINGS
+            .iter()
+            .map(|setting| setting.key)
+            .collect::<Vec<_>>()
+    );
+    for (setting, (key, comment)) in SETTINGS.iter().zip(&documented) {
+        let last_line = format!(" Allowed: {}. {}", setting.allowed, setting.variable());
+        let meaning = comment
+            .strip_suffix(&last_line)
+            .unwrap_or_else(|| panic!("{key}: {comment}"));
+        assert!(
+            meaning.trim().ends_with('.') && meaning.len() > 15,
+            "{key}: {comment}"
+        );
+    }
+}
+
+#[test]
+fn the_types_hold_all_that_is_allowed_and_every_word_differs() {
+    // GPU layers need another build.
+    for setting in SETTINGS
+        .iter()
+        .filter(|setting| setting.key != "model.gpu_layers")
+    {
+        let values = match setting.allowed {
+            Allowed::Integer(min, max) => vec![min.to_string(), max.to_string()],
+            Allowed::Number(min, max) => vec![min.to_string(), max.to_string()],
+            Allowed::NumberAbove(min, max) => vec![(min + max / 2.0).to_string(), max.to_string()],
+            Allowed::Boolean => vec!["true".to_owned(), "false".to_owned()],
+            Allowed::OneOf(words) => words.iter().map(|word| (*word).to_owned()).collect(),
+            Allowed::Text | Allowed::TextOrEmpty | Allowed::Names | Allowed::Keys => continue,
+        };
+        let mut configs = Vec::new();
+        for value in values {
+            // Flash attention lets quantized values pass.
+            let flags = vec![
+                set("engine.flash_attention", "true"),
+                set(setting.key, &value),
+            ];
+            let loaded = Config::load(&Sources {
+                flags,
+                ..Sources::default()
+            });
+            let config = loaded
+                .unwrap_or_else(|error| panic!("{} = {value}: {error}", setting.key))
+                .config;
+            assert!(!configs.contains(&config), "{} = {value}", setting.key);
+            configs.push(config);
+        }
+    }
+}
