@@ -1,0 +1,9 @@
+//! The real server on a real model, asked over HTTP. One binary: each one links llama.cpp again.
+
+mod contract;
+mod errors;
+mod exactness;
+mod numbers;
+mod parity;
+mod server;
+mod tidy;

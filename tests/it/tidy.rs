@@ -1,0 +1,69 @@
+//! House rules that a reader relies on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each module imports only from those that stand before it.
+const LINE: [&str; 6] = ["config", "model", "sampling", "logprobs", "engine", "api"];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+#[test]
+fn the_line_holds() {
+    let src = root().join("src");
+    for file in sources(&src) {
+        let relative = file.strip_prefix(&src).expect("below src");
+        let module = relative.components().next().expect("a name").as_os_str().to_string_lossy().replace(".rs", "");
+        let Some(place) = LINE.iter().position(|name| *name == module) else { continue };
+        let text = fs::read_to_string(&file).expect("text");
+        for (number, line) in text.lines().enumerate() {
+            for (at, _) in line.match_indices("crate::") {
+                let rest = &line[at + "crate::".len()..];
+                let imported: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                if let Some(other) = LINE.iter().position(|name| *name == imported) {
+                    assert!(other <= place, "{}:{}: {module} imports {imported}", file.display(), number + 1);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_stands_in_one_file() {
+    let with: Vec<PathBuf> = sources(&root().join("src"))
+        .into_iter()
+        .filter(|file| fs::read_to_string(file).expect("text").contains("unsafe {"))
+        .collect();
+    assert_eq!(with, [root().join("src/model/context.rs")]);
+}
+
+#[test]
+fn the_readme_names_every_route_and_setting() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    let api = fs::read_to_string(root().join("src/api/mod.rs")).expect("text");
+    for part in api.split(".route(\"").skip(1) {
+        let route = part.split('"').next().expect("a path").replace("{*id}", "{id}");
+        assert!(readme.contains(&route), "README.md does not name {route}");
+    }
+    let settings: toml::Table = include_str!("../../config/default.toml").parse().expect("TOML");
+    for (section, entries) in settings {
+        for name in entries.as_table().expect("a section").keys() {
+            assert!(readme.contains(&format!("`{name}`")), "README.md does not name {section}.{name}");
+        }
+    }
+}
