@@ -1,4 +1,40 @@
 //! Candor: an OpenAI-compatible completion server whose log-probabilities can be trusted.
+//!
+//! # The map
+//!
+//! Each module turns one thing into the next, and imports only from those that stand before it (a test holds this line):
+//!
+//! | module | takes | gives | the only one that knows |
+//! |---|---|---|---|
+//! | [`config`] | defaults < file < environment < flags | [`config::Config`] | clap, TOML |
+//! | [`model`] | tokens, and text ⇄ tokens | rows of logits | llama.cpp's handles, unsafe code, where weights come from |
+//! | [`sampling`] | a row of logits and [`sampling::SamplingParams`] | a token | samplers, grammars |
+//! | [`logprobs`] | a row of logits and a token | a [`logprobs::TokenLogprob`] | the arithmetic this project exists for |
+//! | [`engine`] | a [`engine::Request`] | a [`engine::Generation`], a stream of [`engine::Delta`]s | threads, channels, permits, lanes, the cache, time |
+//! | [`api`] | JSON | JSON or SSE | axum, OpenAI's field names |
+//!
+//! `main` parses and runs; [`run`] wires, so that a test can start the real server on port 0.
+//!
+//! # The life of a request
+//!
+//! 1. `api::body` reads a JSON object; `api::completions::request` checks each field against the contract.
+//! 2. `api::completions::prompt` makes tokens of the prompt; the handler makes one [`engine::Request`] for each choice.
+//! 3. [`engine::Engine::submit`] waits for a place (`engine::places`): a permit and a worker with room.
+//! 4. The worker (`engine::worker`) gives the sequence a lane, with the cells that another lane already has
+//!    (`engine::lanes`), evaluates the rest of the prompt in chunks (`engine::plan`), and then one token a round with
+//!    everyone else (`engine::schedule`).
+//! 5. Each row of logits is reduced by [`logprobs`] and drawn from by [`sampling`]; `engine::text` finds characters,
+//!    offsets and stop strings.
+//! 6. Deltas go back over a channel; `api::completions::answer` or `stream` writes them.
+//! 7. Whoever drops the [`engine::Generation`] stops the sequence within one decode; its lane stays as cache.
+//!
+//! # What holds
+//!
+//! - A sequence's bits do not depend on its neighbours or on the cache: one row per decode, a lane of its own, prompts
+//!   in decodes of eight rows or more, and only cells reused that came from evaluating a prompt.
+//! - No id reaches llama.cpp unchecked, and no grammar that it would not survive.
+//! - No buffer of context × vocabulary exists: rows of logits are reduced as soon as they are computed.
+//! - Unsafe code stands in `model::context` alone.
 
 pub mod api;
 pub mod config;
@@ -38,7 +74,11 @@ pub async fn run(
     });
     let server = tokio::spawn(server.into_future());
     let loaded = async {
-        match started.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
+        match started
+            .wait_for(Option::is_some)
+            .await
+            .map(|outcome| outcome.clone())
+        {
             Ok(Some(Err(error))) => Err(RunError::from(error)),
             _ => {
                 announce(address);
@@ -56,9 +96,8 @@ pub async fn run(
     let serving = tokio::time::timeout(GRACE, server).await;
     // Ends what still runs, and with it the streams that wait for it.
     let _ = tokio::task::spawn_blocking(move || engine.close()).await;
-    match serving {
-        Ok(Ok(served)) => served?,
-        Ok(Err(_)) | Err(_) => {}
+    if let Ok(Ok(served)) = serving {
+        served?;
     }
     outcome
 }

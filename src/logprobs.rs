@@ -25,7 +25,9 @@ pub fn score(logits: &[f32], token: Token, top: usize) -> TokenLogprob {
     let logprob = |logit: f32| (f64::from(logit - largest) - log_sum) as f32;
     TokenLogprob {
         token,
-        logprob: logits.get(token.index()).map_or(f32::NEG_INFINITY, |&logit| logprob(logit)),
+        logprob: logits
+            .get(token.index())
+            .map_or(f32::NEG_INFINITY, |&logit| logprob(logit)),
         top: likeliest(logits, top)
             .into_iter()
             .map(|(logit, token)| (token, logprob(logit)))
@@ -45,7 +47,11 @@ fn largest(logits: &[f32]) -> f32 {
             *lane = if logit > *lane { logit } else { *lane };
         }
     }
-    let largest = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    let largest = lanes
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max);
     if largest.is_finite() { largest } else { 0.0 }
 }
 
@@ -63,7 +69,10 @@ fn ln_sum_exp(logits: &[f32], largest: f32) -> f64 {
             }
         }
         sum += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
-        sum += rest.iter().map(|&logit| f64::from(exp(logit - largest))).sum::<f64>();
+        sum += rest
+            .iter()
+            .map(|&logit| f64::from(exp(logit - largest)))
+            .sum::<f64>();
     }
     sum.ln()
 }
@@ -109,7 +118,10 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<(f32, Token)> {
         if kept.len() == count {
             let smallest = kept[count - 1].0;
             // `>=`: an equal logit of a larger id stands before the one that is kept.
-            if !block.iter().fold(false, |any, &logit| any | (logit >= smallest)) {
+            if !block
+                .iter()
+                .fold(false, |any, &logit| any | (logit >= smallest))
+            {
                 continue;
             }
         }
@@ -149,17 +161,36 @@ mod tests {
     /// The definition, in f64, by a full sort.
     fn naive(logits: &[f32], token: Token, top: usize) -> (f64, Vec<(Token, f64)>) {
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = logits.iter().map(|&x| (f64::from(x) - f64::from(max)).exp()).sum();
+        let sum: f64 = logits
+            .iter()
+            .map(|&x| (f64::from(x) - f64::from(max)).exp())
+            .sum();
         let logprob = |x: f32| f64::from(x) - f64::from(max) - sum.ln();
-        let mut all: Vec<_> = logits.iter().enumerate().map(|(i, &x)| (Token(i as i32), x)).collect();
+        let mut all: Vec<_> = logits
+            .iter()
+            .enumerate()
+            .map(|(i, &x)| (Token(i as i32), x))
+            .collect();
         all.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
-        let top = all.into_iter().take(top).map(|(t, x)| (t, logprob(x))).collect();
+        let top = all
+            .into_iter()
+            .take(top)
+            .map(|(t, x)| (t, logprob(x)))
+            .collect();
         (logprob(logits[token.index()]), top)
     }
 
     #[test]
     fn equals_the_definition_in_f64() {
-        for (count, top) in [(1, 1), (7, 3), (16, 20), (1000, 5), (32_000, 0), (49_152, 20), (262_144, 100)] {
+        for (count, top) in [
+            (1, 1),
+            (7, 3),
+            (16, 20),
+            (1000, 5),
+            (32_000, 0),
+            (49_152, 20),
+            (262_144, 100),
+        ] {
             for seed in 1..4 {
                 let row = logits(count, seed);
                 let token = Token((seed as i32 * 7919) % count as i32);
@@ -183,7 +214,11 @@ mod tests {
         let top: Vec<i32> = score(&row, Token(0), 4).top.iter().map(|t| t.0.0).collect();
         assert_eq!(top, [4, 2, 1, 3]);
         let many = vec![0.5; 1000];
-        let top: Vec<i32> = score(&many, Token(0), 3).top.iter().map(|t| t.0.0).collect();
+        let top: Vec<i32> = score(&many, Token(0), 3)
+            .top
+            .iter()
+            .map(|t| t.0.0)
+            .collect();
         assert_eq!(top, [999, 998, 997]);
     }
 
@@ -209,7 +244,10 @@ mod tests {
         for i in 0..87_000 {
             let x = -(i as f32) / 1000.0;
             let (ours, exact) = (f64::from(exp(x)), f64::from(x).exp());
-            assert!((ours - exact).abs() <= exact * 2.5e-7, "{x}: {ours} {exact}");
+            assert!(
+                (ours - exact).abs() <= exact * 2.5e-7,
+                "{x}: {ours} {exact}"
+            );
         }
         assert_eq!(exp(-88.0), 0.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);

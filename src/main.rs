@@ -97,12 +97,15 @@ async fn either(one: &mut Signal, other: &mut Signal) {
     }
 }
 
+/// What is logged unless CANDOR_LOG says otherwise. llama.cpp tells a hundred lines at each start.
+const DEFAULT_LOG: &str = "info,llama-cpp-2=warn,llama_cpp_2=error";
+
 /// Log lines go to standard error: standard output is for what was asked for.
 fn start_logging(format: LogFormat) -> Result<(), Failure> {
     let wanted = env::var("CANDOR_LOG")
         .ok()
         .filter(|text| !text.trim().is_empty());
-    let wanted = wanted.as_deref().unwrap_or("info");
+    let wanted = wanted.as_deref().unwrap_or(DEFAULT_LOG);
     let filter = EnvFilter::try_new(wanted).map_err(|error| Failure {
         message: format!("CANDOR_LOG is {wanted:?}: {error}. Allowed: error, warn, info, debug, trace, or by module: info,candor::engine=debug."),
         status: 2,

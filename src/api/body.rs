@@ -19,36 +19,60 @@ impl<S: Send + Sync> FromRequest<S> for JsonObject {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
-            let kind = kind.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-            if kind != "application/json" && !(kind.starts_with("application/") && kind.ends_with("+json")) {
+            let kind = kind
+                .to_str()
+                .unwrap_or("")
+                .split(';')
+                .next()
+                .unwrap_or("")
+                .trim()
+                .to_ascii_lowercase();
+            if kind != "application/json"
+                && !(kind.starts_with("application/") && kind.ends_with("+json"))
+            {
                 return Err(ApiError::new(
                     StatusCode::UNSUPPORTED_MEDIA_TYPE,
                     format!("The content type `{kind}` is not supported; send `application/json`."),
                 ));
             }
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| match rejection {
-            BytesRejection::FailedToBufferBody(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "The request's body is larger than this server allows.")
-            }
-            _ => ApiError::body("The request's body did not arrive whole."),
-        })?;
+        let bytes =
+            Bytes::from_request(request, state)
+                .await
+                .map_err(|rejection| match rejection {
+                    BytesRejection::FailedToBufferBody(error)
+                        if error.status() == StatusCode::PAYLOAD_TOO_LARGE =>
+                    {
+                        ApiError::new(
+                            StatusCode::PAYLOAD_TOO_LARGE,
+                            "The request's body is larger than this server allows.",
+                        )
+                    }
+                    _ => ApiError::body("The request's body did not arrive whole."),
+                })?;
         parse(&bytes).map(Self)
     }
 }
 
 fn parse(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|error| ApiError::body(format!("The body is not valid UTF-8 (at byte {}).", error.valid_up_to())))?;
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        ApiError::body(format!(
+            "The body is not valid UTF-8 (at byte {}).",
+            error.valid_up_to()
+        ))
+    })?;
     if text.trim().is_empty() {
         return Err(ApiError::body("The body is empty; send a JSON object."));
     }
     match serde_json::from_str::<Strict>(text) {
         Ok(Strict(Value::Object(object))) => Ok(object),
-        Ok(Strict(other)) => {
-            Err(ApiError::body(format!("The body must be a JSON object, but it is {}.", describe(&other))))
-        }
-        Err(error) => Err(ApiError::body(format!("The body is not valid JSON: {error}."))),
+        Ok(Strict(other)) => Err(ApiError::body(format!(
+            "The body must be a JSON object, but it is {}.",
+            describe(&other)
+        ))),
+        Err(error) => Err(ApiError::body(format!(
+            "The body is not valid JSON: {error}."
+        ))),
     }
 }
 
@@ -115,7 +139,9 @@ impl<'de> serde::Deserialize<'de> for Strict {
                 let mut object = Map::new();
                 while let Some((key, Strict(value))) = entries.next_entry::<String, Strict>()? {
                     if object.contains_key(&key) {
-                        return Err(serde::de::Error::custom(format!("the key `{key}` stands twice")));
+                        return Err(serde::de::Error::custom(format!(
+                            "the key `{key}` stands twice"
+                        )));
                     }
                     object.insert(key, value);
                 }
@@ -146,7 +172,10 @@ mod tests {
         check(b"{\"a\": {\"b\": 1, \"b\": 2}}", "the key `b` stands twice");
         check(b"{\"a\": \"\xff\"}", "UTF-8 (at byte 7)");
         check(b"{\"a\": \"\\ud800\"}", "not valid JSON");
-        check(&[b"{\"a\":".repeat(500), b"1".to_vec(), b"}".repeat(500)].concat(), "recursion limit");
+        check(
+            &[b"{\"a\":".repeat(500), b"1".to_vec(), b"}".repeat(500)].concat(),
+            "recursion limit",
+        );
         assert!(parse(b"{\"a\": [1, 2.5, null, {\"b\": true}]}").is_ok());
     }
 }

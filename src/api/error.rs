@@ -35,12 +35,20 @@ struct ErrorObject<'a> {
 
 impl ApiError {
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), param: None, code: None }
+        Self {
+            status,
+            message: message.into(),
+            param: None,
+            code: None,
+        }
     }
 
     /// 400 about a field.
     pub fn field(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { param: Some(param.into()), ..Self::new(StatusCode::BAD_REQUEST, message) }
+        Self {
+            param: Some(param.into()),
+            ..Self::new(StatusCode::BAD_REQUEST, message)
+        }
     }
 
     /// 400 about the body as a whole.
@@ -49,7 +57,10 @@ impl ApiError {
     }
 
     pub fn code(self, code: &'static str) -> Self {
-        Self { code: Some(code), ..self }
+        Self {
+            code: Some(code),
+            ..self
+        }
     }
 
     /// 404 about a model.
@@ -58,7 +69,9 @@ impl ApiError {
             param: Some("model".to_owned()),
             ..Self::new(
                 StatusCode::NOT_FOUND,
-                format!("The model `{name}` does not exist here. GET /v1/models lists what there is."),
+                format!(
+                    "The model `{name}` does not exist here. GET /v1/models lists what there is."
+                ),
             )
         }
         .code("model_not_found")
@@ -103,10 +116,14 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, Json(self.as_body())).into_response();
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-                response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+                response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, RETRY_AFTER);
             }
             StatusCode::UNAUTHORIZED => {
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             _ => {}
         }
@@ -121,7 +138,10 @@ mod tests {
     #[test]
     fn all_four_parts_are_always_there() {
         let check = |error: ApiError, expect: &str| {
-            assert_eq!(serde_json::to_string(&error.as_body()).expect("serialises"), expect);
+            assert_eq!(
+                serde_json::to_string(&error.as_body()).expect("serialises"),
+                expect
+            );
         };
         check(
             ApiError::field("n", "bad"),

@@ -35,7 +35,11 @@ pub struct AppState {
 
 impl AppState {
     pub fn new(engine: Engine, config: Arc<Config>) -> Self {
-        Self { engine, config, started: now() }
+        Self {
+            engine,
+            config,
+            started: now(),
+        }
     }
 
     /// The names that the model answers to; the first is the one it is called by.
@@ -68,12 +72,19 @@ pub fn app(state: AppState) -> Router {
 }
 
 async fn not_found(uri: Uri) -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, format!("There is nothing at {}.", uri.path())).code("not_found")
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        format!("There is nothing at {}.", uri.path()),
+    )
+    .code("not_found")
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}.", uri.path()))
-        .code("method_not_allowed")
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{} does not take {method}.", uri.path()),
+    )
+    .code("method_not_allowed")
 }
 
 /// With keys set, every route but `/health` asks for one of them.
@@ -90,24 +101,37 @@ async fn check_key(State(state): State<AppState>, request: Request, next: Next) 
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, key)| key.trim());
     let error = match given {
-        Some(given) if keys.iter().any(|key| same_key(key, given)) => return next.run(request).await,
+        Some(given) if keys.iter().any(|key| same_key(key, given)) => {
+            return next.run(request).await;
+        }
         Some(_) => "The API key is not one of this server's.",
         None => "This server asks for an API key: send it as `Authorization: Bearer KEY`.",
     };
-    ApiError::new(StatusCode::UNAUTHORIZED, error).code("invalid_api_key").into_response()
+    ApiError::new(StatusCode::UNAUTHORIZED, error)
+        .code("invalid_api_key")
+        .into_response()
 }
 
 /// Compares digests, so that how long it takes tells nothing about the key.
 fn same_key(a: &str, b: &str) -> bool {
     let (a, b) = (Sha256::digest(a), Sha256::digest(b));
-    a.iter().zip(b.iter()).fold(0, |different, (a, b)| different | (a ^ b)) == 0
+    a.iter()
+        .zip(b.iter())
+        .fold(0, |different, (a, b)| different | (a ^ b))
+        == 0
 }
 
 fn panicked(_: Box<dyn Any + Send>) -> Response {
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "The server met an error of its own.").into_response()
+    ApiError::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "The server met an error of its own.",
+    )
+    .into_response()
 }
 
 /// Seconds since 1970.
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
 }

@@ -27,11 +27,17 @@ pub struct ModelList {
 pub async fn list(State(state): State<AppState>) -> Result<Json<ModelList>, ApiError> {
     let names = state.model_names()?;
     let data = names.into_iter().map(|id| object(&state, id)).collect();
-    Ok(Json(ModelList { object: "list", data }))
+    Ok(Json(ModelList {
+        object: "list",
+        data,
+    }))
 }
 
 /// One name; 404 if the model does not answer to it. Names may hold slashes.
-pub async fn one(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<ModelObject>, ApiError> {
+pub async fn one(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Json<ModelObject>, ApiError> {
     if state.model_names()?.contains(&id) {
         Ok(Json(object(&state, id)))
     } else {
@@ -40,5 +46,10 @@ pub async fn one(State(state): State<AppState>, Path(id): Path<String>) -> Resul
 }
 
 fn object(state: &AppState, id: String) -> ModelObject {
-    ModelObject { id, object: "model", created: state.started, owned_by: "candor" }
+    ModelObject {
+        id,
+        object: "model",
+        created: state.started,
+        owned_by: "candor",
+    }
 }

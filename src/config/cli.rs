@@ -78,8 +78,6 @@ struct CommonFlags {
 /// by the same rules as those from the environment.
 #[derive(Debug, Args)]
 pub struct SettingFlags {
-    #[command(flatten)]
-    common: CommonFlags,
     /// Model to serve: `default`, a path to a GGUF file, or `hf:ORG/REPO[:FILE-or-QUANT]` [env: CANDOR_MODEL__SOURCE].
     #[arg(long, short, value_name = "MODEL")]
     model: Option<String>,
@@ -117,6 +115,8 @@ pub struct SettingFlags {
     /// How log lines are written: text or json [env: CANDOR_SERVER__LOG_FORMAT].
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
+    #[command(flatten)]
+    common: CommonFlags,
 }
 
 impl SettingFlags {

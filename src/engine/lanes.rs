@@ -69,7 +69,10 @@ pub fn best_source(lanes: &[Lane], request: &Request, plan: &PromptPlan) -> Opti
     lanes
         .iter()
         .enumerate()
-        .map(|(lane, state)| Source { lane, cells: state.known.usable(request, plan) })
+        .map(|(lane, state)| Source {
+            lane,
+            cells: state.known.usable(request, plan),
+        })
         .filter(|source| source.cells > 0)
         // Of equals one that is free, which need not be copied.
         .max_by_key(|source| (source.cells, lanes[source.lane].sequence.is_none()))
@@ -117,22 +120,38 @@ impl Directory {
 
     pub fn publish(&self, worker: usize, lane: usize, entry: Option<Entry>) {
         let mut workers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = workers.get_mut(worker).and_then(|lanes| lanes.get_mut(lane)) {
+        if let Some(slot) = workers
+            .get_mut(worker)
+            .and_then(|lanes| lanes.get_mut(lane))
+        {
             *slot = entry;
         }
     }
 
     /// The lane of another worker that a request could take most cells from.
-    pub fn best(&self, except: usize, request: &Request, plan: &PromptPlan) -> Option<(usize, Source)> {
+    pub fn best(
+        &self,
+        except: usize,
+        request: &Request,
+        plan: &PromptPlan,
+    ) -> Option<(usize, Source)> {
         let workers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         workers
             .iter()
             .enumerate()
             .filter(|(worker, _)| *worker != except)
-            .flat_map(|(worker, lanes)| lanes.iter().enumerate().map(move |(lane, entry)| (worker, lane, entry)))
+            .flat_map(|(worker, lanes)| {
+                lanes
+                    .iter()
+                    .enumerate()
+                    .map(move |(lane, entry)| (worker, lane, entry))
+            })
             .filter_map(|(worker, lane, entry)| {
                 let entry = entry.as_ref()?;
-                let common = common_prefix(&entry.prompt[..entry.tokens.min(entry.prompt.len())], &request.prompt);
+                let common = common_prefix(
+                    &entry.prompt[..entry.tokens.min(entry.prompt.len())],
+                    &request.prompt,
+                );
                 let usable = match (request.prompt_logprobs, entry.top) {
                     (Some(_), None) => 0,
                     (_, top) => scored(common, request, common.saturating_sub(1), top.unwrap_or(0)),
@@ -149,7 +168,10 @@ pub(super) mod tests {
     use super::*;
     use crate::sampling::{Mirostat, SamplingParams};
 
-    pub(in crate::engine) fn request(prompt: std::ops::Range<i32>, prompt_logprobs: Option<usize>) -> Request {
+    pub(in crate::engine) fn request(
+        prompt: std::ops::Range<i32>,
+        prompt_logprobs: Option<usize>,
+    ) -> Request {
         Request {
             prompt: prompt.map(Token).collect(),
             max_tokens: 1,
@@ -176,10 +198,24 @@ pub(super) mod tests {
         }
     }
 
-    fn lane(tokens: std::ops::Range<i32>, scores: usize, top: usize, sequence: Option<u64>, used: u64) -> Lane {
-        let score = Arc::new(TokenLogprob { token: Token(0), logprob: 0.0, top: Vec::new() });
+    fn lane(
+        tokens: std::ops::Range<i32>,
+        scores: usize,
+        top: usize,
+        sequence: Option<u64>,
+        used: u64,
+    ) -> Lane {
+        let score = Arc::new(TokenLogprob {
+            token: Token(0),
+            logprob: 0.0,
+            top: Vec::new(),
+        });
         Lane {
-            known: Known { tokens: tokens.map(Token).collect(), scores: vec![score; scores], top },
+            known: Known {
+                tokens: tokens.map(Token).collect(),
+                scores: vec![score; scores],
+                top,
+            },
             sequence,
             used,
         }
@@ -189,7 +225,11 @@ pub(super) mod tests {
     fn a_prompt_starts_from_the_lane_that_knows_most_of_it() {
         let request = request(0..100, None);
         let plan = PromptPlan::new(100, 512);
-        let lanes = [lane(0..20, 0, 0, None, 5), lane(0..60, 0, 0, Some(1), 0), lane(50..90, 0, 0, None, 1)];
+        let lanes = [
+            lane(0..20, 0, 0, None, 5),
+            lane(0..60, 0, 0, Some(1), 0),
+            lane(50..90, 0, 0, None, 1),
+        ];
         let source = best_source(&lanes, &request, &plan);
         assert_eq!(source, Some(Source { lane: 1, cells: 60 }));
         // Lane 1 is taken: its cells are copied to the free lane that was used longest ago.
@@ -199,11 +239,29 @@ pub(super) mod tests {
     #[test]
     fn a_long_prompt_is_not_thrown_away_for_a_short_common_beginning() {
         let lanes = [lane(0..1000, 0, 0, None, 0), lane(0..0, 0, 0, None, 9)];
-        assert_eq!(choose_lane(&lanes, Some(Source { lane: 0, cells: 30 })), Some(1));
-        assert_eq!(choose_lane(&lanes, Some(Source { lane: 0, cells: 900 })), Some(0));
+        assert_eq!(
+            choose_lane(&lanes, Some(Source { lane: 0, cells: 30 })),
+            Some(1)
+        );
+        assert_eq!(
+            choose_lane(
+                &lanes,
+                Some(Source {
+                    lane: 0,
+                    cells: 900
+                })
+            ),
+            Some(0)
+        );
         let lanes = [lane(0..1000, 0, 0, None, 0), lane(0..0, 0, 0, Some(3), 9)];
-        assert_eq!(choose_lane(&lanes, Some(Source { lane: 0, cells: 30 })), Some(0));
-        let lanes = [lane(0..1000, 0, 0, Some(1), 0), lane(0..0, 0, 0, Some(3), 9)];
+        assert_eq!(
+            choose_lane(&lanes, Some(Source { lane: 0, cells: 30 })),
+            Some(0)
+        );
+        let lanes = [
+            lane(0..1000, 0, 0, Some(1), 0),
+            lane(0..0, 0, 0, Some(3), 9),
+        ];
         assert_eq!(choose_lane(&lanes, None), None);
     }
 
@@ -225,7 +283,13 @@ pub(super) mod tests {
     fn other_workers_are_asked_for_what_they_will_have() {
         let directory = Directory::new(2, 2);
         let plan = PromptPlan::new(100, 512);
-        let entry = |tokens, top| Some(Entry { prompt: (0..80).map(Token).collect(), tokens, top });
+        let entry = |tokens, top| {
+            Some(Entry {
+                prompt: (0..80).map(Token).collect(),
+                tokens,
+                top,
+            })
+        };
         directory.publish(0, 1, entry(80, None));
         directory.publish(1, 0, entry(40, Some(3)));
         let best = |except, top| directory.best(except, &request(0..100, top), &plan);

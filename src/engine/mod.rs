@@ -52,6 +52,9 @@ pub enum StartError {
     Panicked,
 }
 
+/// How the start ended; `None` while the model is being loaded.
+pub type Started = Option<Result<(), Arc<StartError>>>;
+
 /// A handle to the engine. It is there at once; the model comes later.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
@@ -75,7 +78,7 @@ struct Pool {
 
 impl Engine {
     /// Starts to fetch and load the model on a thread of its own. The receiver tells how that ended.
-    pub fn start(config: &Config) -> (Self, watch::Receiver<Option<Result<(), Arc<StartError>>>>) {
+    pub fn start(config: &Config) -> (Self, watch::Receiver<Started>) {
         let engine = Self(Arc::new(Inner {
             settings: config.engine.clone(),
             pool: OnceLock::new(),
@@ -84,11 +87,14 @@ impl Engine {
         let (sender, receiver) = watch::channel(None);
         let (loader, config) = (engine.clone(), config.clone());
         let ended = sender.clone();
-        let started = std::thread::Builder::new().name("loader".to_owned()).spawn(move || {
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| loader.load(&config)))
-                .unwrap_or(Err(StartError::Panicked));
-            ended.send_replace(Some(outcome.map_err(Arc::new)));
-        });
+        let started = std::thread::Builder::new()
+            .name("loader".to_owned())
+            .spawn(move || {
+                let outcome =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| loader.load(&config)))
+                        .unwrap_or(Err(StartError::Panicked));
+                ended.send_replace(Some(outcome.map_err(Arc::new)));
+            });
         if let Err(error) = started {
             sender.send_replace(Some(Err(Arc::new(StartError::Thread(error)))));
         }
@@ -106,7 +112,11 @@ impl Engine {
             trained_context = model.trained_context(),
             "loaded"
         );
-        tracing::info!(version = model::llama_cpp_version(), system = model::system_info(), "llama.cpp");
+        tracing::info!(
+            version = model::llama_cpp_version(),
+            system = model::system_info(),
+            "llama.cpp"
+        );
         if self.0.settings.context_length > model.trained_context() {
             tracing::warn!(
                 context_length = self.0.settings.context_length,
@@ -115,7 +125,9 @@ impl Engine {
             );
         }
         if !model.can_cut() {
-            tracing::info!("this model keeps one state for a whole sequence: prompts are always evaluated whole");
+            tracing::info!(
+                "this model keeps one state for a whole sequence: prompts are always evaluated whole"
+            );
         }
         let pool = Pool::start(model, config)?;
         let _ = self.0.pool.set(pool);
@@ -127,7 +139,9 @@ impl Engine {
 
     fn pool(&self) -> Result<&Pool, EngineError> {
         if self.0.closing.load(Ordering::SeqCst) {
-            return Err(EngineError::Unavailable("The server is shutting down.".to_owned()));
+            return Err(EngineError::Unavailable(
+                "The server is shutting down.".to_owned(),
+            ));
         }
         self.0
             .pool
@@ -143,9 +157,15 @@ impl Engine {
     /// Whether requests can be served; never waits.
     pub fn health(&self) -> Result<(), EngineError> {
         let pool = self.pool()?;
-        match pool.alive.iter().position(|alive| !alive.load(Ordering::Relaxed)) {
+        match pool
+            .alive
+            .iter()
+            .position(|alive| !alive.load(Ordering::Relaxed))
+        {
             None => Ok(()),
-            Some(worker) => Err(EngineError::Unavailable(format!("Worker {worker} is down."))),
+            Some(worker) => Err(EngineError::Unavailable(format!(
+                "Worker {worker} is down."
+            ))),
         }
     }
 
@@ -156,7 +176,10 @@ impl Engine {
 
     /// What an answer's bits depend on: weights, llama.cpp, mode, flash attention.
     pub fn fingerprint(&self) -> String {
-        self.0.pool.get().map_or_else(String::new, |pool| pool.fingerprint.clone())
+        self.0
+            .pool
+            .get()
+            .map_or_else(String::new, |pool| pool.fingerprint.clone())
     }
 
     /// Waits for a place for the first request (bounded: [`EngineError::QueueFull`], [`EngineError::QueueTimeout`]),
@@ -165,7 +188,9 @@ impl Engine {
     pub async fn submit(&self, requests: Vec<Request>) -> Result<Vec<Generation>, EngineError> {
         let pool = self.pool()?;
         let mut requests = requests.into_iter();
-        let Some(first) = requests.next() else { return Ok(Vec::new()) };
+        let Some(first) = requests.next() else {
+            return Ok(Vec::new());
+        };
         let lease = pool.places.enter().await?;
         let (deltas, generation) = Generation::new();
         run(&pool.shared, first, deltas, lease)?;
@@ -177,7 +202,11 @@ impl Engine {
             generations.push(generation);
         }
         if !later.is_empty() {
-            tokio::spawn(run_later(Arc::clone(&pool.places), Arc::clone(&pool.shared), later));
+            tokio::spawn(run_later(
+                Arc::clone(&pool.places),
+                Arc::clone(&pool.shared),
+                later,
+            ));
         }
         Ok(generations)
     }
@@ -185,12 +214,15 @@ impl Engine {
     /// Ends everything that runs, and waits for the workers' threads.
     pub fn close(&self) {
         self.0.closing.store(true, Ordering::SeqCst);
-        let Some(pool) = self.0.pool.get() else { return };
+        let Some(pool) = self.0.pool.get() else {
+            return;
+        };
         pool.places.close();
         for mailbox in &pool.shared.mailboxes {
             let _ = mailbox.send(Message::Close);
         }
-        let threads = std::mem::take(&mut *pool.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads =
+            std::mem::take(&mut *pool.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             let _ = thread.join();
         }
@@ -208,12 +240,21 @@ fn run(
     let sequence = SEQUENCES.fetch_add(1, Ordering::Relaxed);
     let worker = lease.worker;
     shared.mailboxes[worker]
-        .send(Message::Run(Box::new(Job { sequence, request, deltas, lease })))
+        .send(Message::Run(Box::new(Job {
+            sequence,
+            request,
+            deltas,
+            lease,
+        })))
         .map_err(|_| EngineError::Unavailable(format!("Worker {worker} is down.")))
 }
 
 /// Runs the further sequences of a request, as places come free. Who is not listened to any more is passed over.
-async fn run_later(places: Arc<Places>, shared: Arc<Shared>, requests: Vec<(Request, UnboundedSender<Delta>)>) {
+async fn run_later(
+    places: Arc<Places>,
+    shared: Arc<Shared>,
+    requests: Vec<(Request, UnboundedSender<Delta>)>,
+) {
     for (request, deltas) in requests {
         let lease = tokio::select! {
             lease = places.extend() => lease,
@@ -230,7 +271,11 @@ impl Pool {
     fn start(model: Arc<Model>, config: &Config) -> Result<Self, StartError> {
         let settings = &config.engine;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if settings.threads == 0 { cores } else { settings.threads };
+        let threads = if settings.threads == 0 {
+            cores
+        } else {
+            settings.threads
+        };
         let on_gpu = config.model.gpu_layers > 0;
         let workers = match settings.contexts {
             0 if on_gpu => 1,
@@ -250,7 +295,10 @@ impl Pool {
         };
         let kv_mib = model
             .kv_bytes_per_token(settings.kv_type_k.bytes(), settings.kv_type_v.bytes())
-            .map(|bytes| bytes * (workers * lanes * settings.context_length.next_multiple_of(256)) as f64 / 1_048_576.0);
+            .map(|bytes| {
+                bytes * (workers * lanes * settings.context_length.next_multiple_of(256)) as f64
+                    / 1_048_576.0
+            });
         tracing::info!(
             mode = "exact",
             contexts = workers,
@@ -278,7 +326,12 @@ impl Pool {
         for (number, mailbox) in mailboxes.into_iter().enumerate() {
             let lives = Arc::new(AtomicBool::new(true));
             alive.push(Arc::clone(&lives));
-            let (model, shape, shared, ready) = (Arc::clone(&model), shape.clone(), Arc::clone(&shared), ready.clone());
+            let (model, shape, shared, ready) = (
+                Arc::clone(&model),
+                shape.clone(),
+                Arc::clone(&shared),
+                ready.clone(),
+            );
             let handle = std::thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .stack_size(WORKER_STACK_BYTES)
@@ -308,7 +361,11 @@ impl Pool {
             }
             return Err(error.into());
         }
-        let flash = if settings.flash_attention { "on" } else { "off" };
+        let flash = if settings.flash_attention {
+            "on"
+        } else {
+            "off"
+        };
         Ok(Self {
             places: Places::new(
                 settings.parallel_sequences,
@@ -349,7 +406,13 @@ pub struct Generation {
 impl Generation {
     fn new() -> (UnboundedSender<Delta>, Self) {
         let (sender, deltas) = unbounded_channel();
-        (sender, Self { deltas, over: false })
+        (
+            sender,
+            Self {
+                deltas,
+                over: false,
+            },
+        )
     }
 }
 
@@ -363,7 +426,9 @@ impl Stream for Generation {
         self.deltas.poll_recv(task).map(|delta| {
             // A worker that is gone says nothing more.
             let delta = delta.unwrap_or_else(|| {
-                Delta::Failed(EngineError::Unavailable("The worker of this request is down.".to_owned()))
+                Delta::Failed(EngineError::Unavailable(
+                    "The worker of this request is down.".to_owned(),
+                ))
             });
             self.over = matches!(delta, Delta::Finished(_) | Delta::Failed(_));
             Some(delta)

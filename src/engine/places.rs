@@ -33,13 +33,22 @@ pub struct Lease {
 impl Drop for Lease {
     /// The worker's load goes first: who gets the permit next finds room.
     fn drop(&mut self) {
-        let mut loads = self.places.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loads = self
+            .places
+            .loads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         loads[self.worker] -= 1;
     }
 }
 
 impl Places {
-    pub fn new(sequences: usize, workers: usize, queue_length: usize, queue_timeout: Duration) -> Arc<Self> {
+    pub fn new(
+        sequences: usize,
+        workers: usize,
+        queue_length: usize,
+        queue_timeout: Duration,
+    ) -> Arc<Self> {
         Arc::new(Self {
             permits: Arc::new(Semaphore::new(sequences)),
             loads: Mutex::new(vec![0; workers]),
@@ -55,7 +64,12 @@ impl Places {
             return Ok(self.lease(permit));
         }
         let _waiting = Waiting::new(self)?;
-        match tokio::time::timeout(self.queue_timeout, Arc::clone(&self.permits).acquire_owned()).await {
+        match tokio::time::timeout(
+            self.queue_timeout,
+            Arc::clone(&self.permits).acquire_owned(),
+        )
+        .await
+        {
             Ok(Ok(permit)) => Ok(self.lease(permit)),
             Ok(Err(_)) => Err(closed()),
             Err(_) => Err(EngineError::QueueTimeout {
@@ -80,7 +94,9 @@ impl Places {
     /// The worker with the fewest sequences. There are as many permits as places, so it has room.
     fn lease(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Lease {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        let worker = (0..loads.len()).min_by_key(|&worker| loads[worker]).unwrap_or(0);
+        let worker = (0..loads.len())
+            .min_by_key(|&worker| loads[worker])
+            .unwrap_or(0);
         loads[worker] += 1;
         Lease {
             worker,
@@ -125,7 +141,10 @@ mod tests {
         let b = places.enter().await.expect("free");
         assert_ne!(a.worker, b.worker);
         let c = places.enter().await.expect("free");
-        assert_eq!(places.enter().await.err(), Some(EngineError::QueueFull { waiting: 0 }));
+        assert_eq!(
+            places.enter().await.err(),
+            Some(EngineError::QueueFull { waiting: 0 })
+        );
         let freed = b.worker;
         drop((b, a));
         drop(c);
@@ -139,7 +158,10 @@ mod tests {
         let places = Places::new(1, 1, 1, Duration::from_millis(20));
         let held = places.enter().await.expect("free");
         let (first, second) = tokio::join!(places.enter(), places.enter());
-        assert_eq!(first.err(), Some(EngineError::QueueTimeout { waited_ms: 20 }));
+        assert_eq!(
+            first.err(),
+            Some(EngineError::QueueTimeout { waited_ms: 20 })
+        );
         assert_eq!(second.err(), Some(EngineError::QueueFull { waiting: 1 }));
         assert_eq!(places.waiting.load(Ordering::Relaxed), 0);
         drop(held);

@@ -20,7 +20,11 @@ impl PromptPlan {
     /// `batch_tokens`: the reference cuts prompts at multiples of it.
     pub fn new(length: usize, batch_tokens: usize) -> Self {
         let last = length.saturating_sub(1) / batch_tokens * batch_tokens;
-        let border = if length - last < UNIFORM_ROWS { last } else { length };
+        let border = if length - last < UNIFORM_ROWS {
+            last
+        } else {
+            length
+        };
         Self { length, border }
     }
 
@@ -41,7 +45,11 @@ impl PromptPlan {
     /// Where the decode that starts at `start` ends, with at most `rows` rows (no fewer than twice
     /// [`UNIFORM_ROWS`]).
     pub fn chunk_end(&self, start: usize, rows: usize) -> usize {
-        let piece_end = if start < self.border { self.border } else { self.length };
+        let piece_end = if start < self.border {
+            self.border
+        } else {
+            self.length
+        };
         let left = piece_end - start;
         if left <= rows {
             piece_end
@@ -65,7 +73,11 @@ mod tests {
     #[test]
     fn known_tokens_leave_a_tail_of_uniform_rows() {
         let check = |length, known, expect| {
-            assert_eq!(PromptPlan::new(length, 512).reuse(known), expect, "{length} {known}");
+            assert_eq!(
+                PromptPlan::new(length, 512).reuse(known),
+                expect,
+                "{length} {known}"
+            );
         };
         check(1, 1, 0);
         check(7, 7, 0);
@@ -94,8 +106,12 @@ mod tests {
                     while at < length {
                         let end = plan.chunk_end(at, rows);
                         assert!(end > at && end <= length && end - at <= rows);
-                        let alone = (at == plan.shareable() || length < UNIFORM_ROWS) && end == length;
-                        assert!(end - at >= UNIFORM_ROWS || alone, "{length} {rows} {at}..{end}");
+                        let alone =
+                            (at == plan.shareable() || length < UNIFORM_ROWS) && end == length;
+                        assert!(
+                            end - at >= UNIFORM_ROWS || alone,
+                            "{length} {rows} {at}..{end}"
+                        );
                         at = end;
                     }
                 }

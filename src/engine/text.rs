@@ -86,13 +86,28 @@ impl Completion {
         let added = self.decoder.push(bytes);
         let offset = self.characters;
         // A hit must end in what was added.
-        let from = floor_boundary(&self.text, self.text.len().saturating_sub(self.longest.saturating_sub(1)));
+        let from = floor_boundary(
+            &self.text,
+            self.text
+                .len()
+                .saturating_sub(self.longest.saturating_sub(1)),
+        );
         self.characters += added.chars().count();
         self.text.push_str(&added);
-        let output = TokenOutput { token, text: added, offset, logprob };
+        let output = TokenOutput {
+            token,
+            text: added,
+            offset,
+            logprob,
+        };
         self.held.push_back((output, self.text.len()));
         let tail = &self.text[from..];
-        match self.stops.iter().filter_map(|stop| tail.find(stop.as_str())).min() {
+        match self
+            .stops
+            .iter()
+            .filter_map(|stop| tail.find(stop.as_str()))
+            .min()
+        {
             Some(hit) => {
                 self.cut(from + hit);
                 true
@@ -104,7 +119,9 @@ impl Completion {
     fn cut(&mut self, end: usize) {
         for (output, text_end) in &mut self.held {
             let start = *text_end - output.text.len();
-            output.text.truncate(end.saturating_sub(start).min(output.text.len()));
+            output
+                .text
+                .truncate(end.saturating_sub(start).min(output.text.len()));
         }
         // Nothing is left that a stop string could take back.
         self.stops = Arc::new([]);
@@ -126,7 +143,12 @@ impl Completion {
 
     /// A token that adds no text and stands at the end.
     pub fn end(&self, token: Token, logprob: Option<Arc<TokenLogprob>>) -> TokenOutput {
-        TokenOutput { token, text: String::new(), offset: self.characters, logprob }
+        TokenOutput {
+            token,
+            text: String::new(),
+            offset: self.characters,
+            logprob,
+        }
     }
 
     /// Bytes at the text's end that may be the beginning of a stop string.
@@ -179,34 +201,76 @@ mod tests {
         for bytes in tokens {
             assert!(!stopped);
             stopped = completion.push(Token(0), bytes, None);
-            released.push(std::iter::from_fn(|| completion.release()).map(|o| o.text).collect());
+            released.push(
+                std::iter::from_fn(|| completion.release())
+                    .map(|o| o.text)
+                    .collect(),
+            );
         }
-        let rest = std::iter::from_fn(|| completion.flush()).map(|o| o.text).collect();
+        let rest = std::iter::from_fn(|| completion.flush())
+            .map(|o| o.text)
+            .collect();
         (released, rest, stopped)
     }
 
     #[test]
     fn text_ends_before_the_first_hit_and_tokens_stay() {
-        let check = |stops: &[&str], tokens: &[&[u8]], released: &[&[&str]], rest: &[&str], stopped: bool| {
+        let check = |stops: &[&str],
+                     tokens: &[&[u8]],
+                     released: &[&[&str]],
+                     rest: &[&str],
+                     stopped: bool| {
             let got = run(stops, tokens);
-            let released: Vec<Vec<String>> =
-                released.iter().map(|r| r.iter().map(|&s| s.to_owned()).collect()).collect();
+            let released: Vec<Vec<String>> = released
+                .iter()
+                .map(|r| r.iter().map(|&s| s.to_owned()).collect())
+                .collect();
             assert_eq!(got.0, released, "{stops:?}");
             assert_eq!(got.1, rest, "{stops:?}");
             assert_eq!(got.2, stopped, "{stops:?}");
         };
         check(&[], &[b"a", b"b"], &[&["a"], &["b"]], &[], false);
-        check(&[" 9,"], &[b"8", b" ", b"9", b","], &[&["8"], &[], &[], &["", "", ""]], &[], true);
-        check(&[" 9,"], &[b"8", b" ", b"7"], &[&["8"], &[], &[" ", "7"]], &[], false);
-        check(&["reen"], &[b" gre", b"en!"], &[&[], &[" g", ""]], &[], true);
+        check(
+            &[" 9,"],
+            &[b"8", b" ", b"9", b","],
+            &[&["8"], &[], &[], &["", "", ""]],
+            &[],
+            true,
+        );
+        check(
+            &[" 9,"],
+            &[b"8", b" ", b"7"],
+            &[&["8"], &[], &[" ", "7"]],
+            &[],
+            false,
+        );
+        check(
+            &["reen"],
+            &[b" gre", b"en!"],
+            &[&[], &[" g", ""]],
+            &[],
+            true,
+        );
         // A token is held as a whole.
         check(&["yz"], &[b"xy", b"a"], &[&[], &["xy", "a"]], &[], false);
         check(&["yz"], &[b"xy"], &[&[]], &["xy"], false);
         // The first hit in the text, not in the list.
         check(&["b", "a"], &[b"xab"], &[&["x"]], &[], true);
         // Stop strings may hold several characters of several bytes, that come byte by byte.
-        check(&["é!"], &[b"a\xc3", b"\xa9", b"!"], &[&["a"], &[], &["", ""]], &[], true);
-        check(&["aa"], &[b"ba", b"ca", b"a"], &[&[], &["ba"], &["c", ""]], &[], true);
+        check(
+            &["é!"],
+            &[b"a\xc3", b"\xa9", b"!"],
+            &[&["a"], &[], &["", ""]],
+            &[],
+            true,
+        );
+        check(
+            &["aa"],
+            &[b"ba", b"ca", b"a"],
+            &[&[], &["ba"], &["c", ""]],
+            &[],
+            true,
+        );
     }
 
     #[test]

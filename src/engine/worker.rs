@@ -29,7 +29,10 @@ pub enum Message {
     /// Another worker asks for a lane.
     Want(Want),
     /// The answer to a `Want` of ours.
-    Gift { sequence: u64, gift: Option<Gift> },
+    Gift {
+        sequence: u64,
+        gift: Option<Gift>,
+    },
     /// End all sequences, then the thread.
     Close,
 }
@@ -208,10 +211,14 @@ impl Worker {
             Message::Gift { sequence, gift } => self.unwrap_gift(sequence, gift),
             Message::Close => {
                 for want in std::mem::take(&mut self.wants) {
-                    let _ = want.reply.send(Message::Gift { sequence: want.sequence, gift: None });
+                    let _ = want.reply.send(Message::Gift {
+                        sequence: want.sequence,
+                        gift: None,
+                    });
                 }
                 for index in (0..self.sequences.len()).rev() {
-                    let closing = EngineError::Unavailable("The server is shutting down.".to_owned());
+                    let closing =
+                        EngineError::Unavailable("The server is shutting down.".to_owned());
                     self.end(index, Delta::Failed(closing));
                 }
                 return Err(());
@@ -221,7 +228,12 @@ impl Worker {
     }
 
     fn admit(&mut self, job: Job) {
-        let Job { sequence, request, deltas, lease } = job;
+        let Job {
+            sequence,
+            request,
+            deltas,
+            lease,
+        } = job;
         let plan = PromptPlan::new(request.prompt.len(), self.shared.batch_tokens);
         let fits = !request.prompt.is_empty() && request.prompt.len() <= self.shared.lane_tokens;
         let sampler = match Sampler::new(self.context.model(), &request.sampling) {
@@ -267,7 +279,10 @@ impl Worker {
     /// Takes a sequence out; its lane stays as cache.
     fn free(&mut self, index: usize) {
         let sequence = self.sequences.remove(index);
-        if matches!(sequence.phase, Phase::Prompt { .. } | Phase::Generating { .. }) {
+        if matches!(
+            sequence.phase,
+            Phase::Prompt { .. } | Phase::Generating { .. }
+        ) {
             self.clock += 1;
             let lane = &mut self.lanes[sequence.lane];
             lane.sequence = None;
@@ -299,7 +314,11 @@ impl Worker {
         let sequence = &self.sequences[index];
         let (request, plan) = (&sequence.request, sequence.plan);
         let reuses = request.cache_prompt && self.context.model().can_cut();
-        let source = if reuses { best_source(&self.lanes, request, &plan) } else { None };
+        let source = if reuses {
+            best_source(&self.lanes, request, &plan)
+        } else {
+            None
+        };
         let here = source.map_or(0, |source| source.cells);
         if reuses {
             // Who has a lane and is still at its prompt goes on, so nobody waits for somebody who waits.
@@ -314,7 +333,8 @@ impl Worker {
                 return;
             }
             if may_fetch
-                && let Some((worker, there)) = self.shared.directory.best(self.number, request, &plan)
+                && let Some((worker, there)) =
+                    self.shared.directory.best(self.number, request, &plan)
                 && there.cells >= here + WORTH_FETCHING
             {
                 let want = Want {
@@ -324,7 +344,10 @@ impl Worker {
                     cells: there.cells,
                     prompt: Arc::clone(&request.prompt),
                 };
-                if self.shared.mailboxes[worker].send(Message::Want(want)).is_ok() {
+                if self.shared.mailboxes[worker]
+                    .send(Message::Want(want))
+                    .is_ok()
+                {
                     self.sequences[index].phase = Phase::Fetching;
                     return;
                 }
@@ -363,7 +386,10 @@ impl Worker {
         let known = &mut state.known;
         // The score of the token that follows the kept cells belongs to the request's own token, when it is asked
         // for: `usable` saw to that.
-        let next_score = sequence.request.prompt_logprobs.and_then(|_| known.scores.get(cells.wrapping_sub(1)).cloned());
+        let next_score = sequence
+            .request
+            .prompt_logprobs
+            .and_then(|_| known.scores.get(cells.wrapping_sub(1)).cloned());
         known.truncate(cells);
         if known.scores.is_empty() {
             known.top = sequence.request.prompt_logprobs.unwrap_or(0);
@@ -384,8 +410,9 @@ impl Worker {
 
     /// Sends lanes that others asked for, as soon as they hold what was asked.
     fn serve_wants(&mut self) {
-        let (ready, later): (Vec<Want>, Vec<Want>) =
-            std::mem::take(&mut self.wants).into_iter().partition(|want| {
+        let (ready, later): (Vec<Want>, Vec<Want>) = std::mem::take(&mut self.wants)
+            .into_iter()
+            .partition(|want| {
                 let lane = &self.lanes[want.lane];
                 let known = common_prefix(&lane.known.tokens, &want.prompt);
                 known >= want.cells
@@ -400,8 +427,16 @@ impl Worker {
             let known = &self.lanes[want.lane].known;
             let worth = common_prefix(&known.tokens, &want.prompt) >= WORTH_FETCHING;
             let known = worth.then(|| known.clone());
-            let gift = known.and_then(|known| Some(Gift { known, state: self.context.export(want.lane)? }));
-            let _ = want.reply.send(Message::Gift { sequence: want.sequence, gift });
+            let gift = known.and_then(|known| {
+                Some(Gift {
+                    known,
+                    state: self.context.export(want.lane)?,
+                })
+            });
+            let _ = want.reply.send(Message::Gift {
+                sequence: want.sequence,
+                gift,
+            });
         }
     }
 
@@ -415,7 +450,9 @@ impl Worker {
         }
         self.sequences[index].phase = Phase::New { may_fetch: false };
         let Some(gift) = gift else { return };
-        let Some(lane) = choose_lane(&self.lanes, None) else { return };
+        let Some(lane) = choose_lane(&self.lanes, None) else {
+            return;
+        };
         if self.context.import(lane, &gift.state) {
             self.lanes[lane].known = gift.known;
             self.clock += 1;
@@ -436,7 +473,9 @@ impl Worker {
     fn evaluate_chunk(&mut self, index: usize) -> Option<Delta> {
         let threads = self.threads();
         let sequence = &mut self.sequences[index];
-        let Phase::Prompt { evaluated } = sequence.phase else { return None };
+        let Phase::Prompt { evaluated } = sequence.phase else {
+            return None;
+        };
         let request = &sequence.request;
         let length = request.prompt.len();
         let scores = request.prompt_logprobs.is_some();
@@ -444,7 +483,10 @@ impl Worker {
         if !scores && !draws {
             // Nothing is asked of the model.
             sequence.cached = 0;
-            sequence.tell(Delta::Prompt(PromptOutput { cached_tokens: 0, logprobs: Vec::new() }));
+            sequence.tell(Delta::Prompt(PromptOutput {
+                cached_tokens: 0,
+                logprobs: Vec::new(),
+            }));
             return Some(Delta::Finished(FinishReason::Length));
         }
         let rows = if scores {
@@ -466,7 +508,9 @@ impl Worker {
         let sequence = &mut self.sequences[index];
         let known = &mut self.lanes[sequence.lane].known;
         if end <= sequence.plan.shareable() {
-            known.tokens.extend_from_slice(&sequence.request.prompt[evaluated..end]);
+            known
+                .tokens
+                .extend_from_slice(&sequence.request.prompt[evaluated..end]);
         }
         if scores {
             // As many alternatives as the scores before have, so that all of a lane's scores can be used alike.
@@ -476,7 +520,9 @@ impl Worker {
                     return Some(self.failed(index, &"a row of logits is missing"));
                 };
                 let token = sequence.request.prompt[position + 1];
-                known.scores.push(Arc::new(logprobs::score(logits, token, top)));
+                known
+                    .scores
+                    .push(Arc::new(logprobs::score(logits, token, top)));
             }
         }
         sequence.phase = Phase::Prompt { evaluated: end };
@@ -484,12 +530,19 @@ impl Worker {
             return None;
         }
         let scored = match sequence.request.prompt_logprobs {
-            Some(k) => known.scores.iter().map(|score| with_top(score, k)).collect(),
+            Some(k) => known
+                .scores
+                .iter()
+                .map(|score| with_top(score, k))
+                .collect(),
             None => Vec::new(),
         };
         // Scores beyond the shareable cells belong to this prompt alone.
         known.scores.truncate(known.tokens.len());
-        sequence.tell(Delta::Prompt(PromptOutput { cached_tokens: sequence.cached, logprobs: scored }));
+        sequence.tell(Delta::Prompt(PromptOutput {
+            cached_tokens: sequence.cached,
+            logprobs: scored,
+        }));
         if !draws {
             return Some(Delta::Finished(FinishReason::Length));
         }
@@ -500,7 +553,9 @@ impl Worker {
     fn evaluate_token(&mut self, index: usize) -> Option<Delta> {
         let threads = self.threads();
         let sequence = &self.sequences[index];
-        let Phase::Generating { next } = sequence.phase else { return None };
+        let Phase::Generating { next } = sequence.phase else {
+            return None;
+        };
         let row = Row {
             token: next,
             position: sequence.request.prompt.len() + sequence.drawn - 1,
@@ -524,7 +579,10 @@ impl Worker {
             return Some(Delta::Finished(FinishReason::Stop));
         };
         sequence.drawn += 1;
-        let logprob = sequence.request.logprobs.map(|top| Arc::new(logprobs::score(logits, token, top)));
+        let logprob = sequence
+            .request
+            .logprobs
+            .map(|top| Arc::new(logprobs::score(logits, token, top)));
         let vocab = self.context.model().vocab();
         if vocab.is_end(token) {
             flush(sequence);
@@ -538,7 +596,11 @@ impl Worker {
             || sequence.request.prompt.len() + sequence.drawn >= self.shared.lane_tokens;
         if stopped || full {
             flush(sequence);
-            return Some(Delta::Finished(if stopped { FinishReason::Stop } else { FinishReason::Length }));
+            return Some(Delta::Finished(if stopped {
+                FinishReason::Stop
+            } else {
+                FinishReason::Length
+            }));
         }
         while let Some(output) = sequence.completion.release() {
             sequence.tell(Delta::Token(output));
@@ -562,7 +624,12 @@ impl Worker {
             if let Some(id) = state.sequence
                 && !self.sequences.iter().any(|sequence| sequence.id == id)
             {
-                tracing::error!(worker = self.number, lane, sequence = id, "a lane is leased to nobody");
+                tracing::error!(
+                    worker = self.number,
+                    lane,
+                    sequence = id,
+                    "a lane is leased to nobody"
+                );
             }
         }
     }
@@ -576,7 +643,11 @@ fn promised(neighbour: &Sequence, known: &Known, request: &Request, plan: &Promp
         (Some(_), _) => return 0,
     };
     let common = common_prefix(&neighbour.request.prompt, &request.prompt);
-    plan.reuse(common.min(neighbour.plan.shareable()).saturating_sub(scored))
+    plan.reuse(
+        common
+            .min(neighbour.plan.shareable())
+            .saturating_sub(scored),
+    )
 }
 
 /// Gives out all tokens that were held back.

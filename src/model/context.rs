@@ -3,7 +3,10 @@
 //! llama-cpp-2's own context hides its pointer, and with it the number of threads of a step and the bound on logits
 //! rows, which this project lives by. So the context is made over `llama-cpp-sys-2` here: all of the project's unsafe
 //! code stands in this file.
-#![expect(unsafe_code, reason = "calls into llama.cpp; each block states why it holds")]
+#![expect(
+    unsafe_code,
+    reason = "calls into llama.cpp; each block states why it holds"
+)]
 
 use std::ffi::{CStr, c_char};
 use std::ptr::NonNull;
@@ -129,7 +132,9 @@ impl Context {
         if rows.is_empty() || rows.len() > self.shape.batch_rows {
             return Err(DecodeError::Refused("too many rows, or none"));
         }
-        if rows.iter().filter(|row| row.logits).count() > self.shape.logits_rows.max(self.shape.lanes) {
+        if rows.iter().filter(|row| row.logits).count()
+            > self.shape.logits_rows.max(self.shape.lanes)
+        {
             return Err(DecodeError::Refused("too many rows with logits"));
         }
         for row in rows {
@@ -137,7 +142,9 @@ impl Context {
                 || row.position >= self.shape.lane_tokens
                 || row.token.index() >= self.vocab
             {
-                return Err(DecodeError::Refused("a row outside the lanes or the vocabulary"));
+                return Err(DecodeError::Refused(
+                    "a row outside the lanes or the vocabulary",
+                ));
             }
         }
         for (i, row) in rows.iter().enumerate() {
@@ -204,8 +211,12 @@ impl Context {
         unsafe {
             let size = sys::llama_state_seq_get_size(self.raw.as_ptr(), i32_of(lane));
             let mut bytes = vec![0; size];
-            let written =
-                sys::llama_state_seq_get_data(self.raw.as_ptr(), bytes.as_mut_ptr(), size, i32_of(lane));
+            let written = sys::llama_state_seq_get_data(
+                self.raw.as_ptr(),
+                bytes.as_mut_ptr(),
+                size,
+                i32_of(lane),
+            );
             (written == size && size > 0).then_some(LaneState(bytes))
         }
     }
@@ -264,7 +275,12 @@ impl Tokenizer {
         Self(NonNull::new(vocab.cast_mut()).expect("a loaded model has a vocabulary"))
     }
 
-    pub(super) fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<Token> {
+    pub(super) fn tokenize(
+        &self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+    ) -> Vec<Token> {
         let mut ids: Vec<i32> = Vec::with_capacity(text.len() / 3 + 8);
         loop {
             // SAFETY: text and length, buffer and capacity belong together; llama.cpp writes no more than it is given.

@@ -66,16 +66,19 @@ impl Model {
             source,
         })?;
         let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
-        let weights = LlamaModel::load_from_file(backend, path, &params)
-            .map_err(|_| LoadError::Load { path: shown.clone() })?;
+        let weights =
+            LlamaModel::load_from_file(backend, path, &params).map_err(|_| LoadError::Load {
+                path: shown.clone(),
+            })?;
         if context::has_encoder(&weights) {
             return Err(LoadError::Encoder { path: shown });
         }
         Ok(Self {
             vocab: Vocab::new(&weights),
-            name: path
-                .file_stem()
-                .map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned()),
+            name: path.file_stem().map_or_else(
+                || "model".to_owned(),
+                |stem| stem.to_string_lossy().into_owned(),
+            ),
             description: context::description(&weights),
             fingerprint,
             weights,
@@ -136,7 +139,9 @@ impl Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Model")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -176,7 +181,12 @@ fn fingerprint(path: &Path) -> std::io::Result<String> {
     file.seek(SeekFrom::Start(size.saturating_sub(PART)))?;
     file.take(PART).read_to_end(&mut part)?;
     hash.update(&part);
-    Ok(hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash
+        .finalize()
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 /// Copies a C string that llama.cpp owns.

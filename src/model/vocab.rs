@@ -59,8 +59,16 @@ impl Vocab {
             }
         }
         let known = |token: LlamaToken| (0..count).contains(&token.0).then_some(Token(token.0));
-        let fim = match (known(vocab.fim_pre()), known(vocab.fim_suf()), known(vocab.fim_mid())) {
-            (Some(prefix), Some(suffix), Some(middle)) => Some(Fim { prefix, suffix, middle }),
+        let fim = match (
+            known(vocab.fim_pre()),
+            known(vocab.fim_suf()),
+            known(vocab.fim_mid()),
+        ) {
+            (Some(prefix), Some(suffix), Some(middle)) => Some(Fim {
+                prefix,
+                suffix,
+                middle,
+            }),
             _ => None,
         };
         Self {
@@ -143,5 +151,9 @@ impl Vocab {
 
 /// Bytes as text with what is not UTF-8 left out.
 fn lossless(bytes: &[u8]) -> Box<str> {
-    bytes.utf8_chunks().map(|chunk| chunk.valid()).collect::<String>().into_boxed_str()
+    bytes
+        .utf8_chunks()
+        .map(|chunk| chunk.valid())
+        .collect::<String>()
+        .into_boxed_str()
 }

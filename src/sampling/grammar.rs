@@ -26,22 +26,29 @@ pub enum GrammarError {
     TooDeep { line: usize },
     #[error("the grammar has more than {MAX_RULES} rules and groups")]
     TooManyRules,
-    #[error("the rule \"{rule}\" refers to itself before it reads anything (left recursion); write it as a repetition")]
+    #[error(
+        "the rule \"{rule}\" refers to itself before it reads anything (left recursion); write it as a repetition"
+    )]
     LeftRecursion { rule: String },
     #[error("the rule \"{rule}\" is used but not defined")]
     Undefined { rule: String },
-    #[error("the rule \"{rule}\" can begin in more than {MAX_PATHS} ways; a grammar so ambiguous would stall the server")]
+    #[error(
+        "the rule \"{rule}\" can begin in more than {MAX_PATHS} ways; a grammar so ambiguous would stall the server"
+    )]
     TooAmbiguous { rule: String },
     #[error("the grammar holds a NUL character")]
     Nul,
     #[error("the grammar is not valid GBNF{}", line.map(|line| format!(": {what} (line {line})", what = what)).unwrap_or_default())]
-    Syntax { what: &'static str, line: Option<usize> },
+    Syntax {
+        what: &'static str,
+        line: Option<usize>,
+    },
 }
 
 impl Grammar {
     /// Checks a grammar; takes milliseconds.
     pub fn new(model: &Model, gbnf: &str) -> Result<Self, GrammarError> {
-        check(gbnf)?;
+        check(gbnf, model.vocab().len())?;
         let grammar = Self(gbnf.into());
         grammar.sampler(model)?;
         Ok(grammar)
@@ -49,8 +56,10 @@ impl Grammar {
 
     /// A sampler at the grammar's start.
     pub(super) fn sampler(&self, model: &Model) -> Result<LlamaSampler, GrammarError> {
-        LlamaSampler::grammar(model.weights(), &self.0, "root")
-            .map_err(|_| GrammarError::Syntax { what: "", line: None })
+        LlamaSampler::grammar(model.weights(), &self.0, "root").map_err(|_| GrammarError::Syntax {
+            what: "",
+            line: None,
+        })
     }
 }
 
@@ -72,16 +81,18 @@ struct Rule {
 
 /// Reads the grammar's outline, and refuses what llama.cpp would not survive. The fine print of the syntax is left to
 /// llama.cpp.
-fn check(gbnf: &str) -> Result<(), GrammarError> {
+fn check(gbnf: &str, vocabulary: usize) -> Result<(), GrammarError> {
     if gbnf.contains('\0') {
         return Err(GrammarError::Nul);
     }
-    let rules = Reader::new(gbnf).rules()?;
+    let rules = Reader::new(gbnf, vocabulary).rules()?;
     if !rules.iter().any(|rule| rule.name == "root" && rule.defined) {
         return Err(GrammarError::NoRoot);
     }
     if let Some(rule) = rules.iter().find(|rule| !rule.defined) {
-        return Err(GrammarError::Undefined { rule: rule.name.clone() });
+        return Err(GrammarError::Undefined {
+            rule: rule.name.clone(),
+        });
     }
     let nullable = nullable(&rules);
     let mut paths = vec![None; rules.len()];
@@ -101,7 +112,12 @@ fn nullable(rules: &[Rule]) -> Vec<bool> {
                 Item::Terminal => false,
                 Item::Rule { id, optional } => optional || nullable[id],
             };
-            if !nullable[id] && rule.alternatives.iter().any(|items| items.iter().all(empty)) {
+            if !nullable[id]
+                && rule
+                    .alternatives
+                    .iter()
+                    .any(|items| items.iter().all(empty))
+            {
                 nullable[id] = true;
                 changed = true;
             }
@@ -122,7 +138,11 @@ fn count_paths(
 ) -> Result<u64, GrammarError> {
     match paths[id] {
         Some(Some(count)) => return Ok(count),
-        Some(None) => return Err(GrammarError::LeftRecursion { rule: rules[id].name.clone() }),
+        Some(None) => {
+            return Err(GrammarError::LeftRecursion {
+                rule: rules[id].name.clone(),
+            });
+        }
         None => paths[id] = Some(None),
     }
     let mut total = 0_u64;
@@ -140,7 +160,9 @@ fn count_paths(
             }
         }
         if total > MAX_PATHS {
-            return Err(GrammarError::TooAmbiguous { rule: rules[id].name.clone() });
+            return Err(GrammarError::TooAmbiguous {
+                rule: rules[id].name.clone(),
+            });
         }
     }
     paths[id] = Some(Some(total));
@@ -151,13 +173,16 @@ fn count_paths(
 struct Reader<'a> {
     rest: std::iter::Peekable<std::str::Chars<'a>>,
     line: usize,
+    /// Tokens that `<[id]>` may name.
+    vocabulary: usize,
     rules: Vec<Rule>,
     names: std::collections::HashMap<String, usize>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(gbnf: &'a str) -> Self {
+    fn new(gbnf: &'a str, vocabulary: usize) -> Self {
         Self {
+            vocabulary,
             rest: gbnf.chars().peekable(),
             line: 1,
             rules: Vec::new(),
@@ -214,7 +239,7 @@ impl<'a> Reader<'a> {
                     current.push(Item::Terminal);
                 }
                 Some('<' | '!') => {
-                    while self.next().is_some_and(|c| c != '>') {}
+                    self.token()?;
                     current.push(Item::Terminal);
                 }
                 Some('(') => {
@@ -227,7 +252,10 @@ impl<'a> Reader<'a> {
                     if self.next() != Some(')') {
                         return Err(self.syntax("\")\" is expected"));
                     }
-                    current.push(Item::Rule { id, optional: false });
+                    current.push(Item::Rule {
+                        id,
+                        optional: false,
+                    });
                 }
                 Some('*' | '?') => {
                     self.next();
@@ -247,7 +275,12 @@ impl<'a> Reader<'a> {
                         }
                         bounds.push(c);
                     }
-                    let least = bounds.trim_start_matches('{').split(',').next().unwrap_or_default().trim();
+                    let least = bounds
+                        .trim_start_matches('{')
+                        .split(',')
+                        .next()
+                        .unwrap_or_default()
+                        .trim();
                     // llama.cpp reads it with a function that throws on overflow.
                     let Ok(least) = least.parse::<u32>() else {
                         return Err(self.syntax("a repetition's bounds are whole numbers"));
@@ -270,7 +303,10 @@ impl<'a> Reader<'a> {
                 Some(c) if is_word(c) => {
                     let name = self.name();
                     let id = self.rule(name)?;
-                    current.push(Item::Rule { id, optional: false });
+                    current.push(Item::Rule {
+                        id,
+                        optional: false,
+                    });
                 }
                 _ => {
                     alternatives.push(current);
@@ -306,10 +342,16 @@ impl<'a> Reader<'a> {
             return Err(GrammarError::TooManyRules);
         }
         if name.is_empty() {
-            self.rules.push(Rule { name: "(group)".to_owned(), ..Rule::default() });
+            self.rules.push(Rule {
+                name: "(group)".to_owned(),
+                ..Rule::default()
+            });
         } else {
             self.names.insert(name.clone(), id);
-            self.rules.push(Rule { name, ..Rule::default() });
+            self.rules.push(Rule {
+                name,
+                ..Rule::default()
+            });
         }
         Ok(id)
     }
@@ -328,6 +370,27 @@ impl<'a> Reader<'a> {
                 Some('\n') | None => return Err(self.syntax("a string or class is not closed")),
                 Some(_) => empty = false,
             }
+        }
+    }
+
+    /// A token by its text or, as in `<[42]>`, by its id.
+    fn token(&mut self) -> Result<(), GrammarError> {
+        let mut inner = String::new();
+        loop {
+            match self.next() {
+                Some('>') => break,
+                Some(c) if c != '\n' => inner.push(c),
+                _ => return Err(self.syntax("a token is not closed with \">\"")),
+            }
+        }
+        let id = inner
+            .trim_start_matches(['!', '<'])
+            .strip_prefix('[')
+            .and_then(|inner| inner.strip_suffix(']'));
+        match id.map(str::parse::<usize>) {
+            Some(Ok(id)) if id < self.vocabulary => Ok(()),
+            Some(_) => Err(self.syntax("a token's id is outside the vocabulary")),
+            None => Ok(()),
         }
     }
 
@@ -372,7 +435,10 @@ impl<'a> Reader<'a> {
     }
 
     fn syntax(&self, what: &'static str) -> GrammarError {
-        GrammarError::Syntax { what, line: Some(self.line) }
+        GrammarError::Syntax {
+            what,
+            line: Some(self.line),
+        }
     }
 }
 
@@ -392,8 +458,9 @@ mod tests {
             "root ::= (\n  \"a\" |\n  \"b\" root\n)\n",
             "root ::= expr\nexpr ::= term ([-+*/] term)*\nterm ::= [0-9]+ | \"(\" expr \")\"",
             "root ::= [^\"\\\\]* .",
+            "root ::= <[99]> !<[3]>",
         ] {
-            assert_eq!(check(gbnf), Ok(()), "{gbnf}");
+            assert_eq!(check(gbnf, 100), Ok(()), "{gbnf}");
         }
     }
 
@@ -405,19 +472,39 @@ mod tests {
             .chain(std::iter::once("r40 ::= \"a\"\n".to_owned()))
             .collect();
         let many: String = (0..5000).map(|i| format!("r{i} ::= \"a\"\n")).collect();
-        let check = |gbnf: &str| check(gbnf).expect_err("refused");
+        let check = |gbnf: &str| check(gbnf, 100).expect_err("refused");
         assert!(matches!(check(&deep), GrammarError::TooDeep { .. }));
         assert!(matches!(check(&wide), GrammarError::TooAmbiguous { .. }));
         assert_eq!(check(&many), GrammarError::TooManyRules);
-        for left in ["root ::= root \"a\"", "root ::= a\na ::= b? c\nb ::= \"x\"\nc ::= a \"y\"", "root ::= (root)* \"a\""] {
-            assert!(matches!(check(left), GrammarError::LeftRecursion { .. }), "{left}");
+        for left in [
+            "root ::= root \"a\"",
+            "root ::= a\na ::= b? c\nb ::= \"x\"\nc ::= a \"y\"",
+            "root ::= (root)* \"a\"",
+        ] {
+            assert!(
+                matches!(check(left), GrammarError::LeftRecursion { .. }),
+                "{left}"
+            );
         }
         assert_eq!(check("a ::= \"b\""), GrammarError::NoRoot);
-        assert_eq!(check("root ::= a"), GrammarError::Undefined { rule: "a".into() });
-        assert!(matches!(check("root ::= \"a\"{99999999999999999999}"), GrammarError::Syntax { .. }));
-        assert!(matches!(check("root := \"a\""), GrammarError::Syntax { .. }));
+        assert_eq!(
+            check("root ::= a"),
+            GrammarError::Undefined { rule: "a".into() }
+        );
+        assert!(matches!(
+            check("root ::= \"a\"{99999999999999999999}"),
+            GrammarError::Syntax { .. }
+        ));
+        assert!(matches!(
+            check("root := \"a\""),
+            GrammarError::Syntax { .. }
+        ));
         assert!(matches!(check("root ::= \"a"), GrammarError::Syntax { .. }));
         assert_eq!(check("root ::= \"\0\""), GrammarError::Nul);
         assert_eq!(check(""), GrammarError::NoRoot);
+        assert!(matches!(
+            check("root ::= <[100]>"),
+            GrammarError::Syntax { .. }
+        ));
     }
 }

@@ -42,7 +42,11 @@ impl Sampler {
             || params.presence_penalty != 0.0;
         Ok(Self {
             bias: params.logit_bias.clone(),
-            ends: if params.min_tokens > 0 { vocab.ends().to_vec() } else { Vec::new() },
+            ends: if params.min_tokens > 0 {
+                vocab.ends().to_vec()
+            } else {
+                Vec::new()
+            },
             min_tokens: params.min_tokens,
             drawn: 0,
             penalties: penalises.then(|| {
@@ -54,7 +58,11 @@ impl Sampler {
                     params.presence_penalty,
                 )
             }),
-            grammar: params.grammar.as_ref().map(|grammar| grammar.sampler(model)).transpose()?,
+            grammar: params
+                .grammar
+                .as_ref()
+                .map(|grammar| grammar.sampler(model))
+                .transpose()?,
             selector: selector(n_vocab, params),
             candidates: LlamaTokenDataArray::new(Vec::new(), false),
         })
@@ -63,14 +71,19 @@ impl Sampler {
     /// Draws the next token. `None`: the grammar allows no token, not even an end.
     pub fn sample(&mut self, logits: &[f32]) -> Option<Token> {
         let bans_ends = self.drawn < self.min_tokens;
-        let plain = self.bias.is_empty() && !bans_ends && self.penalties.is_none() && self.grammar.is_none();
+        let plain = self.bias.is_empty()
+            && !bans_ends
+            && self.penalties.is_none()
+            && self.grammar.is_none();
         let token = match &mut self.selector {
             None if plain => first_largest(logits)?,
             selector => {
                 let candidates = &mut self.candidates;
                 candidates.data.clear();
                 candidates.data.extend(
-                    (0..).zip(logits).map(|(id, &logit)| LlamaTokenData::new(LlamaToken::new(id), logit, 0.0)),
+                    (0..)
+                        .zip(logits)
+                        .map(|(id, &logit)| LlamaTokenData::new(LlamaToken::new(id), logit, 0.0)),
                 );
                 candidates.sorted = false;
                 candidates.selected = None;
@@ -88,7 +101,11 @@ impl Sampler {
                 if let Some(grammar) = &mut self.grammar {
                     candidates.apply_sampler(grammar);
                     // A grammar's sampler aborts the process when it is told of a token it does not allow.
-                    if !candidates.data.iter().any(|candidate| candidate.logit() > f32::NEG_INFINITY) {
+                    if !candidates
+                        .data
+                        .iter()
+                        .any(|candidate| candidate.logit() > f32::NEG_INFINITY)
+                    {
                         return None;
                     }
                 }
@@ -139,7 +156,13 @@ fn selector(n_vocab: i32, params: &SamplingParams) -> Option<LlamaSampler> {
     let no_perf = true;
     let steps = match params.mirostat {
         Mirostat::V1 { tau, eta } => {
-            vec![LlamaSampler::mirostat(n_vocab, params.seed, tau, eta, MIROSTAT_M)]
+            vec![LlamaSampler::mirostat(
+                n_vocab,
+                params.seed,
+                tau,
+                eta,
+                MIROSTAT_M,
+            )]
         }
         Mirostat::V2 { tau, eta } => vec![LlamaSampler::mirostat_v2(params.seed, tau, eta)],
         Mirostat::Off => vec![

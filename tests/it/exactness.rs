@@ -30,7 +30,8 @@ fn measured() -> Vec<Value> {
         requests.push(json!({"prompt": prompt, "max_tokens": 1, "temperature": 0, "echo": true, "logprobs": 3}));
         requests.push(json!({"prompt": prompt, "max_tokens": 24, "seed": 7, "temperature": 0.9, "logprobs": 5}));
     }
-    requests.push(json!({"prompt": STEM, "max_tokens": 16, "temperature": 0, "n": 3, "logprobs": 1}));
+    requests
+        .push(json!({"prompt": STEM, "max_tokens": 16, "temperature": 0, "n": 3, "logprobs": 1}));
     requests
 }
 
@@ -107,15 +108,33 @@ fn check(model: &str) {
 
 /// Random work: stems shared and not, streams, several choices, and clients that leave.
 fn disturb(server: &TestServer, number: usize) {
-    let words = ["river", "stone", "lantern", "winter", "market", "bridge", "copper", "violet"];
-    let text: String = (0..number % 23 + 3).map(|i| format!("{} ", words[(number * 7 + i * i) % words.len()])).collect();
+    let words = [
+        "river", "stone", "lantern", "winter", "market", "bridge", "copper", "violet",
+    ];
+    let text: String = (0..number % 23 + 3)
+        .map(|i| format!("{} ", words[(number * 7 + i * i) % words.len()]))
+        .collect();
     let shared = &STEM[..number * 13 % STEM.len()];
     let body = match number % 5 {
-        0 => json!({"prompt": format!("{STEM}{text}"), "max_tokens": 5, "echo": true, "logprobs": number % 4}),
+        0 => {
+            json!({"prompt": format!("{STEM}{text}"), "max_tokens": 5, "echo": true, "logprobs": number % 4})
+        }
         1 => json!({"prompt": format!("{shared}{text}"), "max_tokens": 20, "logprobs": 2}),
         2 => json!({"prompt": text, "max_tokens": 9, "n": 2}),
-        3 => return leave(server, &json!({"prompt": format!("{STEM}{text}"), "max_tokens": 200, "stream": true}), number),
-        _ => return leave(server, &json!({"prompt": STEM.repeat(number % 9 + 1), "max_tokens": 50, "echo": true, "logprobs": 1}), number),
+        3 => {
+            return leave(
+                server,
+                &json!({"prompt": format!("{STEM}{text}"), "max_tokens": 200, "stream": true}),
+                number,
+            );
+        }
+        _ => {
+            return leave(
+                server,
+                &json!({"prompt": STEM.repeat(number % 9 + 1), "max_tokens": 50, "echo": true, "logprobs": 1}),
+                number,
+            );
+        }
     };
     server.complete(body);
 }
@@ -140,8 +159,19 @@ fn sixteen_at_once_one_leaves_and_its_place_is_free_again() {
     let alone: Vec<Value> = (0..16).map(|i| choices(&server, &request(i))).collect();
     for _ in 0..2 {
         std::thread::scope(|scope| {
-            let others: Vec<_> = (1..16).map(|i| scope.spawn({ let server = &server; move || choices(server, &request(i)) })).collect();
-            leave(&server, &json!({"prompt": "Number 0: once upon a time", "max_tokens": 2000, "min_tokens": 2000}), 40);
+            let others: Vec<_> = (1..16)
+                .map(|i| {
+                    scope.spawn({
+                        let server = &server;
+                        move || choices(server, &request(i))
+                    })
+                })
+                .collect();
+            leave(
+                &server,
+                &json!({"prompt": "Number 0: once upon a time", "max_tokens": 2000, "min_tokens": 2000}),
+                40,
+            );
             for (i, other) in others.into_iter().enumerate() {
                 assert_eq!(other.join().expect("no panic"), alone[i + 1]);
             }

@@ -51,10 +51,18 @@ fn check(path: &str, server: &TestServer) {
         let rows: Vec<Row> = tokens
             .iter()
             .enumerate()
-            .map(|(position, &token)| Row { token, position, lane: 0, logits: true })
+            .map(|(position, &token)| Row {
+                token,
+                position,
+                lane: 0,
+                logits: true,
+            })
             .collect();
         context.decode(&rows, 1).expect("the prompt is evaluated");
-        assert_eq!(ours["token_logprobs"].as_array().map(Vec::len), Some(tokens.len()));
+        assert_eq!(
+            ours["token_logprobs"].as_array().map(Vec::len),
+            Some(tokens.len())
+        );
         assert_eq!(ours["token_logprobs"][0], Value::Null);
         for place in 1..tokens.len() {
             let logits = context.logits(place - 1).expect("a row");
@@ -62,7 +70,10 @@ fn check(path: &str, server: &TestServer) {
             let of = |token: Token| naive[token.index()];
             let compare = |ours: &Value, exact: f64| {
                 let difference = (ours.as_f64().expect("a number") - exact).abs();
-                assert!(difference < 1e-5 * exact.abs().max(1.0), "{prompt} at {place}: {ours} against {exact}");
+                assert!(
+                    difference < 1e-5 * exact.abs().max(1.0),
+                    "{prompt} at {place}: {ours} against {exact}"
+                );
                 difference
             };
             largest = largest.max(compare(&ours["token_logprobs"][place], of(tokens[place])));
@@ -83,5 +94,8 @@ fn check(path: &str, server: &TestServer) {
 
 fn naive_log_softmax(logits: &[f32]) -> Vec<f64> {
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
-    logits.iter().map(|&logit| f64::from(logit) - sum.ln()).collect()
+    logits
+        .iter()
+        .map(|&logit| f64::from(logit) - sum.ln())
+        .collect()
 }

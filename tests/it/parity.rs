@@ -14,12 +14,20 @@ fn load(text: &str) -> Value {
 
 #[test]
 fn tiny_llama() {
-    check_file("llama2-vocab-tiny", &load(include_str!("../golden/llama2-vocab-tiny.json")), server::tiny());
+    check_file(
+        "llama2-vocab-tiny",
+        &load(include_str!("../golden/llama2-vocab-tiny.json")),
+        server::tiny(),
+    );
 }
 
 #[test]
 fn smollm2() {
-    check_file("smollm2-135m", &load(include_str!("../golden/smollm2-135m.json")), server::default());
+    check_file(
+        "smollm2-135m",
+        &load(include_str!("../golden/smollm2-135m.json")),
+        server::default(),
+    );
 }
 
 #[test]
@@ -29,7 +37,11 @@ fn gemma() {
         return;
     };
     let server = TestServer::start(&path);
-    check_file("gemma3-270m", &load(include_str!("../golden/gemma3-270m.json")), &server);
+    check_file(
+        "gemma3-270m",
+        &load(include_str!("../golden/gemma3-270m.json")),
+        &server,
+    );
 }
 
 fn check_file(name: &str, golden: &Value, server: &TestServer) {
@@ -42,7 +54,11 @@ fn check_file(name: &str, golden: &Value, server: &TestServer) {
         let expected = Expected::new(case);
         let ours = if request["stream"] == json!(true) {
             let chunks = server.stream(request.clone());
-            check_stream(&label, &chunks, case["response"].as_array().expect("chunks"));
+            check_stream(
+                &label,
+                &chunks,
+                case["response"].as_array().expect("chunks"),
+            );
             joined(&chunks)
         } else {
             let answer = server.complete(request.clone());
@@ -51,7 +67,10 @@ fn check_file(name: &str, golden: &Value, server: &TestServer) {
         };
         largest = largest.max(check_choice(&label, server, &request, &ours, &expected));
     }
-    println!("{name}: {} cases, largest difference of a logprob {largest:.2e}", cases.len());
+    println!(
+        "{name}: {} cases, largest difference of a logprob {largest:.2e}",
+        cases.len()
+    );
 }
 
 /// The reference's choice, with the rows that belong to the tokens where it pairs them with others.
@@ -94,7 +113,10 @@ pub fn joined(chunks: &[Value]) -> Value {
             }
             for (key, values) in arrays {
                 let values = values.as_array().expect("an array").clone();
-                logprobs[key].as_array_mut().expect("an array").extend(values);
+                logprobs[key]
+                    .as_array_mut()
+                    .expect("an array")
+                    .extend(values);
             }
         }
         if !choice["finish_reason"].is_null() {
@@ -109,31 +131,47 @@ pub fn joined(chunks: &[Value]) -> Value {
 fn check_stream(label: &str, ours: &[Value], reference: &[Value]) {
     let (last, tokens) = reference.split_last().expect("chunks");
     for (ours, theirs) in ours.iter().zip(tokens) {
-        assert_eq!(ours["choices"][0]["text"], theirs["choices"][0]["text"], "{label}");
         assert_eq!(
-            ours["choices"][0]["logprobs"]["tokens"].as_array().map(Vec::len),
+            ours["choices"][0]["text"], theirs["choices"][0]["text"],
+            "{label}"
+        );
+        assert_eq!(
+            ours["choices"][0]["logprobs"]["tokens"]
+                .as_array()
+                .map(Vec::len),
             Some(1),
             "{label}: a chunk holds one token"
         );
     }
     let (our_last, our_tokens) = ours.split_last().expect("chunks");
     assert_eq!(our_last["choices"][0]["text"], "", "{label}");
-    assert_eq!(our_last["choices"][0]["finish_reason"], last["choices"][0]["finish_reason"], "{label}");
+    assert_eq!(
+        our_last["choices"][0]["finish_reason"], last["choices"][0]["finish_reason"],
+        "{label}"
+    );
     for held in our_tokens.get(tokens.len()..).unwrap_or_default() {
-        assert_eq!(held["choices"][0]["text"], "", "{label}: only a stop string's tokens come beside the reference's");
+        assert_eq!(
+            held["choices"][0]["text"], "",
+            "{label}: only a stop string's tokens come beside the reference's"
+        );
         assert_eq!(last["choices"][0]["finish_reason"], "stop", "{label}");
     }
 }
 
 fn max_tokens(request: &Value) -> usize {
-    request["max_tokens"].as_u64().expect("the golden requests say it") as usize
+    request["max_tokens"]
+        .as_u64()
+        .expect("the golden requests say it") as usize
 }
 
 fn check_usage(label: &str, request: &Value, ours: &Value, reference: &Value) {
     let (ours, theirs) = (&ours["usage"], &reference["usage"]);
     assert_eq!(ours["prompt_tokens"], theirs["prompt_tokens"], "{label}");
     // The reference makes more tokens than it was asked for when the last is a piece of a character.
-    let completion = theirs["completion_tokens"].as_u64().expect("a number").min(max_tokens(request) as u64);
+    let completion = theirs["completion_tokens"]
+        .as_u64()
+        .expect("a number")
+        .min(max_tokens(request) as u64);
     assert_eq!(ours["completion_tokens"], json!(completion), "{label}");
     assert_eq!(
         ours["total_tokens"].as_u64(),
@@ -144,7 +182,13 @@ fn check_usage(label: &str, request: &Value, ours: &Value, reference: &Value) {
 }
 
 /// The largest difference of a logprob.
-fn check_choice(label: &str, server: &TestServer, request: &Value, ours: &Value, expected: &Expected) -> f64 {
+fn check_choice(
+    label: &str,
+    server: &TestServer,
+    request: &Value,
+    ours: &Value,
+    expected: &Expected,
+) -> f64 {
     assert_eq!(ours["finish_reason"], expected.finish_reason, "{label}");
     let text = ours["text"].as_str().expect("text");
     let logprobs = &ours["logprobs"];
@@ -159,12 +203,19 @@ fn check_choice(label: &str, server: &TestServer, request: &Value, ours: &Value,
     let mut reference_tokens = array(&expected.logprobs, "tokens");
 
     // Overshoot: the reference has more tokens than were asked for. Ours are the first of them.
-    let prompt_entries = if echo { tokens.len() - max_tokens(request).min(tokens.len()) } else { 0 };
+    let prompt_entries = if echo {
+        tokens.len() - max_tokens(request).min(tokens.len())
+    } else {
+        0
+    };
     let most = prompt_entries + max_tokens(request);
     if reference_tokens.len() > most {
         assert_eq!(tokens.len(), most, "{label}: max_tokens is never exceeded");
         reference_tokens.truncate(most);
         assert!(expected.text.starts_with(text), "{label}");
+    } else if request["stream"] == json!(true) && reference_tokens.len() < tokens.len() {
+        // The stop string's tokens, which `check_stream` looked at.
+        assert_eq!(text, expected.text, "{label}");
     } else if echo && reference_tokens.len() < tokens.len() {
         // Without BOS the reference lacks the last entry.
         assert_eq!(reference_tokens.len() + 1, tokens.len(), "{label}");
@@ -173,7 +224,11 @@ fn check_choice(label: &str, server: &TestServer, request: &Value, ours: &Value,
         assert_eq!(text, expected.text, "{label}");
         assert_eq!(tokens.len(), reference_tokens.len(), "{label}");
     }
-    assert_eq!(tokens[..reference_tokens.len()], reference_tokens, "{label}");
+    assert_eq!(
+        tokens[..reference_tokens.len()],
+        reference_tokens,
+        "{label}"
+    );
 
     let offsets = array(logprobs, "text_offset");
     let mut reference_offsets = array(&expected.logprobs, "text_offset");
@@ -181,23 +236,44 @@ fn check_choice(label: &str, server: &TestServer, request: &Value, ours: &Value,
     if let Some(ids) = request["prompt"].as_array() {
         // The reference counts ids where it should count their characters.
         let echoed = server.complete(json!({"prompt": ids, "max_tokens": 0, "echo": true}));
-        let characters = echoed["choices"][0]["text"].as_str().expect("text").chars().count();
+        let characters = echoed["choices"][0]["text"]
+            .as_str()
+            .expect("text")
+            .chars()
+            .count();
         for offset in &mut reference_offsets {
             let number = offset.as_u64().expect("a number") as usize;
             *offset = json!(number - ids.len() + characters);
         }
     }
-    assert_eq!(offsets[..reference_offsets.len()], reference_offsets, "{label}");
+    assert_eq!(
+        offsets[..reference_offsets.len()],
+        reference_offsets,
+        "{label}"
+    );
 
     let mut largest = 0.0_f64;
     let scores = array(logprobs, "token_logprobs");
-    for (place, theirs) in array(&expected.logprobs, "token_logprobs").iter().take(scores.len()).enumerate() {
+    for (place, theirs) in array(&expected.logprobs, "token_logprobs")
+        .iter()
+        .take(scores.len())
+        .enumerate()
+    {
         largest = largest.max(difference(label, &scores[place], theirs));
     }
     let tops = array(logprobs, "top_logprobs");
-    for (place, theirs) in array(&expected.logprobs, "top_logprobs").iter().take(tops.len()).enumerate() {
+    for (place, theirs) in array(&expected.logprobs, "top_logprobs")
+        .iter()
+        .take(tops.len())
+        .enumerate()
+    {
         let chosen = tokens[place].as_str().expect("text");
-        largest = largest.max(check_top(&format!("{label} at {place}"), chosen, &tops[place], theirs));
+        largest = largest.max(check_top(
+            &format!("{label} at {place}"),
+            chosen,
+            &tops[place],
+            theirs,
+        ));
     }
     largest
 }
@@ -221,9 +297,13 @@ fn check_top(label: &str, chosen: &str, ours: &Value, theirs: &Value) -> f64 {
     };
     let mut largest = 0.0_f64;
     for (text, value) in theirs {
-        let our_value = ours.get(text).unwrap_or_else(|| panic!("{label}: {text:?} is missing in {ours:?}"));
-        let (our_number, their_number) =
-            (our_value.as_f64().expect("a number"), value.as_f64().expect("a number"));
+        let our_value = ours
+            .get(text)
+            .unwrap_or_else(|| panic!("{label}: {text:?} is missing in {ours:?}"));
+        let (our_number, their_number) = (
+            our_value.as_f64().expect("a number"),
+            value.as_f64().expect("a number"),
+        );
         // Of two tokens with one text the reference has the less likely one's value; ours is the likelier one's.
         if our_number > their_number + TOLERANCE && text != chosen && text.is_empty() {
             continue;
@@ -234,7 +314,9 @@ fn check_top(label: &str, chosen: &str, ours: &Value, theirs: &Value) -> f64 {
     // The same order, up to values that are as good as equal.
     for (our_text, their_text) in ours.keys().zip(theirs.keys()) {
         if our_text != their_text {
-            let gap = (ours[our_text].as_f64().expect("a number") - ours[their_text].as_f64().expect("a number")).abs();
+            let gap = (ours[our_text].as_f64().expect("a number")
+                - ours[their_text].as_f64().expect("a number"))
+            .abs();
             assert!(gap < TOLERANCE, "{label}: {ours:?} against {theirs:?}");
         }
     }

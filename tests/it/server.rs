@@ -10,15 +10,21 @@ use tokio::sync::oneshot;
 
 /// The Llama-2 tokenizer on small random weights: noise as text, fast as a test. It is in the repository.
 pub fn tiny_model() -> String {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/llama2-vocab-tiny.gguf").to_owned()
+    concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/models/llama2-vocab-tiny.gguf"
+    )
+    .to_owned()
 }
 
 /// The default model, fetched unless it is there.
 pub fn default_model() -> String {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| candor::model::source::resolve(&defaults().model).expect("the default model can be had"))
-        .to_string_lossy()
-        .into_owned()
+    PATH.get_or_init(|| {
+        candor::model::source::resolve(&defaults().model).expect("the default model can be had")
+    })
+    .to_string_lossy()
+    .into_owned()
 }
 
 /// Gemma, which is larger and tested when asked for: `make test-gemma`.
@@ -71,8 +77,12 @@ impl TestServer {
                 .build()
                 .expect("a runtime");
             runtime.block_on(async move {
-                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-                send_port.send(listener.local_addr().expect("bound").port()).expect("the test waits");
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+                    .await
+                    .expect("a port");
+                send_port
+                    .send(listener.local_addr().expect("bound").port())
+                    .expect("the test waits");
                 candor::run(config, listener, async move {
                     let _ = stopped.await;
                 })
@@ -81,8 +91,16 @@ impl TestServer {
             });
         });
         let base = format!("http://127.0.0.1:{}", port.recv().expect("a port"));
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
-        let server = Self { base, agent, stop: Some(stop), thread: Some(thread) };
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .build()
+            .new_agent();
+        let server = Self {
+            base,
+            agent,
+            stop: Some(stop),
+            thread: Some(thread),
+        };
         while server.get("/health").status != 200 {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
@@ -107,11 +125,20 @@ impl TestServer {
 
     /// Sends these bytes with this content type.
     pub fn send(&self, path: &str, content_type: &str, body: &[u8]) -> Answer {
-        read(self.agent.post(format!("{}{path}", self.base)).header("content-type", content_type).send(body))
+        read(
+            self.agent
+                .post(format!("{}{path}", self.base))
+                .header("content-type", content_type)
+                .send(body),
+        )
     }
 
     pub fn try_complete(&self, body: &Value) -> Answer {
-        self.send("/v1/completions", "application/json", body.to_string().as_bytes())
+        self.send(
+            "/v1/completions",
+            "application/json",
+            body.to_string().as_bytes(),
+        )
     }
 
     /// An answer that must be 200.
@@ -131,10 +158,17 @@ impl TestServer {
             .body
             .split("\n\n")
             .filter(|event| !event.is_empty() && !event.starts_with(':'))
-            .map(|event| event.strip_prefix("data: ").expect("an event is a data line"))
+            .map(|event| {
+                event
+                    .strip_prefix("data: ")
+                    .expect("an event is a data line")
+            })
             .collect();
         assert_eq!(events.pop(), Some("[DONE]"));
-        events.iter().map(|event| serde_json::from_str(event).expect("JSON")).collect()
+        events
+            .iter()
+            .map(|event| serde_json::from_str(event).expect("JSON"))
+            .collect()
     }
 }
 
@@ -161,8 +195,16 @@ fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answ
         .map(|value| value.to_str().expect("text").to_owned())
         .unwrap_or_default();
     let mut body = String::new();
-    response.into_body().into_reader().read_to_string(&mut body).expect("a whole body");
-    Answer { status, content_type, body }
+    response
+        .into_body()
+        .into_reader()
+        .read_to_string(&mut body)
+        .expect("a whole body");
+    Answer {
+        status,
+        content_type,
+        body,
+    }
 }
 
 /// The tiny model's server, shared by tests that do not mind each other.

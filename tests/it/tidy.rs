@@ -28,15 +28,31 @@ fn the_line_holds() {
     let src = root().join("src");
     for file in sources(&src) {
         let relative = file.strip_prefix(&src).expect("below src");
-        let module = relative.components().next().expect("a name").as_os_str().to_string_lossy().replace(".rs", "");
-        let Some(place) = LINE.iter().position(|name| *name == module) else { continue };
+        let module = relative
+            .components()
+            .next()
+            .expect("a name")
+            .as_os_str()
+            .to_string_lossy()
+            .replace(".rs", "");
+        let Some(place) = LINE.iter().position(|name| *name == module) else {
+            continue;
+        };
         let text = fs::read_to_string(&file).expect("text");
         for (number, line) in text.lines().enumerate() {
             for (at, _) in line.match_indices("crate::") {
                 let rest = &line[at + "crate::".len()..];
-                let imported: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let imported: String = rest
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect();
                 if let Some(other) = LINE.iter().position(|name| *name == imported) {
-                    assert!(other <= place, "{}:{}: {module} imports {imported}", file.display(), number + 1);
+                    assert!(
+                        other <= place,
+                        "{}:{}: {module} imports {imported}",
+                        file.display(),
+                        number + 1
+                    );
                 }
             }
         }
@@ -57,13 +73,22 @@ fn the_readme_names_every_route_and_setting() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
     let api = fs::read_to_string(root().join("src/api/mod.rs")).expect("text");
     for part in api.split(".route(\"").skip(1) {
-        let route = part.split('"').next().expect("a path").replace("{*id}", "{id}");
+        let route = part
+            .split('"')
+            .next()
+            .expect("a path")
+            .replace("{*id}", "{id}");
         assert!(readme.contains(&route), "README.md does not name {route}");
     }
-    let settings: toml::Table = include_str!("../../config/default.toml").parse().expect("TOML");
+    let settings: toml::Table = include_str!("../../config/default.toml")
+        .parse()
+        .expect("TOML");
     for (section, entries) in settings {
         for name in entries.as_table().expect("a section").keys() {
-            assert!(readme.contains(&format!("`{name}`")), "README.md does not name {section}.{name}");
+            assert!(
+                readme.contains(&format!("`{name}`")),
+                "README.md does not name {section}.{name}"
+            );
         }
     }
 }

@@ -86,7 +86,9 @@ pub struct Entry {
 
 impl std::fmt::Debug for CompletionLogprobs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("CompletionLogprobs").field(&self.entries).finish()
+        f.debug_tuple("CompletionLogprobs")
+            .field(&self.entries)
+            .finish()
     }
 }
 
@@ -95,15 +97,29 @@ impl Serialize for CompletionLogprobs {
         let vocab = self.model.vocab();
         let entries = &self.entries;
         let mut arrays = serializer.serialize_struct("CompletionLogprobs", 4)?;
-        arrays.serialize_field("text_offset", &Seq(|| entries.iter().map(|entry| entry.offset)))?;
+        arrays.serialize_field(
+            "text_offset",
+            &Seq(|| entries.iter().map(|entry| entry.offset)),
+        )?;
         arrays.serialize_field(
             "token_logprobs",
-            &Seq(|| entries.iter().map(|entry| entry.score.as_ref().map(|score| finite(score.logprob)))),
+            &Seq(|| {
+                entries
+                    .iter()
+                    .map(|entry| entry.score.as_ref().map(|score| finite(score.logprob)))
+            }),
         )?;
-        arrays.serialize_field("tokens", &Seq(|| entries.iter().map(|entry| vocab.text(entry.token))))?;
+        arrays.serialize_field(
+            "tokens",
+            &Seq(|| entries.iter().map(|entry| vocab.text(entry.token))),
+        )?;
         arrays.serialize_field(
             "top_logprobs",
-            &Seq(|| entries.iter().map(|entry| entry.score.as_deref().map(|score| Top { score, vocab }))),
+            &Seq(|| {
+                entries
+                    .iter()
+                    .map(|entry| entry.score.as_deref().map(|score| Top { score, vocab }))
+            }),
         )?;
         arrays.end()
     }
@@ -158,7 +174,11 @@ fn top_pairs<'a>(score: &TokenLogprob, text: impl Fn(Token) -> &'a str) -> Vec<(
 
 /// JSON has no infinity. No finite logit of a model comes near this.
 fn finite(logprob: f32) -> f32 {
-    if logprob.is_finite() { logprob } else { -9999.0 }
+    if logprob.is_finite() {
+        logprob
+    } else {
+        -9999.0
+    }
 }
 
 /// How the deltas of a prompt's choices are shown.
@@ -180,7 +200,13 @@ impl View {
         } else {
             prompt.text.chars().count()
         };
-        Self { model, prompt, echo, logprobs, base }
+        Self {
+            model,
+            prompt,
+            echo,
+            logprobs,
+            base,
+        }
     }
 
     /// The echoed prompt's entries.
@@ -195,17 +221,28 @@ impl View {
                 token: self.prompt.tokens[place],
                 offset: offsets[place],
                 // The arrays begin with null, as OpenAI's did.
-                score: if place == first { None } else { output.logprobs.get(place - 1).cloned() },
+                score: if place == first {
+                    None
+                } else {
+                    output.logprobs.get(place - 1).cloned()
+                },
             })
             .collect()
     }
 
     pub fn entry(&self, output: &TokenOutput) -> Entry {
-        Entry { token: output.token, offset: self.base + output.offset, score: output.logprob.clone() }
+        Entry {
+            token: output.token,
+            offset: self.base + output.offset,
+            score: output.logprob.clone(),
+        }
     }
 
     pub fn arrays(&self, entries: Vec<Entry>) -> Option<CompletionLogprobs> {
-        self.logprobs.then(|| CompletionLogprobs { model: Arc::clone(&self.model), entries })
+        self.logprobs.then(|| CompletionLogprobs {
+            model: Arc::clone(&self.model),
+            entries,
+        })
     }
 }
 
@@ -223,7 +260,11 @@ pub struct Growing {
 impl Growing {
     pub fn new(view: View) -> Self {
         Self {
-            text: if view.echo { view.prompt.text.clone() } else { String::new() },
+            text: if view.echo {
+                view.prompt.text.clone()
+            } else {
+                String::new()
+            },
             entries: Vec::new(),
             logprob_sum: 0.0,
             tokens: 0,
@@ -250,7 +291,11 @@ impl Growing {
 
     /// What `best_of` ranks by; of nothing, the best.
     pub fn mean_logprob(&self) -> f64 {
-        if self.tokens == 0 { 0.0 } else { self.logprob_sum / self.tokens as f64 }
+        if self.tokens == 0 {
+            0.0
+        } else {
+            self.logprob_sum / self.tokens as f64
+        }
     }
 
     pub fn finish(self, index: usize, reason: FinishReason) -> Choice {
@@ -274,14 +319,27 @@ mod tests {
             let score = TokenLogprob {
                 token: Token(chosen),
                 logprob,
-                top: top.iter().map(|&(id, logprob)| (Token(id), logprob)).collect(),
+                top: top
+                    .iter()
+                    .map(|&(id, logprob)| (Token(id), logprob))
+                    .collect(),
             };
             assert_eq!(top_pairs(&score, |token| texts[token.index()]), expect);
         };
         check(0, -1.0, &[], &[("a", -1.0)]);
-        check(0, -1.0, &[(0, -1.0), (3, -2.0)], &[("a", -1.0), ("b", -2.0)]);
+        check(
+            0,
+            -1.0,
+            &[(0, -1.0), (3, -2.0)],
+            &[("a", -1.0), ("b", -2.0)],
+        );
         check(3, -5.0, &[(0, -1.0)], &[("a", -1.0), ("b", -5.0)]);
-        check(0, -3.0, &[(1, -1.0), (2, -2.0), (0, -3.0)], &[("", -1.0), ("a", -3.0)]);
+        check(
+            0,
+            -3.0,
+            &[(1, -1.0), (2, -2.0), (0, -3.0)],
+            &[("", -1.0), ("a", -3.0)],
+        );
         check(2, -2.0, &[(1, -1.0), (2, -2.0)], &[("", -2.0)]);
     }
 

@@ -30,36 +30,64 @@ impl Fields {
 
     pub fn boolean(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
         self.take(name)
-            .map(|value| value.as_bool().ok_or_else(|| wrong(name, "true or false", &value)))
+            .map(|value| {
+                value
+                    .as_bool()
+                    .ok_or_else(|| wrong(name, "true or false", &value))
+            })
             .transpose()
     }
 
     /// A whole number; 16.0 is one.
-    pub fn integer(&mut self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
+    pub fn integer(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<i64>,
+    ) -> Result<Option<i64>, ApiError> {
         self.take(name)
             .map(|value| {
-                whole(&value).filter(|number| range.contains(number)).ok_or_else(|| {
-                    wrong(name, &format!("a whole number from {} to {}", range.start(), range.end()), &value)
-                })
+                whole(&value)
+                    .filter(|number| range.contains(number))
+                    .ok_or_else(|| {
+                        wrong(
+                            name,
+                            &format!("a whole number from {} to {}", range.start(), range.end()),
+                            &value,
+                        )
+                    })
             })
             .transpose()
     }
 
     /// As `integer`, for a count.
-    pub fn count(&mut self, name: &str, range: RangeInclusive<usize>) -> Result<Option<usize>, ApiError> {
+    pub fn count(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<usize>,
+    ) -> Result<Option<usize>, ApiError> {
         let bound = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         let number = self.integer(name, bound(*range.start())..=bound(*range.end()))?;
         Ok(number.and_then(|number| usize::try_from(number).ok()))
     }
 
-    pub fn number(&mut self, name: &str, range: RangeInclusive<f32>) -> Result<Option<f32>, ApiError> {
+    pub fn number(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<f32>,
+    ) -> Result<Option<f32>, ApiError> {
         self.take(name)
             .map(|value| {
                 value
                     .as_f64()
                     .map(|number| number as f32)
                     .filter(|number| range.contains(number))
-                    .ok_or_else(|| wrong(name, &format!("a number from {} to {}", range.start(), range.end()), &value))
+                    .ok_or_else(|| {
+                        wrong(
+                            name,
+                            &format!("a number from {} to {}", range.start(), range.end()),
+                            &value,
+                        )
+                    })
             })
             .transpose()
     }
@@ -80,5 +108,8 @@ pub fn whole(value: &Value) -> Option<i64> {
 
 /// 400: the field must be one thing and is another.
 pub fn wrong(name: &str, allowed: &str, value: &Value) -> ApiError {
-    ApiError::field(name, format!("`{name}` must be {allowed}, but it is {}.", describe(value)))
+    ApiError::field(
+        name,
+        format!("`{name}` must be {allowed}, but it is {}.", describe(value)),
+    )
 }

@@ -40,8 +40,15 @@ pub async fn create(State(state): State<AppState>, body: JsonObject) -> Result<R
         move || prepare(request, &model, &prepared, context_length)
     };
     let work = tokio::task::spawn_blocking(work).await;
-    let Prepared { request, views, sequences } = work.map_err(|_| {
-        ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "The request could not be prepared.")
+    let Prepared {
+        request,
+        views,
+        sequences,
+    } = work.map_err(|_| {
+        ApiError::new(
+            axum::http::StatusCode::INTERNAL_SERVER_ERROR,
+            "The request could not be prepared.",
+        )
     })??;
     let generations = state.engine.submit(sequences).await?;
     let head = Head {
@@ -52,14 +59,23 @@ pub async fn create(State(state): State<AppState>, body: JsonObject) -> Result<R
         system_fingerprint: state.engine.fingerprint(),
     };
     if request.stream {
-        let sources = generations.into_iter().enumerate().map(|(index, generation)| stream::Source {
-            view: views[index / request.n].clone(),
-            generation,
-            counts_prompt: index % request.n == 0,
-        });
-        return Ok(stream::respond(head, sources.collect(), request.include_usage));
+        let sources = generations
+            .into_iter()
+            .enumerate()
+            .map(|(index, generation)| stream::Source {
+                view: views[index / request.n].clone(),
+                generation,
+                counts_prompt: index % request.n == 0,
+            });
+        return Ok(stream::respond(
+            head,
+            sources.collect(),
+            request.include_usage,
+        ));
     }
-    collect(head, &request, views, generations).await.map(|answer| Json(answer).into_response())
+    collect(head, &request, views, generations)
+        .await
+        .map(|answer| Json(answer).into_response())
 }
 
 /// A request that can be run.
@@ -79,23 +95,38 @@ fn prepare(
 ) -> Result<Prepared, ApiError> {
     let grammar = request.checked_grammar(model)?;
     if request.suffix.is_some() && request.echo && request.logprobs.is_some() {
-        return Err(ApiError::field("suffix", "`suffix` with `echo` and `logprobs` together is not supported."));
+        return Err(ApiError::field(
+            "suffix",
+            "`suffix` with `echo` and `logprobs` together is not supported.",
+        ));
     }
     let seed = request.seed.unwrap_or_else(|| (random() >> 32) as u32);
     let stop: Arc<[String]> = std::mem::take(&mut request.stop).into();
     // best_of ranks by logprobs, whether they are shown or not.
-    let logprobs = request.logprobs.or((request.best_of > request.n).then_some(0));
+    let logprobs = request
+        .logprobs
+        .or((request.best_of > request.n).then_some(0));
     let mut views = Vec::new();
     let mut sequences = Vec::new();
     for input in std::mem::take(&mut request.prompts) {
         let prompt = Arc::new(match (&request.suffix, input) {
-            (Some(suffix), PromptInput::Text(prefix)) => Prompt::infill(&prefix, suffix, model.vocab())?,
+            (Some(suffix), PromptInput::Text(prefix)) => {
+                Prompt::infill(&prefix, suffix, model.vocab())?
+            }
             (Some(_), PromptInput::Tokens(_)) => {
-                return Err(ApiError::field("suffix", "`suffix` needs a prompt that is a string."));
+                return Err(ApiError::field(
+                    "suffix",
+                    "`suffix` needs a prompt that is a string.",
+                ));
             }
             (None, input) => Prompt::new(input, model.vocab()),
         });
-        let max_tokens = room(&prompt, &request, state.config.limits.prompt_tokens, context_length)?;
+        let max_tokens = room(
+            &prompt,
+            &request,
+            state.config.limits.prompt_tokens,
+            context_length,
+        )?;
         for choice in 0..request.best_of {
             let mut sampling = request.sampling.clone();
             sampling.grammar.clone_from(&grammar);
@@ -111,9 +142,18 @@ fn prepare(
                 deliver_end_token: request.echo,
             });
         }
-        views.push(View::new(Arc::clone(model), prompt, request.echo, request.logprobs.is_some()));
+        views.push(View::new(
+            Arc::clone(model),
+            prompt,
+            request.echo,
+            request.logprobs.is_some(),
+        ));
     }
-    Ok(Prepared { request, views, sequences })
+    Ok(Prepared {
+        request,
+        views,
+        sequences,
+    })
 }
 
 /// Tokens that may follow the prompt. As in the reference, a prompt must leave room for one, and what does not fit is
@@ -132,7 +172,11 @@ fn room(
         )
         .code("context_length_exceeded"));
     }
-    let fits = if request.max_tokens == Some(0) { length <= context_length } else { length < context_length };
+    let fits = if request.max_tokens == Some(0) {
+        length <= context_length
+    } else {
+        length < context_length
+    };
     if !fits {
         return Err(ApiError::field(
             "prompt",
@@ -144,7 +188,10 @@ fn room(
         )
         .code("context_length_exceeded"));
     }
-    Ok(request.max_tokens.unwrap_or(usize::MAX).min(context_length - length))
+    Ok(request
+        .max_tokens
+        .unwrap_or(usize::MAX)
+        .min(context_length - length))
 }
 
 /// The first choice has the request's own seed; the others follow it.
@@ -169,8 +216,13 @@ async fn collect(
         for generation in generations.by_ref().take(request.best_of) {
             candidates.push(gather(view.clone(), generation).await?);
         }
-        cached_tokens += candidates.first().map_or(0, |(growing, _)| growing.cached_tokens);
-        completion_tokens += candidates.iter().map(|(growing, _)| growing.tokens).sum::<usize>();
+        cached_tokens += candidates
+            .first()
+            .map_or(0, |(growing, _)| growing.cached_tokens);
+        completion_tokens += candidates
+            .iter()
+            .map(|(growing, _)| growing.tokens)
+            .sum::<usize>();
         if request.best_of > request.n {
             // Stable: of equals the earlier stays in front.
             candidates.sort_by(|a, b| b.0.mean_logprob().total_cmp(&a.0.mean_logprob()));
@@ -179,11 +231,18 @@ async fn collect(
             choices.push(growing.finish(choices.len(), reason));
         }
     }
-    Ok(Completion { head, choices, usage: Usage::new(prompt_tokens, completion_tokens, cached_tokens) })
+    Ok(Completion {
+        head,
+        choices,
+        usage: Usage::new(prompt_tokens, completion_tokens, cached_tokens),
+    })
 }
 
 /// All that a generation tells.
-async fn gather(view: View, mut generation: Generation) -> Result<(Growing, FinishReason), ApiError> {
+async fn gather(
+    view: View,
+    mut generation: Generation,
+) -> Result<(Growing, FinishReason), ApiError> {
     let mut growing = Growing::new(view);
     while let Some(delta) = generation.next().await {
         match delta {
@@ -198,5 +257,7 @@ async fn gather(view: View, mut generation: Generation) -> Result<(Growing, Fini
 
 /// A random number; not for secrets. The standard library seeds each hasher anew.
 fn random() -> u64 {
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
 }

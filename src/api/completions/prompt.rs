@@ -28,8 +28,13 @@ impl Prompt {
                     // Something must be evaluated: what a text begins with, though the model does not ask for it.
                     tokens.extend(vocab.bos().or(vocab.eos()).or(Some(Token(0))));
                 }
-                let added = usize::from(text.is_empty() || (vocab.adds_bos() && tokens.first().copied() == vocab.bos()));
-                let leading = tokens.iter().take_while(|&&token| Some(token) == vocab.bos()).count();
+                let added = usize::from(
+                    text.is_empty() || (vocab.adds_bos() && tokens.first().copied() == vocab.bos()),
+                );
+                let leading = tokens
+                    .iter()
+                    .take_while(|&&token| Some(token) == vocab.bos())
+                    .count();
                 Self {
                     first_entry: leading.max(added),
                     first_text: added,
@@ -41,7 +46,10 @@ impl Prompt {
                 let first_text = usize::from(tokens.first().copied() == vocab.bos());
                 let mut decoder = Utf8Decoder::new();
                 Self {
-                    text: tokens[first_text..].iter().map(|&token| decoder.push(vocab.literal(token))).collect(),
+                    text: tokens[first_text..]
+                        .iter()
+                        .map(|&token| decoder.push(vocab.literal(token)))
+                        .collect(),
                     first_entry: 0,
                     first_text,
                     tokens: tokens.into(),

@@ -42,19 +42,55 @@ pub enum PromptInput {
 }
 
 /// Fields that change nothing in an answer, and are accepted.
-const WITHOUT_EFFECT: [&str; 6] =
-    ["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"];
+const WITHOUT_EFFECT: [&str; 6] = [
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+];
 
 /// Names that a misspelt field may have meant.
 const KNOWN: [&str; 30] = [
-    "model", "prompt", "max_tokens", "logprobs", "echo", "n", "best_of", "stop", "suffix", "seed", "logit_bias",
-    "logit_bias_type", "stream", "stream_options", "temperature", "top_k", "top_p", "min_p", "typical_p",
-    "repeat_penalty", "frequency_penalty", "presence_penalty", "mirostat_mode", "mirostat_tau", "mirostat_eta",
-    "min_tokens", "grammar", "cache_prompt", "user", "metadata",
+    "model",
+    "prompt",
+    "max_tokens",
+    "logprobs",
+    "echo",
+    "n",
+    "best_of",
+    "stop",
+    "suffix",
+    "seed",
+    "logit_bias",
+    "logit_bias_type",
+    "stream",
+    "stream_options",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "mirostat_mode",
+    "mirostat_tau",
+    "mirostat_eta",
+    "min_tokens",
+    "grammar",
+    "cache_prompt",
+    "user",
+    "metadata",
 ];
 
 impl CompletionRequest {
-    pub fn parse(object: Map<String, Value>, config: &Config, model: &Model) -> Result<Self, ApiError> {
+    pub fn parse(
+        object: Map<String, Value>,
+        config: &Config,
+        model: &Model,
+    ) -> Result<Self, ApiError> {
         // Whether it was given at all decides between the default and "until the context is full".
         let max_tokens_given = object.contains_key("max_tokens");
         let mut fields = Fields::new(object);
@@ -85,7 +121,9 @@ impl CompletionRequest {
         if best_of < n {
             return Err(ApiError::field(
                 "best_of",
-                format!("`best_of` must not be smaller than `n`, but it is {best_of} and `n` is {n}."),
+                format!(
+                    "`best_of` must not be smaller than `n`, but it is {best_of} and `n` is {n}."
+                ),
             ));
         }
         let stream = fields.boolean("stream")?.unwrap_or(false);
@@ -96,20 +134,33 @@ impl CompletionRequest {
             ));
         }
         let stop = stop(fields.take("stop"), config)?;
-        let seed = fields.take("seed").map(|value| seed(&value)).transpose()?.flatten();
-        let mirostat_mode =
-            fields.integer("mirostat_mode", 0..=2)?.unwrap_or(i64::from(defaults.mirostat_mode));
-        let tau = fields.number("mirostat_tau", 0.0..=100.0)?.unwrap_or(defaults.mirostat_tau);
-        let eta = fields.number("mirostat_eta", 0.0..=1.0)?.unwrap_or(defaults.mirostat_eta);
+        let seed = fields
+            .take("seed")
+            .map(|value| seed(&value))
+            .transpose()?
+            .flatten();
+        let mirostat_mode = fields
+            .integer("mirostat_mode", 0..=2)?
+            .unwrap_or(i64::from(defaults.mirostat_mode));
+        let tau = fields
+            .number("mirostat_tau", 0.0..=100.0)?
+            .unwrap_or(defaults.mirostat_tau);
+        let eta = fields
+            .number("mirostat_eta", 0.0..=1.0)?
+            .unwrap_or(defaults.mirostat_eta);
         let sampling = SamplingParams {
-            temperature: fields.number("temperature", 0.0..=100.0)?.unwrap_or(defaults.temperature),
+            temperature: fields
+                .number("temperature", 0.0..=100.0)?
+                .unwrap_or(defaults.temperature),
             top_k: fields
                 .integer("top_k", -1..=i64::from(i32::MAX))?
                 .and_then(|number| i32::try_from(number).ok())
                 .unwrap_or(defaults.top_k),
             top_p: fields.number("top_p", 0.0..=1.0)?.unwrap_or(defaults.top_p),
             min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(defaults.min_p),
-            typical_p: fields.number("typical_p", 0.0..=1.0)?.unwrap_or(defaults.typical_p),
+            typical_p: fields
+                .number("typical_p", 0.0..=1.0)?
+                .unwrap_or(defaults.typical_p),
             repeat_penalty: fields
                 .number("repeat_penalty", f32::MIN_POSITIVE..=100.0)?
                 .unwrap_or(defaults.repeat_penalty),
@@ -124,8 +175,15 @@ impl CompletionRequest {
                 2 => Mirostat::V2 { tau, eta },
                 _ => Mirostat::Off,
             },
-            min_tokens: fields.count("min_tokens", 0..=u32::MAX as usize)?.unwrap_or(defaults.min_tokens),
-            logit_bias: logit_bias(fields.take("logit_bias"), fields.take("logit_bias_type"), config, model)?,
+            min_tokens: fields
+                .count("min_tokens", 0..=u32::MAX as usize)?
+                .unwrap_or(defaults.min_tokens),
+            logit_bias: logit_bias(
+                fields.take("logit_bias"),
+                fields.take("logit_bias_type"),
+                config,
+                model,
+            )?,
             grammar: None,
             seed: 0,
         };
@@ -151,7 +209,11 @@ impl CompletionRequest {
         {
             return Err(ApiError::field(
                 "grammar",
-                format!("`grammar` must not be longer than {} bytes, but it has {}.", limits.grammar_bytes, grammar.len()),
+                format!(
+                    "`grammar` must not be longer than {} bytes, but it has {}.",
+                    limits.grammar_bytes,
+                    grammar.len()
+                ),
             ));
         }
         if request.prompts.len() * best_of > limits.prompts.max(limits.n) {
@@ -173,8 +235,9 @@ impl CompletionRequest {
         self.grammar
             .as_deref()
             .map(|gbnf| {
-                Grammar::new(model, gbnf)
-                    .map_err(|error| ApiError::field("grammar", format!("`grammar` is refused: {error}.")))
+                Grammar::new(model, gbnf).map_err(|error| {
+                    ApiError::field("grammar", format!("`grammar` is refused: {error}."))
+                })
             })
             .transpose()
     }
@@ -188,7 +251,11 @@ fn unknown(fields: &Fields, how: UnknownFields) -> Result<(), ApiError> {
                 let shown: String = name.chars().take(100).collect();
                 let hint = KNOWN
                     .iter()
-                    .find(|known| known.replace('_', "").eq_ignore_ascii_case(&shown.replace(['_', '-'], "")))
+                    .find(|known| {
+                        known
+                            .replace('_', "")
+                            .eq_ignore_ascii_case(&shown.replace(['_', '-'], ""))
+                    })
                     .map_or_else(String::new, |known| format!(" Did you mean `{known}`?"));
                 return Err(ApiError::field(
                     shown.clone(),
@@ -205,7 +272,8 @@ fn unknown(fields: &Fields, how: UnknownFields) -> Result<(), ApiError> {
 }
 
 fn prompts(value: Option<Value>, most: usize, model: &Model) -> Result<Vec<PromptInput>, ApiError> {
-    const SHAPES: &str = "a string, an array of strings, an array of token ids, or an array of arrays of token ids";
+    const SHAPES: &str =
+        "a string, an array of strings, an array of token ids, or an array of arrays of token ids";
     let items = match value {
         None => return Ok(vec![PromptInput::Text(String::new())]),
         Some(Value::String(text)) => return Ok(vec![PromptInput::Text(text)]),
@@ -213,14 +281,24 @@ fn prompts(value: Option<Value>, most: usize, model: &Model) -> Result<Vec<Promp
         Some(other) => return Err(wrong("prompt", SHAPES, &other)),
     };
     match items.first() {
-        None => return Err(ApiError::field("prompt", format!("`prompt` must be {SHAPES}, but it is an empty array."))),
-        Some(Value::Number(_)) => return Ok(vec![PromptInput::Tokens(ids(items, "prompt", model)?)]),
+        None => {
+            return Err(ApiError::field(
+                "prompt",
+                format!("`prompt` must be {SHAPES}, but it is an empty array."),
+            ));
+        }
+        Some(Value::Number(_)) => {
+            return Ok(vec![PromptInput::Tokens(ids(items, "prompt", model)?)]);
+        }
         Some(_) => {}
     }
     if items.len() > most {
         return Err(ApiError::field(
             "prompt",
-            format!("`prompt` must hold at most {most} prompts, but it holds {}.", items.len()),
+            format!(
+                "`prompt` must hold at most {most} prompts, but it holds {}.",
+                items.len()
+            ),
         ));
     }
     let strings = matches!(items.first(), Some(Value::String(_)));
@@ -229,9 +307,11 @@ fn prompts(value: Option<Value>, most: usize, model: &Model) -> Result<Vec<Promp
         .enumerate()
         .map(|(number, item)| match item {
             Value::String(text) if strings => Ok(PromptInput::Text(text)),
-            Value::Array(inner) if !strings => {
-                Ok(PromptInput::Tokens(ids(inner, &format!("prompt[{number}]"), model)?))
-            }
+            Value::Array(inner) if !strings => Ok(PromptInput::Tokens(ids(
+                inner,
+                &format!("prompt[{number}]"),
+                model,
+            )?)),
             other => Err(ApiError::field(
                 "prompt",
                 format!(
@@ -246,7 +326,10 @@ fn prompts(value: Option<Value>, most: usize, model: &Model) -> Result<Vec<Promp
 /// Ids are checked here, before anything else sees them.
 fn ids(items: Vec<Value>, name: &str, model: &Model) -> Result<Vec<Token>, ApiError> {
     if items.is_empty() {
-        return Err(ApiError::field("prompt", format!("`{name}` must hold at least one token id.")));
+        return Err(ApiError::field(
+            "prompt",
+            format!("`{name}` must hold at least one token id."),
+        ));
     }
     let last = model.vocab().len() - 1;
     items
@@ -273,7 +356,10 @@ fn ids(items: Vec<Value>, name: &str, model: &Model) -> Result<Vec<Token>, ApiEr
 
 fn stop(value: Option<Value>, config: &Config) -> Result<Vec<String>, ApiError> {
     let limits = &config.limits;
-    let allowed = format!("a string or an array of at most {} strings", limits.stop_strings);
+    let allowed = format!(
+        "a string or an array of at most {} strings",
+        limits.stop_strings
+    );
     let strings = match value {
         None => return Ok(Vec::new()),
         Some(Value::String(text)) => vec![text],
@@ -288,12 +374,19 @@ fn stop(value: Option<Value>, config: &Config) -> Result<Vec<String>, ApiError> 
     };
     for text in &strings {
         if text.is_empty() {
-            return Err(ApiError::field("stop", "`stop` must not hold an empty string: it would stop every text at once."));
+            return Err(ApiError::field(
+                "stop",
+                "`stop` must not hold an empty string: it would stop every text at once.",
+            ));
         }
         if text.len() > limits.stop_bytes {
             return Err(ApiError::field(
                 "stop",
-                format!("A string of `stop` must not be longer than {} bytes, but one has {}.", limits.stop_bytes, text.len()),
+                format!(
+                    "A string of `stop` must not be longer than {} bytes, but one has {}.",
+                    limits.stop_bytes,
+                    text.len()
+                ),
             ));
         }
     }
@@ -303,8 +396,12 @@ fn stop(value: Option<Value>, config: &Config) -> Result<Vec<String>, ApiError> 
 /// The reference takes seeds modulo 2^32. −1 asks for a random one, and so does 2^32 − 1, which is llama.cpp's sign
 /// for it.
 fn seed(value: &Value) -> Result<Option<u32>, ApiError> {
-    let wide = value.as_u64().map(i128::from).or_else(|| whole(value).map(i128::from));
-    let seed = wide.ok_or_else(|| wrong("seed", "a whole number (-1 asks for a random one)", value))?;
+    let wide = value
+        .as_u64()
+        .map(i128::from)
+        .or_else(|| whole(value).map(i128::from));
+    let seed =
+        wide.ok_or_else(|| wrong("seed", "a whole number (-1 asks for a random one)", value))?;
     let reduced = seed.rem_euclid(1 << 32) as u32;
     Ok((reduced != u32::MAX).then_some(reduced))
 }
@@ -312,21 +409,27 @@ fn seed(value: &Value) -> Result<Option<u32>, ApiError> {
 fn include_usage(value: Option<Value>, stream: bool) -> Result<bool, ApiError> {
     match value {
         None => Ok(false),
-        Some(_) if !stream => {
-            Err(ApiError::field("stream_options", "`stream_options` is allowed with `stream: true` only."))
-        }
+        Some(_) if !stream => Err(ApiError::field(
+            "stream_options",
+            "`stream_options` is allowed with `stream: true` only.",
+        )),
         Some(Value::Object(object)) => {
             let mut fields = Fields::new(object);
             let include = fields
                 .boolean("include_usage")
-                .map_err(|error| ApiError { param: Some("stream_options.include_usage".to_owned()), ..error })?
+                .map_err(|error| ApiError {
+                    param: Some("stream_options.include_usage".to_owned()),
+                    ..error
+                })?
                 .unwrap_or(false);
             match fields.left().next() {
                 // OpenAI pads chunks against traffic analysis; no answer depends on it.
                 None | Some("include_obfuscation") => Ok(include),
                 Some(name) => Err(ApiError::field(
                     format!("stream_options.{name}"),
-                    format!("`stream_options` holds `include_usage` only; `{name}` is not known here."),
+                    format!(
+                        "`stream_options` holds `include_usage` only; `{name}` is not known here."
+                    ),
                 )),
             }
         }
@@ -346,7 +449,13 @@ fn logit_bias(
         None => false,
         Some(Value::String(kind)) if kind == "input_ids" => false,
         Some(Value::String(kind)) if kind == "tokens" => true,
-        Some(other) => return Err(wrong("logit_bias_type", "\"input_ids\" or \"tokens\"", &other)),
+        Some(other) => {
+            return Err(wrong(
+                "logit_bias_type",
+                "\"input_ids\" or \"tokens\"",
+                &other,
+            ));
+        }
     };
     let entries = match value {
         None => return Ok(Vec::new()),
@@ -358,22 +467,33 @@ fn logit_bias(
     };
     let vocab = model.vocab();
     let mut biases: Vec<(Token, f32)> = Vec::with_capacity(entries.len());
-    let mut set = |token: Token, bias: f32| match biases.iter_mut().find(|(other, _)| *other == token) {
-        // The reference keeps a map from id to bias: the last one counts.
-        Some(entry) => entry.1 = bias,
-        None => biases.push((token, bias)),
-    };
+    let mut set =
+        |token: Token, bias: f32| match biases.iter_mut().find(|(other, _)| *other == token) {
+            // The reference keeps a map from id to bias: the last one counts.
+            Some(entry) => entry.1 = bias,
+            None => biases.push((token, bias)),
+        };
     for (key, value) in entries {
-        let bias = value.as_f64().filter(|bias| bias.abs() <= MOST).ok_or_else(|| {
-            let name = format!("logit_bias.{key}");
-            ApiError { param: Some("logit_bias".to_owned()), ..wrong(&name, "a number from -1000000 to 1000000", &value) }
-        })? as f32;
+        let bias = value
+            .as_f64()
+            .filter(|bias| bias.abs() <= MOST)
+            .ok_or_else(|| {
+                let name = format!("logit_bias.{key}");
+                ApiError {
+                    param: Some("logit_bias".to_owned()),
+                    ..wrong(&name, "a number from -1000000 to 1000000", &value)
+                }
+            })? as f32;
         if by_text {
             for token in vocab.tokenize(&key, false, true) {
                 set(token, bias);
             }
         } else {
-            let token = key.parse::<usize>().ok().filter(|&id| id < vocab.len()).and_then(|id| i32::try_from(id).ok());
+            let token = key
+                .parse::<usize>()
+                .ok()
+                .filter(|&id| id < vocab.len())
+                .and_then(|id| i32::try_from(id).ok());
             let token = token.ok_or_else(|| {
                 ApiError::field(
                     "logit_bias",

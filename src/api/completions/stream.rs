@@ -70,9 +70,13 @@ pub fn respond(head: Head, sources: Vec<Source>, include_usage: bool) -> Respons
         let event = state.next().await?;
         Some((Ok::<_, Infallible>(event), state))
     });
-    let mut response = Sse::new(events).keep_alive(KeepAlive::new().text("ping")).into_response();
+    let mut response = Sse::new(events)
+        .keep_alive(KeepAlive::new().text("ping"))
+        .into_response();
     // A proxy that gathers events would defeat the purpose.
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
 
@@ -90,8 +94,16 @@ impl State {
                 None => {
                     self.over = true;
                     if self.include_usage {
-                        let usage = Usage::new(self.prompt_tokens, self.completion_tokens, self.cached_tokens);
-                        let chunk = Chunk { head: &self.head, choices: Vec::new(), usage: Some(Some(&usage)) };
+                        let usage = Usage::new(
+                            self.prompt_tokens,
+                            self.completion_tokens,
+                            self.cached_tokens,
+                        );
+                        let chunk = Chunk {
+                            head: &self.head,
+                            choices: Vec::new(),
+                            usage: Some(Some(&usage)),
+                        };
                         let event = event(&chunk);
                         self.ready.push_back(event);
                     }
@@ -125,15 +137,24 @@ impl State {
                     return;
                 }
                 let entry = view.entry(&output);
-                Choice { text: output.text, index, logprobs: view.arrays(vec![entry]), finish_reason: None }
+                Choice {
+                    text: output.text,
+                    index,
+                    logprobs: view.arrays(vec![entry]),
+                    finish_reason: None,
+                }
             }
-            Delta::Finished(reason) => {
-                Choice { text: String::new(), index, logprobs: None, finish_reason: Some(reason.as_str()) }
-            }
+            Delta::Finished(reason) => Choice {
+                text: String::new(),
+                index,
+                logprobs: None,
+                finish_reason: Some(reason.as_str()),
+            },
             Delta::Failed(error) => {
                 // The status went out long ago. Clients take a stream without [DONE] for broken off.
                 self.over = true;
-                self.ready.push_back(event(&ApiError::from(error).as_body()));
+                self.ready
+                    .push_back(event(&ApiError::from(error).as_body()));
                 self.deltas.clear();
                 return;
             }

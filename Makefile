@@ -1,0 +1,48 @@
+# `make run` is all it takes: it installs what the build needs, builds, and starts the server.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# rustup puts cargo here; a shell that was open before does not know yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/candor
+# Outside the clone: a clone stays small, and several share what llama.cpp took minutes to compile.
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+CANDOR := $(CARGO_TARGET_DIR)/release/candor
+
+# Flags for `candor serve`: make run ARGS="--port 8080"
+ARGS ?=
+# Flags for cargo: make run FEATURES="--features cuda"
+FEATURES ?=
+
+.PHONY: help setup build run test test-gemma lint clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what the build needs (Debian and its kin), if anything is missing.
+	@scripts/setup.sh
+
+build: setup ## Build the server.
+	cargo build --release --locked $(FEATURES)
+
+# The shell outlives the Ctrl-C that the server answers, so that make ends with the server and not before it.
+run: build ## Build, and serve on http://127.0.0.1:8000. Flags: make run ARGS="--port 8080"
+	@trap : INT; $(CANDOR) serve $(ARGS)
+
+test: build ## Run all tests; downloads the default model once.
+	$(CANDOR) fetch default
+	cargo test --release --locked $(FEATURES)
+
+test-gemma: build ## Run all tests, with Gemma 3 270M as well (250 MB, downloaded once).
+	$(CANDOR) fetch default
+	CANDOR_TEST_GEMMA="$$(scripts/fetch-gemma.sh)" && export CANDOR_TEST_GEMMA && cargo test --release --locked $(FEATURES)
+
+lint: setup ## Check format, clippy and documentation; a warning is an error.
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets $(FEATURES) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --document-private-items $(FEATURES)
+
+clean: ## Remove what was built. Downloaded models stay.
+	cargo clean

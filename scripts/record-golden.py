@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Records the reference's answers on a GGUF file, for tests/golden.
+
+    pip install llama-cpp-python==0.3.36
+    scripts/record-golden.py MODEL.gguf OUT.json [--cases tests/golden/smollm2-135m.json]
+
+The requests are those of the file given by --cases. Each is answered on a fresh context with flash attention off.
+`aligned` holds, for echoed prompts of models without BOS, the rows that predict each token: the reference pairs each
+token with the row after it.
+"""
+
+import argparse
+import json
+import os
+
+import llama_cpp
+import numpy as np
+from llama_cpp import Llama, LlamaGrammar
+
+N_CTX = 2048
+N_BATCH = 512
+
+
+def aligned(llama, request, response):
+    """token_logprobs and top_logprobs with each token's own row, from the scores of the evaluation just done."""
+    prompt = llama.tokenize(request["prompt"].encode(), add_bos=False, special=True)
+    generated = [int(token) for token in llama._input_ids[len(prompt) :]]
+    tokens = prompt + generated
+    count = len(response["choices"][0]["logprobs"]["tokens"])
+    scores = Llama.logits_to_logprobs(llama._scores)
+
+    def text(token):
+        return llama.detokenize([token]).decode("utf-8", errors="ignore")
+
+    token_logprobs, top_logprobs = [None], [None]
+    for place in range(1, min(count, len(tokens))):
+        row = scores[place - 1]
+        best = sorted(zip(row.tolist(), range(len(row))), reverse=True)[: request["logprobs"]]
+        top = {text(token): logprob for logprob, token in best}
+        top[text(tokens[place])] = float(row[tokens[place]])
+        token_logprobs.append(float(row[tokens[place]]))
+        top_logprobs.append(top)
+    return {"token_logprobs": token_logprobs, "top_logprobs": top_logprobs}
+
+
+def record(llama, case):
+    request = dict(case["request"])
+    arguments = dict(request)
+    if "grammar" in arguments:
+        arguments["grammar"] = LlamaGrammar.from_string(arguments["grammar"], verbose=False)
+    if "logit_bias" in arguments:
+        arguments["logit_bias"] = {int(k): v for k, v in arguments["logit_bias"].items()}
+    llama.reset()
+    llama._ctx.kv_cache_clear()
+    response = llama.create_completion(**arguments)
+    result = {"name": case["name"], "request": request}
+    if request.get("stream"):
+        response = list(response)
+    result["response"] = response
+    if request.get("echo") and "logprobs" in request and not llama._model.add_bos_token():
+        result["aligned"] = aligned(llama, request, response)
+    return result
+
+
+def plain(value):
+    """numpy's numbers as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(type(value))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("out")
+    here = os.path.dirname(os.path.abspath(__file__))
+    parser.add_argument("--cases", default=os.path.join(here, "..", "tests", "golden", "smollm2-135m.json"))
+    options = parser.parse_args()
+    with open(options.cases) as file:
+        cases = json.load(file)["cases"]
+    llama = Llama(options.model, n_ctx=N_CTX, n_batch=N_BATCH, logits_all=True, flash_attn=False, verbose=False)
+    golden = {
+        "reference": f"llama-cpp-python {llama_cpp.__version__}",
+        "n_ctx": N_CTX,
+        "n_batch": N_BATCH,
+        "bos_added": bool(llama._model.add_bos_token()),
+        "flash_attention": "off",
+        "kv_cache": "f16",
+        "n_ubatch": N_BATCH,
+        "cases": [record(llama, case) for case in cases],
+    }
+    # The path says nothing about the model, and would tell about the machine.
+    name = os.path.basename(options.model)
+    text = json.dumps(golden, default=plain, ensure_ascii=False, indent=1).replace(json.dumps(options.model)[1:-1], name)
+    with open(options.out, "w") as file:
+        file.write(text + "\n")
+    print(f"{options.out}: {len(golden['cases'])} cases")
+
+
+if __name__ == "__main__":
+    main()
