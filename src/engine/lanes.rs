@@ -128,10 +128,10 @@ impl Directory {
         }
     }
 
-    /// The lane of another worker that a request could take most cells from.
+    /// The lane of a worker, but for the excepted one, that a request could take most cells from.
     pub fn best(
         &self,
-        except: usize,
+        except: Option<usize>,
         request: &Request,
         plan: &PromptPlan,
     ) -> Option<(usize, Source)> {
@@ -139,7 +139,7 @@ impl Directory {
         workers
             .iter()
             .enumerate()
-            .filter(|(worker, _)| *worker != except)
+            .filter(|(worker, _)| Some(*worker) != except)
             .flat_map(|(worker, lanes)| {
                 lanes
                     .iter()
@@ -292,7 +292,7 @@ pub(super) mod tests {
         };
         directory.publish(0, 1, entry(80, None));
         directory.publish(1, 0, entry(40, Some(3)));
-        let best = |except, top| directory.best(except, &request(0..100, top), &plan);
+        let best = |except, top| directory.best(Some(except), &request(0..100, top), &plan);
         assert_eq!(best(1, None), Some((0, Source { lane: 1, cells: 80 })));
         assert_eq!(best(0, None), Some((1, Source { lane: 0, cells: 40 })));
         assert_eq!(best(0, Some(3)), Some((1, Source { lane: 0, cells: 39 })));

@@ -191,7 +191,7 @@ impl Engine {
         let Some(first) = requests.next() else {
             return Ok(Vec::new());
         };
-        let lease = pool.places.enter().await?;
+        let lease = pool.places.enter(pool.shared.prefer(&first)).await?;
         let (deltas, generation) = Generation::new();
         run(&pool.shared, first, deltas, lease)?;
         let mut generations = vec![generation];
@@ -257,7 +257,7 @@ async fn run_later(
 ) {
     for (request, deltas) in requests {
         let lease = tokio::select! {
-            lease = places.extend() => lease,
+            lease = places.extend(shared.prefer(&request)) => lease,
             () = deltas.closed() => continue,
         };
         let failed = deltas.clone();

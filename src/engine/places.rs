@@ -58,10 +58,10 @@ impl Places {
         })
     }
 
-    /// A request's first place: bounded in time, and refused when too many wait.
-    pub async fn enter(self: &Arc<Self>) -> Result<Lease, EngineError> {
+    /// A request's first place, at the preferred worker if that has no more to do than others: bounded in time, and refused when too many wait.
+    pub async fn enter(self: &Arc<Self>, prefer: Option<usize>) -> Result<Lease, EngineError> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-            return Ok(self.lease(permit));
+            return Ok(self.lease(permit, prefer));
         }
         let _waiting = Waiting::new(self)?;
         match tokio::time::timeout(
@@ -70,7 +70,7 @@ impl Places {
         )
         .await
         {
-            Ok(Ok(permit)) => Ok(self.lease(permit)),
+            Ok(Ok(permit)) => Ok(self.lease(permit, prefer)),
             Ok(Err(_)) => Err(closed()),
             Err(_) => Err(EngineError::QueueTimeout {
                 waited_ms: u64::try_from(self.queue_timeout.as_millis()).unwrap_or(u64::MAX),
@@ -79,9 +79,9 @@ impl Places {
     }
 
     /// A further place of a request that is in: it waits in the same line, as long as it takes.
-    pub async fn extend(self: &Arc<Self>) -> Result<Lease, EngineError> {
+    pub async fn extend(self: &Arc<Self>, prefer: Option<usize>) -> Result<Lease, EngineError> {
         match Arc::clone(&self.permits).acquire_owned().await {
-            Ok(permit) => Ok(self.lease(permit)),
+            Ok(permit) => Ok(self.lease(permit, prefer)),
             Err(_) => Err(closed()),
         }
     }
@@ -91,11 +91,11 @@ impl Places {
         self.permits.close();
     }
 
-    /// The worker with the fewest sequences. There are as many permits as places, so it has room.
-    fn lease(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Lease {
+    /// The worker with the fewest sequences, of equals the preferred one. There are as many permits as places, so it has room.
+    fn lease(self: &Arc<Self>, permit: OwnedSemaphorePermit, prefer: Option<usize>) -> Lease {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         let worker = (0..loads.len())
-            .min_by_key(|&worker| loads[worker])
+            .min_by_key(|&worker| (loads[worker], Some(worker) != prefer))
             .unwrap_or(0);
         loads[worker] += 1;
         Lease {
@@ -137,12 +137,12 @@ mod tests {
     #[tokio::test]
     async fn places_are_spread_and_given_back() {
         let places = Places::new(3, 2, 0, Duration::ZERO);
-        let a = places.enter().await.expect("free");
-        let b = places.enter().await.expect("free");
+        let a = places.enter(None).await.expect("free");
+        let b = places.enter(None).await.expect("free");
         assert_ne!(a.worker, b.worker);
-        let c = places.enter().await.expect("free");
+        let c = places.enter(None).await.expect("free");
         assert_eq!(
-            places.enter().await.err(),
+            places.enter(None).await.err(),
             Some(EngineError::QueueFull { waiting: 0 })
         );
         let freed = b.worker;
@@ -156,8 +156,8 @@ mod tests {
     #[tokio::test]
     async fn waiting_is_bounded_in_time_and_number() {
         let places = Places::new(1, 1, 1, Duration::from_millis(20));
-        let held = places.enter().await.expect("free");
-        let (first, second) = tokio::join!(places.enter(), places.enter());
+        let held = places.enter(None).await.expect("free");
+        let (first, second) = tokio::join!(places.enter(None), places.enter(None));
         assert_eq!(
             first.err(),
             Some(EngineError::QueueTimeout { waited_ms: 20 })
@@ -165,19 +165,19 @@ mod tests {
         assert_eq!(second.err(), Some(EngineError::QueueFull { waiting: 1 }));
         assert_eq!(places.waiting.load(Ordering::Relaxed), 0);
         drop(held);
-        assert!(places.enter().await.is_ok());
+        assert!(places.enter(None).await.is_ok());
     }
 
     #[tokio::test]
     async fn who_came_first_is_served_first() {
         let places = Places::new(1, 1, 10, Duration::from_secs(60));
-        let held = places.enter().await.expect("free");
+        let held = places.enter(None).await.expect("free");
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
         for number in 0..5 {
             let (places, order) = (Arc::clone(&places), Arc::clone(&order));
             tasks.push(tokio::spawn(async move {
-                let _lease = places.enter().await.expect("in time");
+                let _lease = places.enter(None).await.expect("in time");
                 order.lock().expect("not poisoned").push(number);
             }));
             tokio::task::yield_now().await;

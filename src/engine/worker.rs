@@ -82,6 +82,18 @@ pub struct Shared {
     pub lane_tokens: usize,
 }
 
+impl Shared {
+    /// The worker that knows most of a request's prompt.
+    pub fn prefer(&self, request: &Request) -> Option<usize> {
+        let plan = PromptPlan::new(request.prompt.len(), self.batch_tokens);
+        let (worker, _) = self
+            .directory
+            .best(None, request, &plan)
+            .filter(|_| request.cache_prompt)?;
+        Some(worker)
+    }
+}
+
 /// How far a sequence is.
 enum Phase {
     /// It has no lane yet: it has just come, or a neighbour is evaluating what it begins with.
@@ -270,10 +282,11 @@ impl Worker {
         }
     }
 
-    /// Ends a sequence with its last word.
+    /// Ends a sequence. Its lane and place are free before the client hears of it: who asks next finds them so.
     fn end(&mut self, index: usize, last: Delta) {
-        self.sequences[index].tell(last);
+        let deltas = self.sequences[index].deltas.clone();
         self.free(index);
+        let _ = deltas.send(last);
     }
 
     /// Takes a sequence out; its lane stays as cache.
@@ -334,7 +347,9 @@ impl Worker {
             }
             if may_fetch
                 && let Some((worker, there)) =
-                    self.shared.directory.best(self.number, request, &plan)
+                    self.shared
+                        .directory
+                        .best(Some(self.number), request, &plan)
                 && there.cells >= here + WORTH_FETCHING
             {
                 let want = Want {
