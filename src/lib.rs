@@ -31,7 +31,7 @@
 //! # What holds
 //!
 //! - A sequence's bits do not depend on its neighbours or on the cache: one row per decode, a lane of its own, prompts
-//!   in decodes of eight rows or more, and only cells reused that came from evaluating a prompt.
+//!   cut into decodes at multiples of eight rows, and only cells reused that came from evaluating a prompt.
 //! - No id reaches llama.cpp unchecked, and no grammar that it would not survive.
 //! - No buffer of context × vocabulary exists: rows of logits are reduced as soon as they are computed.
 //! - Unsafe code stands in `model::context` alone.

@@ -231,7 +231,7 @@ pub(super) mod tests {
             lane(50..90, 0, 0, None, 1),
         ];
         let source = best_source(&lanes, &request, &plan);
-        assert_eq!(source, Some(Source { lane: 1, cells: 60 }));
+        assert_eq!(source, Some(Source { lane: 1, cells: 56 }));
         // Lane 1 is taken: its cells are copied to the free lane that was used longest ago.
         assert_eq!(choose_lane(&lanes, source), Some(2));
     }
@@ -271,12 +271,12 @@ pub(super) mod tests {
         let check = |lane: Lane, top, expect| {
             assert_eq!(lane.known.usable(&request(0..100, top), &plan), expect);
         };
-        check(lane(0..60, 59, 5, None, 0), None, 60);
-        // Token 60 differs or is unknown, and is predicted by cell 59: that one is evaluated again.
-        check(lane(0..60, 59, 5, None, 0), Some(5), 59);
-        check(lane(0..60, 30, 5, None, 0), Some(1), 30);
-        check(lane(0..60, 59, 5, None, 0), Some(6), 0);
-        check(lane(0..60, 0, 0, None, 0), Some(0), 0);
+        check(lane(0..64, 63, 5, None, 0), None, 64);
+        // Token 64 differs or is unknown, and is predicted by cell 63: that one is evaluated again, with its group.
+        check(lane(0..64, 63, 5, None, 0), Some(5), 56);
+        check(lane(0..64, 30, 5, None, 0), Some(1), 24);
+        check(lane(0..64, 63, 5, None, 0), Some(6), 0);
+        check(lane(0..64, 0, 0, None, 0), Some(0), 0);
     }
 
     #[test]
@@ -295,7 +295,7 @@ pub(super) mod tests {
         let best = |except, top| directory.best(Some(except), &request(0..100, top), &plan);
         assert_eq!(best(1, None), Some((0, Source { lane: 1, cells: 80 })));
         assert_eq!(best(0, None), Some((1, Source { lane: 0, cells: 40 })));
-        assert_eq!(best(0, Some(3)), Some((1, Source { lane: 0, cells: 39 })));
+        assert_eq!(best(0, Some(3)), Some((1, Source { lane: 0, cells: 32 })));
         assert_eq!(best(0, Some(4)), None);
         assert_eq!(best(1, Some(0)), None);
         directory.publish(0, 1, None);

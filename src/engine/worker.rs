@@ -51,10 +51,29 @@ pub struct Job {
 /// never will.
 pub struct Want {
     sequence: u64,
-    reply: Sender<Message>,
+    /// Taken when it is answered.
+    reply: Option<Sender<Message>>,
     lane: usize,
     cells: usize,
     prompt: Arc<[Token]>,
+}
+
+impl Want {
+    fn answer(&mut self, gift: Option<Gift>) {
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(Message::Gift {
+                sequence: self.sequence,
+                gift,
+            });
+        }
+    }
+}
+
+impl Drop for Want {
+    /// Whoever waits for an answer gets one, also from a worker that goes down.
+    fn drop(&mut self) {
+        self.answer(None);
+    }
 }
 
 /// A lane's cells and what is known of them.
@@ -222,12 +241,7 @@ impl Worker {
             Message::Want(want) => self.wants.push(want),
             Message::Gift { sequence, gift } => self.unwrap_gift(sequence, gift),
             Message::Close => {
-                for want in std::mem::take(&mut self.wants) {
-                    let _ = want.reply.send(Message::Gift {
-                        sequence: want.sequence,
-                        gift: None,
-                    });
-                }
+                self.wants.clear();
                 for index in (0..self.sequences.len()).rev() {
                     let closing =
                         EngineError::Unavailable("The server is shutting down.".to_owned());
@@ -354,7 +368,7 @@ impl Worker {
             {
                 let want = Want {
                     sequence: sequence.id,
-                    reply: self.shared.mailboxes[self.number].clone(),
+                    reply: Some(self.shared.mailboxes[self.number].clone()),
                     lane: there.lane,
                     cells: there.cells,
                     prompt: Arc::clone(&request.prompt),
@@ -438,7 +452,7 @@ impl Worker {
                     })
             });
         self.wants = later;
-        for want in ready {
+        for mut want in ready {
             let known = &self.lanes[want.lane].known;
             let worth = common_prefix(&known.tokens, &want.prompt) >= WORTH_FETCHING;
             let known = worth.then(|| known.clone());
@@ -448,10 +462,7 @@ impl Worker {
                     state: self.context.export(want.lane)?,
                 })
             });
-            let _ = want.reply.send(Message::Gift {
-                sequence: want.sequence,
-                gift,
-            });
+            want.answer(gift);
         }
     }
 
@@ -522,10 +533,11 @@ impl Worker {
         }
         let sequence = &mut self.sequences[index];
         let known = &mut self.lanes[sequence.lane].known;
-        if end <= sequence.plan.shareable() {
+        let shared = end.min(sequence.plan.shareable());
+        if evaluated < shared {
             known
                 .tokens
-                .extend_from_slice(&sequence.request.prompt[evaluated..end]);
+                .extend_from_slice(&sequence.request.prompt[evaluated..shared]);
         }
         if scores {
             // As many alternatives as the scores before have, so that all of a lane's scores can be used alike.

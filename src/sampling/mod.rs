@@ -150,7 +150,9 @@ impl Sampler {
 fn selector(n_vocab: i32, params: &SamplingParams) -> Option<LlamaSampler> {
     /// What llama-cpp-python gives mirostat 1 for its estimate, as the paper does.
     const MIROSTAT_M: i32 = 100;
-    if params.temperature <= 0.0 {
+    /// Below it the likeliest token is certain, and dividing by it overflows.
+    const COLDEST: f32 = 1e-6;
+    if params.temperature < COLDEST {
         return None;
     }
     let no_perf = true;

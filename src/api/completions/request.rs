@@ -162,7 +162,7 @@ impl CompletionRequest {
                 .number("typical_p", 0.0..=1.0)?
                 .unwrap_or(defaults.typical_p),
             repeat_penalty: fields
-                .number("repeat_penalty", f32::MIN_POSITIVE..=100.0)?
+                .number("repeat_penalty", 0.01..=100.0)?
                 .unwrap_or(defaults.repeat_penalty),
             frequency_penalty: fields
                 .number("frequency_penalty", -2.0..=2.0)?
