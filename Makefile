@@ -16,7 +16,7 @@ ARGS ?=
 # Flags for cargo: make run FEATURES="--features cuda"
 FEATURES ?=
 
-.PHONY: help setup build run test test-gemma lint clean
+.PHONY: help setup claim build run test test-gemma lint clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,13 @@ help: ## Show this list.
 setup: ## Install what the build needs (Debian and its kin), if anything is missing.
 	@scripts/setup.sh
 
-build: setup ## Build the server.
+# Cargo tells by the time of a file whether it has changed; what another clone built would pass for ours.
+claim: setup
+	@if [ "$$(cat $(CARGO_TARGET_DIR)/clone 2> /dev/null)" != "$(CURDIR)" ]; then \
+		cargo clean --quiet --release --package candor && mkdir -p $(CARGO_TARGET_DIR) && \
+		echo "$(CURDIR)" > $(CARGO_TARGET_DIR)/clone; fi
+
+build: claim ## Build the server.
 	cargo build --release --locked $(FEATURES)
 
 # The shell outlives the Ctrl-C that the server answers, so that make ends with the server and not before it.
@@ -39,7 +45,7 @@ test-gemma: build ## Run all tests, with Gemma 3 270M as well (250 MB, downloade
 	$(CANDOR) fetch default
 	CANDOR_TEST_GEMMA="$$(scripts/fetch-gemma.sh)" && export CANDOR_TEST_GEMMA && cargo test --release --locked $(FEATURES)
 
-lint: setup ## Check format, clippy and documentation; a warning is an error.
+lint: claim ## Check format, clippy and documentation; a warning is an error.
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets $(FEATURES) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --document-private-items $(FEATURES)

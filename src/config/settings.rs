@@ -40,6 +40,8 @@ impl Setting {
 pub(super) enum Allowed {
     /// A whole number between two others, both included.
     Integer(i64, i64),
+    /// A multiple of the first number, between two others, both included.
+    Multiple(i64, i64, i64),
     /// A number between two others, both included.
     Number(f64, f64),
     /// A number above the first, up to and including the second.
@@ -75,6 +77,9 @@ impl Allowed {
             Allowed::Integer(min, max) => {
                 integer().is_some_and(|it| i128::from(min) <= it && it <= i128::from(max))
             }
+            Allowed::Multiple(of, min, max) => integer().is_some_and(|it| {
+                i128::from(min) <= it && it <= i128::from(max) && it % i128::from(of) == 0
+            }),
             Allowed::Number(min, max) => number().is_some_and(|it| min <= it && it <= max),
             Allowed::NumberAbove(min, max) => number().is_some_and(|it| min < it && it <= max),
             Allowed::Boolean => matches!(value, Value::Bool(..)),
@@ -96,7 +101,7 @@ impl Allowed {
     pub(super) fn read(&self, text: &str) -> Value {
         let trimmed = text.trim();
         match self {
-            Allowed::Integer(..) => trimmed
+            Allowed::Integer(..) | Allowed::Multiple(..) => trimmed
                 .parse::<i64>()
                 .map_or_else(|_| text.into(), Value::from),
             Allowed::Number(..) | Allowed::NumberAbove(..) => trimmed
@@ -124,6 +129,7 @@ impl fmt::Display for Allowed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Allowed::Integer(min, max) => write!(f, "a whole number from {min} to {max}"),
+            Allowed::Multiple(of, min, max) => write!(f, "a multiple of {of} from {min} to {max}"),
             Allowed::Number(min, max) => write!(f, "a number from {min} to {max}"),
             Allowed::NumberAbove(min, max) => write!(f, "a number above {min}, at most {max}"),
             Allowed::Boolean => f.write_str("true or false"),
@@ -145,6 +151,7 @@ const fn setting(key: &'static str, allowed: Allowed) -> Setting {
 /// In the order of `config/default.toml`.
 ///
 /// llama.cpp gives a context at most 256 sequences: the bounds of `parallel_sequences` and `cache_lanes` add up to that.
+/// Prompts are cut in groups of eight rows (`engine::plan` says why), and a cut leaves one on each side.
 pub(super) const SETTINGS: &[Setting] = &[
     setting("server.host", Allowed::Text),
     setting("server.port", Allowed::Integer(0, 65_535)),
@@ -160,9 +167,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("engine.parallel_sequences", Allowed::Integer(1, 192)),
     setting("engine.cache_lanes", Allowed::Integer(0, 64)),
     setting("engine.context_length", Allowed::Integer(16, 1_048_576)),
-    setting("engine.prompt_chunk_tokens", Allowed::Integer(8, 65_536)),
-    setting("engine.batch_tokens", Allowed::Integer(8, 65_536)),
-    setting("engine.logits_rows", Allowed::Integer(1, 4_096)),
+    setting(
+        "engine.prompt_chunk_tokens",
+        Allowed::Multiple(8, 16, 65_536),
+    ),
+    setting("engine.batch_tokens", Allowed::Multiple(8, 16, 65_536)),
+    setting("engine.logits_rows", Allowed::Multiple(8, 16, 4_096)),
     setting("engine.threads", Allowed::Integer(0, 1_024)),
     setting("engine.flash_attention", Allowed::Boolean),
     setting(

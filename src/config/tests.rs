@@ -398,7 +398,9 @@ fn the_types_hold_all_that_is_allowed_and_every_word_differs() {
         .filter(|setting| setting.key != "model.gpu_layers")
     {
         let values = match setting.allowed {
-            Allowed::Integer(min, max) => vec![min.to_string(), max.to_string()],
+            Allowed::Integer(min, max) | Allowed::Multiple(_, min, max) => {
+                vec![min.to_string(), max.to_string()]
+            }
             Allowed::Number(min, max) => vec![min.to_string(), max.to_string()],
             Allowed::NumberAbove(min, max) => vec![(min + max / 2.0).to_string(), max.to_string()],
             Allowed::Boolean => vec!["true".to_owned(), "false".to_owned()],

@@ -205,8 +205,19 @@ impl Context {
         }
     }
 
-    /// All that the lane holds, for another context.
+    /// All that the lane holds, for another context. `None`: llama.cpp would leave something out. It does for models
+    /// with a sliding window: what has moved out of the window is not written, though a lane that is cut back needs it.
     pub fn export(&mut self, lane: usize) -> Option<LaneState> {
+        // SAFETY: the model and the context are live, and the lane exists.
+        let (window, last) = unsafe {
+            (
+                sys::llama_model_n_swa(weights_ptr(self.model.weights())),
+                sys::llama_memory_seq_pos_max(self.memory(), i32_of(lane)),
+            )
+        };
+        if window > 0 && last >= window {
+            return None;
+        }
         // SAFETY: the lane exists; the buffer has the size that llama.cpp asked for.
         unsafe {
             let size = sys::llama_state_seq_get_size(self.raw.as_ptr(), i32_of(lane));

@@ -10,11 +10,15 @@ use tokio::sync::oneshot;
 
 /// The Llama-2 tokenizer on small random weights: noise as text, fast as a test. It is in the repository.
 pub fn tiny_model() -> String {
-    concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/models/llama2-vocab-tiny.gguf"
-    )
-    .to_owned()
+    root()
+        .join("tests/models/llama2-vocab-tiny.gguf")
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The package's folder. Asked for when the test runs: clones share what is built, and this differs.
+pub fn root() -> PathBuf {
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"))
 }
 
 /// The default model, fetched unless it is there.

@@ -3,12 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::server::root;
+
 /// Each module imports only from those that stand before it.
 const LINE: [&str; 6] = ["config", "model", "sampling", "logprobs", "engine", "api"];
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
