@@ -67,7 +67,8 @@ pub fn app(state: AppState) -> Router {
         .layer(DefaultBodyLimit::max(body_bytes))
         .layer(middleware::from_fn_with_state(state.clone(), check_key))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(TraceLayer::new_for_http())
+        // Whoever fails says so; a 503 while the model loads is no failure.
+        .layer(TraceLayer::new_for_http().on_failure(()))
         .with_state(state)
 }
 

@@ -7,19 +7,34 @@ use serde_json::{Map, Value};
 use crate::api::body::describe;
 use crate::api::error::ApiError;
 
-/// The fields not read yet. `null` is as good as absent, as OpenAI's own clients have it.
-pub struct Fields(Map<String, Value>);
+/// The fields of an object. `null` is as good as absent, as OpenAI's own clients have it.
+pub struct Fields {
+    /// Not read yet.
+    left: Map<String, Value>,
+    /// Names that were asked for, whether they were there or not.
+    known: Vec<&'static str>,
+}
 
 impl Fields {
     pub fn new(object: Map<String, Value>) -> Self {
-        Self(object)
+        Self {
+            left: object,
+            known: Vec::new(),
+        }
     }
 
-    pub fn take(&mut self, name: &str) -> Option<Value> {
-        self.0.shift_remove(name).filter(|value| !value.is_null())
+    pub fn peek(&self, name: &str) -> Option<&Value> {
+        self.left.get(name)
     }
 
-    pub fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+    pub fn take(&mut self, name: &'static str) -> Option<Value> {
+        self.known.push(name);
+        self.left
+            .shift_remove(name)
+            .filter(|value| !value.is_null())
+    }
+
+    pub fn string(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
         self.take(name)
             .map(|value| match value {
                 Value::String(text) => Ok(text),
@@ -28,7 +43,7 @@ impl Fields {
             .transpose()
     }
 
-    pub fn boolean(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
+    pub fn boolean(&mut self, name: &'static str) -> Result<Option<bool>, ApiError> {
         self.take(name)
             .map(|value| {
                 value
@@ -41,7 +56,7 @@ impl Fields {
     /// A whole number; 16.0 is one.
     pub fn integer(
         &mut self,
-        name: &str,
+        name: &'static str,
         range: RangeInclusive<i64>,
     ) -> Result<Option<i64>, ApiError> {
         self.take(name)
@@ -62,7 +77,7 @@ impl Fields {
     /// As `integer`, for a count.
     pub fn count(
         &mut self,
-        name: &str,
+        name: &'static str,
         range: RangeInclusive<usize>,
     ) -> Result<Option<usize>, ApiError> {
         let bound = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
@@ -72,7 +87,7 @@ impl Fields {
 
     pub fn number(
         &mut self,
-        name: &str,
+        name: &'static str,
         range: RangeInclusive<f32>,
     ) -> Result<Option<f32>, ApiError> {
         self.take(name)
@@ -94,7 +109,17 @@ impl Fields {
 
     /// The names that nobody read.
     pub fn left(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.left.keys().map(String::as_str)
+    }
+
+    /// The name that a misspelt one may have meant: equal but for case, `_` and `-`.
+    pub fn meant(&self, name: &str) -> Option<&'static str> {
+        let bare = |name: &str| name.replace(['_', '-'], "").to_lowercase();
+        let given = bare(name);
+        self.known
+            .iter()
+            .copied()
+            .find(|known| bare(known) == given)
     }
 }
 

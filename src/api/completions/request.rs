@@ -51,40 +51,6 @@ const WITHOUT_EFFECT: [&str; 6] = [
     "prompt_cache_key",
 ];
 
-/// Names that a misspelt field may have meant.
-const KNOWN: [&str; 30] = [
-    "model",
-    "prompt",
-    "max_tokens",
-    "logprobs",
-    "echo",
-    "n",
-    "best_of",
-    "stop",
-    "suffix",
-    "seed",
-    "logit_bias",
-    "logit_bias_type",
-    "stream",
-    "stream_options",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repeat_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "mirostat_mode",
-    "mirostat_tau",
-    "mirostat_eta",
-    "min_tokens",
-    "grammar",
-    "cache_prompt",
-    "user",
-    "metadata",
-];
-
 impl CompletionRequest {
     pub fn parse(
         object: Map<String, Value>,
@@ -101,21 +67,17 @@ impl CompletionRequest {
             Some(count) => Some(count),
             None => (!max_tokens_given).then_some(defaults.max_tokens),
         };
-        let logprobs = match fields.take("logprobs") {
-            Some(Value::Bool(_)) => {
-                return Err(ApiError::field(
-                    "logprobs",
-                    format!(
-                        "`logprobs` is the number of alternatives, a whole number from 0 to {}, not true or false \
-                         (those belong to chat completions).",
-                        limits.logprobs
-                    ),
-                ));
-            }
-            Some(value) => Fields::new(Map::from_iter([("logprobs".to_owned(), value)]))
-                .count("logprobs", 0..=limits.logprobs)?,
-            None => None,
-        };
+        if let Some(Value::Bool(_)) = fields.peek("logprobs") {
+            return Err(ApiError::field(
+                "logprobs",
+                format!(
+                    "`logprobs` is the number of alternatives, a whole number from 0 to {}, not true or false (those \
+                     belong to chat completions).",
+                    limits.logprobs
+                ),
+            ));
+        }
+        let logprobs = fields.count("logprobs", 0..=limits.logprobs)?;
         let n = fields.count("n", 1..=limits.n)?.unwrap_or(1);
         let best_of = fields.count("best_of", 1..=limits.n)?.unwrap_or(n);
         if best_of < n {
@@ -249,13 +211,8 @@ fn unknown(fields: &Fields, how: UnknownFields) -> Result<(), ApiError> {
             UnknownFields::Warn => tracing::warn!(field = name, "an unknown field is ignored"),
             UnknownFields::Reject => {
                 let shown: String = name.chars().take(100).collect();
-                let hint = KNOWN
-                    .iter()
-                    .find(|known| {
-                        known
-                            .replace('_', "")
-                            .eq_ignore_ascii_case(&shown.replace(['_', '-'], ""))
-                    })
+                let hint = fields
+                    .meant(&shown)
                     .map_or_else(String::new, |known| format!(" Did you mean `{known}`?"));
                 return Err(ApiError::field(
                     shown.clone(),
