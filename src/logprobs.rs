@@ -17,9 +17,62 @@ pub struct TokenLogprob {
     pub top: Vec<(Token, f32)>,
 }
 
-/// Reduces a row of raw logits to what is told of `token` and of the `top` likeliest. `token` lies within the row.
-pub fn score(logits: &[f32], token: Token, top: usize) -> TokenLogprob {
-    let largest = largest(logits);
+/// The likeliest tokens of a row of raw logits: what a [`TokenLogprob`] tells of, and what samplers draw from. It is
+/// filled anew for each row, so that a token costs no allocation.
+#[derive(Debug, Default)]
+pub struct Likeliest {
+    /// Largest logit first, of equals the larger id first.
+    kept: Vec<(f32, Token)>,
+    /// The row's largest logit; 0 if there is none that is finite, as the reference has it.
+    largest: f32,
+}
+
+impl Likeliest {
+    /// Finds the `count` likeliest tokens of a row. One pass, in which blocks are only looked into when their largest
+    /// reaches the smallest of those kept, which soon is rare.
+    pub fn find(&mut self, logits: &[f32], count: usize) {
+        const BLOCK: usize = 8 * LANES;
+        let kept = &mut self.kept;
+        kept.clear();
+        let count = count.clamp(1, logits.len().max(1));
+        for (number, block) in logits.chunks(BLOCK).enumerate() {
+            if kept.len() == count {
+                let smallest = kept[count - 1].0;
+                // `>=`: an equal logit of a larger id stands before the one that is kept.
+                if !block
+                    .iter()
+                    .fold(false, |any, &logit| any | (logit >= smallest))
+                {
+                    continue;
+                }
+            }
+            for (offset, &logit) in block.iter().enumerate() {
+                if kept.len() == count && logit < kept[count - 1].0 {
+                    continue;
+                }
+                // Ids come in ascending order, so an equal goes before its equals.
+                let place = kept.partition_point(|&(other, _)| other > logit);
+                if place < count {
+                    let id = i32::try_from(number * BLOCK + offset).unwrap_or(i32::MAX);
+                    kept.truncate(count - 1);
+                    kept.insert(place, (logit, Token(id)));
+                }
+            }
+        }
+        let largest = kept.first().map_or(0.0, |&(logit, _)| logit);
+        self.largest = if largest.is_finite() { largest } else { 0.0 };
+    }
+
+    /// Logit and token, largest first, of equals the larger id first: as many as were asked for, and one at least.
+    pub fn as_slice(&self) -> &[(f32, Token)] {
+        &self.kept
+    }
+}
+
+/// Reduces a row of raw logits to what is told of `token` and of the `top` likeliest, which were found in that row.
+/// `token` lies within it.
+pub fn score(logits: &[f32], likeliest: &Likeliest, token: Token, top: usize) -> TokenLogprob {
+    let largest = likeliest.largest;
     let log_sum = ln_sum_exp(logits, largest);
     // In this order, as the reference does: the largest logit is taken off first, so that what is rounded is small.
     let logprob = |logit: f32| (f64::from(logit - largest) - log_sum) as f32;
@@ -28,32 +81,17 @@ pub fn score(logits: &[f32], token: Token, top: usize) -> TokenLogprob {
         logprob: logits
             .get(token.index())
             .map_or(f32::NEG_INFINITY, |&logit| logprob(logit)),
-        top: likeliest(logits, top)
-            .into_iter()
-            .map(|(logit, token)| (token, logprob(logit)))
+        top: likeliest
+            .kept
+            .iter()
+            .take(top)
+            .map(|&(logit, token)| (token, logprob(logit)))
             .collect(),
     }
 }
 
 /// Numbers that are added side by side. Sixteen fill one AVX-512 register, two of AVX2; the compiler does the rest.
 const LANES: usize = 16;
-
-/// The largest logit; 0 if there is none that is finite, as the reference has it.
-fn largest(logits: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (blocks, rest) = logits.as_chunks::<LANES>();
-    for block in blocks {
-        for (lane, &logit) in lanes.iter_mut().zip(block) {
-            *lane = if logit > *lane { logit } else { *lane };
-        }
-    }
-    let largest = lanes
-        .iter()
-        .chain(rest)
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max);
-    if largest.is_finite() { largest } else { 0.0 }
-}
 
 /// ln Σ exp(x − largest). Sums of a block are f32, their sum f64: a vocabulary of 262,144 is off by less than 1e-6.
 fn ln_sum_exp(logits: &[f32], largest: f32) -> f64 {
@@ -105,42 +143,6 @@ fn exp(x: f32) -> f32 {
     if x > -87.0 { value } else { 0.0 }
 }
 
-/// The `count` largest logits, largest first, of equals the larger id first. One pass: a block is looked into only
-/// when its largest reaches the smallest of those kept, which soon is rare.
-fn likeliest(logits: &[f32], count: usize) -> Vec<(f32, Token)> {
-    const BLOCK: usize = 8 * LANES;
-    let count = count.min(logits.len());
-    if count == 0 {
-        return Vec::new();
-    }
-    let mut kept: Vec<(f32, Token)> = Vec::with_capacity(count + 1);
-    for (number, block) in logits.chunks(BLOCK).enumerate() {
-        if kept.len() == count {
-            let smallest = kept[count - 1].0;
-            // `>=`: an equal logit of a larger id stands before the one that is kept.
-            if !block
-                .iter()
-                .fold(false, |any, &logit| any | (logit >= smallest))
-            {
-                continue;
-            }
-        }
-        for (offset, &logit) in block.iter().enumerate() {
-            if kept.len() == count && logit < kept[count - 1].0 {
-                continue;
-            }
-            // Ids come in ascending order, so an equal goes before its equals.
-            let place = kept.partition_point(|&(other, _)| other > logit);
-            if place < count {
-                let id = i32::try_from(number * BLOCK + offset).unwrap_or(i32::MAX);
-                kept.insert(place, (logit, Token(id)));
-                kept.truncate(count);
-            }
-        }
-    }
-    kept
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +158,13 @@ mod tests {
                 ((state >> 40) as f32 / 16_777_216.0) * 40.0 - 25.0
             })
             .collect()
+    }
+
+    /// Finds and scores in one go.
+    fn score(logits: &[f32], token: Token, top: usize) -> TokenLogprob {
+        let mut likeliest = Likeliest::default();
+        likeliest.find(logits, top);
+        super::score(logits, &likeliest, token, top)
     }
 
     /// The definition, in f64, by a full sort.

@@ -42,6 +42,11 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Config(flags) => {
             print(&flags.load(environment).map_err(wrong_settings)?.to_toml())
         }
+        Command::Tune(flags) => {
+            let config = flags.load(environment).map_err(wrong_settings)?.config;
+            start_logging(config.server.log_format)?;
+            print(&candor::engine::tune(&config).map_err(failed)?.to_string())
+        }
         Command::Fetch(fetch) => {
             let config = fetch.load(environment).map_err(wrong_settings)?.config;
             start_logging(config.server.log_format)?;

@@ -45,6 +45,11 @@ pub enum Command {
     /// Print the settings in force as TOML, each with where it comes from. API keys are hidden.
     #[command(after_help = SETTINGS_HELP)]
     Config(SettingFlags),
+    /// Measure how this machine is fastest with the model, print a table, and keep it for the next start.
+    ///
+    /// The first start measures what it needs by itself; this is for looking, and for a machine that was busy then.
+    #[command(after_help = SETTINGS_HELP)]
+    Tune(SettingFlags),
     /// Download a model into the cache, if it is not there yet, and print its path.
     Fetch(Fetch),
 }
@@ -100,12 +105,15 @@ pub struct SettingFlags {
     /// Sequences that advance at once [env: CANDOR_ENGINE__PARALLEL_SEQUENCES].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     parallel_sequences: Option<String>,
-    /// llama.cpp contexts, each on a thread of its own; 0: one for each core [env: CANDOR_ENGINE__CONTEXTS].
+    /// llama.cpp contexts, each on a thread of its own; 0: as many as are fastest, as measured [env: CANDOR_ENGINE__CONTEXTS].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     contexts: Option<String>,
-    /// CPU threads in all; 0: one for each core [env: CANDOR_ENGINE__THREADS].
+    /// CPU threads in all; 0: one for each core that others leave free [env: CANDOR_ENGINE__THREADS].
     #[arg(long, short, value_name = "N", allow_negative_numbers = true)]
     threads: Option<String>,
+    /// What is promised about bits: auto, exact or throughput [env: CANDOR_ENGINE__MODE].
+    #[arg(long)]
+    mode: Option<String>,
     /// Layers on the GPU, in a build with a GPU back end [env: CANDOR_MODEL__GPU_LAYERS].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     gpu_layers: Option<String>,
@@ -139,6 +147,7 @@ impl SettingFlags {
             "engine.parallel_sequences",
             self.parallel_sequences,
         );
+        one("--mode", "engine.mode", self.mode);
         one("--contexts", "engine.contexts", self.contexts);
         one("--threads", "engine.threads", self.threads);
         one("--gpu-layers", "model.gpu_layers", self.gpu_layers);
@@ -214,7 +223,9 @@ mod tests {
     fn load(arguments: &[&str]) -> Result<Loaded, ConfigError> {
         let cli = Cli::try_parse_from(arguments).unwrap();
         match cli.command {
-            Command::Serve(flags) | Command::Config(flags) => flags.load(Vec::new()),
+            Command::Serve(flags) | Command::Config(flags) | Command::Tune(flags) => {
+                flags.load(Vec::new())
+            }
             Command::Fetch(fetch) => fetch.load(Vec::new()),
         }
     }

@@ -80,6 +80,8 @@ pub struct Model {
     pub aliases: Vec<String>,
     /// Layers on the GPU; needs a build with a GPU back end.
     pub gpu_layers: u32,
+    /// Whether the file is mapped into memory rather than read.
+    pub mmap: bool,
     /// Where downloaded models are kept. Empty: `$XDG_CACHE_HOME/candor/models`.
     pub cache_dir: String,
 }
@@ -90,8 +92,10 @@ pub struct Model {
 pub struct Engine {
     /// What the engine promises about bits.
     pub mode: Mode,
-    /// llama.cpp contexts, each on a thread of its own. 0: one for each core (one on a GPU).
+    /// llama.cpp contexts, each on a thread of its own. 0: measured (one on a GPU).
     pub contexts: usize,
+    /// Sequences whose tokens share a decode, at most. 0: measured.
+    pub decode_width: usize,
     /// Sequences that advance at once, over all contexts.
     pub parallel_sequences: usize,
     /// Lanes kept beyond the running sequences, for each context: they hold finished prompts as cache.
@@ -104,7 +108,7 @@ pub struct Engine {
     pub batch_tokens: usize,
     /// Logits rows of one decode, at most: bounds memory at rows × vocabulary × 4 bytes.
     pub logits_rows: usize,
-    /// CPU threads in all. 0: one for each core.
+    /// CPU threads in all. 0: one for each core that other processes leave free.
     pub threads: usize,
     /// Moves log-probabilities by up to 0.1; the reference has it off.
     pub flash_attention: bool,
@@ -118,10 +122,23 @@ pub struct Engine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Exact.
+    /// Exact on a CPU, throughput when layers are on a GPU.
     Auto,
-    /// One row per decode, each sequence in its own KV: answers do not depend on neighbours or cache, to the bit.
+    /// Answers do not depend on neighbours or cache, to the bit.
     Exact,
+    /// Sequences share decodes: faster where the model gains by it, and bits depend on who else is there.
+    Throughput,
+}
+
+impl Mode {
+    /// As it stands in the settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Exact => "exact",
+            Self::Throughput => "throughput",
+        }
+    }
 }
 
 /// Number format of cached keys or values.

@@ -159,7 +159,7 @@ fn variables_that_are_not_settings_are_passed_over_only_if_they_are_known() {
     assert_eq!(
         message(from_environment(&[("CANDOR_MODEL__PATH", "x")])),
         "Unknown setting CANDOR_MODEL__PATH (environment variable CANDOR_MODEL__PATH). There are CANDOR_MODEL__SOURCE, \
-         CANDOR_MODEL__ALIASES, CANDOR_MODEL__GPU_LAYERS, CANDOR_MODEL__CACHE_DIR."
+         CANDOR_MODEL__ALIASES, CANDOR_MODEL__GPU_LAYERS, CANDOR_MODEL__MMAP, CANDOR_MODEL__CACHE_DIR."
     );
 }
 
@@ -214,7 +214,7 @@ fn values_out_of_bounds_are_refused_with_the_bounds() {
         (
             "engine.mode",
             "fast",
-            "engine.mode is \"fast\" (flag --set). Allowed: one of auto, exact.",
+            "engine.mode is \"fast\" (flag --set). Allowed: one of auto, exact, throughput.",
         ),
         (
             "model.aliases",

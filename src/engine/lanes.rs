@@ -78,25 +78,63 @@ pub fn best_source(lanes: &[Lane], request: &Request, plan: &PromptPlan) -> Opti
         .max_by_key(|source| (source.cells, lanes[source.lane].sequence.is_none()))
 }
 
+/// Which of the free lanes a request is run in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// The one that was used longest ago: the others stay as cache.
+    Anywhere,
+    /// Next to those that run: a decode of several sequences is quick when their lanes stand side by side.
+    Together,
+}
+
+/// Free lanes between two that run, which a decode of several sequences bridges at little cost.
+pub const BRIDGED: usize = 2;
+
 /// The free lane to run a request in, given where its first cells come from.
-pub fn choose_lane(lanes: &[Lane], source: Option<Source>) -> Option<usize> {
+pub fn choose_lane(lanes: &[Lane], source: Option<Source>, placement: Placement) -> Option<usize> {
+    let distance = |lane: usize| match placement {
+        Placement::Anywhere => 0,
+        Placement::Together => distance(lanes, lane),
+    };
     if let Some(source) = source {
         let lane = &lanes[source.lane];
         // In place, unless that would throw away more of another prompt than it saves.
-        if lane.sequence.is_none() && lane.known.tokens.len() <= source.cells.saturating_mul(2) {
+        if lane.sequence.is_none()
+            && lane.known.tokens.len() <= source.cells.saturating_mul(2)
+            && distance(source.lane) <= BRIDGED
+        {
             return Some(source.lane);
         }
     }
-    let free = |lane: &&(usize, &Lane)| lane.1.sequence.is_none();
-    let lanes: Vec<(usize, &Lane)> = lanes.iter().enumerate().collect();
-    lanes
-        .iter()
-        .filter(free)
-        .filter(|(lane, _)| source.is_none_or(|source| source.lane != *lane))
-        .min_by_key(|(_, lane)| lane.used)
-        // The only free lane is the source: in place, then.
-        .or_else(|| lanes.iter().find(free))
-        .map(|(lane, _)| *lane)
+    (0..lanes.len())
+        .filter(|&lane| lanes[lane].sequence.is_none())
+        // The source only if no other is free: in place, then.
+        .min_by_key(|&lane| {
+            let is_source = source.is_some_and(|source| source.lane == lane);
+            (is_source, distance(lane), lanes[lane].used)
+        })
+}
+
+/// Steps from a lane to the nearest end of those that run; 0 within, or if none runs.
+fn distance(lanes: &[Lane], lane: usize) -> usize {
+    let runs = |lane: &Lane| lane.sequence.is_some();
+    match (lanes.iter().position(runs), lanes.iter().rposition(runs)) {
+        (Some(first), Some(last)) => first.saturating_sub(lane) + lane.saturating_sub(last),
+        _ => 0,
+    }
+}
+
+/// Where to copy what a free lane holds before it is used for something else, which takes its first cells from
+/// `source`: the free lane that was used longest ago, if that is another.
+pub fn refuge(lanes: &[Lane], lane: usize, source: Option<Source>) -> Option<usize> {
+    let is_source = |other: usize| source.is_some_and(|source| source.lane == other);
+    if lanes[lane].known.tokens.is_empty() || is_source(lane) {
+        return None;
+    }
+    (0..lanes.len())
+        .filter(|&other| lanes[other].sequence.is_none() && !is_source(other))
+        .min_by_key(|&other| (lanes[other].used, other != lane))
+        .filter(|&other| other != lane)
 }
 
 /// What each worker's lanes hold or are about to hold, for the other workers to look at.
@@ -194,6 +232,7 @@ pub(super) mod tests {
             },
             stop: Arc::new([]),
             cache_prompt: true,
+            streamed: true,
             deliver_end_token: false,
         }
     }
@@ -233,14 +272,18 @@ pub(super) mod tests {
         let source = best_source(&lanes, &request, &plan);
         assert_eq!(source, Some(Source { lane: 1, cells: 56 }));
         // Lane 1 is taken: its cells are copied to the free lane that was used longest ago.
-        assert_eq!(choose_lane(&lanes, source), Some(2));
+        assert_eq!(choose_lane(&lanes, source, Placement::Anywhere), Some(2));
     }
 
     #[test]
     fn a_long_prompt_is_not_thrown_away_for_a_short_common_beginning() {
         let lanes = [lane(0..1000, 0, 0, None, 0), lane(0..0, 0, 0, None, 9)];
         assert_eq!(
-            choose_lane(&lanes, Some(Source { lane: 0, cells: 30 })),
+            choose_lane(
+                &lanes,
+                Some(Source { lane: 0, cells: 30 }),
+                Placement::Anywhere
+            ),
             Some(1)
         );
         assert_eq!(
@@ -249,20 +292,68 @@ pub(super) mod tests {
                 Some(Source {
                     lane: 0,
                     cells: 900
-                })
+                }),
+                Placement::Anywhere
             ),
             Some(0)
         );
         let lanes = [lane(0..1000, 0, 0, None, 0), lane(0..0, 0, 0, Some(3), 9)];
         assert_eq!(
-            choose_lane(&lanes, Some(Source { lane: 0, cells: 30 })),
+            choose_lane(
+                &lanes,
+                Some(Source { lane: 0, cells: 30 }),
+                Placement::Anywhere
+            ),
             Some(0)
         );
         let lanes = [
             lane(0..1000, 0, 0, Some(1), 0),
             lane(0..0, 0, 0, Some(3), 9),
         ];
-        assert_eq!(choose_lane(&lanes, None), None);
+        assert_eq!(choose_lane(&lanes, None, Placement::Anywhere), None);
+    }
+
+    #[test]
+    fn lanes_that_share_decodes_stand_side_by_side() {
+        let free = |used| lane(0..40, 0, 0, None, used);
+        let busy = || lane(0..40, 0, 0, Some(1), 0);
+        let check = |lanes: &[Lane], source: Option<usize>, expect| {
+            let source = source.map(|lane| Source { lane, cells: 32 });
+            assert_eq!(choose_lane(lanes, source, Placement::Together), expect);
+        };
+        check(&[free(5), free(3), free(4)], None, Some(1));
+        check(
+            &[free(1), free(2), busy(), busy(), free(9), free(3)],
+            None,
+            Some(1),
+        );
+        check(&[free(1), busy(), free(9), busy()], None, Some(2));
+        // In place if that is near, else a copy next to the others.
+        check(&[free(1), free(2), free(3), busy()], Some(1), Some(1));
+        check(
+            &[free(1), free(2), free(3), free(4), busy()],
+            Some(0),
+            Some(3),
+        );
+    }
+
+    #[test]
+    fn what_is_displaced_goes_where_it_is_missed_least() {
+        let free = |used| lane(0..40, 0, 0, None, used);
+        let busy = || lane(0..40, 0, 0, Some(1), 0);
+        let check = |lanes: &[Lane], displaced, source: Option<usize>, expect| {
+            let source = source.map(|lane| Source { lane, cells: 32 });
+            assert_eq!(refuge(lanes, displaced, source), expect);
+        };
+        let lanes = [free(5), busy(), free(2), free(3)];
+        check(&lanes, 0, None, Some(2));
+        check(&lanes, 2, None, None);
+        // What is about to be copied is not written over, and what is continued in place is not moved.
+        check(&lanes, 0, Some(2), Some(3));
+        check(&lanes, 0, Some(0), None);
+        check(&[lane(0..0, 0, 0, None, 9), free(1)], 0, None, None);
+        // Lanes that were never used are all alike.
+        check(&[free(0), free(0)], 1, None, None);
     }
 
     #[test]

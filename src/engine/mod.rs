@@ -5,13 +5,16 @@
 //! ([`schedule`]). How prompts are cut and prefixes reused without moving a bit is [`plan`]; text and stop strings are
 //! [`text`].
 
+mod cores;
 mod error;
 mod lanes;
 mod places;
 mod plan;
 mod request;
 mod schedule;
+mod score;
 mod text;
+mod tune;
 mod worker;
 
 use std::pin::Pin;
@@ -26,12 +29,15 @@ use tokio::sync::{mpsc::UnboundedReceiver, mpsc::UnboundedSender, mpsc::unbounde
 
 pub use error::EngineError;
 pub use request::{Delta, FinishReason, PromptOutput, Request, TokenOutput};
-pub use text::Utf8Decoder;
+pub use text::{Completion, Utf8Decoder};
+pub use tune::Table;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Mode};
 use crate::model::{self, Context, ContextShape, Model};
+use cores::Cores;
 use lanes::Directory;
 use places::{Lease, Places};
+use tune::Arrangement;
 use worker::{Job, Message, Shared, Worker};
 
 /// A worker's stack. llama.cpp's grammar walks recurse with a token's length; its own threads have 8 MiB.
@@ -104,7 +110,7 @@ impl Engine {
     fn load(&self, config: &Config) -> Result<(), StartError> {
         let path = model::source::resolve(&config.model)?;
         tracing::info!(path = %path.display(), "loading the model");
-        let model = Arc::new(Model::load(&path, config.model.gpu_layers)?);
+        let model = Arc::new(Model::load(&path, &config.model)?);
         tracing::info!(
             model = model.name(),
             description = model.description(),
@@ -229,6 +235,15 @@ impl Engine {
     }
 }
 
+/// Measures how this machine is fastest with the model of the settings, keeps the figures for later starts, and tells
+/// them.
+pub fn tune(config: &Config) -> Result<Table, StartError> {
+    let path = model::source::resolve(&config.model)?;
+    let model = Arc::new(Model::load(&path, &config.model)?);
+    let threads = Cores::new(config.engine.threads).most();
+    Ok(tune::table(&model, config, threads)?)
+}
+
 /// Hands a request with its place to the worker.
 fn run(
     shared: &Shared,
@@ -267,32 +282,49 @@ async fn run_later(
     }
 }
 
+impl config::Engine {
+    /// A context as the settings have it.
+    fn shape(
+        &self,
+        lanes: usize,
+        lane_tokens: usize,
+        batch_rows: usize,
+        logits_rows: usize,
+    ) -> ContextShape {
+        ContextShape {
+            lanes,
+            lane_tokens,
+            batch_rows,
+            logits_rows,
+            flash_attention: self.flash_attention,
+            kv_type_k: self.kv_type_k,
+            kv_type_v: self.kv_type_v,
+        }
+    }
+}
+
 impl Pool {
     fn start(model: Arc<Model>, config: &Config) -> Result<Self, StartError> {
         let settings = &config.engine;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if settings.threads == 0 {
-            cores
-        } else {
-            settings.threads
+        let cores = Cores::new(settings.threads);
+        let mode = match settings.mode {
+            Mode::Auto if config.model.gpu_layers > 0 => Mode::Throughput,
+            Mode::Auto => Mode::Exact,
+            mode => mode,
         };
-        let on_gpu = config.model.gpu_layers > 0;
-        let workers = match settings.contexts {
-            0 if on_gpu => 1,
-            0 => threads.min(settings.parallel_sequences),
-            contexts => contexts.min(settings.parallel_sequences),
-        }
-        .max(1);
+        let Arrangement {
+            contexts: workers,
+            groups,
+        } = tune::arrange(&model, config, mode, cores.most())?;
+        let width = groups.iter().copied().max().unwrap_or(1);
         let lanes = settings.parallel_sequences.div_ceil(workers) + settings.cache_lanes;
-        let shape = ContextShape {
+        let logits_rows = settings.logits_rows.max(width);
+        let shape = settings.shape(
             lanes,
-            lane_tokens: settings.context_length,
-            batch_rows: settings.prompt_chunk_tokens.max(settings.logits_rows),
-            logits_rows: settings.logits_rows,
-            flash_attention: settings.flash_attention,
-            kv_type_k: settings.kv_type_k,
-            kv_type_v: settings.kv_type_v,
-        };
+            settings.context_length,
+            settings.prompt_chunk_tokens.max(logits_rows),
+            logits_rows,
+        );
         let kv_mib = model
             .kv_bytes_per_token(settings.kv_type_k.bytes(), settings.kv_type_v.bytes())
             .map(|bytes| {
@@ -300,9 +332,10 @@ impl Pool {
                     / 1_048_576.0
             });
         tracing::info!(
-            mode = "exact",
+            mode = mode.as_str(),
             contexts = workers,
-            threads,
+            threads = cores.most(),
+            decode_width = width,
             parallel_sequences = settings.parallel_sequences,
             lanes_per_context = lanes,
             tokens_per_lane = settings.context_length,
@@ -314,7 +347,10 @@ impl Pool {
             directory: Directory::new(workers, lanes),
             mailboxes: senders,
             active: AtomicUsize::new(0),
-            threads,
+            cores,
+            groups,
+            width,
+            reuses_generated: mode == Mode::Throughput,
             chunk_tokens: settings.prompt_chunk_tokens,
             logits_rows: settings.logits_rows,
             batch_tokens: settings.batch_tokens,
@@ -374,9 +410,10 @@ impl Pool {
                 Duration::from_millis(config.limits.queue_timeout_ms),
             ),
             fingerprint: format!(
-                "{}-llama.cpp-{}-exact-fa-{flash}",
+                "{}-llama.cpp-{}-{}-fa-{flash}",
                 model.fingerprint(),
-                model::llama_cpp_version()
+                model::llama_cpp_version(),
+                mode.as_str()
             ),
             model,
             shared,

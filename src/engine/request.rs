@@ -22,6 +22,8 @@ pub struct Request {
     pub stop: Arc<[String]>,
     /// Whether the prompt may start from what other sequences have evaluated.
     pub cache_prompt: bool,
+    /// Whether its tokens are wanted as they come. Else all are told at the end, and nobody is woken for each of them.
+    pub streamed: bool,
     /// Whether a final end-of-generation token is delivered as a token (with empty text) before the end.
     pub deliver_end_token: bool,
 }

@@ -1,56 +1,99 @@
-//! Who advances next: a pure function of the sequences and the limits.
+//! Who advances next: a pure function of the sequences and of who went last.
 
 /// Where a sequence stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// It waits for cells of another lane; nothing can be done for it.
     Waiting,
-    /// Its prompt is being evaluated.
-    Prompt,
+    /// This many tokens of its prompt are still to be evaluated.
+    Prompt { left: usize },
     /// It has a token to evaluate.
     Generating,
 }
 
-/// One decode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// The next chunk of this sequence's prompt.
-    Prompt(usize),
-    /// This sequence's newest token: one row, which is the reference's own shape.
-    Token(usize),
+/// One round: a token for everyone who generates, then one chunk of a prompt. So a stream waits for no more than one
+/// chunk, and prompts are not starved by streams. It is filled anew each time.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// Sequences whose newest token is evaluated, in order of arrival.
+    pub tokens: Vec<usize>,
+    /// The sequence whose prompt gets a chunk: the shortest first, so that a short request does not wait for a long
+    /// prompt; but each time one has overtaken an older one, that one is next, so that no prompt is starved.
+    pub prompt: Option<usize>,
+    /// Whether the last prompt overtook an older one.
+    overtook: bool,
 }
 
-/// One round: a token for everyone who generates, then one chunk of the prompt that came first. So a stream waits for
-/// no more than one chunk, and prompts are not starved by streams.
-pub fn round(sequences: impl Iterator<Item = Progress>) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let mut prompt = None;
-    for (index, progress) in sequences.enumerate() {
-        match progress {
-            Progress::Waiting => {}
-            Progress::Generating => steps.push(Step::Token(index)),
-            Progress::Prompt => prompt = prompt.or(Some(Step::Prompt(index))),
+impl Round {
+    /// Plans the next round, given the sequences in order of arrival.
+    pub fn fill(&mut self, sequences: impl Iterator<Item = Progress>) {
+        self.tokens.clear();
+        let mut oldest = None;
+        let mut shortest: Option<(usize, usize)> = None;
+        for (index, progress) in sequences.enumerate() {
+            match progress {
+                Progress::Waiting => {}
+                Progress::Generating => self.tokens.push(index),
+                Progress::Prompt { left } => {
+                    oldest = oldest.or(Some(index));
+                    if shortest.is_none_or(|(_, least)| left < least) {
+                        shortest = Some((index, left));
+                    }
+                }
+            }
         }
+        self.prompt = if self.overtook {
+            oldest
+        } else {
+            shortest.map(|(index, _)| index)
+        };
+        self.overtook = self.prompt != oldest;
     }
-    steps.extend(prompt);
-    steps
+
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty() && self.prompt.is_none()
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Progress::{Generating, Prompt, Waiting};
     use super::*;
 
+    fn check(round: &mut Round, sequences: &[Progress], tokens: &[usize], prompt: Option<usize>) {
+        round.fill(sequences.iter().copied());
+        assert_eq!(round.tokens, tokens, "{sequences:?}");
+        assert_eq!(round.prompt, prompt, "{sequences:?}");
+        assert_eq!(round.is_empty(), tokens.is_empty() && prompt.is_none());
+    }
+
     #[test]
-    fn everyone_gets_a_token_and_the_first_prompt_a_chunk() {
-        use Progress::{Generating, Prompt, Waiting};
-        let check = |sequences: &[Progress], expect: &[Step]| {
-            assert_eq!(round(sequences.iter().copied()), expect);
-        };
-        check(&[], &[]);
-        check(&[Waiting], &[]);
-        check(
-            &[Generating, Prompt, Waiting, Prompt, Generating],
-            &[Step::Token(0), Step::Token(4), Step::Prompt(1)],
-        );
+    fn everyone_gets_a_token_and_one_prompt_a_chunk() {
+        let mut round = Round::default();
+        check(&mut round, &[], &[], None);
+        check(&mut round, &[Waiting], &[], None);
+        let sequences = [
+            Generating,
+            Prompt { left: 9 },
+            Waiting,
+            Prompt { left: 9 },
+            Generating,
+        ];
+        check(&mut round, &sequences, &[0, 4], Some(1));
+        check(&mut round, &sequences, &[0, 4], Some(1));
+    }
+
+    #[test]
+    fn a_short_prompt_overtakes_a_long_one_which_goes_on_all_the_same() {
+        let mut round = Round::default();
+        let long = Prompt { left: 4000 };
+        check(&mut round, &[long], &[], Some(0));
+        let both = [long, Prompt { left: 300 }];
+        check(&mut round, &both, &[], Some(1));
+        check(&mut round, &both, &[], Some(0));
+        check(&mut round, &both, &[], Some(1));
+        check(&mut round, &[long, Generating], &[1], Some(0));
+        // Whoever has just come is first, if no other overtook in the round before.
+        check(&mut round, &[long, Prompt { left: 8 }], &[], Some(1));
     }
 }

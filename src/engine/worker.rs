@@ -6,14 +6,18 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::cores::Cores;
 use super::error::EngineError;
-use super::lanes::{Directory, Entry, Known, Lane, best_source, choose_lane};
+use super::lanes::{
+    BRIDGED, Directory, Entry, Known, Lane, Placement, Source, best_source, choose_lane, refuge,
+};
 use super::places::Lease;
 use super::plan::{PromptPlan, common_prefix};
 use super::request::{Delta, FinishReason, PromptOutput, Request};
-use super::schedule::{Progress, Step, round};
+use super::schedule::{Progress, Round};
+use super::score::score_rows;
 use super::text::Completion;
-use crate::logprobs::{self, TokenLogprob};
+use crate::logprobs::{self, Likeliest, TokenLogprob};
 use crate::model::{Context, LaneState, Row, Token};
 use crate::sampling::Sampler;
 
@@ -89,8 +93,14 @@ pub struct Shared {
     pub mailboxes: Vec<Sender<Message>>,
     /// Workers that are evaluating something at this moment: they share the cores.
     pub active: AtomicUsize,
-    /// CPU threads in all.
-    pub threads: usize,
+    pub cores: Cores,
+    /// Of so many sequences that each have a token to evaluate, how many share the next decode.
+    pub groups: Vec<usize>,
+    /// Most rows of such a decode.
+    pub width: usize,
+    /// Whether cells of generated tokens may be used again: not in exact mode, for they were not evaluated as a prompt
+    /// is.
+    pub reuses_generated: bool,
     /// Most prompt tokens of one decode.
     pub chunk_tokens: usize,
     /// Most logits rows of one decode.
@@ -136,17 +146,30 @@ struct Sequence {
     completion: Completion,
     /// Tokens drawn so far.
     drawn: usize,
+    /// These tokens, where their cells may be used again.
+    generated: Vec<Token>,
     /// Prompt tokens that came from the cache.
     cached: usize,
     deltas: UnboundedSender<Delta>,
+    /// What is told at the end, unless the request is streamed.
+    untold: Vec<Delta>,
     /// Dropped with the sequence, after its lane is free.
     _lease: Lease,
 }
 
 impl Sequence {
     /// A receiver that is gone is noticed at the next round.
-    fn tell(&self, delta: Delta) {
-        let _ = self.deltas.send(delta);
+    fn tell(&mut self, delta: Delta) {
+        if self.request.streamed {
+            let _ = self.deltas.send(delta);
+        } else {
+            self.untold.push(delta);
+        }
+    }
+
+    /// Where the token that was drawn last goes.
+    fn next_position(&self) -> usize {
+        self.request.prompt.len() + self.drawn - 1
     }
 }
 
@@ -161,8 +184,10 @@ pub struct Worker {
     wants: Vec<Want>,
     /// Counts lanes given back.
     clock: u64,
-    /// Filled anew for each decode.
+    /// These are filled anew for each round, decode or row; they stay, so that a token allocates nothing for them.
+    round: Round,
     rows: Vec<Row>,
+    likeliest: Likeliest,
 }
 
 impl Worker {
@@ -182,7 +207,9 @@ impl Worker {
             sequences: Vec::new(),
             wants: Vec::new(),
             clock: 0,
+            round: Round::default(),
             rows: Vec::new(),
+            likeliest: Likeliest::default(),
         }
     }
 
@@ -197,12 +224,16 @@ impl Worker {
             self.drop_abandoned();
             self.start_new();
             self.serve_wants();
-            let steps = round(self.sequences.iter().map(|sequence| match sequence.phase {
+            let mut round = std::mem::take(&mut self.round);
+            round.fill(self.sequences.iter().map(|sequence| match sequence.phase {
                 Phase::New { .. } | Phase::Fetching => Progress::Waiting,
-                Phase::Prompt { .. } => Progress::Prompt,
+                Phase::Prompt { evaluated } => Progress::Prompt {
+                    left: sequence.request.prompt.len() - evaluated,
+                },
                 Phase::Generating { .. } => Progress::Generating,
             }));
-            if steps.is_empty() {
+            if round.is_empty() {
+                self.round = round;
                 self.check_books();
                 match self.mailbox.recv() {
                     Ok(message) => {
@@ -216,17 +247,25 @@ impl Worker {
             }
             self.shared.active.fetch_add(1, Ordering::Relaxed);
             let mut ended = Vec::new();
-            for step in steps {
-                let (index, outcome) = match step {
-                    Step::Prompt(index) => (index, self.evaluate_chunk(index)),
-                    Step::Token(index) => (index, self.evaluate_token(index)),
-                };
-                if let Some(end) = outcome {
-                    ended.push((index, end));
-                }
+            if self.shared.width > 1 {
+                round
+                    .tokens
+                    .sort_unstable_by_key(|&index| self.sequences[index].lane);
             }
+            let mut rest = &round.tokens[..];
+            while !rest.is_empty() {
+                let (group, later) = rest.split_at(self.gather_tokens(rest));
+                self.evaluate_tokens(group, &mut ended);
+                rest = later;
+            }
+            if let Some(index) = round.prompt
+                && let Some(end) = self.evaluate_chunk(index)
+            {
+                ended.push((index, end));
+            }
+            self.round = round;
             self.shared.active.fetch_sub(1, Ordering::Relaxed);
-            // Steps are not in the order of the sequences, and indices hold until the first is taken out.
+            // They did not end in the order of the sequences, and indices hold until the first is taken out.
             ended.sort_by_key(|&(index, _)| std::cmp::Reverse(index));
             for (index, end) in ended {
                 self.end(index, end);
@@ -279,8 +318,10 @@ impl Worker {
             sampler,
             completion: Completion::new(Arc::clone(&request.stop)),
             drawn: 0,
+            generated: Vec::new(),
             cached: 0,
             deltas,
+            untold: Vec::new(),
             _lease: lease,
             request,
         });
@@ -298,9 +339,15 @@ impl Worker {
 
     /// Ends a sequence. Its lane and place are free before the client hears of it: who asks next finds them so.
     fn end(&mut self, index: usize, last: Delta) {
-        let deltas = self.sequences[index].deltas.clone();
+        let sequence = &mut self.sequences[index];
+        let (deltas, untold) = (
+            sequence.deltas.clone(),
+            std::mem::take(&mut sequence.untold),
+        );
         self.free(index);
-        let _ = deltas.send(last);
+        for delta in untold.into_iter().chain([last]) {
+            let _ = deltas.send(delta);
+        }
     }
 
     /// Takes a sequence out; its lane stays as cache.
@@ -314,6 +361,16 @@ impl Worker {
             let lane = &mut self.lanes[sequence.lane];
             lane.sequence = None;
             lane.used = self.clock;
+            let known = &mut lane.known.tokens;
+            if self.shared.reuses_generated && matches!(sequence.phase, Phase::Generating { .. }) {
+                let prompt = &sequence.request.prompt;
+                known.extend_from_slice(&prompt[known.len()..]);
+                // The last one was drawn and not evaluated.
+                let evaluated = sequence.generated.len().saturating_sub(1);
+                known.extend_from_slice(&sequence.generated[..evaluated]);
+            }
+            // Its cells are then those that are known of, which `evaluate_tokens` counts on.
+            self.context.cut(sequence.lane, known.len());
             self.publish_known(sequence.lane);
         }
     }
@@ -383,9 +440,10 @@ impl Worker {
             }
         }
         // There are as many lanes as sequences may run, and more: one is free.
-        let Some(lane) = choose_lane(&self.lanes, source) else {
+        let Some(lane) = choose_lane(&self.lanes, source, self.placement()) else {
             return;
         };
+        self.displace(lane, source);
         let mut cells = here;
         match source {
             Some(source) => {
@@ -397,6 +455,24 @@ impl Worker {
             None => cells = 0,
         }
         self.occupy(index, lane, cells);
+    }
+
+    fn placement(&self) -> Placement {
+        if self.shared.width > 1 {
+            Placement::Together
+        } else {
+            Placement::Anywhere
+        }
+    }
+
+    /// Keeps what a lane knows before it is used for something else, if it is not the lane that is missed least.
+    fn displace(&mut self, lane: usize, source: Option<Source>) {
+        if let Some(to) = refuge(&self.lanes, lane, source) {
+            self.context.copy(lane, to);
+            self.lanes[to].known = std::mem::take(&mut self.lanes[lane].known);
+            self.lanes[to].used = self.lanes[lane].used;
+            self.publish_known(to);
+        }
     }
 
     /// Starts a sequence's prompt in a lane that holds its first `cells` tokens.
@@ -476,9 +552,10 @@ impl Worker {
         }
         self.sequences[index].phase = Phase::New { may_fetch: false };
         let Some(gift) = gift else { return };
-        let Some(lane) = choose_lane(&self.lanes, None) else {
+        let Some(lane) = choose_lane(&self.lanes, None, self.placement()) else {
             return;
         };
+        self.displace(lane, None);
         if self.context.import(lane, &gift.state) {
             self.lanes[lane].known = gift.known;
             self.clock += 1;
@@ -490,9 +567,9 @@ impl Worker {
         self.publish_known(lane);
     }
 
-    /// Cores for one decode: those that no other worker is using.
+    /// Threads for one decode: for the cores that neither another process nor another worker is using.
     fn threads(&self) -> usize {
-        (self.shared.threads / self.shared.active.load(Ordering::Relaxed).max(1)).max(1)
+        (self.shared.cores.free() / self.shared.active.load(Ordering::Relaxed).max(1)).max(1)
     }
 
     /// Evaluates the next chunk of a prompt; what ends the sequence, if something does.
@@ -540,17 +617,17 @@ impl Worker {
                 .extend_from_slice(&sequence.request.prompt[evaluated..shared]);
         }
         if scores {
+            let rows: Option<Vec<_>> = (evaluated..end.min(length - 1))
+                .map(|position| {
+                    let logits = self.context.logits(position - evaluated)?;
+                    Some((logits, sequence.request.prompt[position + 1]))
+                })
+                .collect();
+            let Some(rows) = rows else {
+                return Some(self.failed(index, &"a row of logits is missing"));
+            };
             // As many alternatives as the scores before have, so that all of a lane's scores can be used alike.
-            let top = known.top;
-            for position in evaluated..end.min(length - 1) {
-                let Some(logits) = self.context.logits(position - evaluated) else {
-                    return Some(self.failed(index, &"a row of logits is missing"));
-                };
-                let token = sequence.request.prompt[position + 1];
-                known
-                    .scores
-                    .push(Arc::new(logprobs::score(logits, token, top)));
-            }
+            known.scores.extend(score_rows(&rows, known.top, threads));
         }
         sequence.phase = Phase::Prompt { evaluated: end };
         if end < length {
@@ -576,23 +653,102 @@ impl Worker {
         self.advance(index, end - 1 - evaluated)
     }
 
-    /// Evaluates a sequence's newest token; what ends the sequence, if something does.
-    fn evaluate_token(&mut self, index: usize) -> Option<Delta> {
-        let threads = self.threads();
-        let sequence = &self.sequences[index];
-        let Phase::Generating { next } = sequence.phase else {
-            return None;
-        };
-        let row = Row {
-            token: next,
-            position: sequence.request.prompt.len() + sequence.drawn - 1,
-            lane: sequence.lane,
-            logits: true,
-        };
-        if let Err(error) = self.context.decode(&[row], threads) {
-            return Some(self.failed(index, &error));
+    /// Gathers rows for the next decode from the newest tokens of these sequences, which generate, and stand in the
+    /// order of their lanes; how many of them it takes.
+    ///
+    /// Lanes that stand side by side are evaluated together; llama.cpp cuts a decode where one is left out. So a lane
+    /// or two in between are given a token that is forgotten again, which costs less than another decode.
+    fn gather_tokens(&mut self, sequences: &[usize]) -> usize {
+        let groups = &self.shared.groups;
+        let group = groups[sequences.len().min(groups.len() - 1)];
+        self.rows.clear();
+        for (taken, &index) in sequences.iter().enumerate() {
+            let sequence = &self.sequences[index];
+            let Phase::Generating { next } = sequence.phase else {
+                return taken;
+            };
+            if taken > 0 && taken >= group {
+                return taken;
+            }
+            let start = self.rows.len();
+            if let Some(last) = self.rows.last().map(|row| row.lane) {
+                for lane in last + 1..sequence.lane {
+                    let bridge = self.free_position(lane).map(|position| Row {
+                        token: next,
+                        position,
+                        lane,
+                        logits: false,
+                    });
+                    self.rows.extend(bridge);
+                }
+                let between = sequence.lane - last - 1;
+                if between > BRIDGED || self.rows.len() - start < between {
+                    self.rows.truncate(start);
+                }
+            }
+            if self.rows.len() >= self.shared.width {
+                self.rows.truncate(start);
+                return taken;
+            }
+            self.rows.push(Row {
+                token: next,
+                position: sequence.next_position(),
+                lane: sequence.lane,
+                logits: true,
+            });
         }
-        self.advance(index, 0)
+        sequences.len()
+    }
+
+    /// Evaluates the rows that were gathered for these sequences, and draws from each.
+    fn evaluate_tokens(&mut self, group: &[usize], ended: &mut Vec<(usize, Delta)>) {
+        let threads = self.threads();
+        let outcome = self.context.decode(&self.rows, threads);
+        for row in self.rows.iter().filter(|row| !row.logits) {
+            self.context.cut(row.lane, row.position);
+        }
+        match (outcome, group) {
+            (Ok(()), _) => {
+                let mut row = 0;
+                for &index in group {
+                    while self.rows.get(row).is_some_and(|row| !row.logits) {
+                        row += 1;
+                    }
+                    if let Some(end) = self.advance(index, row) {
+                        ended.push((index, end));
+                    }
+                    row += 1;
+                }
+            }
+            (Err(error), &[index]) => ended.push((index, self.failed(index, &error))),
+            // Whoever is to blame shall fail alone.
+            (Err(_), _) => {
+                for index in group {
+                    let sequence = &self.sequences[*index];
+                    let (lane, position) = (sequence.lane, sequence.next_position());
+                    self.context.cut(lane, position);
+                    let alone = std::slice::from_ref(index);
+                    self.gather_tokens(alone);
+                    self.evaluate_tokens(alone, ended);
+                }
+            }
+        }
+    }
+
+    /// The first position of a lane that holds nothing, if the lane can take a token and forget it again.
+    fn free_position(&self, lane: usize) -> Option<usize> {
+        let state = &self.lanes[lane];
+        let position = match state.sequence {
+            None => state.known.tokens.len(),
+            Some(id) => {
+                let user = self.sequences.iter().find(|sequence| sequence.id == id)?;
+                match user.phase {
+                    Phase::Prompt { evaluated } => evaluated,
+                    _ => return None,
+                }
+            }
+        };
+        (self.context.model().can_cut() && position < self.shared.lane_tokens).then_some(position)
     }
 
     /// Draws the next token from a row of the last decode.
@@ -601,15 +757,20 @@ impl Worker {
             return Some(self.failed(index, &"a row of logits is missing"));
         };
         let sequence = &mut self.sequences[index];
-        let Some(token) = sequence.sampler.sample(logits) else {
+        let top = sequence.request.logprobs;
+        let wanted = sequence.sampler.wants().max(top.unwrap_or(0));
+        if wanted > 0 || top.is_some() {
+            self.likeliest.find(logits, wanted);
+        }
+        let Some(token) = sequence.sampler.sample(logits, &self.likeliest) else {
             flush(sequence);
             return Some(Delta::Finished(FinishReason::Stop));
         };
         sequence.drawn += 1;
-        let logprob = sequence
-            .request
-            .logprobs
-            .map(|top| Arc::new(logprobs::score(logits, token, top)));
+        if self.shared.reuses_generated {
+            sequence.generated.push(token);
+        }
+        let logprob = top.map(|top| Arc::new(logprobs::score(logits, &self.likeliest, token, top)));
         let vocab = self.context.model().vocab();
         if vocab.is_end(token) {
             flush(sequence);

@@ -36,7 +36,7 @@ pub struct ContextShape {
 pub use crate::config::KvType;
 
 /// Why a context could not be made.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error(
     "llama.cpp could not make a context of {lanes} lanes of {lane_tokens} tokens: too little memory? \
      Lower engine.context_length, engine.parallel_sequences or engine.cache_lanes."
@@ -79,6 +79,8 @@ pub struct Context {
     vocab: usize,
     /// Which rows of the last decode have logits.
     outputs: Vec<bool>,
+    /// llama.cpp copies cells at the next decode, not before.
+    copies_pending: bool,
     /// Dropped after the context, which points into it.
     model: Arc<Model>,
 }
@@ -121,6 +123,7 @@ impl Context {
             batch,
             vocab: model.vocab().len(),
             outputs: Vec::with_capacity(shape.batch_rows),
+            copies_pending: false,
             shape,
             model: Arc::clone(model),
         })
@@ -165,6 +168,7 @@ impl Context {
             sys::llama_set_n_threads(self.raw.as_ptr(), threads, threads);
             sys::llama_decode(self.raw.as_ptr(), self.batch)
         };
+        self.copies_pending = false;
         match code {
             0 => {
                 self.outputs.extend(rows.iter().map(|row| row.logits));
@@ -198,6 +202,7 @@ impl Context {
     /// Replaces what one lane holds by all that another holds.
     pub fn copy(&mut self, from: usize, to: usize) {
         debug_assert!(from != to && from.max(to) < self.shape.lanes);
+        self.copies_pending = true;
         // SAFETY: both lanes exist. Only whole lanes can be copied when each has cells of its own: -1, -1 is that.
         unsafe {
             sys::llama_memory_seq_rm(self.memory(), i32_of(to), -1, -1);
@@ -207,7 +212,11 @@ impl Context {
 
     /// All that the lane holds, for another context. `None`: llama.cpp would leave something out. It does for models
     /// with a sliding window: what has moved out of the window is not written, though a lane that is cut back needs it.
+    /// And it would write what a lane held before a copy that is still to be done.
     pub fn export(&mut self, lane: usize) -> Option<LaneState> {
+        if self.copies_pending {
+            return None;
+        }
         // SAFETY: the model and the context are live, and the lane exists.
         let (window, last) = unsafe {
             (

@@ -2,6 +2,7 @@
 //! them is bound to a thread, and where weights come from.
 
 mod context;
+mod huge_pages;
 pub mod source;
 mod vocab;
 
@@ -13,6 +14,8 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use sha2::{Digest, Sha256};
+
+use crate::config;
 
 pub use context::{Context, ContextError, ContextShape, DecodeError, LaneState, Row};
 pub use vocab::{Fim, Vocab};
@@ -58,18 +61,20 @@ pub enum LoadError {
 
 impl Model {
     /// Loads the weights; takes seconds to minutes, so call it on a thread that may block.
-    pub fn load(path: &Path, gpu_layers: u32) -> Result<Self, LoadError> {
+    pub fn load(path: &Path, settings: &config::Model) -> Result<Self, LoadError> {
         let shown = path.display().to_string();
         let backend = backend()?;
         let fingerprint = fingerprint(path).map_err(|source| LoadError::Read {
             path: shown.clone(),
             source,
         })?;
-        let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
-        let weights =
-            LlamaModel::load_from_file(backend, path, &params).map_err(|_| LoadError::Load {
-                path: shown.clone(),
-            })?;
+        let params = LlamaModelParams::default()
+            .with_n_gpu_layers(settings.gpu_layers)
+            .with_use_mmap(settings.mmap);
+        let load = || LlamaModel::load_from_file(backend, path, &params);
+        let weights = huge_pages::gather(load).map_err(|_| LoadError::Load {
+            path: shown.clone(),
+        })?;
         if context::has_encoder(&weights) {
             return Err(LoadError::Encoder { path: shown });
         }

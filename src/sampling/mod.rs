@@ -12,10 +12,15 @@ use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 pub use grammar::{Grammar, GrammarError};
 pub use params::{Mirostat, SamplingParams};
 
+use std::collections::VecDeque;
+
+use crate::logprobs::Likeliest;
 use crate::model::{Model, Token};
 
 /// Generated tokens that the penalties look back on: llama-cpp-python's `last_n_tokens_size`.
-const PENALTY_WINDOW: i32 = 64;
+const PENALTY_WINDOW: u8 = 64;
+/// Beyond this many candidates, finding them costs as much as looking at the whole vocabulary.
+const FEW: usize = 512;
 
 /// The samplers of one sequence, with their state. It stays with the sequence on the worker's thread.
 pub struct Sampler {
@@ -26,24 +31,52 @@ pub struct Sampler {
     min_tokens: usize,
     drawn: usize,
     penalties: Option<LlamaSampler>,
+    /// The generated tokens that the penalties look back on.
+    recent: VecDeque<Token>,
     grammar: Option<LlamaSampler>,
     /// What picks a token; `None` is greedy.
     selector: Option<LlamaSampler>,
-    /// The vocabulary as llama.cpp's samplers want it, kept from token to token.
+    /// Candidates that the first cut leaves, whatever the others are; `None`: the whole vocabulary must be looked at.
+    keeps: Option<usize>,
+    /// The candidates as llama.cpp's samplers want them; kept from token to token, as is the list below.
     candidates: LlamaTokenDataArray,
+    /// Tokens whose logits are about to be changed.
+    touched: Vec<Token>,
 }
 
 impl Sampler {
     pub fn new(model: &Model, params: &SamplingParams) -> Result<Self, GrammarError> {
         let vocab = model.vocab();
-        let n_vocab = i32::try_from(vocab.len()).unwrap_or(i32::MAX);
+        let grammar = params
+            .grammar
+            .as_ref()
+            .map(|grammar| grammar.sampler(model))
+            .transpose()?;
+        Ok(Self::over(vocab.len(), vocab.ends(), params, grammar))
+    }
+
+    /// Without a model: `ends` are the tokens that end a generation, and the grammar's sampler is made already.
+    pub fn over(
+        vocabulary: usize,
+        ends: &[Token],
+        params: &SamplingParams,
+        grammar: Option<LlamaSampler>,
+    ) -> Self {
+        let n_vocab = i32::try_from(vocabulary).unwrap_or(i32::MAX);
         let penalises = params.repeat_penalty != 1.0
             || params.frequency_penalty != 0.0
             || params.presence_penalty != 0.0;
-        Ok(Self {
+        let selector = selector(n_vocab, params);
+        let keeps = match (&selector, params.mirostat) {
+            _ if grammar.is_some() => None,
+            (None, _) => Some(1),
+            (Some(_), Mirostat::Off) => usize::try_from(params.top_k).ok().filter(|&k| k > 0),
+            _ => None,
+        };
+        Self {
             bias: params.logit_bias.clone(),
             ends: if params.min_tokens > 0 {
-                vocab.ends().to_vec()
+                ends.to_vec()
             } else {
                 Vec::new()
             },
@@ -52,89 +85,178 @@ impl Sampler {
             penalties: penalises.then(|| {
                 LlamaSampler::penalties(
                     n_vocab,
-                    PENALTY_WINDOW,
+                    i32::from(PENALTY_WINDOW),
                     params.repeat_penalty,
                     params.frequency_penalty,
                     params.presence_penalty,
                 )
             }),
-            grammar: params
-                .grammar
-                .as_ref()
-                .map(|grammar| grammar.sampler(model))
-                .transpose()?,
-            selector: selector(n_vocab, params),
+            recent: VecDeque::new(),
+            grammar,
+            selector,
+            keeps,
             candidates: LlamaTokenDataArray::new(Vec::new(), false),
-        })
+            touched: Vec::new(),
+        }
     }
 
-    /// Draws the next token. `None`: the grammar allows no token, not even an end.
-    pub fn sample(&mut self, logits: &[f32]) -> Option<Token> {
-        let bans_ends = self.drawn < self.min_tokens;
-        let plain = self.bias.is_empty()
-            && !bans_ends
-            && self.penalties.is_none()
-            && self.grammar.is_none();
-        let token = match &mut self.selector {
-            None if plain => first_largest(logits)?,
-            selector => {
-                let candidates = &mut self.candidates;
-                candidates.data.clear();
-                candidates.data.extend(
-                    (0..)
-                        .zip(logits)
-                        .map(|(id, &logit)| LlamaTokenData::new(LlamaToken::new(id), logit, 0.0)),
-                );
-                candidates.sorted = false;
-                candidates.selected = None;
-                for &(token, bias) in &self.bias {
-                    add(candidates, token, bias);
-                }
-                if bans_ends {
-                    for &token in &self.ends {
-                        add(candidates, token, f32::NEG_INFINITY);
-                    }
-                }
-                if let Some(penalties) = &mut self.penalties {
-                    candidates.apply_sampler(penalties);
-                }
-                if let Some(grammar) = &mut self.grammar {
-                    candidates.apply_sampler(grammar);
-                    // A grammar's sampler aborts the process when it is told of a token it does not allow.
-                    if !candidates
-                        .data
-                        .iter()
-                        .any(|candidate| candidate.logit() > f32::NEG_INFINITY)
-                    {
-                        return None;
-                    }
-                }
-                match selector {
-                    Some(selector) => {
-                        candidates.apply_sampler(selector);
-                        let chosen = candidates.selected_token()?;
-                        if self.grammar.is_some() && !allowed(candidates, chosen) {
-                            return None;
-                        }
-                        Token(chosen.0)
-                    }
-                    None => {
-                        // The first of the largest, as llama.cpp's greedy sampler picks it.
-                        let mut best = candidates.data.first()?;
-                        for candidate in &candidates.data {
-                            if candidate.logit() > best.logit() {
-                                best = candidate;
-                            }
-                        }
-                        Token(best.id().0)
-                    }
+    /// How many of the likeliest tokens [`Sampler::sample`] wants to be told; it does not look at the rest of the row
+    /// then. 0: it looks at the row only.
+    pub fn wants(&self) -> usize {
+        let touched = self.bias.len()
+            + self.recent.len()
+            + if self.bans_ends() { self.ends.len() } else { 0 };
+        self.keeps
+            // One more than are kept: whether an equal follows decides whether the cut is clear.
+            .map(|keeps| keeps.saturating_add(touched + 1))
+            .filter(|&count| count <= FEW)
+            .unwrap_or(0)
+    }
+
+    /// Draws the next token, given a row of logits and its [`Sampler::wants`] likeliest tokens. `None`: the grammar
+    /// allows no token, not even an end.
+    pub fn sample(&mut self, logits: &[f32], likeliest: &Likeliest) -> Option<Token> {
+        let token = if self.gather_few(logits, likeliest) {
+            self.pick()?
+        } else {
+            self.gather_all(logits);
+            self.change();
+            if let Some(grammar) = &mut self.grammar {
+                self.candidates.apply_sampler(grammar);
+                // A grammar's sampler aborts the process when it is told of a token it does not allow.
+                if !self
+                    .candidates
+                    .data
+                    .iter()
+                    .any(|candidate| candidate.logit() > f32::NEG_INFINITY)
+                {
+                    return None;
                 }
             }
+            self.pick()?
         };
+        self.accept(token);
+        Some(token)
+    }
+
+    fn bans_ends(&self) -> bool {
+        self.drawn < self.min_tokens
+    }
+
+    /// Makes candidates of the whole row, each at its own id.
+    fn gather_all(&mut self, logits: &[f32]) {
+        let candidates = &mut self.candidates;
+        candidates.data.clear();
+        candidates.data.extend(
+            (0..)
+                .zip(logits)
+                .map(|(id, &logit)| LlamaTokenData::new(LlamaToken::new(id), logit, 0.0)),
+        );
+        candidates.sorted = false;
+        candidates.selected = None;
+    }
+
+    /// Makes candidates of those that the first cut leaves, changed and sorted as llama.cpp would have them from the
+    /// whole row. `false`: that cannot be told from the likeliest alone.
+    ///
+    /// Of the likeliest, at least one more than are kept have logits that nothing changes. So whatever stands outside
+    /// the likeliest and is not changed either is no more than the last of them; if the last that is kept is more than
+    /// that, none from outside belongs to those kept. Among equals llama.cpp's order depends on its sort: then, too,
+    /// the whole row is looked at.
+    fn gather_few(&mut self, logits: &[f32], likeliest: &Likeliest) -> bool {
+        let wants = self.wants();
+        let (Some(keeps), Some(&(outside, _))) = (self.keeps, likeliest.as_slice().last()) else {
+            return false;
+        };
+        let found = likeliest.as_slice();
+        if wants == 0 || found.len() < wants.min(logits.len()) {
+            return false;
+        }
+        let data = &mut self.candidates.data;
+        data.clear();
+        data.extend(
+            found
+                .iter()
+                .map(|&(logit, token)| LlamaTokenData::new(LlamaToken::new(token.0), logit, 0.0)),
+        );
+        self.touched.clear();
+        self.touched
+            .extend(self.bias.iter().map(|&(token, _)| token));
+        self.touched.extend(&self.recent);
+        if self.drawn < self.min_tokens {
+            self.touched.extend(&self.ends);
+        }
+        for &token in &self.touched {
+            let id = LlamaToken::new(token.0);
+            if let Some(&logit) = logits.get(token.index())
+                && !data.iter().any(|candidate| candidate.id() == id)
+            {
+                data.push(LlamaTokenData::new(id, logit, 0.0));
+            }
+        }
+        self.change();
+        let data = &mut self.candidates.data;
+        data.sort_unstable_by(|a, b| b.logit().total_cmp(&a.logit()));
+        let keeps = keeps.min(data.len());
+        let clear = data[..data.len().min(keeps + 1)]
+            .windows(2)
+            .all(|pair| pair[0].logit() > pair[1].logit());
+        let complete = found.len() == logits.len();
+        if !clear || !(complete || data[keeps - 1].logit() > outside) {
+            return false;
+        }
+        data.truncate(keeps);
+        self.candidates.sorted = true;
+        self.candidates.selected = None;
+        true
+    }
+
+    /// Bias, ban and penalties.
+    fn change(&mut self) {
+        let candidates = &mut self.candidates;
+        for &(token, bias) in &self.bias {
+            add(candidates, token, bias);
+        }
+        if self.drawn < self.min_tokens {
+            for &token in &self.ends {
+                add(candidates, token, f32::NEG_INFINITY);
+            }
+        }
+        if let Some(penalties) = &mut self.penalties {
+            candidates.apply_sampler(penalties);
+        }
+    }
+
+    /// Picks one of the candidates.
+    fn pick(&mut self) -> Option<Token> {
+        let candidates = &mut self.candidates;
+        let Some(selector) = &mut self.selector else {
+            // The first of the largest, as llama.cpp's greedy sampler picks it.
+            let mut best = candidates.data.first()?;
+            for candidate in &candidates.data {
+                if candidate.logit() > best.logit() {
+                    best = candidate;
+                }
+            }
+            return Some(Token(best.id().0));
+        };
+        candidates.apply_sampler(selector);
+        let chosen = candidates.selected_token()?;
+        if self.grammar.is_some() && !allowed(candidates, chosen) {
+            return None;
+        }
+        Some(Token(chosen.0))
+    }
+
+    fn accept(&mut self, token: Token) {
         self.drawn += 1;
         let accepted = LlamaToken::new(token.0);
         if let Some(penalties) = &mut self.penalties {
             penalties.accept(accepted);
+            if self.recent.len() == usize::from(PENALTY_WINDOW) {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(token);
         }
         if let Some(grammar) = &mut self.grammar {
             grammar.accept(accepted);
@@ -142,7 +264,6 @@ impl Sampler {
         if let Some(selector) = &mut self.selector {
             selector.accept(accepted);
         }
-        Some(token)
     }
 }
 
@@ -179,10 +300,16 @@ fn selector(n_vocab: i32, params: &SamplingParams) -> Option<LlamaSampler> {
     Some(LlamaSampler::chain(steps, no_perf))
 }
 
-/// Before any sampler has cut or sorted the candidates, each stands at its own id.
 fn add(candidates: &mut LlamaTokenDataArray, token: Token, bias: f32) {
-    if let Some(candidate) = candidates.data.get_mut(token.index()) {
-        *candidate = LlamaTokenData::new(candidate.id(), candidate.logit() + bias, 0.0);
+    let id = LlamaToken::new(token.0);
+    let data = &mut candidates.data;
+    // In the whole row each stands at its own id.
+    let place = match data.get(token.index()) {
+        Some(candidate) if candidate.id() == id => Some(token.index()),
+        _ => data.iter().position(|candidate| candidate.id() == id),
+    };
+    if let Some(place) = place {
+        data[place] = LlamaTokenData::new(id, data[place].logit() + bias, 0.0);
     }
 }
 
@@ -193,12 +320,148 @@ fn allowed(candidates: &LlamaTokenDataArray, token: LlamaToken) -> bool {
         .any(|candidate| candidate.id() == token && candidate.logit() > f32::NEG_INFINITY)
 }
 
-fn first_largest(logits: &[f32]) -> Option<Token> {
-    let mut best = (0, *logits.first()?);
-    for (id, &logit) in (0..).zip(logits) {
-        if logit > best.1 {
-            best = (id, logit);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows with equals among the large and the small, and with huge gaps; xorshift.
+    fn row(count: usize, seed: u64, steps: f32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        (0..count)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let number = (state >> 40) as f32 / 16_777_216.0;
+                let logit = number * number * 30.0 - 12.0;
+                (logit * steps).round() / steps
+            })
+            .collect()
+    }
+
+    fn params() -> SamplingParams {
+        SamplingParams {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            typical_p: 1.0,
+            repeat_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            mirostat: Mirostat::Off,
+            min_tokens: 0,
+            logit_bias: Vec::new(),
+            grammar: None,
+            seed: 7,
         }
     }
-    Some(Token(best.0))
+
+    /// Draws forty tokens from rows of 1,000; how many of them from few candidates.
+    fn draws(params: &SamplingParams, steps: f32) -> usize {
+        let ends = [Token(3), Token(998)];
+        let mut few = Sampler::over(1000, &ends, params, None);
+        let mut all = Sampler::over(1000, &ends, params, None);
+        all.keeps = None;
+        let mut likeliest = Likeliest::default();
+        let mut short = 0;
+        for seed in 0..40 {
+            let row = row(1000, seed, steps);
+            likeliest.find(&row, few.wants());
+            assert_eq!(all.wants(), 0);
+            assert_eq!(
+                few.sample(&row, &likeliest),
+                all.sample(&row, &Likeliest::default()),
+                "{seed} {steps} {params:?}"
+            );
+            short += usize::from(few.candidates.data.len() <= 64);
+        }
+        short
+    }
+
+    #[test]
+    fn few_candidates_draw_what_the_whole_vocabulary_draws() {
+        let plain = params();
+        let variants = [
+            plain.clone(),
+            SamplingParams {
+                temperature: 0.0,
+                ..params()
+            },
+            SamplingParams {
+                top_k: 1,
+                ..params()
+            },
+            SamplingParams {
+                typical_p: 0.5,
+                top_p: 0.7,
+                temperature: 1.7,
+                ..params()
+            },
+            SamplingParams {
+                repeat_penalty: 1.3,
+                presence_penalty: -1.5,
+                frequency_penalty: 0.5,
+                ..params()
+            },
+            SamplingParams {
+                logit_bias: vec![
+                    (Token(3), 30.0),
+                    (Token(5), 14.0),
+                    (Token(900), f32::NEG_INFINITY),
+                ],
+                min_tokens: 20,
+                repeat_penalty: 1.1,
+                ..params()
+            },
+            SamplingParams {
+                temperature: 0.0,
+                repeat_penalty: 2.0,
+                logit_bias: (0..50).map(|id| (Token(id), 4.0)).collect(),
+                ..params()
+            },
+        ];
+        for params in &variants {
+            // Fine steps: no equals to speak of, and nearly all draws are from few. Coarse ones: many equals.
+            assert!(draws(params, 1e6) >= 35, "{params:?}");
+            draws(params, 20.0);
+            draws(params, 1.0);
+        }
+    }
+
+    #[test]
+    fn what_needs_the_whole_row_asks_for_nothing_else() {
+        let check = |params: &SamplingParams, expect| {
+            assert_eq!(Sampler::over(1000, &[], params, None).wants(), expect);
+        };
+        check(&params(), 41);
+        check(
+            &SamplingParams {
+                temperature: 0.0,
+                ..params()
+            },
+            2,
+        );
+        check(
+            &SamplingParams {
+                top_k: 0,
+                ..params()
+            },
+            0,
+        );
+        check(
+            &SamplingParams {
+                mirostat: Mirostat::V2 { tau: 5.0, eta: 0.1 },
+                ..params()
+            },
+            0,
+        );
+        check(
+            &SamplingParams {
+                top_k: 600,
+                ..params()
+            },
+            0,
+        );
+    }
 }

@@ -58,7 +58,8 @@ fn four_shapes_of_a_prompt() {
     assert_eq!(texts(&both), [alone_a.clone(), alone_b.clone()].concat());
     assert_eq!(both["choices"][1]["index"], 1);
     let model =
-        candor::model::Model::load(server::tiny_model().as_ref(), 0).expect("the model loads");
+        candor::model::Model::load(server::tiny_model().as_ref(), &server::defaults().model)
+            .expect("the model loads");
     let ids_a: Vec<i32> = model
         .vocab()
         .tokenize(a, true, true)

@@ -1,12 +1,10 @@
 //! The same bits on a busy server with warm caches as alone on a fresh one.
 
-use std::io::Write;
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::server::{self, TestServer};
+use crate::server::{self, TestServer, leave};
 
 /// Neighbours that ask at the same time.
 const NEIGHBOURS: usize = 16;
@@ -125,31 +123,18 @@ fn disturb(server: &TestServer, number: usize) {
             return leave(
                 server,
                 &json!({"prompt": format!("{STEM}{text}"), "max_tokens": 200, "stream": true}),
-                number,
+                number as u64 % 60,
             );
         }
         _ => {
             return leave(
                 server,
                 &json!({"prompt": STEM.repeat(number % 9 + 1), "max_tokens": 50, "echo": true, "logprobs": 1}),
-                number,
+                number as u64 % 60,
             );
         }
     };
     server.complete(body);
-}
-
-/// Sends a request and goes before the answer is there.
-fn leave(server: &TestServer, body: &Value, number: usize) {
-    let body = body.to_string();
-    let mut connection = TcpStream::connect(server.address()).expect("connects");
-    write!(
-        connection,
-        "POST /v1/completions HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .expect("sends");
-    std::thread::sleep(std::time::Duration::from_millis(number as u64 % 60));
 }
 
 #[test]

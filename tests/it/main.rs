@@ -7,4 +7,5 @@ mod exactness;
 mod numbers;
 mod parity;
 mod server;
+mod sharing;
 mod tidy;

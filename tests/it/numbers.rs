@@ -28,7 +28,8 @@ fn smollm2() {
 }
 
 fn check(path: &str, server: &TestServer) {
-    let model = Arc::new(Model::load(Path::new(path), 0).expect("the model loads"));
+    let model =
+        Arc::new(Model::load(Path::new(path), &server::defaults().model).expect("the model loads"));
     let shape = ContextShape {
         lanes: 1,
         lane_tokens: 512,

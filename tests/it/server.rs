@@ -1,6 +1,7 @@
 //! A real server on a port of its own, and a client for it.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -221,4 +222,17 @@ pub fn tiny() -> &'static TestServer {
 pub fn default() -> &'static TestServer {
     static SERVER: OnceLock<TestServer> = OnceLock::new();
     SERVER.get_or_init(|| TestServer::start(&default_model()))
+}
+
+/// Sends a request, and goes after this time, whether the answer is there or not.
+pub fn leave(server: &TestServer, body: &Value, milliseconds: u64) {
+    let body = body.to_string();
+    let mut connection = TcpStream::connect(server.address()).expect("connects");
+    write!(
+        connection,
+        "POST /v1/completions HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .expect("sends");
+    std::thread::sleep(std::time::Duration::from_millis(milliseconds));
 }

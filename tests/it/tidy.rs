@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::server::root;
 
 /// Each module imports only from those that stand before it.
-const LINE: [&str; 6] = ["config", "model", "sampling", "logprobs", "engine", "api"];
+const LINE: [&str; 6] = ["config", "model", "logprobs", "sampling", "engine", "api"];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -58,12 +58,17 @@ fn the_line_holds() {
 }
 
 #[test]
-fn unsafe_code_stands_in_one_file() {
-    let with: Vec<PathBuf> = sources(&root().join("src"))
+fn unsafe_code_stands_in_two_files() {
+    let mut with: Vec<PathBuf> = sources(&root().join("src"))
         .into_iter()
         .filter(|file| fs::read_to_string(file).expect("text").contains("unsafe {"))
         .collect();
-    assert_eq!(with, [root().join("src/model/context.rs")]);
+    with.sort();
+    let model = root().join("src/model");
+    assert_eq!(
+        with,
+        [model.join("context.rs"), model.join("huge_pages.rs")]
+    );
 }
 
 #[test]

@@ -139,6 +139,7 @@ fn prepare(
                 sampling,
                 stop: Arc::clone(&stop),
                 cache_prompt: request.cache_prompt,
+                streamed: request.stream,
                 deliver_end_token: request.echo,
             });
         }

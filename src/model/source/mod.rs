@@ -113,6 +113,11 @@ impl Environment {
     }
 }
 
+/// Where downloaded models are kept, and what was measured with them.
+pub fn cache_directory(settings: &Model) -> Result<PathBuf, SourceError> {
+    Environment::from_process().model_cache(&settings.cache_dir)
+}
+
 /// The GGUF file to load for these settings, fetched if need be. Blocks, for minutes when there is much to download.
 pub fn resolve(settings: &Model) -> Result<PathBuf, SourceError> {
     resolve_in(settings, &Environment::from_process())

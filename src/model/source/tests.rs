@@ -484,6 +484,7 @@ fn settings(source: &str, cache: &Path) -> Model {
         source: source.to_owned(),
         aliases: Vec::new(),
         gpu_layers: 0,
+        mmap: false,
         cache_dir: cache.display().to_string(),
     }
 }

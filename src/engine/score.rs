@@ -1,0 +1,66 @@
+//! Scores the rows of a prompt, side by side.
+
+use std::sync::Arc;
+
+use crate::logprobs::{self, Likeliest, TokenLogprob};
+use crate::model::Token;
+
+/// Numbers that one thread reads in the time that starting another takes.
+const WORTH_A_THREAD: usize = 1 << 20;
+
+/// What each row tells of its token and of the `top` likeliest; on up to `threads` threads, where there is enough to do.
+pub fn score_rows(rows: &[(&[f32], Token)], top: usize, threads: usize) -> Vec<Arc<TokenLogprob>> {
+    let numbers: usize = rows.iter().map(|(logits, _)| logits.len()).sum();
+    let threads = threads.min(numbers / WORTH_A_THREAD).max(1);
+    let mut parts = rows.chunks(rows.len().div_ceil(threads).max(1));
+    let first = parts.next().unwrap_or_default();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = parts
+            .map(|part| scope.spawn(move || score_part(part, top)))
+            .collect();
+        let mut scores = score_part(first, top);
+        for other in others {
+            match other.join() {
+                Ok(part) => scores.extend(part),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        scores
+    })
+}
+
+fn score_part(rows: &[(&[f32], Token)], top: usize) -> Vec<Arc<TokenLogprob>> {
+    let mut likeliest = Likeliest::default();
+    rows.iter()
+        .map(|&(logits, token)| {
+            likeliest.find(logits, top);
+            Arc::new(logprobs::score(logits, &likeliest, token, top))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_change_nothing() {
+        let rows: Vec<Vec<f32>> = (0..37)
+            .map(|row| {
+                (0..200_000)
+                    .map(|id| ((id * 7919 + row * 104_729) % 65_537) as f32 / 4096.0)
+                    .collect()
+            })
+            .collect();
+        let rows: Vec<(&[f32], Token)> = (0..)
+            .zip(&rows)
+            .map(|(id, row)| (&row[..], Token(id * 5000)))
+            .collect();
+        let alone = score_rows(&rows, 5, 1);
+        assert_eq!(alone.len(), rows.len());
+        for threads in [2, 3, 64] {
+            assert_eq!(score_rows(&rows, 5, threads), alone);
+        }
+        assert!(score_rows(&[], 5, 2).is_empty());
+    }
+}

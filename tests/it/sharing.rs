@@ -1,0 +1,229 @@
+//! Work that is done once for several requests: stems, scores, decodes. And what is promised of it when a neighbour
+//! leaves, or when room is short.
+
+use serde_json::{Value, json};
+
+use crate::server::{self, TestServer};
+
+const STEM: &str = "The lighthouse keeper wrote one line a day into a book bound in green leather: the wind, the ships, \
+                    the state of the lamp, and what he had for supper. On the first of March he wrote nothing at all. ";
+
+fn scored(prompt: &str, top: usize) -> Value {
+    json!({"prompt": prompt, "max_tokens": 1, "temperature": 0, "echo": true, "logprobs": top})
+}
+
+fn alone(server: &TestServer, mut request: Value) -> Value {
+    request["cache_prompt"] = json!(false);
+    server.complete(request)["choices"].clone()
+}
+
+fn cached(answer: &Value) -> u64 {
+    answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+        .as_u64()
+        .expect("a number")
+}
+
+/// One context, so that everyone meets in it.
+fn one_context(lanes: usize, cache_lanes: usize) -> TestServer {
+    TestServer::start_with(&server::default_model(), |config| {
+        config.engine.contexts = 1;
+        config.engine.parallel_sequences = lanes;
+        config.engine.cache_lanes = cache_lanes;
+        // So that a prompt takes several rounds.
+        config.engine.prompt_chunk_tokens = 16;
+        config.engine.logits_rows = 16;
+    })
+}
+
+#[test]
+fn a_repeated_echo_is_answered_from_what_is_known() {
+    let server = one_context(2, 2);
+    let prompt = STEM.repeat(4);
+    let tokens = server.complete(scored(&prompt, 1))["usage"]["prompt_tokens"]
+        .as_u64()
+        .expect("a number");
+    // All but the last decode, which is needed for what comes after.
+    let again = server.complete(scored(&prompt, 1));
+    assert!(cached(&again) + 16 >= tokens, "{again}");
+    // More alternatives than are known: evaluated again; then they are known, and fewer are too.
+    let more = server.complete(scored(&prompt, 4));
+    assert_eq!(cached(&more), 0);
+    for top in [4, 2, 0, 3] {
+        let answer = server.complete(scored(&prompt, top));
+        assert!(cached(&answer) + 16 >= tokens, "{top}");
+        assert_eq!(
+            answer["choices"],
+            alone(&server, scored(&prompt, top)),
+            "{top}"
+        );
+    }
+    let most = server.complete(scored(&prompt, 9));
+    assert_eq!(cached(&most), 0);
+    assert_eq!(most["choices"], alone(&server, scored(&prompt, 9)));
+}
+
+#[test]
+fn a_stem_is_taken_over_while_its_owner_still_runs() {
+    let server = one_context(4, 1);
+    let stem = STEM.repeat(6);
+    let ask = |i: usize, max_tokens: usize| json!({"prompt": format!("{stem}Question {i}: who lit the lamp?"), "max_tokens": max_tokens, "temperature": 0, "logprobs": 2});
+    let expected: Vec<Value> = (0..4).map(|i| alone(&server, ask(i, 12))).collect();
+    let server = one_context(4, 1);
+    std::thread::scope(|scope| {
+        let donor = scope.spawn(|| server.complete(ask(9, 200)));
+        let others: Vec<_> = (0..3)
+            .map(|i| {
+                let (server, ask) = (&server, &ask);
+                scope.spawn(move || (i, server.complete(ask(i, 12))))
+            })
+            .collect();
+        let mut reused = 0;
+        for other in others {
+            let (i, answer) = other.join().expect("no panic");
+            assert_eq!(answer["choices"], expected[i], "{i}");
+            reused += usize::from(cached(&answer) > 100);
+        }
+        // Whoever came first evaluated it; the others waited for that.
+        let donor = donor.join().expect("no panic");
+        reused += usize::from(cached(&donor) > 100);
+        assert_eq!(reused, 3);
+    });
+}
+
+#[test]
+fn a_donor_that_leaves_midway_leaves_the_others_whole() {
+    let server = one_context(4, 1);
+    let stem = STEM.repeat(8);
+    let ask = |i: usize| json!({"prompt": format!("{stem}And {i}:"), "max_tokens": 8, "temperature": 0, "echo": i % 2 == 0, "logprobs": 2});
+    let expected: Vec<Value> = (0..3).map(|i| alone(&server, ask(i))).collect();
+    for pause in [0, 20, 60, 150, 400] {
+        let server = one_context(4, 1);
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (0..3)
+                .map(|i| {
+                    let (server, ask) = (&server, &ask);
+                    scope.spawn(move || {
+                        std::thread::sleep(std::time::Duration::from_millis(10));
+                        server.complete(ask(i))["choices"].clone()
+                    })
+                })
+                .collect();
+            server::leave(
+                &server,
+                &json!({"prompt": format!("{stem}I am the donor."), "max_tokens": 200, "echo": true, "logprobs": 2}),
+                pause,
+            );
+            for (i, other) in others.into_iter().enumerate() {
+                assert_eq!(other.join().expect("no panic"), expected[i], "{pause} {i}");
+            }
+        });
+    }
+}
+
+#[test]
+fn lanes_are_given_to_others_while_stems_are_shared() {
+    // No lane to spare: each prompt displaces another one's cells.
+    let server = one_context(3, 0);
+    let stems: Vec<String> = (0..4)
+        .map(|i| format!("Volume {i}. {}", STEM.repeat(2)))
+        .collect();
+    let ask = |i: usize| json!({"prompt": format!("{}Page {i}.", stems[i % stems.len()]), "max_tokens": 6, "temperature": 0, "echo": i % 3 == 0, "logprobs": i % 3});
+    let expected: Vec<Value> = (0..12).map(|i| alone(&server, ask(i))).collect();
+    std::thread::scope(|scope| {
+        for client in 0..6 {
+            let (server, ask, expected) = (&server, &ask, &expected);
+            scope.spawn(move || {
+                for round in 0..6 {
+                    let i = (client * 5 + round * 7) % 12;
+                    assert_eq!(server.complete(ask(i))["choices"], expected[i], "{i}");
+                }
+            });
+        }
+    });
+}
+
+/// Throughput mode: answers differ from exact ones by what the shape of a decode moves, which is told here and bounded
+/// far below what would be a mistake: another row, another lane, another position.
+fn throughput(model: &str, bound: f64) {
+    let exact = TestServer::start(model);
+    let shared = TestServer::start_with(model, |config| {
+        config.engine.mode = candor::config::Mode::Throughput;
+        config.engine.contexts = 1;
+        config.engine.decode_width = 16;
+        config.engine.cache_lanes = 4;
+    });
+    // The forced tokens keep both on one path, whatever the numbers are.
+    let ask = |i: usize| {
+        let chunk: String = (0..i % 7 + 1)
+            .map(|n| format!("Item {}. ", i * n))
+            .collect();
+        json!({"prompt": format!("{STEM}{chunk}"), "max_tokens": 8 + i % 5, "logprobs": 5, "temperature": 0,
+               "logit_bias": {(300 + i * 37 % 100).to_string(): 1000}})
+    };
+    let expected: Vec<Value> = (0..24).map(|i| exact.complete(ask(i))).collect();
+    let (mut worst, mut sum, mut count) = (0.0_f64, 0.0, 0);
+    std::thread::scope(|scope| {
+        let answers: Vec<_> = (0..24)
+            .map(|i| {
+                let (shared, ask) = (&shared, &ask);
+                scope.spawn(move || shared.complete(ask(i)))
+            })
+            .collect();
+        for (answer, expected) in answers.into_iter().zip(&expected) {
+            let answer = answer.join().expect("no panic");
+            let arrays = |answer: &Value| answer["choices"][0]["logprobs"].clone();
+            let (ours, theirs) = (arrays(&answer), arrays(expected));
+            assert_eq!(ours["tokens"], theirs["tokens"]);
+            assert_eq!(ours["text_offset"], theirs["text_offset"]);
+            assert_eq!(answer["choices"][0]["text"], expected["choices"][0]["text"]);
+            for (a, b) in ours["token_logprobs"]
+                .as_array()
+                .expect("an array")
+                .iter()
+                .zip(theirs["token_logprobs"].as_array().expect("an array"))
+            {
+                let difference =
+                    (a.as_f64().expect("a number") - b.as_f64().expect("a number")).abs();
+                worst = worst.max(difference);
+                sum += difference;
+                count += 1;
+            }
+        }
+    });
+    println!(
+        "{model}: throughput mode moved {count} logprobs by {:.4} on average and {worst:.4} at most",
+        sum / f64::from(count)
+    );
+    assert!(worst <= bound, "{worst}");
+    // A conversation goes on from the cells of what was generated.
+    let first = shared
+        .complete(json!({"prompt": STEM, "max_tokens": 64, "min_tokens": 64, "temperature": 0}));
+    let longer = format!(
+        "{STEM}{}",
+        first["choices"][0]["text"].as_str().expect("text")
+    );
+    let next = shared.complete(json!({"prompt": longer, "max_tokens": 1, "temperature": 0}));
+    let length = first["usage"]["prompt_tokens"].as_u64().expect("a number");
+    assert!(cached(&next) > length + 16, "{next}");
+    let system = next["system_fingerprint"].as_str().expect("text");
+    assert!(system.contains("-throughput-"), "{system}");
+}
+
+#[test]
+fn throughput_mode_tiny_llama() {
+    throughput(&server::tiny_model(), 0.05);
+}
+
+#[test]
+fn throughput_mode_smollm2() {
+    // Its weights are in a layout whose rows are computed alike at any width.
+    throughput(&server::default_model(), 0.0);
+}
+
+#[test]
+fn throughput_mode_gemma() {
+    match server::gemma_model() {
+        Some(path) => throughput(&path, 3.0),
+        None => println!("skipped: CANDOR_TEST_GEMMA is not set (make test-gemma sets it)"),
+    }
+}
