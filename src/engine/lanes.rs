@@ -18,11 +18,48 @@ pub struct Known {
     pub scores: Vec<Arc<TokenLogprob>>,
     /// Alternatives that stand in each score.
     pub top: usize,
+    /// The prompt that was evaluated in this lane to its end, which may lie some tokens beyond `tokens`.
+    pub whole: Option<Whole>,
+}
+
+/// A prompt that was evaluated to its end. Whoever asks for the very same has nothing to evaluate: the choices of one
+/// request, and requests that are repeated.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    pub prompt: Arc<[Token]>,
+    /// Of all its tokens but the first, if it was scored.
+    ///
+    /// Scored prompts have a row of logits for each token, others for the last one only, and with some weights (F16)
+    /// llama.cpp computes one row by another routine than several. So the two are not taken for each other.
+    pub scores: Option<Vec<Arc<TokenLogprob>>>,
+    /// The row of logits that tells what follows.
+    pub row: Arc<[f32]>,
 }
 
 impl Known {
-    /// Cells that a request may take over.
+    /// Cells that the lane holds.
+    pub fn cells(&self) -> usize {
+        let whole = self.whole.as_ref().map_or(0, |whole| whole.prompt.len());
+        self.tokens.len().max(whole)
+    }
+
+    /// Whether the lane holds the first `cells` tokens of a prompt so that another may take them over.
+    pub fn holds(&self, prompt: &[Token], cells: usize) -> bool {
+        common_prefix(&self.tokens, prompt) >= cells
+            || self
+                .whole
+                .as_ref()
+                .is_some_and(|whole| *whole.prompt == *prompt)
+    }
+
+    /// Cells that a request may take over; all of its prompt, if this very prompt was evaluated here.
     pub fn usable(&self, request: &Request, plan: &PromptPlan) -> usize {
+        if let Some(whole) = &self.whole
+            && whole.prompt == request.prompt
+            && same_scores(request, whole.scores.is_some(), self.top)
+        {
+            return request.prompt.len();
+        }
         let common = common_prefix(&self.tokens, &request.prompt);
         plan.reuse(scored(common, request, self.scores.len(), self.top))
     }
@@ -33,6 +70,7 @@ impl Known {
         // scores[tokens - 1] is that of the token after the last kept, which the last kept cell predicts. Another
         // token may follow now.
         self.scores.truncate(tokens.saturating_sub(1));
+        self.whole = None;
     }
 }
 
@@ -43,6 +81,14 @@ fn scored(common: usize, request: &Request, scores: usize, top: usize) -> usize 
         None => common,
         Some(k) if k <= top => common.saturating_sub(1).min(scores),
         Some(_) => 0,
+    }
+}
+
+/// Whether a request asks for the scores that the very same prompt was evaluated for.
+fn same_scores(request: &Request, scored: bool, top: usize) -> bool {
+    match request.prompt_logprobs {
+        None => !scored,
+        Some(k) => scored && k <= top,
     }
 }
 
@@ -149,6 +195,8 @@ pub struct Entry {
     pub tokens: usize,
     /// Alternatives that stand in their scores; `None`: they are not scored.
     pub top: Option<usize>,
+    /// Present if the prompt is, or is about to be, evaluated to its end: whether it is scored then.
+    pub whole: Option<bool>,
 }
 
 impl Directory {
@@ -186,6 +234,13 @@ impl Directory {
             })
             .filter_map(|(worker, lane, entry)| {
                 let entry = entry.as_ref()?;
+                if let Some(scored) = entry.whole
+                    && entry.prompt == request.prompt
+                    && same_scores(request, scored, entry.top.unwrap_or(0))
+                {
+                    let cells = request.prompt.len();
+                    return Some((worker, Source { lane, cells }));
+                }
                 let common = common_prefix(
                     &entry.prompt[..entry.tokens.min(entry.prompt.len())],
                     &request.prompt,
@@ -254,6 +309,7 @@ pub(super) mod tests {
                 tokens: tokens.map(Token).collect(),
                 scores: vec![score; scores],
                 top,
+                whole: None,
             },
             sequence,
             used,
@@ -371,6 +427,28 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_very_same_prompt_is_taken_over_whole() {
+        let plan = PromptPlan::new(100, 512);
+        let check = |prompt: std::ops::Range<i32>, scored: bool, top, expect| {
+            let mut lane = lane(0..96, 95, 5, None, 0);
+            lane.known.whole = Some(Whole {
+                prompt: prompt.map(Token).collect(),
+                scores: scored.then(|| vec![lane.known.scores[0].clone(); 99]),
+                row: Arc::new([]),
+            });
+            assert_eq!(lane.known.cells(), 100);
+            assert_eq!(lane.known.usable(&request(0..100, top), &plan), expect);
+        };
+        check(0..100, false, None, 100);
+        check(0..100, true, Some(5), 100);
+        // More alternatives than are known, scored and not, or another prompt.
+        check(0..100, true, Some(6), 0);
+        check(0..100, false, Some(5), 88);
+        check(0..100, true, None, 88);
+        check(1..101, false, None, 88);
+    }
+
+    #[test]
     fn other_workers_are_asked_for_what_they_will_have() {
         let directory = Directory::new(2, 2);
         let plan = PromptPlan::new(100, 512);
@@ -379,6 +457,7 @@ pub(super) mod tests {
                 prompt: (0..80).map(Token).collect(),
                 tokens,
                 top,
+                whole: None,
             })
         };
         directory.publish(0, 1, entry(80, None));

@@ -9,7 +9,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::cores::Cores;
 use super::error::EngineError;
 use super::lanes::{
-    BRIDGED, Directory, Entry, Known, Lane, Placement, Source, best_source, choose_lane, refuge,
+    BRIDGED, Directory, Entry, Known, Lane, Placement, Source, Whole, best_source, choose_lane,
+    refuge,
 };
 use super::places::Lease;
 use super::plan::{PromptPlan, common_prefix};
@@ -173,6 +174,14 @@ impl Sequence {
     }
 }
 
+/// What a token is drawn from.
+enum Logits {
+    /// A row of the last decode.
+    Row(usize),
+    /// A row that was kept with the prompt it follows.
+    Kept(Arc<[f32]>),
+}
+
 pub struct Worker {
     number: usize,
     context: Context,
@@ -224,6 +233,12 @@ impl Worker {
             self.drop_abandoned();
             self.start_new();
             self.serve_wants();
+            let mut ended = Vec::new();
+            self.finish_known(&mut ended);
+            if !ended.is_empty() {
+                self.end_all(ended);
+                continue;
+            }
             let mut round = std::mem::take(&mut self.round);
             round.fill(self.sequences.iter().map(|sequence| match sequence.phase {
                 Phase::New { .. } | Phase::Fetching => Progress::Waiting,
@@ -246,7 +261,6 @@ impl Worker {
                 continue;
             }
             self.shared.active.fetch_add(1, Ordering::Relaxed);
-            let mut ended = Vec::new();
             if self.shared.width > 1 {
                 round
                     .tokens
@@ -265,11 +279,16 @@ impl Worker {
             }
             self.round = round;
             self.shared.active.fetch_sub(1, Ordering::Relaxed);
-            // They did not end in the order of the sequences, and indices hold until the first is taken out.
-            ended.sort_by_key(|&(index, _)| std::cmp::Reverse(index));
-            for (index, end) in ended {
-                self.end(index, end);
-            }
+            self.end_all(ended);
+        }
+    }
+
+    /// Ends sequences, each with its last word.
+    fn end_all(&mut self, mut ended: Vec<(usize, Delta)>) {
+        // They did not end in the order of the sequences, and indices hold until the first is taken out.
+        ended.sort_by_key(|&(index, _)| std::cmp::Reverse(index));
+        for (index, end) in ended {
+            self.end(index, end);
         }
     }
 
@@ -361,26 +380,36 @@ impl Worker {
             let lane = &mut self.lanes[sequence.lane];
             lane.sequence = None;
             lane.used = self.clock;
-            let known = &mut lane.known.tokens;
+            let known = &mut lane.known;
             if self.shared.reuses_generated && matches!(sequence.phase, Phase::Generating { .. }) {
                 let prompt = &sequence.request.prompt;
-                known.extend_from_slice(&prompt[known.len()..]);
+                known
+                    .tokens
+                    .extend_from_slice(&prompt[known.tokens.len()..]);
                 // The last one was drawn and not evaluated.
                 let evaluated = sequence.generated.len().saturating_sub(1);
-                known.extend_from_slice(&sequence.generated[..evaluated]);
+                known
+                    .tokens
+                    .extend_from_slice(&sequence.generated[..evaluated]);
             }
-            // Its cells are then those that are known of, which `evaluate_tokens` counts on.
-            self.context.cut(sequence.lane, known.len());
+            // Its cells are then those that are known of, which `free_position` counts on.
+            self.context.cut(sequence.lane, known.cells());
             self.publish_known(sequence.lane);
         }
     }
 
     fn publish_known(&self, lane: usize) {
         let known = &self.lanes[lane].known;
-        let entry = (!known.tokens.is_empty()).then(|| Entry {
-            prompt: known.tokens.as_slice().into(),
+        let entry = (known.cells() > 0).then(|| Entry {
+            prompt: match &known.whole {
+                Some(whole) if whole.prompt.len() >= known.tokens.len() => {
+                    Arc::clone(&whole.prompt)
+                }
+                _ => known.tokens.as_slice().into(),
+            },
             tokens: known.tokens.len(),
             top: (known.scores.len() + 1 >= known.tokens.len()).then_some(known.top),
+            whole: known.whole.as_ref().map(|whole| whole.scores.is_some()),
         });
         self.shared.directory.publish(self.number, lane, entry);
     }
@@ -404,7 +433,7 @@ impl Worker {
             None
         };
         let here = source.map_or(0, |source| source.cells);
-        if reuses {
+        if reuses && here < request.prompt.len() {
             // Who has a lane and is still at its prompt goes on, so nobody waits for somebody who waits.
             let promised = self
                 .sequences
@@ -423,6 +452,13 @@ impl Worker {
                         .best(Some(self.number), request, &plan)
                 && there.cells >= here + WORTH_FETCHING
             {
+                // One neighbour has asked for it already: it is copied from that one, then.
+                if self.sequences.iter().any(|other| {
+                    matches!(other.phase, Phase::Fetching)
+                        && common_prefix(&other.request.prompt, &request.prompt) >= there.cells
+                }) {
+                    return;
+                }
                 let want = Want {
                     sequence: sequence.id,
                     reply: Some(self.shared.mailboxes[self.number].clone()),
@@ -488,6 +524,11 @@ impl Worker {
         sequence.phase = Phase::Prompt { evaluated: cells };
         let state = &mut self.lanes[lane];
         state.sequence = Some(sequence.id);
+        if cells == sequence.request.prompt.len() {
+            // `usable` found the very same prompt: nothing is to be evaluated, and what is known of it holds.
+            state.known.tokens.truncate(sequence.plan.shareable());
+            return self.publish_started(index);
+        }
         let known = &mut state.known;
         // The score of the token that follows the kept cells belongs to the request's own token, when it is asked
         // for: `usable` saw to that.
@@ -502,13 +543,21 @@ impl Worker {
         if cells > 0 && known.scores.len() + 1 == cells {
             known.scores.extend(next_score);
         }
+        self.publish_started(index);
+    }
+
+    /// Tells the other workers what a lane is about to hold.
+    fn publish_started(&self, index: usize) {
+        let sequence = &self.sequences[index];
+        let known = &self.lanes[sequence.lane].known;
         self.shared.directory.publish(
             self.number,
-            lane,
+            sequence.lane,
             Some(Entry {
                 prompt: Arc::clone(&sequence.request.prompt),
                 tokens: sequence.plan.shareable(),
                 top: sequence.request.prompt_logprobs.map(|_| known.top),
+                whole: Some(sequence.request.prompt_logprobs.is_some()),
             }),
         );
     }
@@ -519,8 +568,7 @@ impl Worker {
             .into_iter()
             .partition(|want| {
                 let lane = &self.lanes[want.lane];
-                let known = common_prefix(&lane.known.tokens, &want.prompt);
-                known >= want.cells
+                lane.known.holds(&want.prompt, want.cells)
                     || !self.sequences.iter().any(|sequence| {
                         Some(sequence.id) == lane.sequence
                             && matches!(sequence.phase, Phase::Prompt { .. })
@@ -530,7 +578,7 @@ impl Worker {
         self.wants = later;
         for mut want in ready {
             let known = &self.lanes[want.lane].known;
-            let worth = common_prefix(&known.tokens, &want.prompt) >= WORTH_FETCHING;
+            let worth = known.holds(&want.prompt, WORTH_FETCHING);
             let known = worth.then(|| known.clone());
             let gift = known.and_then(|known| {
                 Some(Gift {
@@ -552,10 +600,10 @@ impl Worker {
         }
         self.sequences[index].phase = Phase::New { may_fetch: false };
         let Some(gift) = gift else { return };
-        let Some(lane) = choose_lane(&self.lanes, None, self.placement()) else {
+        // The one that is missed least; the sequence may be run in another, to which it is copied then.
+        let Some(lane) = choose_lane(&self.lanes, None, Placement::Anywhere) else {
             return;
         };
-        self.displace(lane, None);
         if self.context.import(lane, &gift.state) {
             self.lanes[lane].known = gift.known;
             self.clock += 1;
@@ -633,24 +681,53 @@ impl Worker {
         if end < length {
             return None;
         }
-        let scored = match sequence.request.prompt_logprobs {
-            Some(k) => known
-                .scores
-                .iter()
-                .map(|score| with_top(score, k))
-                .collect(),
-            None => Vec::new(),
+        let Some(row) = self.context.logits(end - 1 - evaluated) else {
+            return Some(self.failed(index, &"a row of logits is missing"));
         };
+        known.whole = Some(Whole {
+            prompt: Arc::clone(&sequence.request.prompt),
+            scores: scores.then(|| known.scores.clone()),
+            row: row.into(),
+        });
         // Scores beyond the shareable cells belong to this prompt alone.
         known.scores.truncate(known.tokens.len());
+        self.finish_prompt(index)
+    }
+
+    /// Tells of a prompt that is evaluated to its end, and draws the first token; what ends the sequence, if something
+    /// does.
+    fn finish_prompt(&mut self, index: usize) -> Option<Delta> {
+        let sequence = &mut self.sequences[index];
+        let Some(whole) = self.lanes[sequence.lane].known.whole.clone() else {
+            return Some(self.failed(index, &"an evaluated prompt is missing"));
+        };
+        let top = sequence.request.prompt_logprobs.unwrap_or(0);
+        let logprobs = whole
+            .scores
+            .iter()
+            .flatten()
+            .map(|score| with_top(score, top))
+            .collect();
         sequence.tell(Delta::Prompt(PromptOutput {
             cached_tokens: sequence.cached,
-            logprobs: scored,
+            logprobs,
         }));
-        if !draws {
+        if sequence.request.max_tokens == 0 {
             return Some(Delta::Finished(FinishReason::Length));
         }
-        self.advance(index, end - 1 - evaluated)
+        self.advance(index, Logits::Kept(whole.row))
+    }
+
+    /// Finishes the prompts of which nothing is to be evaluated.
+    fn finish_known(&mut self, ended: &mut Vec<(usize, Delta)>) {
+        for index in 0..self.sequences.len() {
+            let sequence = &self.sequences[index];
+            if matches!(sequence.phase, Phase::Prompt { evaluated } if evaluated == sequence.request.prompt.len())
+                && let Some(end) = self.finish_prompt(index)
+            {
+                ended.push((index, end));
+            }
+        }
     }
 
     /// Gathers rows for the next decode from the newest tokens of these sequences, which generate, and stand in the
@@ -714,7 +791,7 @@ impl Worker {
                     while self.rows.get(row).is_some_and(|row| !row.logits) {
                         row += 1;
                     }
-                    if let Some(end) = self.advance(index, row) {
+                    if let Some(end) = self.advance(index, Logits::Row(row)) {
                         ended.push((index, end));
                     }
                     row += 1;
@@ -739,7 +816,7 @@ impl Worker {
     fn free_position(&self, lane: usize) -> Option<usize> {
         let state = &self.lanes[lane];
         let position = match state.sequence {
-            None => state.known.tokens.len(),
+            None => state.known.cells(),
             Some(id) => {
                 let user = self.sequences.iter().find(|sequence| sequence.id == id)?;
                 match user.phase {
@@ -751,9 +828,13 @@ impl Worker {
         (self.context.model().can_cut() && position < self.shared.lane_tokens).then_some(position)
     }
 
-    /// Draws the next token from a row of the last decode.
-    fn advance(&mut self, index: usize, row: usize) -> Option<Delta> {
-        let Some(logits) = self.context.logits(row) else {
+    /// Draws the next token; what ends the sequence, if something does.
+    fn advance(&mut self, index: usize, logits: Logits) -> Option<Delta> {
+        let logits = match &logits {
+            Logits::Row(row) => self.context.logits(*row),
+            Logits::Kept(row) => Some(&row[..]),
+        };
+        let Some(logits) = logits else {
             return Some(self.failed(index, &"a row of logits is missing"));
         };
         let sequence = &mut self.sequences[index];
@@ -830,6 +911,11 @@ fn promised(neighbour: &Sequence, known: &Known, request: &Request, plan: &Promp
         (Some(k), Some(_)) if k <= known.top => 1,
         (Some(_), _) => return 0,
     };
+    let scores = |request: &Request| request.prompt_logprobs.is_some();
+    if neighbour.request.prompt == request.prompt && scores(&neighbour.request) == scores(request) {
+        // Nothing is left to do then, so that is worth waiting for, however short it is.
+        return request.prompt.len() + WORTH_WAITING;
+    }
     let common = common_prefix(&neighbour.request.prompt, &request.prompt);
     plan.reuse(
         common

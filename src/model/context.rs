@@ -241,8 +241,13 @@ impl Context {
         }
     }
 
-    /// Replaces what the lane holds. `false`: it did not fit, and the lane is empty now.
+    /// Replaces what the lane holds. `false`: it did not fit, and the lane is empty now; or a copy, which may be from or
+    /// to this lane, is still to be done.
     pub fn import(&mut self, lane: usize, state: &LaneState) -> bool {
+        if self.copies_pending {
+            self.cut(lane, 0);
+            return false;
+        }
         // SAFETY: the lane exists, and the bytes were written by `export` of a context of the same model and shape.
         unsafe {
             sys::llama_memory_seq_rm(self.memory(), i32_of(lane), -1, -1);
