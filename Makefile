@@ -16,7 +16,10 @@ ARGS ?=
 # Flags for cargo: make run FEATURES="--features cuda"
 FEATURES ?=
 
-.PHONY: help setup claim build run test test-gemma lint clean
+# A running server to measure: make bench URL=http://127.0.0.1:8000. Without it one is started.
+URL ?=
+
+.PHONY: help setup claim build run test test-gemma bench lint clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +47,10 @@ test: build ## Run all tests; downloads the default model once.
 test-gemma: build ## Run all tests, with Gemma 3 270M as well (250 MB, downloaded once).
 	$(CANDOR) fetch default
 	CANDOR_TEST_GEMMA="$$(scripts/fetch-gemma.sh)" && export CANDOR_TEST_GEMMA && cargo test --release --locked $(FEATURES)
+
+bench: build ## Measure speed, beside others if given: make bench ARGS="llama-server=http://127.0.0.1:8080"
+	$(CANDOR) fetch default
+	scripts/bench.py $(if $(URL),candor=$(URL),--candor $(CANDOR)) $(ARGS)
 
 lint: claim ## Check format, clippy and documentation; a warning is an error.
 	cargo fmt --check

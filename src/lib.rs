@@ -8,8 +8,8 @@
 //! |---|---|---|---|
 //! | [`config`] | defaults < file < environment < flags | [`config::Config`] | clap, TOML |
 //! | [`model`] | tokens, and text ⇄ tokens | rows of logits | llama.cpp's handles, unsafe code, where weights come from |
-//! | [`sampling`] | a row of logits and [`sampling::SamplingParams`] | a token | samplers, grammars |
-//! | [`logprobs`] | a row of logits and a token | a [`logprobs::TokenLogprob`] | the arithmetic this project exists for |
+//! | [`logprobs`] | a row of logits and a token | its likeliest tokens, a [`logprobs::TokenLogprob`] | the arithmetic this project exists for |
+//! | [`sampling`] | a row of logits, its likeliest tokens and [`sampling::SamplingParams`] | a token | samplers, grammars |
 //! | [`engine`] | a [`engine::Request`] | a [`engine::Generation`], a stream of [`engine::Delta`]s | threads, channels, permits, lanes, the cache, time |
 //! | [`api`] | JSON | JSON or SSE | axum, OpenAI's field names |
 //!
@@ -22,19 +22,21 @@
 //! 3. [`engine::Engine::submit`] waits for a place (`engine::places`): a permit and a worker with room.
 //! 4. The worker (`engine::worker`) gives the sequence a lane, with the cells that another lane already has
 //!    (`engine::lanes`), evaluates the rest of the prompt in chunks (`engine::plan`), and then one token a round with
-//!    everyone else (`engine::schedule`).
-//! 5. Each row of logits is reduced by [`logprobs`] and drawn from by [`sampling`]; `engine::text` finds characters,
-//!    offsets and stop strings.
+//!    everyone else (`engine::schedule`). How many sequences share a decode, and how many contexts there are, was
+//!    measured (`engine::tune`); how many threads a decode gets depends on who else wants the cores (`engine::cores`).
+//! 5. Each row of logits is reduced by [`logprobs`] (`engine::score` for the rows of a prompt) and drawn from by
+//!    [`sampling`]; `engine::text` finds characters, offsets and stop strings.
 //! 6. Deltas go back over a channel; `api::completions::answer` or `stream` writes them.
 //! 7. Whoever drops the [`engine::Generation`] stops the sequence within one decode; its lane stays as cache.
 //!
 //! # What holds
 //!
-//! - A sequence's bits do not depend on its neighbours or on the cache: one row per decode, a lane of its own, prompts
-//!   cut into decodes at multiples of eight rows, and only cells reused that came from evaluating a prompt.
+//! - In exact mode a sequence's bits do not depend on its neighbours or on the cache: a lane of its own, decodes that are
+//!   shared only at widths where every bit was found equal, prompts cut into decodes at multiples of eight rows, and
+//!   only cells reused that came from evaluating a prompt.
 //! - No id reaches llama.cpp unchecked, and no grammar that it would not survive.
 //! - No buffer of context × vocabulary exists: rows of logits are reduced as soon as they are computed.
-//! - Unsafe code stands in `model::context` alone.
+//! - Unsafe code stands in `model::context` and `model::huge_pages` alone.
 
 pub mod api;
 pub mod config;

@@ -96,6 +96,8 @@ pub struct Engine {
     pub contexts: usize,
     /// Sequences whose tokens share a decode, at most. 0: measured.
     pub decode_width: usize,
+    /// Tokens that are drafted from what stands in the text, at most; in throughput mode. 0: none.
+    pub draft_tokens: usize,
     /// Sequences that advance at once, over all contexts.
     pub parallel_sequences: usize,
     /// Lanes kept beyond the running sequences, for each context: they hold finished prompts as cache.

@@ -12,15 +12,36 @@ use std::time::{Duration, Instant};
 
 /// Twenty ticks of each core: enough to tell half a busy core from none.
 const WINDOW: Duration = Duration::from_millis(200);
+/// A reading from before a pause tells of another time: after it all cores are tried, for six ticks.
+const PAUSE: Duration = Duration::from_millis(1000);
+const TRIAL: Duration = Duration::from_millis(60);
 
 /// The cores of this machine, as they are seen from here.
 pub struct Cores {
     /// Most threads that this process uses at once.
     most: usize,
     free: AtomicUsize,
-    /// When the counters were last read, and what they said. `None`: the number of threads is fixed, or the system
-    /// does not tell.
-    last: Option<Mutex<(Instant, Ticks)>>,
+    /// `None`: the number of threads is fixed, or the system does not tell.
+    last: Option<Mutex<Reading>>,
+}
+
+/// What the counters said.
+struct Reading {
+    at: Instant,
+    ticks: Ticks,
+    /// When they are to be read again.
+    until: Instant,
+}
+
+impl Reading {
+    fn new(ticks: Ticks, window: Duration) -> Self {
+        let at = Instant::now();
+        Self {
+            at,
+            ticks,
+            until: at + window,
+        }
+    }
 }
 
 /// Counters that only grow, summed over the cores that this process may run on.
@@ -46,7 +67,7 @@ impl Cores {
             last: (threads == 0)
                 .then(Ticks::read)
                 .flatten()
-                .map(|ticks| Mutex::new((Instant::now(), ticks))),
+                .map(|ticks| Mutex::new(Reading::new(ticks, TRIAL))),
         }
     }
 
@@ -59,11 +80,15 @@ impl Cores {
     pub fn free(&self) -> usize {
         if let Some(last) = &self.last
             && let Ok(mut last) = last.try_lock()
-            && last.0.elapsed() >= WINDOW
+            && Instant::now() >= last.until
             && let Some(now) = Ticks::read()
         {
-            let free = now.free_since(&last.1, self.most);
-            *last = (Instant::now(), now);
+            let (free, window) = if last.at.elapsed() > PAUSE {
+                (self.most, TRIAL)
+            } else {
+                (now.free_since(&last.ticks, self.most), WINDOW)
+            };
+            *last = Reading::new(now, window);
             if self.free.swap(free, Ordering::Relaxed) != free {
                 tracing::debug!(free, of = self.most, "cores that other processes leave");
             }

@@ -6,6 +6,7 @@
 //! [`text`].
 
 mod cores;
+mod draft;
 mod error;
 mod lanes;
 mod places;
@@ -318,7 +319,10 @@ impl Pool {
         } = tune::arrange(&model, config, mode, cores.most())?;
         let width = groups.iter().copied().max().unwrap_or(1);
         let lanes = settings.parallel_sequences.div_ceil(workers) + settings.cache_lanes;
-        let logits_rows = settings.logits_rows.max(width);
+        let logits_rows = settings
+            .logits_rows
+            .max(width)
+            .max(settings.draft_tokens + 1);
         let shape = settings.shape(
             lanes,
             settings.context_length,
@@ -351,6 +355,11 @@ impl Pool {
             groups,
             width,
             reuses_generated: mode == Mode::Throughput,
+            draft_tokens: if mode == Mode::Throughput && model.can_cut() {
+                settings.draft_tokens
+            } else {
+                0
+            },
             chunk_tokens: settings.prompt_chunk_tokens,
             logits_rows: settings.logits_rows,
             batch_tokens: settings.batch_tokens,

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::cores::Cores;
+use super::draft::{self, Patience};
 use super::error::EngineError;
 use super::lanes::{
     BRIDGED, Directory, Entry, Known, Lane, Placement, Source, Whole, best_source, choose_lane,
@@ -102,6 +103,8 @@ pub struct Shared {
     /// Whether cells of generated tokens may be used again: not in exact mode, for they were not evaluated as a prompt
     /// is.
     pub reuses_generated: bool,
+    /// Most tokens of a draft; 0 in exact mode.
+    pub draft_tokens: usize,
     /// Most prompt tokens of one decode.
     pub chunk_tokens: usize,
     /// Most logits rows of one decode.
@@ -149,6 +152,7 @@ struct Sequence {
     drawn: usize,
     /// These tokens, where their cells may be used again.
     generated: Vec<Token>,
+    patience: Patience,
     /// Prompt tokens that came from the cache.
     cached: usize,
     deltas: UnboundedSender<Delta>,
@@ -267,6 +271,11 @@ impl Worker {
                     .sort_unstable_by_key(|&index| self.sequences[index].lane);
             }
             let mut rest = &round.tokens[..];
+            if let &[index] = rest
+                && self.evaluate_draft(index, &mut ended)
+            {
+                rest = &[];
+            }
             while !rest.is_empty() {
                 let (group, later) = rest.split_at(self.gather_tokens(rest));
                 self.evaluate_tokens(group, &mut ended);
@@ -338,6 +347,7 @@ impl Worker {
             completion: Completion::new(Arc::clone(&request.stop)),
             drawn: 0,
             generated: Vec::new(),
+            patience: Patience::default(),
             cached: 0,
             deltas,
             untold: Vec::new(),
@@ -728,6 +738,63 @@ impl Worker {
                 ended.push((index, end));
             }
         }
+    }
+
+    /// Evaluates a sequence's newest token together with a draft of what follows, and draws from the rows as long as the
+    /// draft holds. `false`: there is no draft.
+    fn evaluate_draft(&mut self, index: usize, ended: &mut Vec<(usize, Delta)>) -> bool {
+        let most = self.shared.draft_tokens;
+        let sequence = &mut self.sequences[index];
+        let Phase::Generating { next } = sequence.phase else {
+            return false;
+        };
+        if most == 0 || !sequence.patience.is_over() {
+            return false;
+        }
+        let start = sequence.next_position();
+        let room = (sequence.request.max_tokens - sequence.drawn)
+            .min(self.shared.lane_tokens - start)
+            .saturating_sub(1);
+        let draft = draft::propose(
+            &sequence.request.prompt,
+            &sequence.generated,
+            most.min(room),
+        );
+        if draft.is_empty() {
+            return false;
+        }
+        let lane = sequence.lane;
+        self.rows.clear();
+        self.rows.extend(
+            (start..)
+                .zip([next].iter().chain(&draft))
+                .map(|(position, &token)| Row {
+                    token,
+                    position,
+                    lane,
+                    logits: true,
+                }),
+        );
+        let threads = self.threads();
+        if self.context.decode(&self.rows, threads).is_err() {
+            // Without a draft it may go.
+            self.context.cut(lane, start);
+            return false;
+        }
+        let mut kept = 0;
+        let end = loop {
+            if let Some(end) = self.advance(index, Logits::Row(kept)) {
+                break Some(end);
+            }
+            match self.sequences[index].phase {
+                Phase::Generating { next } if draft.get(kept) == Some(&next) => kept += 1,
+                _ => break None,
+            }
+        };
+        self.context.cut(lane, start + kept + 1);
+        self.sequences[index].patience.learn(kept);
+        ended.extend(end.map(|end| (index, end)));
+        true
     }
 
     /// Gathers rows for the next decode from the newest tokens of these sequences, which generate, and stand in the

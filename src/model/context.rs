@@ -2,7 +2,7 @@
 //!
 //! llama-cpp-2's own context hides its pointer, and with it the number of threads of a step and the bound on logits
 //! rows, which this project lives by. So the context is made over `llama-cpp-sys-2` here: all of the project's unsafe
-//! code stands in this file.
+//! code stands in this file, but for the two calls of `huge_pages`.
 #![expect(
     unsafe_code,
     reason = "calls into llama.cpp; each block states why it holds"

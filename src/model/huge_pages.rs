@@ -100,10 +100,15 @@ mod tests {
 
     #[test]
     fn only_what_is_new_is_left() {
-        assert_eq!(without(0..10, &[]), [0..10]);
-        assert_eq!(without(0..10, &[2..3, 5..20]), [0..2, 3..5]);
-        assert_eq!(without(10..20, &[0..5, 0..12, 30..40]), [12..20]);
-        assert_eq!(without(10..20, &[5..25]), []);
+        let check = |range, others: &[Range<usize>], expect: &[(usize, usize)]| {
+            let left = without(range, others);
+            let left: Vec<_> = left.iter().map(|left| (left.start, left.end)).collect();
+            assert_eq!(left, expect);
+        };
+        check(0..10, &[], &[(0, 10)]);
+        check(0..10, &[2..3, 5..20], &[(0, 2), (3, 5)]);
+        check(10..20, &[0..5, 0..12, 30..40], &[(12, 20)]);
+        check(10..20, &[5..25, 30..31], &[]);
     }
 
     #[test]

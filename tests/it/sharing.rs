@@ -94,7 +94,7 @@ fn a_stem_is_taken_over_while_its_owner_still_runs() {
 fn a_donor_that_leaves_midway_leaves_the_others_whole() {
     let server = one_context(4, 1);
     let stem = STEM.repeat(8);
-    let ask = |i: usize| json!({"prompt": format!("{stem}And {i}:"), "max_tokens": 8, "temperature": 0, "echo": i % 2 == 0, "logprobs": 2});
+    let ask = |i: usize| json!({"prompt": format!("{stem}And {i}:"), "max_tokens": 8, "temperature": 0, "echo": i.is_multiple_of(2), "logprobs": 2});
     let expected: Vec<Value> = (0..3).map(|i| alone(&server, ask(i))).collect();
     for pause in [0, 20, 60, 150, 400] {
         let server = one_context(4, 1);
@@ -127,7 +127,7 @@ fn lanes_are_given_to_others_while_stems_are_shared() {
     let stems: Vec<String> = (0..4)
         .map(|i| format!("Volume {i}. {}", STEM.repeat(2)))
         .collect();
-    let ask = |i: usize| json!({"prompt": format!("{}Page {i}.", stems[i % stems.len()]), "max_tokens": 6, "temperature": 0, "echo": i % 3 == 0, "logprobs": i % 3});
+    let ask = |i: usize| json!({"prompt": format!("{}Page {i}.", stems[i % stems.len()]), "max_tokens": 6, "temperature": 0, "echo": i.is_multiple_of(3), "logprobs": i % 3});
     let expected: Vec<Value> = (0..12).map(|i| alone(&server, ask(i))).collect();
     std::thread::scope(|scope| {
         for client in 0..6 {
@@ -207,6 +207,46 @@ fn throughput(model: &str, bound: f64) {
     assert!(cached(&next) > length + 16, "{next}");
     let system = next["system_fingerprint"].as_str().expect("text");
     assert!(system.contains("-throughput-"), "{system}");
+}
+
+#[test]
+fn a_draft_changes_nothing_but_the_pace() {
+    let start = |draft_tokens| {
+        TestServer::start_with(&server::default_model(), |config| {
+            config.engine.mode = candor::config::Mode::Throughput;
+            config.engine.draft_tokens = draft_tokens;
+        })
+    };
+    let (plain, drafting) = (start(0), start(8));
+    let verse = "one two three four five six seven eight nine ten. ".repeat(6);
+    for request in [
+        json!({"prompt": verse, "max_tokens": 60, "temperature": 0, "logprobs": 2}),
+        json!({"prompt": verse, "max_tokens": 60, "seed": 5, "logprobs": 0, "stop": "five six"}),
+        json!({"prompt": format!("Repeat: {STEM}\nAgain: {STEM}\nAgain: "), "max_tokens": 50, "temperature": 0, "logprobs": 1}),
+    ] {
+        let (a, b) = (
+            plain.complete(request.clone()),
+            drafting.complete(request.clone()),
+        );
+        assert_eq!(
+            a["choices"][0]["text"], b["choices"][0]["text"],
+            "{request}"
+        );
+        assert_eq!(
+            a["usage"]["completion_tokens"],
+            b["usage"]["completion_tokens"]
+        );
+        let numbers = |answer: &Value| -> Vec<f64> {
+            let arrays = answer["choices"][0]["logprobs"]["token_logprobs"].as_array();
+            let arrays = arrays.expect("an array").iter();
+            arrays
+                .map(|number| number.as_f64().expect("a number"))
+                .collect()
+        };
+        for (a, b) in numbers(&a).iter().zip(numbers(&b)) {
+            assert!((a - b).abs() < 0.2, "{a} {b}");
+        }
+    }
 }
 
 #[test]
