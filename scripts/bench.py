@@ -207,7 +207,7 @@ class Tools:
             file.write("\n".join(unrelated(i) for i in range(6)))
             file.flush()
             out = self.run("llama-perplexity", "-f", file.name, "-fa", "off", "-c", 512, "-b", 512)
-        return float(re.search(r"prompt eval time.*?([\d.]+) tokens per second", out).group(1))
+        return 512 / float(re.search(r"([\d.]+) seconds per pass", out).group(1))
 
     def measure(self, scenario):
         match scenario:

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Twenty ticks of each core: enough to tell half a busy core from none.
 const WINDOW: Duration = Duration::from_millis(200);
-/// A reading from before a pause tells of another time: after it all cores are tried, for six ticks.
+/// A reading from before a pause, in which this process did little, tells of another time: after it all cores are
+/// tried, for six ticks.
 const PAUSE: Duration = Duration::from_millis(1000);
 const TRIAL: Duration = Duration::from_millis(60);
 
@@ -83,7 +84,8 @@ impl Cores {
             && Instant::now() >= last.until
             && let Some(now) = Ticks::read()
         {
-            let (free, window) = if last.at.elapsed() > PAUSE {
+            let paused = last.at.elapsed() > PAUSE && now.rested_since(&last.ticks);
+            let (free, window) = if paused {
                 (self.most, TRIAL)
             } else {
                 (now.free_since(&last.ticks, self.most), WINDOW)
@@ -113,6 +115,12 @@ impl Ticks {
             busy,
             own,
         })
+    }
+
+    /// Whether this process used less than half a core since then.
+    fn rested_since(&self, before: &Self) -> bool {
+        let one = self.all.saturating_sub(before.all) / self.cores as u64;
+        2 * self.own.saturating_sub(before.own) < one
     }
 
     /// Cores that others left unused since then, to the nearest whole, from 1 to `most`.
@@ -212,6 +220,15 @@ mod tests {
         check(80, 0, 1);
         // Counters are read one after the other.
         check(40, 43, 4);
+        let rested = |own| {
+            let now = Ticks {
+                all: 80,
+                ..ticks(0, own)
+            };
+            now.rested_since(&ticks(0, 0))
+        };
+        assert!(rested(9));
+        assert!(!rested(10));
     }
 
     #[test]

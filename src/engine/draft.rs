@@ -1,7 +1,8 @@
 //! Drafting by looking it up: what followed the last tokens when they stood in the text before is likely to follow
 //! again, in code, in quotations, in answers that repeat the question. Several tokens are then evaluated in one decode,
-//! and each is kept only if it is the very token that is drawn from the row before it: the draft changes how fast an
-//! answer comes, never what it is.
+//! and each is kept only if it is the very token that is drawn from the row before it: every token is drawn, and scored,
+//! from a row of the model's own. (Rows that are evaluated together may differ from single ones in their low bits, as
+//! all rows in throughput mode do.)
 
 use crate::model::Token;
 

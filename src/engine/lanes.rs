@@ -8,8 +8,8 @@ use super::request::Request;
 use crate::logprobs::TokenLogprob;
 use crate::model::Token;
 
-/// What is known of a lane's cells, apart from those of generated tokens, which no other prompt may use: they were
-/// evaluated one row at a time.
+/// What is known of a lane's cells, in exact mode apart from those of generated tokens, which no other prompt may use
+/// then: they were evaluated one row at a time.
 #[derive(Debug, Default, Clone)]
 pub struct Known {
     /// Tokens whose cells hold what any fresh evaluation would.

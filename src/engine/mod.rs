@@ -351,6 +351,9 @@ impl Pool {
             directory: Directory::new(workers, lanes),
             mailboxes: senders,
             active: AtomicUsize::new(0),
+            // With flash attention llama.cpp splits a long lane among the threads, and adds up what they found.
+            fixed_threads: (settings.flash_attention && mode == Mode::Exact)
+                .then(|| (cores.most() / workers).max(1)),
             cores,
             groups,
             width,

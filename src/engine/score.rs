@@ -16,13 +16,18 @@ pub fn score_rows(rows: &[(&[f32], Token)], top: usize, threads: usize) -> Vec<A
     let first = parts.next().unwrap_or_default();
     std::thread::scope(|scope| {
         let others: Vec<_> = parts
-            .map(|part| scope.spawn(move || score_part(part, top)))
+            .map(|part| {
+                let work = move || score_part(part, top);
+                (part, std::thread::Builder::new().spawn_scoped(scope, work))
+            })
             .collect();
         let mut scores = score_part(first, top);
-        for other in others {
-            match other.join() {
-                Ok(part) => scores.extend(part),
-                Err(panic) => std::panic::resume_unwind(panic),
+        for (part, other) in others {
+            match other.map(|other| other.join()) {
+                Ok(Ok(part)) => scores.extend(part),
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                // The system gives no thread: it is done here.
+                Err(_) => scores.extend(score_part(part, top)),
             }
         }
         scores

@@ -50,6 +50,8 @@ struct Figure {
 struct Measured {
     /// Widest decode whose bits are those of single rows; 0: not measured.
     exact_width: usize,
+    /// Up to which width that was to be tried.
+    tried_width: usize,
     figures: Vec<Figure>,
 }
 
@@ -163,16 +165,27 @@ pub fn arrange(
         // Nothing to verify where only single rows are wanted.
         _ if settings.decode_width == 1 || settings.parallel_sequences == 1 => 1,
         _ => {
-            if measured.exact_width == 0 {
+            let wanted = settings.parallel_sequences.min(WIDEST_EXACT);
+            let all_equal = measured.exact_width == measured.tried_width;
+            if all_equal && measured.tried_width < wanted {
                 announce();
-                measured.exact_width = exact_width(model, settings, threads)?;
+                (measured.exact_width, measured.tried_width) =
+                    exact_width(model, settings, threads)?;
             }
             measured.exact_width
         }
     };
     let candidates = candidates(settings, widest, threads, config.model.gpu_layers > 0);
     let most = settings.parallel_sequences;
+    let keep = |measured: &Measured| {
+        if before != *measured
+            && let Some(path) = &notes
+        {
+            save(path, measured);
+        }
+    };
     if let [only] = candidates[..] {
+        keep(&measured);
         let each = most.div_ceil(only.contexts);
         return Ok(Arrangement {
             contexts: only.contexts,
@@ -189,11 +202,7 @@ pub fn arrange(
             .retain(|figure| !candidates.contains(&figure.shape));
         measured.figures.extend(figures);
     }
-    if before != measured
-        && let Some(path) = &notes
-    {
-        save(path, &measured);
-    }
+    keep(&measured);
     Ok(
         best(&candidates, &measured.figures, most).unwrap_or(Arrangement {
             contexts: 1,
@@ -221,12 +230,13 @@ pub struct Table {
 pub fn table(model: &Arc<Model>, config: &Config, threads: usize) -> Result<Table, ContextError> {
     let settings = &config.engine;
     let of = |widest| candidates(settings, widest, threads, config.model.gpu_layers > 0);
-    let exact_width = exact_width(model, settings, threads)?;
+    let (exact_width, tried_width) = exact_width(model, settings, threads)?;
     let (exact, throughput) = (of(exact_width), of(WIDEST));
     let mut all = throughput.clone();
     all.extend(exact.iter().filter(|one| !throughput.contains(one)));
     let measured = Measured {
         exact_width,
+        tried_width,
         figures: measure_all(model, settings, &all, threads)?,
     };
     if let Some(path) = notes(model, config, threads) {
@@ -361,17 +371,18 @@ fn measure(
     })
 }
 
-/// Up to how many sequences a decode has the very bits that each of them has alone.
+/// Up to how many sequences a decode has the very bits that each of them has alone, and up to how many were to be tried.
 ///
 /// A lane of more than 256 tokens is among them, for llama.cpp rounds the length of a decode's attention up to that
 /// of its longest lane; both numbers of threads are; and there are two steps, of which the second reads what the first
-/// wrote into the cells. What takes too long is not verified, and so not used.
+/// wrote into the cells. What would take too long is not tried, and so not used.
 fn exact_width(
     model: &Arc<Model>,
     settings: &config::Engine,
     threads: usize,
-) -> Result<usize, ContextError> {
-    const BUDGET: Duration = Duration::from_secs(10);
+) -> Result<(usize, usize), ContextError> {
+    /// For the single rows, and again for the shared ones.
+    const BUDGET: Duration = Duration::from_secs(5);
     const STEPS: usize = 2;
     const LONG: usize = 264;
     let lanes = settings.parallel_sequences.clamp(1, WIDEST_EXACT);
@@ -407,10 +418,15 @@ fn exact_width(
             alone.push(bits(&context, 0));
         }
         if !fine || !context.cut(lane, length(lane)) {
-            return Ok(1);
+            return Ok((1, lanes));
+        }
+        if begun.elapsed() > BUDGET {
+            break;
         }
     }
-    for width in 2..=lanes {
+    let tried = alone[0].len();
+    let begun = Instant::now();
+    for width in 2..=tried {
         for (step, alone) in alone.iter().enumerate() {
             let rows: Vec<Row> = (0..width)
                 .map(|lane| row(lane, length(lane) + step))
@@ -418,15 +434,18 @@ fn exact_width(
             let threads = if step == 0 { threads } else { 1 };
             let same = context.decode(&rows, threads).is_ok()
                 && (0..width).all(|lane| bits(&context, lane) == alone[lane]);
-            if !same || begun.elapsed() > BUDGET {
-                return Ok(width - 1);
+            if !same {
+                return Ok((width - 1, lanes));
             }
+        }
+        if begun.elapsed() > BUDGET {
+            return Ok((width, lanes));
         }
         for lane in 0..width {
             context.cut(lane, length(lane));
         }
     }
-    Ok(lanes)
+    Ok((tried, lanes))
 }
 
 /// Where figures are kept: for these weights, this machine, and what else moves them.
@@ -566,6 +585,7 @@ mod tests {
         assert_eq!(load(&path), Measured::default());
         let measured = Measured {
             exact_width: 3,
+            tried_width: 16,
             figures: vec![Figure {
                 shape: Shape {
                     contexts: 2,

@@ -96,6 +96,8 @@ pub struct Shared {
     /// Workers that are evaluating something at this moment: they share the cores.
     pub active: AtomicUsize,
     pub cores: Cores,
+    /// Threads of every decode, where their number moves bits.
+    pub fixed_threads: Option<usize>,
     /// Of so many sequences that each have a token to evaluate, how many share the next decode.
     pub groups: Vec<usize>,
     /// Most rows of such a decode.
@@ -148,6 +150,8 @@ struct Sequence {
     plan: PromptPlan,
     sampler: Sampler,
     completion: Completion,
+    /// Whether a decode failed, and with it what the lane held.
+    lost: bool,
     /// Tokens drawn so far.
     drawn: usize,
     /// These tokens, where their cells may be used again.
@@ -235,14 +239,13 @@ impl Worker {
                 }
             }
             self.drop_abandoned();
-            self.start_new();
             self.serve_wants();
+            self.start_new();
             let mut ended = Vec::new();
             self.finish_known(&mut ended);
-            if !ended.is_empty() {
-                self.end_all(ended);
-                continue;
-            }
+            // Whoever waits for a lane or a neighbour looks again before this worker sleeps.
+            let look_again = !ended.is_empty();
+            self.end_all(ended);
             let mut round = std::mem::take(&mut self.round);
             round.fill(self.sequences.iter().map(|sequence| match sequence.phase {
                 Phase::New { .. } | Phase::Fetching => Progress::Waiting,
@@ -253,6 +256,9 @@ impl Worker {
             }));
             if round.is_empty() {
                 self.round = round;
+                if look_again {
+                    continue;
+                }
                 self.check_books();
                 match self.mailbox.recv() {
                     Ok(message) => {
@@ -264,6 +270,7 @@ impl Worker {
                 }
                 continue;
             }
+            let mut ended = Vec::new();
             self.shared.active.fetch_add(1, Ordering::Relaxed);
             if self.shared.width > 1 {
                 round
@@ -345,6 +352,7 @@ impl Worker {
             plan,
             sampler,
             completion: Completion::new(Arc::clone(&request.stop)),
+            lost: false,
             drawn: 0,
             generated: Vec::new(),
             patience: Patience::default(),
@@ -391,7 +399,10 @@ impl Worker {
             lane.sequence = None;
             lane.used = self.clock;
             let known = &mut lane.known;
-            if self.shared.reuses_generated && matches!(sequence.phase, Phase::Generating { .. }) {
+            if self.shared.reuses_generated
+                && !sequence.lost
+                && matches!(sequence.phase, Phase::Generating { .. })
+            {
                 let prompt = &sequence.request.prompt;
                 known
                     .tokens
@@ -615,6 +626,8 @@ impl Worker {
             return;
         };
         if self.context.import(lane, &gift.state) {
+            // The donor may have gone on from there.
+            self.context.cut(lane, gift.known.cells());
             self.lanes[lane].known = gift.known;
             self.clock += 1;
             self.lanes[lane].used = self.clock;
@@ -627,6 +640,9 @@ impl Worker {
 
     /// Threads for one decode: for the cores that neither another process nor another worker is using.
     fn threads(&self) -> usize {
+        if let Some(threads) = self.shared.fixed_threads {
+            return threads;
+        }
         (self.shared.cores.free() / self.shared.active.load(Ordering::Relaxed).max(1)).max(1)
     }
 
@@ -779,6 +795,7 @@ impl Worker {
         if self.context.decode(&self.rows, threads).is_err() {
             // Without a draft it may go.
             self.context.cut(lane, start);
+            self.sequences[index].patience.learn(0);
             return false;
         }
         let mut kept = 0;
@@ -947,8 +964,9 @@ impl Worker {
 
     /// A decode failed: this sequence ends, the others go on. What its lane holds is not known any more.
     fn failed(&mut self, index: usize, error: &dyn std::fmt::Display) -> Delta {
-        let sequence = &self.sequences[index];
+        let sequence = &mut self.sequences[index];
         tracing::error!(worker = self.number, sequence = sequence.id, %error, "a decode failed");
+        sequence.lost = true;
         self.lanes[sequence.lane].known = Known::default();
         self.context.cut(sequence.lane, 0);
         Delta::Failed(EngineError::Decode)

@@ -79,7 +79,7 @@ pub struct Context {
     vocab: usize,
     /// Which rows of the last decode have logits.
     outputs: Vec<bool>,
-    /// llama.cpp copies cells at the next decode, not before.
+    /// llama.cpp copies cells at the next decode that is not refused, not before.
     copies_pending: bool,
     /// Dropped after the context, which points into it.
     model: Arc<Model>,
@@ -168,7 +168,8 @@ impl Context {
             sys::llama_set_n_threads(self.raw.as_ptr(), threads, threads);
             sys::llama_decode(self.raw.as_ptr(), self.batch)
         };
-        self.copies_pending = false;
+        // A batch that is refused is refused before that.
+        self.copies_pending &= code == -1;
         match code {
             0 => {
                 self.outputs.extend(rows.iter().map(|row| row.logits));
