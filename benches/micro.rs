@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candor::engine::{Completion, Utf8Decoder};
 use candor::logprobs::{Likeliest, score};
 use candor::model::Token;
-use candor::sampling::{Mirostat, Sampler, SamplingParams};
+use candor::sampling::{Sampler, SamplingParams};
 use divan::{Bencher, black_box};
 
 const VOCABULARIES: [usize; 2] = [49_152, 262_144];
@@ -27,24 +27,6 @@ fn row(count: usize) -> Vec<f32> {
             number * number * 30.0 - 12.0
         })
         .collect()
-}
-
-fn params() -> SamplingParams {
-    SamplingParams {
-        temperature: 0.8,
-        top_k: 40,
-        top_p: 0.95,
-        min_p: 0.05,
-        typical_p: 1.0,
-        repeat_penalty: 1.0,
-        frequency_penalty: 0.0,
-        presence_penalty: 0.0,
-        mirostat: Mirostat::Off,
-        min_tokens: 0,
-        logit_bias: Vec::new(),
-        grammar: None,
-        seed: 7,
-    }
 }
 
 mod logprobs {
@@ -96,14 +78,14 @@ mod sampling {
 
     #[divan::bench(args = VOCABULARIES)]
     fn defaults(bencher: Bencher, vocabulary: usize) {
-        draw(bencher, vocabulary, &params());
+        draw(bencher, vocabulary, &SamplingParams::default());
     }
 
     #[divan::bench(args = VOCABULARIES)]
     fn greedy(bencher: Bencher, vocabulary: usize) {
         let params = SamplingParams {
             temperature: 0.0,
-            ..params()
+            ..SamplingParams::default()
         };
         draw(bencher, vocabulary, &params);
     }
@@ -112,7 +94,7 @@ mod sampling {
     fn penalties(bencher: Bencher, vocabulary: usize) {
         let params = SamplingParams {
             repeat_penalty: 1.1,
-            ..params()
+            ..SamplingParams::default()
         };
         draw(bencher, vocabulary, &params);
     }
@@ -122,7 +104,7 @@ mod sampling {
     fn whole_vocabulary(bencher: Bencher, vocabulary: usize) {
         let params = SamplingParams {
             top_k: 0,
-            ..params()
+            ..SamplingParams::default()
         };
         draw(bencher, vocabulary, &params);
     }

@@ -358,7 +358,7 @@ def markdown(result):
     if result.get("compared"):
         servers = list(dict.fromkeys(server for row in result["compared"].values() for server in row))
         first, others = servers[0], servers[1:]
-        lines.append(f"| | work | unit | {first} | " + " | ".join(f"{o} | ×" for o in others) + " |")
+        lines.append(f"| | work | unit | {first} |" + "".join(f" {o} | × |" for o in others))
         lines.append("|---|---|---|---:|" + "---:|---:|" * len(others))
         for name, row in result["compared"].items():
             title, unit, _ = SCENARIOS[name]

@@ -259,7 +259,7 @@ impl Directory {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::sampling::{Mirostat, SamplingParams};
+    use crate::sampling::SamplingParams;
 
     pub(in crate::engine) fn request(
         prompt: std::ops::Range<i32>,
@@ -270,21 +270,7 @@ pub(super) mod tests {
             max_tokens: 1,
             logprobs: None,
             prompt_logprobs,
-            sampling: SamplingParams {
-                temperature: 0.0,
-                top_k: 0,
-                top_p: 1.0,
-                min_p: 0.0,
-                typical_p: 1.0,
-                repeat_penalty: 1.0,
-                frequency_penalty: 0.0,
-                presence_penalty: 0.0,
-                mirostat: Mirostat::Off,
-                min_tokens: 0,
-                logit_bias: Vec::new(),
-                grammar: None,
-                seed: 0,
-            },
+            sampling: SamplingParams::default(),
             stop: Arc::new([]),
             cache_prompt: true,
             streamed: true,

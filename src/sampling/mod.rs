@@ -339,24 +339,6 @@ mod tests {
             .collect()
     }
 
-    fn params() -> SamplingParams {
-        SamplingParams {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            typical_p: 1.0,
-            repeat_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            mirostat: Mirostat::Off,
-            min_tokens: 0,
-            logit_bias: Vec::new(),
-            grammar: None,
-            seed: 7,
-        }
-    }
-
     /// Draws forty tokens from rows of 1,000; how many of them from few candidates.
     fn draws(params: &SamplingParams, steps: f32) -> usize {
         let ends = [Token(3), Token(998)];
@@ -381,28 +363,27 @@ mod tests {
 
     #[test]
     fn few_candidates_draw_what_the_whole_vocabulary_draws() {
-        let plain = params();
         let variants = [
-            plain.clone(),
+            SamplingParams::default(),
             SamplingParams {
                 temperature: 0.0,
-                ..params()
+                ..SamplingParams::default()
             },
             SamplingParams {
                 top_k: 1,
-                ..params()
+                ..SamplingParams::default()
             },
             SamplingParams {
                 typical_p: 0.5,
                 top_p: 0.7,
                 temperature: 1.7,
-                ..params()
+                ..SamplingParams::default()
             },
             SamplingParams {
                 repeat_penalty: 1.3,
                 presence_penalty: -1.5,
                 frequency_penalty: 0.5,
-                ..params()
+                ..SamplingParams::default()
             },
             SamplingParams {
                 logit_bias: vec![
@@ -412,13 +393,13 @@ mod tests {
                 ],
                 min_tokens: 20,
                 repeat_penalty: 1.1,
-                ..params()
+                ..SamplingParams::default()
             },
             SamplingParams {
                 temperature: 0.0,
                 repeat_penalty: 2.0,
                 logit_bias: (0..50).map(|id| (Token(id), 4.0)).collect(),
-                ..params()
+                ..SamplingParams::default()
             },
         ];
         for params in &variants {
@@ -434,32 +415,32 @@ mod tests {
         let check = |params: &SamplingParams, expect| {
             assert_eq!(Sampler::over(1000, &[], params, None).wants(), expect);
         };
-        check(&params(), 41);
+        check(&SamplingParams::default(), 41);
         check(
             &SamplingParams {
                 temperature: 0.0,
-                ..params()
+                ..SamplingParams::default()
             },
             2,
         );
         check(
             &SamplingParams {
                 top_k: 0,
-                ..params()
+                ..SamplingParams::default()
             },
             0,
         );
         check(
             &SamplingParams {
                 mirostat: Mirostat::V2 { tau: 5.0, eta: 0.1 },
-                ..params()
+                ..SamplingParams::default()
             },
             0,
         );
         check(
             &SamplingParams {
                 top_k: 600,
-                ..params()
+                ..SamplingParams::default()
             },
             0,
         );

@@ -34,6 +34,27 @@ pub struct SamplingParams {
     pub seed: u32,
 }
 
+/// The defaults of llama-cpp-python's `create_completion`.
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            typical_p: 1.0,
+            repeat_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            mirostat: Mirostat::Off,
+            min_tokens: 0,
+            logit_bias: Vec::new(),
+            grammar: None,
+            seed: 0,
+        }
+    }
+}
+
 /// Mirostat (<https://arxiv.org/abs/2007.14966>) aims at a surprise of `tau`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mirostat {
