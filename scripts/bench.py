@@ -296,7 +296,7 @@ def latency(url, long_words, rounds):
     firsts, gaps = [], []
     for _ in range(rounds):
         times = []
-        body = dict(prompt=salt() + STORY, max_tokens=1500, temperature=0.8, logit_bias={}, seed=1)
+        body = dict(prompt=salt() + STORY, max_tokens=1500, temperature=0.8, seed=1)
         streaming = threading.Thread(target=lambda: times.extend(stream(url, body)))
         begun = time.perf_counter()
         streaming.start()

@@ -144,11 +144,11 @@ fn exp(x: f32) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Random numbers without a dependency: xorshift, in the range of logits.
-    fn logits(count: usize, seed: u64) -> Vec<f32> {
+    pub(crate) fn logits(count: usize, seed: u64) -> Vec<f32> {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         (0..count)
             .map(|_| {

@@ -150,8 +150,6 @@ struct Sequence {
     plan: PromptPlan,
     sampler: Sampler,
     completion: Completion,
-    /// Whether a decode failed, and with it what the lane held.
-    lost: bool,
     /// Tokens drawn so far.
     drawn: usize,
     /// These tokens, where their cells may be used again.
@@ -352,7 +350,6 @@ impl Worker {
             plan,
             sampler,
             completion: Completion::new(Arc::clone(&request.stop)),
-            lost: false,
             drawn: 0,
             generated: Vec::new(),
             patience: Patience::default(),
@@ -399,10 +396,7 @@ impl Worker {
             lane.sequence = None;
             lane.used = self.clock;
             let known = &mut lane.known;
-            if self.shared.reuses_generated
-                && !sequence.lost
-                && matches!(sequence.phase, Phase::Generating { .. })
-            {
+            if self.shared.reuses_generated && matches!(sequence.phase, Phase::Generating { .. }) {
                 let prompt = &sequence.request.prompt;
                 known
                     .tokens
@@ -724,7 +718,7 @@ impl Worker {
     /// does.
     fn finish_prompt(&mut self, index: usize) -> Option<Delta> {
         let sequence = &mut self.sequences[index];
-        let Some(whole) = self.lanes[sequence.lane].known.whole.clone() else {
+        let Some(whole) = &self.lanes[sequence.lane].known.whole else {
             return Some(self.failed(index, &"an evaluated prompt is missing"));
         };
         let top = sequence.request.prompt_logprobs.unwrap_or(0);
@@ -734,6 +728,7 @@ impl Worker {
             .flatten()
             .map(|score| with_top(score, top))
             .collect();
+        let row = Arc::clone(&whole.row);
         sequence.tell(Delta::Prompt(PromptOutput {
             cached_tokens: sequence.cached,
             logprobs,
@@ -741,7 +736,7 @@ impl Worker {
         if sequence.request.max_tokens == 0 {
             return Some(Delta::Finished(FinishReason::Length));
         }
-        self.advance(index, Logits::Kept(whole.row))
+        self.advance(index, Logits::Kept(row))
     }
 
     /// Finishes the prompts of which nothing is to be evaluated.
@@ -966,7 +961,8 @@ impl Worker {
     fn failed(&mut self, index: usize, error: &dyn std::fmt::Display) -> Delta {
         let sequence = &mut self.sequences[index];
         tracing::error!(worker = self.number, sequence = sequence.id, %error, "a decode failed");
-        sequence.lost = true;
+        // It stands at its beginning again, with nothing in its lane that anybody could use.
+        sequence.phase = Phase::Prompt { evaluated: 0 };
         self.lanes[sequence.lane].known = Known::default();
         self.context.cut(sequence.lane, 0);
         Delta::Failed(EngineError::Decode)

@@ -116,9 +116,7 @@ impl Sampler {
     /// Draws the next token, given a row of logits and its [`Sampler::wants`] likeliest tokens. `None`: the grammar
     /// allows no token, not even an end.
     pub fn sample(&mut self, logits: &[f32], likeliest: &Likeliest) -> Option<Token> {
-        let token = if self.gather_few(logits, likeliest) {
-            self.pick()?
-        } else {
+        if !self.gather_few(logits, likeliest) {
             self.gather_all(logits);
             self.change();
             if let Some(grammar) = &mut self.grammar {
@@ -133,8 +131,8 @@ impl Sampler {
                     return None;
                 }
             }
-            self.pick()?
-        };
+        }
+        let token = self.pick()?;
         self.accept(token);
         Some(token)
     }
@@ -164,7 +162,7 @@ impl Sampler {
     /// that, none from outside belongs to those kept. Among equals llama.cpp's order depends on its sort: then, too,
     /// the whole row is looked at.
     fn gather_few(&mut self, logits: &[f32], likeliest: &Likeliest) -> bool {
-        let wants = self.wants();
+        let (wants, bans_ends) = (self.wants(), self.bans_ends());
         let (Some(keeps), Some(&(outside, _))) = (self.keeps, likeliest.as_slice().last()) else {
             return false;
         };
@@ -183,7 +181,7 @@ impl Sampler {
         self.touched
             .extend(self.bias.iter().map(|&(token, _)| token));
         self.touched.extend(&self.recent);
-        if self.drawn < self.min_tokens {
+        if bans_ends {
             self.touched.extend(&self.ends);
         }
         for &token in &self.touched {
@@ -213,11 +211,12 @@ impl Sampler {
 
     /// Bias, ban and penalties.
     fn change(&mut self) {
+        let bans_ends = self.bans_ends();
         let candidates = &mut self.candidates;
         for &(token, bias) in &self.bias {
             add(candidates, token, bias);
         }
-        if self.drawn < self.min_tokens {
+        if bans_ends {
             for &token in &self.ends {
                 add(candidates, token, f32::NEG_INFINITY);
             }
@@ -323,20 +322,15 @@ fn allowed(candidates: &LlamaTokenDataArray, token: LlamaToken) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logprobs::tests::logits;
 
-    /// Rows with equals among the large and the small, and with huge gaps; xorshift.
+    /// Random logits, rounded: the coarser the steps, the more equals.
     fn row(count: usize, seed: u64, steps: f32) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        (0..count)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                let number = (state >> 40) as f32 / 16_777_216.0;
-                let logit = number * number * 30.0 - 12.0;
-                (logit * steps).round() / steps
-            })
-            .collect()
+        let mut row = logits(count, seed);
+        for logit in &mut row {
+            *logit = (*logit * steps).round() / steps;
+        }
+        row
     }
 
     /// Draws forty tokens from rows of 1,000; how many of them from few candidates.
