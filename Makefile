@@ -19,7 +19,10 @@ FEATURES ?=
 # A running server to measure: make bench URL=http://127.0.0.1:8000. Without it one is started.
 URL ?=
 
-.PHONY: help setup claim build run test test-gemma bench lint clean
+# How long `make soak` goes on.
+MINUTES ?= 20
+
+.PHONY: help setup claim build run test test-gemma bench soak lint clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +54,10 @@ test-gemma: build ## Run all tests, with Gemma 3 270M as well (250 MB, downloade
 bench: build ## Measure speed, beside others if given: make bench ARGS="llama-server=http://127.0.0.1:8080"
 	$(CANDOR) fetch default
 	scripts/bench.py $(if $(URL),candor=$(URL),--candor $(CANDOR)) $(ARGS)
+
+soak: build ## Let 32 clients loose on a server for some minutes: make soak MINUTES=20
+	$(CANDOR) fetch default
+	scripts/soak.py --candor $(CANDOR) --minutes $(MINUTES) $(ARGS)
 
 lint: claim ## Check format, clippy and documentation; a warning is an error.
 	cargo fmt --check

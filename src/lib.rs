@@ -13,13 +13,16 @@
 //! | [`engine`] | a [`engine::Request`] | a [`engine::Generation`], a stream of [`engine::Delta`]s | threads, channels, permits, lanes, the cache, time |
 //! | [`api`] | JSON | JSON or SSE | axum, OpenAI's field names |
 //!
-//! `main` parses and runs; [`run`] wires, so that a test can start the real server on port 0.
+//! [`metrics`] is a leaf that anyone may count with; `serve` takes in connections. `main` parses and runs; [`run`] wires,
+//! so that a test can start the real server on port 0, and [`run_on`] lets it put a [`model::Runner`] that fails on
+//! command around the engine's contexts.
 //!
 //! # The life of a request
 //!
-//! 1. `api::body` reads a JSON object; `api::completions::request` checks each field against the contract.
+//! 1. `api::guard` lets the request through: name, origin, key, how many at once. `api::body` reads a JSON object;
+//!    `api::completions::request` checks each field against the contract.
 //! 2. `api::completions::prompt` makes tokens of the prompt; the handler makes one [`engine::Request`] for each choice.
-//! 3. [`engine::Engine::submit`] waits for a place (`engine::places`): a permit and a worker with room.
+//! 3. [`engine::Engine::submit`] waits for a place (`engine::places`): a permit and a worker with room. Clients take turns.
 //! 4. The worker (`engine::worker`) gives the sequence a lane, with the cells that another lane already has
 //!    (`engine::lanes`), evaluates the rest of the prompt in chunks (`engine::plan`), and then one token a round with
 //!    everyone else (`engine::schedule`). How many sequences share a decode, and how many contexts there are, was
@@ -27,7 +30,8 @@
 //! 5. Each row of logits is reduced by [`logprobs`] (`engine::score` for the rows of a prompt) and drawn from by
 //!    [`sampling`]; `engine::text` finds characters, offsets and stop strings.
 //! 6. Deltas go back over a channel; `api::completions::answer` or `stream` writes them.
-//! 7. Whoever drops the [`engine::Generation`] stops the sequence within one decode; its lane stays as cache.
+//! 7. A worker that is lost is made anew (`engine::supervisor`); whoever it ran hears of it.
+//! 8. Whoever drops the [`engine::Generation`] stops the sequence within one decode; its lane stays as cache.
 //!
 //! # What holds
 //!
@@ -42,39 +46,61 @@ pub mod api;
 pub mod config;
 pub mod engine;
 pub mod logprobs;
+pub mod metrics;
 pub mod model;
 pub mod sampling;
+mod serve;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
+
+pub use serve::listen;
 
 /// Why the server ended on its own; for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error(transparent)]
     Start(#[from] Arc<engine::StartError>),
+    #[error(transparent)]
+    Tls(#[from] serve::TlsError),
     #[error("the server could not go on listening: {0}")]
     Serve(#[from] std::io::Error),
 }
 
-/// Serves on the listener until `shutdown` completes, then lets running answers end for a while. The server answers at
-/// once; the model is loaded meanwhile.
+/// Serves on the listener until `shutdown` completes, then lets requests end for a while. The server answers at once;
+/// the model is loaded meanwhile.
 pub async fn run(
     config: config::Config,
     listener: tokio::net::TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RunError> {
-    /// Long enough for a short answer, short enough for a person who waits.
-    const GRACE: std::time::Duration = std::time::Duration::from_secs(3);
+    run_on(config, listener, shutdown, model::contexts()).await
+}
+
+/// As [`run`], with something around the engine's contexts: tests make them fail.
+pub async fn run_on(
+    config: config::Config,
+    listener: tokio::net::TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    runners: model::Runners,
+) -> Result<(), RunError> {
+    /// Time to tell those whose requests were cut.
+    const LAST_WORDS: Duration = Duration::from_secs(1);
+    metrics::start();
     let address = listener.local_addr()?;
-    let (engine, mut started) = engine::Engine::start(&config);
-    let app = api::app(api::AppState::new(engine.clone(), Arc::new(config)));
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let mut graceful = stopped.clone();
-    let server = axum::serve(listener, app).with_graceful_shutdown(async move {
-        let _ = graceful.wait_for(|&stop| stop).await;
-    });
-    let server = tokio::spawn(server.into_future());
+    let grace = Duration::from_millis(config.server.shutdown_grace_ms);
+    let door = serve::Door::new(&config).await?;
+    let url = format!("{}://{address}", door.scheme());
+    let (engine, mut started) = engine::Engine::start(&config, runners);
+    let is_loopback = address.ip().is_loopback();
+    let app = api::app(api::AppState::new(
+        engine.clone(),
+        Arc::new(config),
+        is_loopback,
+    ));
+    let handle = axum_server::Handle::new();
+    let mut server = tokio::spawn(door.serve(listener, handle.clone(), app));
     let loaded = async {
         match started
             .wait_for(Option::is_some)
@@ -83,7 +109,7 @@ pub async fn run(
         {
             Ok(Some(Err(error))) => Err(RunError::from(error)),
             _ => {
-                announce(address);
+                announce(&url);
                 // From here on only `shutdown` ends it.
                 std::future::pending().await
             }
@@ -91,24 +117,30 @@ pub async fn run(
     };
     let outcome = tokio::select! {
         outcome = loaded => outcome,
+        served = &mut server => return served.unwrap_or(Ok(())).map_err(RunError::from),
         () = shutdown => Ok(()),
     };
-    tracing::info!("shutting down");
-    let _ = stop.send(true);
-    let serving = tokio::time::timeout(GRACE, server).await;
+    tracing::info!(
+        grace_ms = grace.as_millis(),
+        "shutting down: running and waiting requests may end"
+    );
+    handle.graceful_shutdown(None);
+    let ended = tokio::time::timeout(grace, &mut server).await.is_ok();
     // Ends what still runs, and with it the streams that wait for it.
     let _ = tokio::task::spawn_blocking(move || engine.close()).await;
-    if let Ok(Ok(served)) = serving {
-        served?;
+    if !ended {
+        tracing::warn!("requests were cut: they took longer than server.shutdown_grace_ms");
+        let _ = tokio::time::timeout(LAST_WORDS, &mut server).await;
+        handle.shutdown();
     }
     outcome
 }
 
 /// Tells the person at the terminal what to try first.
-fn announce(address: std::net::SocketAddr) {
-    tracing::info!("ready: http://{address}");
+fn announce(url: &str) {
+    tracing::info!("ready: {url}");
     tracing::info!(
-        "try: curl http://{address}/v1/completions -H 'content-type: application/json' -d \
+        "try: curl {url}/v1/completions -H 'content-type: application/json' -d \
          '{{\"prompt\": \"The capital of Michigan is \", \"max_tokens\": 8, \"temperature\": 0, \"logprobs\": 3}}'"
     );
 }

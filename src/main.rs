@@ -1,13 +1,11 @@
 //! Parses the command line, and runs what it asks for.
 
+use std::env;
 use std::io::{self, IsTerminal, Write};
-use std::process::ExitCode;
-use std::{env, process};
 
 use candor::config::cli::{Cli, Command};
 use candor::config::{Config, LogFormat};
 use clap::Parser;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
@@ -18,17 +16,25 @@ const INTERRUPTED: i32 = 130;
 /// What went wrong, for the person at the terminal, and the exit status: 2 for what they wrote, 1 for all else.
 struct Failure {
     message: String,
-    status: u8,
+    status: i32,
 }
 
-fn main() -> ExitCode {
-    match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+fn main() {
+    let status = match run(Cli::parse().command) {
+        Ok(()) => 0,
         Err(failure) => {
             eprintln!("candor: {}", failure.message.replace('\n', "\ncandor: "));
-            ExitCode::from(failure.status)
+            failure.status
         }
-    }
+    };
+    let _ = io::stdout().flush();
+    leave(status);
+}
+
+/// Ends the process without tearing down what is static in it: llama.cpp's threads may still be at work, in a decode that
+/// was cut or in a model that was being loaded, and would crash.
+fn leave(status: i32) -> ! {
+    signal_hook::low_level::exit(status)
 }
 
 fn run(command: Command) -> Result<(), Failure> {
@@ -60,7 +66,7 @@ fn run(command: Command) -> Result<(), Failure> {
 #[tokio::main]
 async fn serve(config: Config) -> Result<(), Failure> {
     let (host, port) = (config.server.host.clone(), config.server.port);
-    let listener = TcpListener::bind((host.as_str(), port))
+    let listener = candor::listen(&host, port)
         .await
         .map_err(|error| cannot_listen(&host, port, &error))?;
     let is_open = listener
@@ -88,7 +94,7 @@ fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
         // Nobody listens when the server has ended by itself.
         let _ = sender.send(());
         either(&mut interrupt, &mut terminate).await;
-        process::exit(INTERRUPTED);
+        leave(INTERRUPTED);
     });
     Ok(async move {
         let _ = receiver.await;

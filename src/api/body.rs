@@ -1,5 +1,7 @@
 //! The body of a request: a JSON object, read so that each thing wrong with it is said.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
@@ -7,6 +9,7 @@ use axum::http::{StatusCode, header};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::AppState;
 use super::error::ApiError;
 
 /// A JSON object. Refused: another content type (415), too many bytes (413), what is not UTF-8, not JSON, not an
@@ -14,10 +17,10 @@ use super::error::ApiError;
 #[derive(Debug)]
 pub struct JsonObject(pub Map<String, Value>);
 
-impl<S: Send + Sync> FromRequest<S> for JsonObject {
+impl FromRequest<AppState> for JsonObject {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
             let kind = kind
                 .to_str()
@@ -36,20 +39,27 @@ impl<S: Send + Sync> FromRequest<S> for JsonObject {
                 ));
             }
         }
-        let bytes =
-            Bytes::from_request(request, state)
-                .await
-                .map_err(|rejection| match rejection {
-                    BytesRejection::FailedToBufferBody(error)
-                        if error.status() == StatusCode::PAYLOAD_TOO_LARGE =>
-                    {
-                        ApiError::new(
-                            StatusCode::PAYLOAD_TOO_LARGE,
-                            "The request's body is larger than this server allows.",
-                        )
-                    }
-                    _ => ApiError::body("The request's body did not arrive whole."),
-                })?;
+        let most_ms = state.config.limits.body_timeout_ms;
+        let bytes = Bytes::from_request(request, state);
+        let bytes = tokio::time::timeout(Duration::from_millis(most_ms), bytes)
+            .await
+            .map_err(|_| {
+                ApiError::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    format!("The request's body did not arrive within {most_ms} ms."),
+                )
+            })?
+            .map_err(|rejection| match rejection {
+                BytesRejection::FailedToBufferBody(error)
+                    if error.status() == StatusCode::PAYLOAD_TOO_LARGE =>
+                {
+                    ApiError::new(
+                        StatusCode::PAYLOAD_TOO_LARGE,
+                        "The request's body is larger than this server allows.",
+                    )
+                }
+                _ => ApiError::body("The request's body did not arrive whole."),
+            })?;
         parse(&bytes).map(Self)
     }
 }

@@ -3,7 +3,9 @@
 mod body;
 mod completions;
 mod error;
+mod guard;
 mod health;
+mod metrics;
 mod models;
 
 use std::any::Any;
@@ -11,12 +13,11 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{Method, StatusCode, Uri, header};
-use axum::middleware::{self, Next};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use sha2::{Digest, Sha256};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
@@ -29,15 +30,20 @@ use error::ApiError;
 pub struct AppState {
     pub engine: Engine,
     pub config: Arc<Config>,
+    /// Whether only this machine can reach the server.
+    is_loopback: bool,
+    counts: guard::Counts,
     /// Seconds since 1970 at the start.
     started: u64,
 }
 
 impl AppState {
-    pub fn new(engine: Engine, config: Arc<Config>) -> Self {
+    pub fn new(engine: Engine, config: Arc<Config>, is_loopback: bool) -> Self {
         Self {
             engine,
             config,
+            is_loopback,
+            counts: guard::Counts::default(),
             started: now(),
         }
     }
@@ -57,19 +63,41 @@ impl AppState {
 /// The routes and what all of them have in common.
 pub fn app(state: AppState) -> Router {
     let body_bytes = state.config.limits.body_bytes;
-    Router::new()
+    let cors = guard::cors(&state.config.server);
+    let router = Router::new()
         .route("/v1/completions", post(completions::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/health", get(health::health))
+        .route("/metrics", get(metrics::metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(body_bytes))
-        .layer(middleware::from_fn_with_state(state.clone(), check_key))
-        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(state.clone(), guard::check))
+        .layer(CatchPanicLayer::custom(panicked));
+    // Before the key is asked for: a browser asks without.
+    let router = match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router
+        .layer(middleware::from_fn(metrics::count))
         // Whoever fails says so; a 503 while the model loads is no failure.
-        .layer(TraceLayer::new_for_http().on_failure(()))
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(span)
+                .on_failure(()),
+        )
         .with_state(state)
+}
+
+/// What a request's log lines begin with: the route, not what a client put into the URL.
+fn span(request: &Request) -> tracing::Span {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("other", MatchedPath::as_str);
+    tracing::debug_span!("request", method = %request.method(), route)
 }
 
 async fn not_found(uri: Uri) -> ApiError {
@@ -86,40 +114,6 @@ async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
         format!("{} does not take {method}.", uri.path()),
     )
     .code("method_not_allowed")
-}
-
-/// With keys set, every route but `/health` asks for one of them.
-async fn check_key(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let keys = &state.config.server.api_keys;
-    if keys.is_empty() || request.uri().path() == "/health" {
-        return next.run(request).await;
-    }
-    let given = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, key)| key.trim());
-    let error = match given {
-        Some(given) if keys.iter().any(|key| same_key(key, given)) => {
-            return next.run(request).await;
-        }
-        Some(_) => "The API key is not one of this server's.",
-        None => "This server asks for an API key: send it as `Authorization: Bearer KEY`.",
-    };
-    ApiError::new(StatusCode::UNAUTHORIZED, error)
-        .code("invalid_api_key")
-        .into_response()
-}
-
-/// Compares digests, so that how long it takes tells nothing about the key.
-fn same_key(a: &str, b: &str) -> bool {
-    let (a, b) = (Sha256::digest(a), Sha256::digest(b));
-    a.iter()
-        .zip(b.iter())
-        .fold(0, |different, (a, b)| different | (a ^ b))
-        == 0
 }
 
 fn panicked(_: Box<dyn Any + Send>) -> Response {

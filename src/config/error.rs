@@ -17,6 +17,14 @@ pub enum ConfigError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The file of `server.api_keys_file` is not there, or may not be read.
+    #[error("Cannot read the keys of server.api_keys_file, {}: {source}", path.display())]
+    KeysUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The file is no TOML.
     #[error("The settings file {} is not valid TOML: {message}", path.display())]
     NotToml {

@@ -1,7 +1,7 @@
 //! Lays the layers over each other, remembers where each value comes from, and checks what comes out.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 use figment::value::{Dict, Map, Value};
@@ -153,8 +153,12 @@ impl Config {
         if !problems.is_empty() {
             return Err(ConfigError::Refused(problems));
         }
-        let config: Config = figment.extract().map_err(refused_by_figment)?;
+        let mut config: Config = figment.extract().map_err(refused_by_figment)?;
         problems.extend(not_together(&config));
+        if !config.server.api_keys_file.is_empty() {
+            let keys = keys_in(Path::new(&config.server.api_keys_file), &mut problems)?;
+            config.server.api_keys.extend(keys);
+        }
         if problems.is_empty() {
             Ok(Loaded { config, effective })
         } else {
@@ -235,6 +239,28 @@ fn file_layer(path: &PathBuf, problems: &mut Vec<Problem>) -> Result<Layer, Conf
         }
     }
     Ok(Layer { origin, values })
+}
+
+/// The keys of a file, one on each line.
+fn keys_in(path: &Path, problems: &mut Vec<Problem>) -> Result<Vec<String>, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::KeysUnreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    let lines = text.lines().map(str::trim);
+    let keys: Vec<String> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect();
+    // A file without a key would leave the server open to everyone.
+    if keys.is_empty() || !Allowed::Keys.admits(&keys.clone().into()) {
+        problems.push(Problem::NotTogether(format!(
+            "server.api_keys_file, {}, must hold one key on each line, of visible ASCII characters without spaces, and at \
+             least one.",
+            path.display()
+        )));
+    }
+    Ok(keys)
 }
 
 /// A layer for each `CANDOR_` variable that is a setting; the others are reported.
@@ -341,6 +367,8 @@ fn not_together(config: &Config) -> Option<Problem> {
         "engine.kv_type_v = \"q8_0\" needs engine.flash_attention = true: llama.cpp cannot read quantized values without it."
     } else if config.model.gpu_layers > 0 && !has_gpu {
         "model.gpu_layers is above 0, but this build has no GPU back end. Build with `--features cuda` (or metal, vulkan, rocm), or set it to 0."
+    } else if config.server.tls_certificate.is_empty() != config.server.tls_key.is_empty() {
+        "server.tls_certificate and server.tls_key belong together: set both, or none."
     } else {
         return None;
     };

@@ -44,6 +44,18 @@ pub struct Server {
     pub port: u16,
     /// Keys of which a request must carry one as `Authorization: Bearer …`. Empty: no key is asked for.
     pub api_keys: Vec<String>,
+    /// A file with further ones, a line each. Empty: none.
+    pub api_keys_file: String,
+    /// Names beside the obvious ones that a request's `Host` may have.
+    pub allowed_hosts: Vec<String>,
+    /// Origins whose web pages may use this server.
+    pub cors_origins: Vec<String>,
+    /// PEM file of the certificate chain. Empty: no TLS.
+    pub tls_certificate: String,
+    /// PEM file of its private key.
+    pub tls_key: String,
+    /// How long requests may go on after the signal to stop.
+    pub shutdown_grace_ms: u64,
     /// What happens to request fields that Candor does not know.
     pub unknown_fields: UnknownFields,
     /// How log lines are written.
@@ -108,7 +120,7 @@ pub struct Engine {
     pub prompt_chunk_tokens: usize,
     /// Where the reference cuts a prompt (its n_batch); moves the last bits of what follows the cut.
     pub batch_tokens: usize,
-    /// Logits rows of one decode, at most: bounds memory at rows × vocabulary × 4 bytes.
+    /// Logits rows of one decode, at most. 0: as many as fit some memory.
     pub logits_rows: usize,
     /// CPU threads in all. 0: one for each core that other processes leave free.
     pub threads: usize,
@@ -164,6 +176,20 @@ pub enum KvType {
 pub struct Limits {
     /// Bytes of a request's body.
     pub body_bytes: usize,
+    /// Bytes of a request's line and headers.
+    pub header_bytes: usize,
+    /// Connections at once.
+    pub connections: usize,
+    /// How long a request's line and headers may take, and a connection be idle.
+    pub header_timeout_ms: u64,
+    /// How long a request's body may take.
+    pub body_timeout_ms: u64,
+    /// How long a client may read nothing of its answer.
+    pub write_timeout_ms: u64,
+    /// Requests of one key at once; 0: no limit.
+    pub requests_per_key: usize,
+    /// Requests of one address at once; 0: no limit.
+    pub requests_per_address: usize,
     /// Tokens of one prompt; 0: as many as the context holds.
     pub prompt_tokens: usize,
     /// Prompts in one request.

@@ -224,8 +224,9 @@ fn values_out_of_bounds_are_refused_with_the_bounds() {
         (
             "limits.m",
             "1",
-            "Unknown setting limits.m (flag --set). There are limits.body_bytes, limits.prompt_tokens, \
-          limits.prompts, limits.n, limits.logprobs, limits.stop_strings, limits.stop_bytes, limits.logit_bias, \
+            "Unknown setting limits.m (flag --set). There are limits.body_bytes, limits.header_bytes, \
+          limits.connections, limits.header_timeout_ms, limits.body_timeout_ms, limits.write_timeout_ms, \
+          limits.requests_per_key, limits.requests_per_address, limits.prompt_tokens, limits.prompts, limits.n, limits.logprobs, limits.stop_strings, limits.stop_bytes, limits.logit_bias, \
           limits.grammar_bytes, limits.queue_length, limits.queue_timeout_ms.",
         ),
         (
@@ -257,9 +258,11 @@ fn a_file_is_refused_for_all_its_mistakes_at_once() {
         )),
         "Unknown setting port (file mistakes.toml). Did you mean server.port?\n\
          Unknown setting server.hots (file mistakes.toml). There are server.host, server.port, server.api_keys, \
-         server.unknown_fields, server.log_format.\n\
+         server.api_keys_file, server.allowed_hosts, server.cors_origins, server.tls_certificate, server.tls_key, \
+         server.shutdown_grace_ms, server.unknown_fields, server.log_format.\n\
          Unknown setting server.tls (file mistakes.toml). There are server.host, server.port, server.api_keys, \
-         server.unknown_fields, server.log_format.\n\
+         server.api_keys_file, server.allowed_hosts, server.cors_origins, server.tls_certificate, server.tls_key, \
+         server.shutdown_grace_ms, server.unknown_fields, server.log_format.\n\
          server.port is \"80\" (file mistakes.toml). Allowed: a whole number from 0 to 65535.\n\
          sampling.top_k is 4.5 (file mistakes.toml). Allowed: a whole number from 0 to 1000000."
     );
@@ -425,4 +428,38 @@ fn the_types_hold_all_that_is_allowed_and_every_word_differs() {
             configs.push(config);
         }
     }
+}
+
+#[test]
+fn keys_come_from_a_file_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys");
+    let load = |content: &str| {
+        std::fs::write(&path, content).unwrap();
+        let path = path.to_string_lossy().into_owned();
+        from_environment(&[
+            ("CANDOR_SERVER__API_KEYS_FILE", path.as_str()),
+            ("CANDOR_SERVER__API_KEYS", "one"),
+        ])
+    };
+    let loaded = load("# of the team\n\n two \nthree\n").unwrap();
+    assert_eq!(loaded.config.server.api_keys, ["one", "two", "three"]);
+    assert!(!loaded.to_toml().contains("two") && !loaded.to_toml().contains("three"));
+    for wrong in ["", "# none\n", "with space\n", "***\n", "ümlaut\n"] {
+        let error = message(load(wrong));
+        assert!(error.contains("one key on each line"), "{error}");
+        assert!(!error.contains("with space"), "{error}");
+    }
+    let missing = [("CANDOR_SERVER__API_KEYS_FILE", "/nowhere/keys")];
+    let error = message(from_environment(&missing));
+    assert!(
+        error.starts_with("Cannot read the keys of server.api_keys_file, /nowhere/keys"),
+        "{error}"
+    );
+}
+
+#[test]
+fn tls_needs_both_files() {
+    let error = message(from_environment(&[("CANDOR_SERVER__TLS_KEY", "key.pem")]));
+    assert!(error.contains("set both, or none"), "{error}");
 }

@@ -16,3 +16,17 @@ pub enum EngineError {
     #[error("The model could not be evaluated.")]
     Decode,
 }
+
+impl EngineError {
+    /// Said to those whose worker was lost.
+    pub fn worker_down(worker: usize) -> Self {
+        Self::Unavailable(format!(
+            "Worker {worker} is down, and is being started again. Try again shortly."
+        ))
+    }
+
+    /// Said to those who come too late.
+    pub fn closing() -> Self {
+        Self::Unavailable("The server is shutting down.".to_owned())
+    }
+}

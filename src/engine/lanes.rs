@@ -214,6 +214,14 @@ impl Directory {
         }
     }
 
+    /// Nothing is known of a worker's lanes any more.
+    pub fn forget(&self, worker: usize) {
+        let mut workers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lanes) = workers.get_mut(worker) {
+            lanes.fill(None);
+        }
+    }
+
     /// The lane of a worker, but for the excepted one, that a request could take most cells from.
     pub fn best(
         &self,

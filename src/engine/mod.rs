@@ -14,6 +14,7 @@ mod plan;
 mod request;
 mod schedule;
 mod score;
+mod supervisor;
 mod text;
 mod tune;
 mod worker;
@@ -23,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::task::{Context as TaskContext, Poll};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio::sync::{mpsc::UnboundedReceiver, mpsc::UnboundedSender, mpsc::unbounded_channel, watch};
@@ -34,12 +35,14 @@ pub use text::{Completion, Utf8Decoder};
 pub use tune::Table;
 
 use crate::config::{self, Config, Mode};
-use crate::model::{self, Context, ContextShape, Model};
+use crate::metrics::{self, Load};
+use crate::model::{self, ContextShape, Model, Runners};
 use cores::Cores;
 use lanes::Directory;
 use places::{Lease, Places};
+use supervisor::{Alive, Supervisor};
 use tune::Arrangement;
-use worker::{Job, Message, Shared, Worker};
+use worker::{Job, Message, Shared};
 
 /// A worker's stack. llama.cpp's grammar walks recurse with a token's length; its own threads have 8 MiB.
 const WORKER_STACK_BYTES: usize = 16 << 20;
@@ -77,15 +80,14 @@ struct Pool {
     model: Arc<Model>,
     places: Arc<Places>,
     shared: Arc<Shared>,
-    /// One for each worker; false once its thread is gone.
-    alive: Vec<Arc<AtomicBool>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     fingerprint: String,
 }
 
 impl Engine {
     /// Starts to fetch and load the model on a thread of its own. The receiver tells how that ended.
-    pub fn start(config: &Config) -> (Self, watch::Receiver<Started>) {
+    /// Workers run on what `runners` makes of their contexts.
+    pub fn start(config: &Config, runners: Runners) -> (Self, watch::Receiver<Started>) {
         let engine = Self(Arc::new(Inner {
             settings: config.engine.clone(),
             pool: OnceLock::new(),
@@ -97,9 +99,10 @@ impl Engine {
         let started = std::thread::Builder::new()
             .name("loader".to_owned())
             .spawn(move || {
-                let outcome =
-                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| loader.load(&config)))
-                        .unwrap_or(Err(StartError::Panicked));
+                let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    loader.load(&config, &runners)
+                }))
+                .unwrap_or(Err(StartError::Panicked));
                 ended.send_replace(Some(outcome.map_err(Arc::new)));
             });
         if let Err(error) = started {
@@ -108,9 +111,10 @@ impl Engine {
         (engine, receiver)
     }
 
-    fn load(&self, config: &Config) -> Result<(), StartError> {
+    fn load(&self, config: &Config, runners: &Runners) -> Result<(), StartError> {
         let path = model::source::resolve(&config.model)?;
-        tracing::info!(path = %path.display(), "loading the model");
+        tracing::trace!(path = %path.display(), "the model's file");
+        tracing::info!("loading the model");
         let model = Arc::new(Model::load(&path, &config.model)?);
         tracing::info!(
             model = model.name(),
@@ -136,7 +140,7 @@ impl Engine {
                 "this model keeps one state for a whole sequence: prompts are always evaluated whole"
             );
         }
-        let pool = Pool::start(model, config)?;
+        let pool = Pool::start(model, config, runners)?;
         let _ = self.0.pool.set(pool);
         if self.0.closing.load(Ordering::SeqCst) {
             self.close();
@@ -146,9 +150,7 @@ impl Engine {
 
     fn pool(&self) -> Result<&Pool, EngineError> {
         if self.0.closing.load(Ordering::SeqCst) {
-            return Err(EngineError::Unavailable(
-                "The server is shutting down.".to_owned(),
-            ));
+            return Err(EngineError::closing());
         }
         self.0
             .pool
@@ -163,16 +165,10 @@ impl Engine {
 
     /// Whether requests can be served; never waits.
     pub fn health(&self) -> Result<(), EngineError> {
-        let pool = self.pool()?;
-        match pool
-            .alive
-            .iter()
-            .position(|alive| !alive.load(Ordering::Relaxed))
-        {
+        let alive = &self.pool()?.shared.alive;
+        match (0..alive.count().1).find(|&worker| !alive.is(worker)) {
             None => Ok(()),
-            Some(worker) => Err(EngineError::Unavailable(format!(
-                "Worker {worker} is down."
-            ))),
+            Some(worker) => Err(EngineError::worker_down(worker)),
         }
     }
 
@@ -190,17 +186,26 @@ impl Engine {
     }
 
     /// Waits for a place for the first request (bounded: [`EngineError::QueueFull`], [`EngineError::QueueTimeout`]),
-    /// then runs all of them, each as soon as a place is free, in order. Dropping a [`Generation`] stops its sequence
-    /// within one decode.
-    pub async fn submit(&self, requests: Vec<Request>) -> Result<Vec<Generation>, EngineError> {
+    /// then runs all of them, each as soon as a place is free, in order. Clients take turns at free places. Dropping a
+    /// [`Generation`] stops its sequence within one decode.
+    pub async fn submit(
+        &self,
+        client: Arc<str>,
+        requests: Vec<Request>,
+    ) -> Result<Vec<Generation>, EngineError> {
         let pool = self.pool()?;
+        let arrived = Instant::now();
         let mut requests = requests.into_iter();
         let Some(first) = requests.next() else {
             return Ok(Vec::new());
         };
-        let lease = pool.places.enter(pool.shared.prefer(&first)).await?;
+        let lease = pool
+            .places
+            .enter(&client, pool.shared.prefer(&first))
+            .await?;
+        metrics::waited(arrived.elapsed());
         let (deltas, generation) = Generation::new();
-        run(&pool.shared, first, deltas, lease)?;
+        run(&pool.shared, arrived, first, deltas, lease)?;
         let mut generations = vec![generation];
         let mut later = Vec::new();
         for request in requests {
@@ -209,13 +214,28 @@ impl Engine {
             generations.push(generation);
         }
         if !later.is_empty() {
-            tokio::spawn(run_later(
-                Arc::clone(&pool.places),
-                Arc::clone(&pool.shared),
-                later,
-            ));
+            let (places, shared) = (Arc::clone(&pool.places), Arc::clone(&pool.shared));
+            tokio::spawn(async move {
+                for (request, deltas) in later {
+                    run_later(&places, &shared, arrived, &client, request, deltas).await;
+                }
+            });
         }
         Ok(generations)
+    }
+
+    /// How full it is; `None` while the model is being loaded.
+    pub fn load_now(&self) -> Option<Load> {
+        let pool = self.0.pool.get()?;
+        let (places, running, waiting) = pool.places.load();
+        let (workers_alive, workers) = pool.shared.alive.count();
+        Some(Load {
+            running,
+            waiting,
+            places,
+            workers,
+            workers_alive,
+        })
     }
 
     /// Ends everything that runs, and waits for the workers' threads.
@@ -248,6 +268,7 @@ pub fn tune(config: &Config) -> Result<Table, StartError> {
 /// Hands a request with its place to the worker.
 fn run(
     shared: &Shared,
+    arrived: Instant,
     request: Request,
     deltas: UnboundedSender<Delta>,
     lease: Lease,
@@ -258,28 +279,30 @@ fn run(
     shared.mailboxes[worker]
         .send(Message::Run(Box::new(Job {
             sequence,
+            arrived,
             request,
             deltas,
             lease,
         })))
-        .map_err(|_| EngineError::Unavailable(format!("Worker {worker} is down.")))
+        .map_err(|_| EngineError::worker_down(worker))
 }
 
-/// Runs the further sequences of a request, as places come free. Who is not listened to any more is passed over.
+/// Runs a further sequence of a request, as soon as a place is free. Who is not listened to any more is passed over.
 async fn run_later(
-    places: Arc<Places>,
-    shared: Arc<Shared>,
-    requests: Vec<(Request, UnboundedSender<Delta>)>,
+    places: &Arc<Places>,
+    shared: &Shared,
+    arrived: Instant,
+    client: &Arc<str>,
+    request: Request,
+    deltas: UnboundedSender<Delta>,
 ) {
-    for (request, deltas) in requests {
-        let lease = tokio::select! {
-            lease = places.extend(shared.prefer(&request)) => lease,
-            () = deltas.closed() => continue,
-        };
-        let failed = deltas.clone();
-        if let Err(error) = lease.and_then(|lease| run(&shared, request, deltas, lease)) {
-            let _ = failed.send(Delta::Failed(error));
-        }
+    let lease = tokio::select! {
+        lease = places.extend(client, shared.prefer(&request)) => lease,
+        () = deltas.closed() => return,
+    };
+    let failed = deltas.clone();
+    if let Err(error) = lease.and_then(|lease| run(shared, arrived, request, deltas, lease)) {
+        let _ = failed.send(Delta::Failed(error));
     }
 }
 
@@ -304,8 +327,17 @@ impl config::Engine {
     }
 }
 
+/// Rows of logits that a context may be asked for at once, unless the settings say so: as many as a bounded piece of
+/// memory holds twice, for llama.cpp computes them in one buffer and hands them out in another.
+fn fitting_rows(vocab: usize) -> usize {
+    const MEMORY_BYTES: usize = 64 << 20;
+    let row_bytes = 2 * vocab * size_of::<f32>();
+    // Prompts are cut in groups of eight rows.
+    (MEMORY_BYTES / row_bytes / 8 * 8).clamp(16, 64)
+}
+
 impl Pool {
-    fn start(model: Arc<Model>, config: &Config) -> Result<Self, StartError> {
+    fn start(model: Arc<Model>, config: &Config, runners: &Runners) -> Result<Self, StartError> {
         let settings = &config.engine;
         let cores = Cores::new(settings.threads);
         let mode = match settings.mode {
@@ -319,10 +351,11 @@ impl Pool {
         } = tune::arrange(&model, config, mode, cores.most())?;
         let width = groups.iter().copied().max().unwrap_or(1);
         let lanes = settings.parallel_sequences.div_ceil(workers) + settings.cache_lanes;
-        let logits_rows = settings
-            .logits_rows
-            .max(width)
-            .max(settings.draft_tokens + 1);
+        let scored_rows = match settings.logits_rows {
+            0 => fitting_rows(model.vocab().len()),
+            rows => rows,
+        };
+        let logits_rows = scored_rows.max(width).max(settings.draft_tokens + 1);
         let shape = settings.shape(
             lanes,
             settings.context_length,
@@ -347,8 +380,10 @@ impl Pool {
             "starting the engine"
         );
         let (senders, mailboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel()).unzip();
+        let alive = Alive::new(workers);
         let shared = Arc::new(Shared {
             directory: Directory::new(workers, lanes),
+            alive: alive.clone(),
             mailboxes: senders,
             active: AtomicUsize::new(0),
             // With flash attention llama.cpp splits a long lane among the threads, and adds up what they found.
@@ -364,40 +399,26 @@ impl Pool {
                 0
             },
             chunk_tokens: settings.prompt_chunk_tokens,
-            logits_rows: settings.logits_rows,
+            logits_rows: scored_rows,
             batch_tokens: settings.batch_tokens,
             lane_tokens: settings.context_length,
         });
-        let mut alive = Vec::new();
         let mut handles = Vec::new();
         let (ready, started) = mpsc::channel();
         for (number, mailbox) in mailboxes.into_iter().enumerate() {
-            let lives = Arc::new(AtomicBool::new(true));
-            alive.push(Arc::clone(&lives));
-            let (model, shape, shared, ready) = (
-                Arc::clone(&model),
-                shape.clone(),
-                Arc::clone(&shared),
-                ready.clone(),
-            );
+            let supervisor = Supervisor {
+                number,
+                model: Arc::clone(&model),
+                shape: shape.clone(),
+                runners: Arc::clone(runners),
+                shared: Arc::clone(&shared),
+                mailbox,
+            };
+            let ready = ready.clone();
             let handle = std::thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .stack_size(WORKER_STACK_BYTES)
-                .spawn(move || {
-                    let _down = Down(lives);
-                    // The context is made here: it stays on its thread.
-                    match Context::new(&model, shape) {
-                        Ok(context) => {
-                            let worker = Worker::new(number, context, lanes, shared, mailbox);
-                            let _ = ready.send(Ok(()));
-                            drop(ready);
-                            worker.run();
-                        }
-                        Err(error) => {
-                            let _ = ready.send(Err(error));
-                        }
-                    }
-                })
+                .spawn(move || supervisor.run(ready))
                 .map_err(StartError::Thread)?;
             handles.push(handle);
         }
@@ -417,7 +438,7 @@ impl Pool {
         Ok(Self {
             places: Places::new(
                 settings.parallel_sequences,
-                workers,
+                alive,
                 config.limits.queue_length,
                 Duration::from_millis(config.limits.queue_timeout_ms),
             ),
@@ -429,18 +450,8 @@ impl Pool {
             ),
             model,
             shared,
-            alive,
             threads: Mutex::new(handles),
         })
-    }
-}
-
-/// Says that a worker's thread is gone, however it went.
-struct Down(Arc<AtomicBool>);
-
-impl Drop for Down {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
     }
 }
 

@@ -1,24 +1,42 @@
-//! Places: how many sequences run at once, and where. Waiting for one happens here and nowhere else, in order of
-//! arrival, bounded in time and in number.
+//! Places: how many sequences run at once, and where. Waiting for one happens here and nowhere else, bounded in time and
+//! in number.
+//!
+//! A client's requests wait in order of arrival, and clients take turns: each has one request in the line for a place, the
+//! rest behind it. So a client with one request waits for no more than one of each other client's, however many those
+//! have.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::EngineError;
+use super::supervisor::Alive;
 
 /// All places of a model, over all its workers.
 #[derive(Debug)]
 pub struct Places {
     permits: Arc<Semaphore>,
+    sequences: usize,
     /// Sequences that each worker runs.
     loads: Mutex<Vec<usize>>,
-    /// Requests that wait for their first place.
-    waiting: AtomicUsize,
+    alive: Alive,
+    /// The clients that wait for something.
+    clients: Mutex<HashMap<Arc<str>, Client>>,
     queue_length: usize,
     queue_timeout: Duration,
+}
+
+/// A client that waits.
+#[derive(Debug)]
+struct Client {
+    /// Who holds it stands in the line for a place.
+    turn: Arc<Semaphore>,
+    /// Requests that wait for their first place.
+    waiting: usize,
+    /// All that holds or waits for `turn`.
+    users: usize,
 }
 
 /// A permit and a lane's worth of a worker. Dropping it gives both back.
@@ -45,45 +63,49 @@ impl Drop for Lease {
 impl Places {
     pub fn new(
         sequences: usize,
-        workers: usize,
+        alive: Alive,
         queue_length: usize,
         queue_timeout: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
             permits: Arc::new(Semaphore::new(sequences)),
-            loads: Mutex::new(vec![0; workers]),
-            waiting: AtomicUsize::new(0),
+            sequences,
+            loads: Mutex::new(vec![0; alive.count().1]),
+            alive,
+            clients: Mutex::default(),
             queue_length,
             queue_timeout,
         })
     }
 
-    /// A request's first place, at the preferred worker if that has no more to do than others: bounded in time, and refused when too many wait.
-    pub async fn enter(self: &Arc<Self>, prefer: Option<usize>) -> Result<Lease, EngineError> {
+    /// A request's first place, at the preferred worker if that has no more to do than others: bounded in time, and
+    /// refused when too many wait.
+    pub async fn enter(
+        self: &Arc<Self>,
+        client: &Arc<str>,
+        prefer: Option<usize>,
+    ) -> Result<Lease, EngineError> {
+        // There is a free one only if nobody waits for it.
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(self.lease(permit, prefer));
         }
-        let _waiting = Waiting::new(self)?;
-        match tokio::time::timeout(
-            self.queue_timeout,
-            Arc::clone(&self.permits).acquire_owned(),
-        )
-        .await
-        {
-            Ok(Ok(permit)) => Ok(self.lease(permit, prefer)),
-            Ok(Err(_)) => Err(closed()),
-            Err(_) => Err(EngineError::QueueTimeout {
+        let waiting = Waiting::new(self, client, true)?;
+        tokio::time::timeout(self.queue_timeout, waiting.permit())
+            .await
+            .unwrap_or(Err(EngineError::QueueTimeout {
                 waited_ms: u64::try_from(self.queue_timeout.as_millis()).unwrap_or(u64::MAX),
-            }),
-        }
+            }))
+            .map(|permit| self.lease(permit, prefer))
     }
 
-    /// A further place of a request that is in: it waits in the same line, as long as it takes.
-    pub async fn extend(self: &Arc<Self>, prefer: Option<usize>) -> Result<Lease, EngineError> {
-        match Arc::clone(&self.permits).acquire_owned().await {
-            Ok(permit) => Ok(self.lease(permit, prefer)),
-            Err(_) => Err(closed()),
-        }
+    /// A further place of a request that is in: it waits among the same client's, as long as it takes.
+    pub async fn extend(
+        self: &Arc<Self>,
+        client: &Arc<str>,
+        prefer: Option<usize>,
+    ) -> Result<Lease, EngineError> {
+        let permit = Waiting::new(self, client, false)?.permit().await?;
+        Ok(self.lease(permit, prefer))
     }
 
     /// Nobody gets a place any more.
@@ -91,11 +113,28 @@ impl Places {
         self.permits.close();
     }
 
-    /// The worker with the fewest sequences, of equals the preferred one. There are as many permits as places, so it has room.
+    /// How many there are, how many of them are taken, and how many requests wait for their first one.
+    pub fn load(&self) -> (usize, usize, usize) {
+        let running = self.sequences - self.permits.available_permits();
+        (self.sequences, running, waiting_in(&self.clients()))
+    }
+
+    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of the workers that run, the one with the fewest sequences, of equals the preferred one. There are as many
+    /// permits as places, so it has room.
     fn lease(self: &Arc<Self>, permit: OwnedSemaphorePermit, prefer: Option<usize>) -> Lease {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         let worker = (0..loads.len())
-            .min_by_key(|&worker| (loads[worker], Some(worker) != prefer))
+            .min_by_key(|&worker| {
+                (
+                    !self.alive.is(worker),
+                    loads[worker],
+                    Some(worker) != prefer,
+                )
+            })
             .unwrap_or(0);
         loads[worker] += 1;
         Lease {
@@ -106,27 +145,63 @@ impl Places {
     }
 }
 
-fn closed() -> EngineError {
-    EngineError::Unavailable("The server is shutting down.".to_owned())
+fn waiting_in(clients: &HashMap<Arc<str>, Client>) -> usize {
+    clients.values().map(|client| client.waiting).sum()
 }
 
 /// Counts itself among the waiting, also when the wait is given up.
-struct Waiting<'a>(&'a Places);
+struct Waiting<'a> {
+    places: &'a Places,
+    client: &'a Arc<str>,
+    turn: Arc<Semaphore>,
+    first: bool,
+}
 
 impl<'a> Waiting<'a> {
-    fn new(places: &'a Places) -> Result<Self, EngineError> {
-        let before = places.waiting.fetch_add(1, Ordering::Relaxed);
-        let waiting = Self(places);
-        if before >= places.queue_length {
-            return Err(EngineError::QueueFull { waiting: before });
+    /// `first`: it is a request's first place, for which only so many may wait. But who has none waiting yet may wait
+    /// always, so that nobody is kept out by another's queue.
+    fn new(places: &'a Places, client: &'a Arc<str>, first: bool) -> Result<Self, EngineError> {
+        let mut clients = places.clients();
+        let waiting = waiting_in(&clients);
+        let own = clients.get(client).map_or(0, |client| client.waiting);
+        let room = waiting < places.queue_length || (own == 0 && places.queue_length > 0);
+        if first && !room {
+            return Err(EngineError::QueueFull { waiting });
         }
-        Ok(waiting)
+        let entry = clients.entry(Arc::clone(client)).or_insert_with(|| Client {
+            turn: Arc::new(Semaphore::new(1)),
+            waiting: 0,
+            users: 0,
+        });
+        entry.waiting += usize::from(first);
+        entry.users += 1;
+        Ok(Self {
+            places,
+            client,
+            turn: Arc::clone(&entry.turn),
+            first,
+        })
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, EngineError> {
+        let _turn = self.turn.acquire().await;
+        Arc::clone(&self.places.permits)
+            .acquire_owned()
+            .await
+            .map_err(|_| EngineError::closing())
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        let mut clients = self.places.clients();
+        if let Some(client) = clients.get_mut(self.client) {
+            client.waiting -= usize::from(self.first);
+            client.users -= 1;
+            if client.users == 0 {
+                clients.remove(self.client);
+            }
+        }
     }
 }
 
@@ -136,13 +211,13 @@ mod tests {
 
     #[tokio::test]
     async fn places_are_spread_and_given_back() {
-        let places = Places::new(3, 2, 0, Duration::ZERO);
-        let a = places.enter(None).await.expect("free");
-        let b = places.enter(None).await.expect("free");
+        let places = Places::new(3, Alive::new(2), 0, Duration::ZERO);
+        let a = places.enter(&"a".into(), None).await.expect("free");
+        let b = places.enter(&"a".into(), None).await.expect("free");
         assert_ne!(a.worker, b.worker);
-        let c = places.enter(None).await.expect("free");
+        let c = places.enter(&"a".into(), None).await.expect("free");
         assert_eq!(
-            places.enter(None).await.err(),
+            places.enter(&"a".into(), None).await.err(),
             Some(EngineError::QueueFull { waiting: 0 })
         );
         let freed = b.worker;
@@ -150,34 +225,36 @@ mod tests {
         drop(c);
         assert_eq!(*places.loads.lock().expect("not poisoned"), [0, 0]);
         assert!(freed < 2);
-        assert_eq!(places.permits.available_permits(), 3);
+        assert_eq!(places.load(), (3, 0, 0));
     }
 
     #[tokio::test]
     async fn waiting_is_bounded_in_time_and_number() {
-        let places = Places::new(1, 1, 1, Duration::from_millis(20));
-        let held = places.enter(None).await.expect("free");
-        let (first, second) = tokio::join!(places.enter(None), places.enter(None));
+        let places = Places::new(1, Alive::new(1), 1, Duration::from_millis(20));
+        let client: Arc<str> = "a".into();
+        let held = places.enter(&client, None).await.expect("free");
+        let (first, second) =
+            tokio::join!(places.enter(&client, None), places.enter(&client, None));
         assert_eq!(
             first.err(),
             Some(EngineError::QueueTimeout { waited_ms: 20 })
         );
         assert_eq!(second.err(), Some(EngineError::QueueFull { waiting: 1 }));
-        assert_eq!(places.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(places.load(), (1, 1, 0));
         drop(held);
-        assert!(places.enter(None).await.is_ok());
+        assert!(places.enter(&client, None).await.is_ok());
     }
 
     #[tokio::test]
     async fn who_came_first_is_served_first() {
-        let places = Places::new(1, 1, 10, Duration::from_secs(60));
-        let held = places.enter(None).await.expect("free");
+        let places = Places::new(1, Alive::new(1), 10, Duration::from_secs(60));
+        let held = places.enter(&"a".into(), None).await.expect("free");
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
         for number in 0..5 {
             let (places, order) = (Arc::clone(&places), Arc::clone(&order));
             tasks.push(tokio::spawn(async move {
-                let _lease = places.enter(None).await.expect("in time");
+                let _lease = places.enter(&"a".into(), None).await.expect("in time");
                 order.lock().expect("not poisoned").push(number);
             }));
             tokio::task::yield_now().await;
@@ -187,5 +264,59 @@ mod tests {
             task.await.expect("no panic");
         }
         assert_eq!(*order.lock().expect("not poisoned"), [0, 1, 2, 3, 4]);
+    }
+
+    #[tokio::test]
+    async fn clients_take_turns() {
+        let places = Places::new(1, Alive::new(1), 4, Duration::from_secs(60));
+        let held = places.enter(&"many".into(), None).await.expect("free");
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = Vec::new();
+        for client in ["many", "many", "many", "many", "one", "two", "one"] {
+            let (places, order) = (Arc::clone(&places), Arc::clone(&order));
+            tasks.push(tokio::spawn(async move {
+                let lease = places.enter(&client.into(), None).await;
+                order
+                    .lock()
+                    .expect("not poisoned")
+                    .push((client, lease.is_ok()));
+            }));
+            tokio::task::yield_now().await;
+        }
+        // The queue is full when the others come: each may have one waiting all the same.
+        assert_eq!(places.load(), (1, 1, 6));
+        drop(held);
+        for task in tasks {
+            task.await.expect("no panic");
+        }
+        assert_eq!(
+            *order.lock().expect("not poisoned"),
+            [
+                ("one", false),
+                ("many", true),
+                ("one", true),
+                ("two", true),
+                ("many", true),
+                ("many", true),
+                ("many", true)
+            ]
+        );
+        assert_eq!(places.load(), (1, 0, 0));
+        assert!(places.clients().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_down_gets_nothing_while_another_runs() {
+        let alive = Alive::new(2);
+        let places = Places::new(4, alive.clone(), 0, Duration::ZERO);
+        alive.set(0, false);
+        let a = places.enter(&"a".into(), Some(0)).await.expect("free");
+        let b = places.enter(&"a".into(), Some(0)).await.expect("free");
+        assert_eq!((a.worker, b.worker), (1, 1));
+        alive.set(0, true);
+        assert_eq!(
+            places.enter(&"a".into(), None).await.expect("free").worker,
+            0
+        );
     }
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::config::{self, Config, Mode};
-use crate::model::{self, Context, ContextError, Model, Row, Token};
+use crate::model::{self, Context, ContextError, Model, Row, Runner, Token};
 
 /// How the pool is laid out, and how its sequences share decodes.
 #[derive(Debug, Clone, PartialEq, Eq)]

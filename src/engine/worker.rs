@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -18,9 +19,11 @@ use super::plan::{PromptPlan, common_prefix};
 use super::request::{Delta, FinishReason, PromptOutput, Request};
 use super::schedule::{Progress, Round};
 use super::score::score_rows;
+use super::supervisor::Alive;
 use super::text::Completion;
 use crate::logprobs::{self, Likeliest, TokenLogprob};
-use crate::model::{Context, LaneState, Row, Token};
+use crate::metrics::{self, Outcome};
+use crate::model::{DecodeError, LaneState, Row, Runner, Token};
 use crate::sampling::Sampler;
 
 /// Cells that must be won for a sequence to wait for a neighbour in the same context who is evaluating them. Below,
@@ -28,6 +31,34 @@ use crate::sampling::Sampler;
 const WORTH_WAITING: usize = 32;
 /// Cells that must be won for a lane to be fetched from another context.
 const WORTH_FETCHING: usize = 64;
+
+/// A runner of which so many decodes fail one after the other is given up.
+const MOST_FAILURES: usize = 5;
+
+/// Why a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Closed,
+    /// Nothing can be evaluated any more.
+    Lost,
+}
+
+/// Counts a worker among those that are evaluating something, however that ends.
+struct Active<'a>(&'a AtomicUsize);
+
+impl<'a> Active<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// What a worker is told.
 pub enum Message {
@@ -47,6 +78,8 @@ pub enum Message {
 pub struct Job {
     /// Unique in the process.
     pub sequence: u64,
+    /// When the request came in.
+    pub arrived: Instant,
     pub request: Request,
     pub deltas: UnboundedSender<Delta>,
     /// Given back when the sequence ends.
@@ -91,6 +124,7 @@ pub struct Gift {
 /// What the workers of a model share.
 pub struct Shared {
     pub directory: Directory,
+    pub alive: Alive,
     /// Each worker's mailbox, by number.
     pub mailboxes: Vec<Sender<Message>>,
     /// Workers that are evaluating something at this moment: they share the cores.
@@ -143,6 +177,7 @@ enum Phase {
 
 struct Sequence {
     id: u64,
+    arrived: Instant,
     phase: Phase,
     /// Valid in the phases `Prompt` and `Generating`.
     lane: usize,
@@ -188,11 +223,13 @@ enum Logits {
     Kept(Arc<[f32]>),
 }
 
-pub struct Worker {
+pub struct Worker<'a> {
     number: usize,
-    context: Context,
-    shared: Arc<Shared>,
-    mailbox: Receiver<Message>,
+    runner: Box<dyn Runner>,
+    shared: &'a Shared,
+    mailbox: &'a Receiver<Message>,
+    /// Decodes that failed since the last one that did not.
+    failures: usize,
     lanes: Vec<Lane>,
     /// In order of arrival.
     sequences: Vec<Sequence>,
@@ -205,19 +242,20 @@ pub struct Worker {
     likeliest: Likeliest,
 }
 
-impl Worker {
+impl<'a> Worker<'a> {
     pub fn new(
         number: usize,
-        context: Context,
+        runner: Box<dyn Runner>,
         lanes: usize,
-        shared: Arc<Shared>,
-        mailbox: Receiver<Message>,
+        shared: &'a Shared,
+        mailbox: &'a Receiver<Message>,
     ) -> Self {
         Self {
             number,
-            context,
+            runner,
             shared,
             mailbox,
+            failures: 0,
             lanes: (0..lanes).map(|_| Lane::default()).collect(),
             sequences: Vec::new(),
             wants: Vec::new(),
@@ -228,13 +266,16 @@ impl Worker {
         }
     }
 
-    /// Runs until it is told to close.
-    pub fn run(mut self) {
+    /// Runs until it is told to close, or cannot go on.
+    pub fn run(mut self) -> Ended {
         loop {
             while let Ok(message) = self.mailbox.try_recv() {
                 if self.take(message).is_err() {
-                    return;
+                    return Ended::Closed;
                 }
+            }
+            if self.failures >= MOST_FAILURES {
+                return Ended::Lost;
             }
             self.drop_abandoned();
             self.serve_wants();
@@ -258,18 +299,13 @@ impl Worker {
                     continue;
                 }
                 self.check_books();
-                match self.mailbox.recv() {
-                    Ok(message) => {
-                        if self.take(message).is_err() {
-                            return;
-                        }
-                    }
-                    Err(_) => return,
+                match self.mailbox.recv().map(|message| self.take(message)) {
+                    Ok(Ok(())) => continue,
+                    _ => return Ended::Closed,
                 }
-                continue;
             }
             let mut ended = Vec::new();
-            self.shared.active.fetch_add(1, Ordering::Relaxed);
+            let active = Active::new(&self.shared.active);
             if self.shared.width > 1 {
                 round
                     .tokens
@@ -281,18 +317,23 @@ impl Worker {
             {
                 rest = &[];
             }
-            while !rest.is_empty() {
+            while let Some(&first) = rest.first() {
+                if self.is_abandoned(first) {
+                    rest = &rest[1..];
+                    continue;
+                }
                 let (group, later) = rest.split_at(self.gather_tokens(rest));
                 self.evaluate_tokens(group, &mut ended);
                 rest = later;
             }
             if let Some(index) = round.prompt
+                && !self.is_abandoned(index)
                 && let Some(end) = self.evaluate_chunk(index)
             {
                 ended.push((index, end));
             }
             self.round = round;
-            self.shared.active.fetch_sub(1, Ordering::Relaxed);
+            drop(active);
             self.end_all(ended);
         }
     }
@@ -315,9 +356,7 @@ impl Worker {
             Message::Close => {
                 self.wants.clear();
                 for index in (0..self.sequences.len()).rev() {
-                    let closing =
-                        EngineError::Unavailable("The server is shutting down.".to_owned());
-                    self.end(index, Delta::Failed(closing));
+                    self.end(index, Delta::Failed(EngineError::closing()));
                 }
                 return Err(());
             }
@@ -328,13 +367,14 @@ impl Worker {
     fn admit(&mut self, job: Job) {
         let Job {
             sequence,
+            arrived,
             request,
             deltas,
             lease,
         } = job;
         let plan = PromptPlan::new(request.prompt.len(), self.shared.batch_tokens);
         let fits = !request.prompt.is_empty() && request.prompt.len() <= self.shared.lane_tokens;
-        let sampler = match Sampler::new(self.context.model(), &request.sampling) {
+        let sampler = match Sampler::new(self.runner.model(), &request.sampling) {
             Ok(sampler) if fits => sampler,
             // Both were checked where the request came in.
             _ => {
@@ -345,6 +385,7 @@ impl Worker {
         };
         self.sequences.push(Sequence {
             id: sequence,
+            arrived,
             phase: Phase::New { may_fetch: true },
             lane: 0,
             plan,
@@ -361,11 +402,17 @@ impl Worker {
         });
     }
 
-    /// Whoever is not listened to any more ends here, within one round.
+    /// Whether nobody listens any more.
+    fn is_abandoned(&self, index: usize) -> bool {
+        self.sequences[index].deltas.is_closed()
+    }
+
+    /// Whoever is not listened to any more ends here. Within a round nothing is evaluated for them.
     fn drop_abandoned(&mut self) {
         for index in (0..self.sequences.len()).rev() {
-            if self.sequences[index].deltas.is_closed() {
+            if self.is_abandoned(index) {
                 tracing::debug!(sequence = self.sequences[index].id, "the client left");
+                metrics::sequence_ended(Outcome::Cancelled);
                 self.free(index);
             }
         }
@@ -379,6 +426,11 @@ impl Worker {
             std::mem::take(&mut sequence.untold),
         );
         self.free(index);
+        metrics::sequence_ended(match &last {
+            Delta::Finished(FinishReason::Stop) => Outcome::Stop,
+            Delta::Finished(FinishReason::Length) => Outcome::Length,
+            _ => Outcome::Failed,
+        });
         for delta in untold.into_iter().chain([last]) {
             let _ = deltas.send(delta);
         }
@@ -408,7 +460,7 @@ impl Worker {
                     .extend_from_slice(&sequence.generated[..evaluated]);
             }
             // Its cells are then those that are known of, which `free_position` counts on.
-            self.context.cut(sequence.lane, known.cells());
+            self.runner.cut(sequence.lane, known.cells());
             self.publish_known(sequence.lane);
         }
     }
@@ -441,7 +493,7 @@ impl Worker {
     fn start(&mut self, index: usize, may_fetch: bool) {
         let sequence = &self.sequences[index];
         let (request, plan) = (&sequence.request, sequence.plan);
-        let reuses = request.cache_prompt && self.context.model().can_cut();
+        let reuses = request.cache_prompt && self.runner.model().can_cut();
         let source = if reuses {
             best_source(&self.lanes, request, &plan)
         } else {
@@ -499,7 +551,7 @@ impl Worker {
         match source {
             Some(source) => {
                 if source.lane != lane {
-                    self.context.copy(source.lane, lane);
+                    self.runner.copy(source.lane, lane);
                     self.lanes[lane].known = self.lanes[source.lane].known.clone();
                 }
             }
@@ -519,7 +571,7 @@ impl Worker {
     /// Keeps what a lane knows before it is used for something else, if it is not the lane that is missed least.
     fn displace(&mut self, lane: usize, source: Option<Source>) {
         if let Some(to) = refuge(&self.lanes, lane, source) {
-            self.context.copy(lane, to);
+            self.runner.copy(lane, to);
             self.lanes[to].known = std::mem::take(&mut self.lanes[lane].known);
             self.lanes[to].used = self.lanes[lane].used;
             self.publish_known(to);
@@ -528,10 +580,10 @@ impl Worker {
 
     /// Starts a sequence's prompt in a lane that holds its first `cells` tokens.
     fn occupy(&mut self, index: usize, lane: usize, mut cells: usize) {
-        if !self.context.cut(lane, cells) {
+        if !self.runner.cut(lane, cells) {
             // Forgetting all never fails.
             cells = 0;
-            self.context.cut(lane, 0);
+            self.runner.cut(lane, 0);
         }
         let sequence = &mut self.sequences[index];
         sequence.lane = lane;
@@ -598,7 +650,7 @@ impl Worker {
             let gift = known.and_then(|known| {
                 Some(Gift {
                     known,
-                    state: self.context.export(want.lane)?,
+                    state: self.runner.export(want.lane)?,
                 })
             });
             want.answer(gift);
@@ -619,9 +671,9 @@ impl Worker {
         let Some(lane) = choose_lane(&self.lanes, None, Placement::Anywhere) else {
             return;
         };
-        if self.context.import(lane, &gift.state) {
+        if self.runner.import(lane, &gift.state) {
             // The donor may have gone on from there.
-            self.context.cut(lane, gift.known.cells());
+            self.runner.cut(lane, gift.known.cells());
             self.lanes[lane].known = gift.known;
             self.clock += 1;
             self.lanes[lane].used = self.clock;
@@ -638,6 +690,28 @@ impl Worker {
             return threads;
         }
         (self.shared.cores.free() / self.shared.active.load(Ordering::Relaxed).max(1)).max(1)
+    }
+
+    /// Evaluates the rows that were gathered; a second time, if that may help.
+    fn decode(&mut self) -> Result<(), DecodeError> {
+        let threads = self.threads();
+        let mut outcome = self.runner.decode(&self.rows, threads);
+        if outcome.is_err_and(DecodeError::may_pass) {
+            // What was evaluated of them would stand in the way.
+            for (place, row) in self.rows.iter().enumerate() {
+                if place == 0 || self.rows[place - 1].lane != row.lane {
+                    self.runner.cut(row.lane, row.position);
+                }
+            }
+            outcome = self.runner.decode(&self.rows, threads);
+        }
+        metrics::decoded(outcome.is_ok());
+        self.failures = if outcome.is_ok() {
+            0
+        } else {
+            self.failures + 1
+        };
+        outcome
     }
 
     /// Evaluates the next chunk of a prompt; what ends the sequence, if something does.
@@ -673,9 +747,10 @@ impl Worker {
             lane: sequence.lane,
             logits: scores || position + 1 == length,
         }));
-        if let Err(error) = self.context.decode(&self.rows, threads) {
+        if let Err(error) = self.decode() {
             return Some(self.failed(index, &error));
         }
+        metrics::prompt_evaluated(end - evaluated);
         let sequence = &mut self.sequences[index];
         let known = &mut self.lanes[sequence.lane].known;
         let shared = end.min(sequence.plan.shareable());
@@ -687,7 +762,7 @@ impl Worker {
         if scores {
             let rows: Option<Vec<_>> = (evaluated..end.min(length - 1))
                 .map(|position| {
-                    let logits = self.context.logits(position - evaluated)?;
+                    let logits = self.runner.logits(position - evaluated)?;
                     Some((logits, sequence.request.prompt[position + 1]))
                 })
                 .collect();
@@ -701,7 +776,7 @@ impl Worker {
         if end < length {
             return None;
         }
-        let Some(row) = self.context.logits(end - 1 - evaluated) else {
+        let Some(row) = self.runner.logits(end - 1 - evaluated) else {
             return Some(self.failed(index, &"a row of logits is missing"));
         };
         known.whole = Some(Whole {
@@ -729,6 +804,7 @@ impl Worker {
             .map(|score| with_top(score, top))
             .collect();
         let row = Arc::clone(&whole.row);
+        metrics::prompt_cached(sequence.cached);
         sequence.tell(Delta::Prompt(PromptOutput {
             cached_tokens: sequence.cached,
             logprobs,
@@ -786,10 +862,9 @@ impl Worker {
                     logits: true,
                 }),
         );
-        let threads = self.threads();
-        if self.context.decode(&self.rows, threads).is_err() {
+        if self.decode().is_err() {
             // Without a draft it may go.
-            self.context.cut(lane, start);
+            self.runner.cut(lane, start);
             self.sequences[index].patience.learn(0);
             return false;
         }
@@ -803,7 +878,7 @@ impl Worker {
                 _ => break None,
             }
         };
-        self.context.cut(lane, start + kept + 1);
+        self.runner.cut(lane, start + kept + 1);
         self.sequences[index].patience.learn(kept);
         ended.extend(end.map(|end| (index, end)));
         true
@@ -823,7 +898,7 @@ impl Worker {
             let Phase::Generating { next } = sequence.phase else {
                 return taken;
             };
-            if taken > 0 && taken >= group {
+            if taken > 0 && (taken >= group || self.is_abandoned(index)) {
                 return taken;
             }
             let start = self.rows.len();
@@ -858,10 +933,9 @@ impl Worker {
 
     /// Evaluates the rows that were gathered for these sequences, and draws from each.
     fn evaluate_tokens(&mut self, group: &[usize], ended: &mut Vec<(usize, Delta)>) {
-        let threads = self.threads();
-        let outcome = self.context.decode(&self.rows, threads);
+        let outcome = self.decode();
         for row in self.rows.iter().filter(|row| !row.logits) {
-            self.context.cut(row.lane, row.position);
+            self.runner.cut(row.lane, row.position);
         }
         match (outcome, group) {
             (Ok(()), _) => {
@@ -882,7 +956,7 @@ impl Worker {
                 for index in group {
                     let sequence = &self.sequences[*index];
                     let (lane, position) = (sequence.lane, sequence.next_position());
-                    self.context.cut(lane, position);
+                    self.runner.cut(lane, position);
                     let alone = std::slice::from_ref(index);
                     self.gather_tokens(alone);
                     self.evaluate_tokens(alone, ended);
@@ -904,13 +978,13 @@ impl Worker {
                 }
             }
         };
-        (self.context.model().can_cut() && position < self.shared.lane_tokens).then_some(position)
+        (self.runner.model().can_cut() && position < self.shared.lane_tokens).then_some(position)
     }
 
     /// Draws the next token; what ends the sequence, if something does.
     fn advance(&mut self, index: usize, logits: Logits) -> Option<Delta> {
         let logits = match &logits {
-            Logits::Row(row) => self.context.logits(*row),
+            Logits::Row(row) => self.runner.logits(*row),
             Logits::Kept(row) => Some(&row[..]),
         };
         let Some(logits) = logits else {
@@ -927,11 +1001,15 @@ impl Worker {
             return Some(Delta::Finished(FinishReason::Stop));
         };
         sequence.drawn += 1;
+        metrics::token_drawn();
+        if sequence.drawn == 1 {
+            metrics::first_token(sequence.arrived.elapsed());
+        }
         if self.shared.reuses_generated {
             sequence.generated.push(token);
         }
         let logprob = top.map(|top| Arc::new(logprobs::score(logits, &self.likeliest, token, top)));
-        let vocab = self.context.model().vocab();
+        let vocab = self.runner.model().vocab();
         if vocab.is_end(token) {
             flush(sequence);
             if sequence.request.deliver_end_token {
@@ -964,7 +1042,7 @@ impl Worker {
         // It stands at its beginning again, with nothing in its lane that anybody could use.
         sequence.phase = Phase::Prompt { evaluated: 0 };
         self.lanes[sequence.lane].known = Known::default();
-        self.context.cut(sequence.lane, 0);
+        self.runner.cut(sequence.lane, 0);
         Delta::Failed(EngineError::Decode)
     }
 
@@ -974,6 +1052,7 @@ impl Worker {
             if let Some(id) = state.sequence
                 && !self.sequences.iter().any(|sequence| sequence.id == id)
             {
+                metrics::books_wrong();
                 tracing::error!(
                     worker = self.number,
                     lane,
@@ -981,6 +1060,18 @@ impl Worker {
                     "a lane is leased to nobody"
                 );
             }
+        }
+    }
+}
+
+impl Drop for Worker<'_> {
+    /// Whoever still runs hears that it is over, also when this is dropped by a panic.
+    fn drop(&mut self) {
+        for sequence in self.sequences.drain(..) {
+            let deltas = sequence.deltas.clone();
+            drop(sequence);
+            metrics::sequence_ended(Outcome::Failed);
+            let _ = deltas.send(Delta::Failed(EngineError::worker_down(self.number)));
         }
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
-use super::{Model, Token, owned};
+use super::{Model, Runner, Token, owned};
 
 /// What a context is made for.
 #[derive(Debug, Clone)]
@@ -51,10 +51,19 @@ pub struct ContextError {
 pub enum DecodeError {
     #[error("no room in the KV cache")]
     Full,
+    #[error("the decode was cut short")]
+    Aborted,
     #[error("the batch was refused: {0}")]
     Refused(&'static str),
     #[error("llama_decode returned {0}")]
     Failed(i32),
+}
+
+impl DecodeError {
+    /// Whether the same rows may be evaluated at a second try.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::Full | Self::Aborted)
+    }
 }
 
 /// One token to evaluate.
@@ -129,8 +138,14 @@ impl Context {
         })
     }
 
-    /// Evaluates the rows with this many threads.
-    pub fn decode(&mut self, rows: &[Row], threads: usize) -> Result<(), DecodeError> {
+    fn memory(&self) -> sys::llama_memory_t {
+        // SAFETY: the context is live.
+        unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
+    }
+}
+
+impl Runner for Context {
+    fn decode(&mut self, rows: &[Row], threads: usize) -> Result<(), DecodeError> {
         self.outputs.clear();
         if rows.is_empty() || rows.len() > self.shape.batch_rows {
             return Err(DecodeError::Refused("too many rows, or none"));
@@ -176,12 +191,13 @@ impl Context {
                 Ok(())
             }
             1 => Err(DecodeError::Full),
+            2 => Err(DecodeError::Aborted),
             code => Err(DecodeError::Failed(code)),
         }
     }
 
     /// The logits of a row of the last decode, one for each token of the vocabulary; `None` if none were asked for.
-    pub fn logits(&self, row: usize) -> Option<&[f32]> {
+    fn logits(&self, row: usize) -> Option<&[f32]> {
         if !self.outputs.get(row).copied().unwrap_or(false) {
             return None;
         }
@@ -193,15 +209,13 @@ impl Context {
         }
     }
 
-    /// Forgets what the lane holds from this position on. `false`: the model cannot cut there.
-    pub fn cut(&mut self, lane: usize, from: usize) -> bool {
+    fn cut(&mut self, lane: usize, from: usize) -> bool {
         debug_assert!(lane < self.shape.lanes);
         // SAFETY: the lane exists.
         unsafe { sys::llama_memory_seq_rm(self.memory(), i32_of(lane), i32_of(from), -1) }
     }
 
-    /// Replaces what one lane holds by all that another holds.
-    pub fn copy(&mut self, from: usize, to: usize) {
+    fn copy(&mut self, from: usize, to: usize) {
         debug_assert!(from != to && from.max(to) < self.shape.lanes);
         self.copies_pending = true;
         // SAFETY: both lanes exist. Only whole lanes can be copied when each has cells of its own: -1, -1 is that.
@@ -214,7 +228,7 @@ impl Context {
     /// All that the lane holds, for another context. `None`: llama.cpp would leave something out. It does for models
     /// with a sliding window: what has moved out of the window is not written, though a lane that is cut back needs it.
     /// And it would write what a lane held before a copy that is still to be done.
-    pub fn export(&mut self, lane: usize) -> Option<LaneState> {
+    fn export(&mut self, lane: usize) -> Option<LaneState> {
         if self.copies_pending {
             return None;
         }
@@ -244,7 +258,7 @@ impl Context {
 
     /// Replaces what the lane holds. `false`: it did not fit, and the lane is empty now; or a copy, which may be from or
     /// to this lane, is still to be done.
-    pub fn import(&mut self, lane: usize, state: &LaneState) -> bool {
+    fn import(&mut self, lane: usize, state: &LaneState) -> bool {
         if self.copies_pending {
             self.cut(lane, 0);
             return false;
@@ -265,13 +279,8 @@ impl Context {
         }
     }
 
-    pub fn model(&self) -> &Arc<Model> {
+    fn model(&self) -> &Arc<Model> {
         &self.model
-    }
-
-    fn memory(&self) -> sys::llama_memory_t {
-        // SAFETY: the context is live.
-        unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod context;
 mod huge_pages;
+mod runner;
 pub mod source;
 mod vocab;
 
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::config;
 
 pub use context::{Context, ContextError, ContextShape, DecodeError, LaneState, Row};
+pub use runner::{Runner, Runners, contexts};
 pub use vocab::{Fim, Vocab};
 
 /// The id of a token of the vocabulary.

@@ -4,8 +4,15 @@
 mod contract;
 mod errors;
 mod exactness;
+mod faults;
+mod faulty;
+mod leaving;
 mod numbers;
+mod overload;
 mod parity;
+mod process;
+mod security;
 mod server;
 mod sharing;
+mod shutdown;
 mod tidy;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candor::config::KvType;
-use candor::model::{Context, ContextShape, Model, Row, Token};
+use candor::model::{Context, ContextShape, Model, Row, Runner, Token};
 use serde_json::{Value, json};
 
 use crate::server::{self, TestServer};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use candor::config::Config;
+use candor::model::Runners;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -46,6 +47,8 @@ pub fn defaults() -> Config {
 pub struct TestServer {
     base: String,
     agent: ureq::Agent,
+    /// One of the server's keys, if it has any.
+    key: Option<String>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -55,6 +58,7 @@ pub struct TestServer {
 pub struct Answer {
     pub status: u16,
     pub content_type: String,
+    pub retry_after: Option<String>,
     pub body: String,
 }
 
@@ -70,9 +74,15 @@ impl TestServer {
     }
 
     pub fn start_with(model: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_on(model, change, candor::model::contexts())
+    }
+
+    /// With something around the engine's contexts.
+    pub fn start_on(model: &str, change: impl FnOnce(&mut Config), runners: Runners) -> Self {
         let mut config = defaults();
         config.model.source = model.to_owned();
         change(&mut config);
+        let key = config.server.api_keys.last().cloned();
         let (stop, stopped) = oneshot::channel();
         let (send_port, port) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -82,17 +92,16 @@ impl TestServer {
                 .build()
                 .expect("a runtime");
             runtime.block_on(async move {
-                let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-                    .await
-                    .expect("a port");
+                let listener = candor::listen("127.0.0.1", 0).await.expect("a port");
                 send_port
                     .send(listener.local_addr().expect("bound").port())
                     .expect("the test waits");
-                candor::run(config, listener, async move {
+                let stopped = async move {
                     let _ = stopped.await;
-                })
-                .await
-                .expect("the server runs");
+                };
+                candor::run_on(config, listener, stopped, runners)
+                    .await
+                    .expect("the server runs");
             });
         });
         let base = format!("http://127.0.0.1:{}", port.recv().expect("a port"));
@@ -103,6 +112,7 @@ impl TestServer {
         let server = Self {
             base,
             agent,
+            key,
             stop: Some(stop),
             thread: Some(thread),
         };
@@ -144,6 +154,35 @@ impl TestServer {
             "application/json",
             body.to_string().as_bytes(),
         )
+    }
+
+    /// Posts a body with a key.
+    pub fn post_with(&self, path: &str, key: &str, body: &Value) -> Answer {
+        read(
+            self.agent
+                .post(format!("{}{path}", self.base))
+                .header("content-type", "application/json")
+                .header("authorization", format!("Bearer {key}"))
+                .send(body.to_string().as_bytes()),
+        )
+    }
+
+    /// A metric without labels, as it stands now.
+    pub fn metric(&self, name: &str) -> i64 {
+        let answer = self.get_with("/metrics", self.key.as_deref());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer
+            .body
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+            .unwrap_or_else(|| panic!("no {name} in {}", answer.body))
+    }
+
+    /// Waits until the metric has this value.
+    pub fn wait_until(&self, name: &str, value: i64) {
+        while self.metric(name) != value {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
     }
 
     /// An answer that must be 200.
@@ -194,11 +233,14 @@ impl Drop for TestServer {
 fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answer {
     let response = response.expect("an HTTP answer");
     let status = response.status().as_u16();
-    let content_type = response
-        .headers()
-        .get("content-type")
-        .map(|value| value.to_str().expect("text").to_owned())
-        .unwrap_or_default();
+    let header = |name| {
+        let value = response.headers().get(name)?;
+        Some(value.to_str().expect("text").to_owned())
+    };
+    let (content_type, retry_after) = (
+        header("content-type").unwrap_or_default(),
+        header("retry-after"),
+    );
     let mut body = String::new();
     response
         .into_body()
@@ -208,6 +250,7 @@ fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answ
     Answer {
         status,
         content_type,
+        retry_after,
         body,
     }
 }
@@ -230,7 +273,7 @@ pub fn leave(server: &TestServer, body: &Value, milliseconds: u64) {
     let mut connection = TcpStream::connect(server.address()).expect("connects");
     write!(
         connection,
-        "POST /v1/completions HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
     .expect("sends");

@@ -72,7 +72,7 @@ fn unsafe_code_stands_in_two_files() {
 }
 
 #[test]
-fn the_readme_names_every_route_and_setting() {
+fn the_readme_names_every_route_metric_and_setting() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
     let api = fs::read_to_string(root().join("src/api/mod.rs")).expect("text");
     for part in api.split(".route(\"").skip(1) {
@@ -82,6 +82,14 @@ fn the_readme_names_every_route_and_setting() {
             .expect("a path")
             .replace("{*id}", "{id}");
         assert!(readme.contains(&route), "README.md does not name {route}");
+    }
+    let metrics = fs::read_to_string(root().join("src/metrics.rs")).expect("text");
+    for part in metrics.split("\"candor_").skip(1) {
+        let metric = part.split('"').next().expect("a name");
+        assert!(
+            readme.contains(&format!("`candor_{metric}`")),
+            "README.md does not name candor_{metric}"
+        );
     }
     let settings: toml::Table = include_str!("../../config/default.toml")
         .parse()

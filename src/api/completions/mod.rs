@@ -9,14 +9,15 @@ mod stream;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use futures::StreamExt;
 
 use super::AppState;
 use super::body::JsonObject;
 use super::error::ApiError;
+use super::guard::Client;
 use crate::engine::{Delta, FinishReason, Generation, Request};
 use crate::model::Model;
 use answer::{Choice, Completion, Growing, Head, Usage, View};
@@ -24,7 +25,11 @@ use prompt::Prompt;
 use request::{CompletionRequest, PromptInput};
 
 /// Reads the request, has its sequences run, and answers whole or as a stream.
-pub async fn create(State(state): State<AppState>, body: JsonObject) -> Result<Response, ApiError> {
+pub async fn create(
+    State(state): State<AppState>,
+    Extension(client): Extension<Client>,
+    body: JsonObject,
+) -> Result<Response, ApiError> {
     let model = state.engine.model()?;
     let request = CompletionRequest::parse(body.0, &state.config, &model)?;
     let names = state.model_names()?;
@@ -50,7 +55,7 @@ pub async fn create(State(state): State<AppState>, body: JsonObject) -> Result<R
             "The request could not be prepared.",
         )
     })??;
-    let generations = state.engine.submit(sequences).await?;
+    let generations = state.engine.submit(client.0, sequences).await?;
     let head = Head {
         id: format!("cmpl-{:016x}{:016x}", random(), random()),
         object: "text_completion",

@@ -1,0 +1,26 @@
+//! `GET /metrics`: counters, gauges and histograms in Prometheus' text format.
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::AppState;
+use crate::metrics;
+
+/// Never waits for the engine.
+pub async fn metrics(State(state): State<AppState>) -> Response {
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (kind, metrics::render(state.engine.load_now())).into_response()
+}
+
+/// Counts each request by the route's pattern: what clients make up must not become a label.
+pub async fn count(path: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let route = path.as_ref().map_or("other", MatchedPath::as_str);
+    metrics::answered(route, response.status().as_u16());
+    response
+}

@@ -1,0 +1,127 @@
+//! A worker's thread: it runs the worker, and makes it anew when it is lost.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use super::error::EngineError;
+use super::request::Delta;
+use super::worker::{Ended, Message, Shared, Worker};
+use crate::metrics;
+use crate::model::{Context, ContextError, ContextShape, Model, Runner, Runners};
+
+/// Between two tries to make what a lost worker ran on.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Which workers run.
+#[derive(Debug, Clone)]
+pub struct Alive(Arc<[AtomicBool]>);
+
+impl Alive {
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| AtomicBool::new(true)).collect())
+    }
+
+    pub fn is(&self, worker: usize) -> bool {
+        self.0[worker].load(Ordering::Relaxed)
+    }
+
+    pub fn set(&self, worker: usize, alive: bool) {
+        self.0[worker].store(alive, Ordering::Relaxed);
+    }
+
+    /// How many do, and how many there are.
+    pub fn count(&self) -> (usize, usize) {
+        let alive = (0..self.0.len()).filter(|&worker| self.is(worker)).count();
+        (alive, self.0.len())
+    }
+}
+
+/// All that it takes to make a worker, and to make it anew.
+pub struct Supervisor {
+    pub number: usize,
+    pub model: Arc<Model>,
+    pub shape: ContextShape,
+    pub runners: Runners,
+    pub shared: Arc<Shared>,
+    pub mailbox: Receiver<Message>,
+}
+
+impl Supervisor {
+    /// Runs until it is told to close. `ready` is told how the first start went.
+    pub fn run(self, ready: mpsc::Sender<Result<(), ContextError>>) {
+        // However this thread ends, nobody takes its worker for a living one.
+        let _down = Down(&self);
+        let first = self.runner();
+        let outcome = first.as_ref().map(|_| ()).map_err(Clone::clone);
+        let _ = ready.send(outcome);
+        drop(ready);
+        let mut next = first.ok();
+        while let Some(runner) = next {
+            self.shared.alive.set(self.number, true);
+            // What the worker held is dropped as it unwinds, and its clients hear of it.
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                Worker::new(
+                    self.number,
+                    runner,
+                    self.shape.lanes,
+                    &self.shared,
+                    &self.mailbox,
+                )
+                .run()
+            }));
+            if matches!(ended, Ok(Ended::Closed)) {
+                return;
+            }
+            self.shared.alive.set(self.number, false);
+            self.shared.directory.forget(self.number);
+            metrics::worker_restarted();
+            tracing::error!(worker = self.number, "a worker was lost, and is made anew");
+            next = self.replace();
+        }
+    }
+
+    /// The context is made on the worker's thread, and stays there.
+    fn runner(&self) -> Result<Box<dyn Runner>, ContextError> {
+        let context = Context::new(&self.model, self.shape.clone())?;
+        Ok((self.runners)(self.number, context))
+    }
+
+    /// Tries until there is a new runner; meanwhile whoever comes is refused. `None`: the server closes.
+    fn replace(&self) -> Option<Box<dyn Runner>> {
+        loop {
+            match self.runner() {
+                Ok(runner) => return Some(runner),
+                Err(error) => {
+                    tracing::error!(worker = self.number, %error, "it could not be made anew yet")
+                }
+            }
+            let again = Instant::now() + PAUSE;
+            while let Ok(message) = self
+                .mailbox
+                .recv_timeout(again.saturating_duration_since(Instant::now()))
+            {
+                match message {
+                    Message::Run(job) => {
+                        let deltas = job.deltas.clone();
+                        drop(job);
+                        let _ = deltas.send(Delta::Failed(EngineError::worker_down(self.number)));
+                    }
+                    // Dropped, which answers it.
+                    Message::Want(_) | Message::Gift { .. } => {}
+                    Message::Close => return None,
+                }
+            }
+        }
+    }
+}
+
+struct Down<'a>(&'a Supervisor);
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        self.0.shared.alive.set(self.0.number, false);
+    }
+}

@@ -1,0 +1,196 @@
+//! More than there is room for: whoever is served is served in turn, whoever is not is told so.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use candor::model::Runners;
+use serde_json::{Value, json};
+
+use crate::faults::books_balance;
+use crate::faulty::{Gate, Trouble, faulty};
+use crate::server::{TestServer, tiny_model};
+
+fn short() -> Value {
+    json!({"prompt": "Once", "max_tokens": 4, "temperature": 0})
+}
+
+/// Runners that wait at a gate before each decode.
+fn gated() -> (Runners, Arc<Gate>) {
+    let gate = Arc::new(Gate::default());
+    let held = Arc::clone(&gate);
+    let trouble: Trouble = Arc::new(move |_, _| {
+        held.pass();
+        None
+    });
+    (faulty(trouble).0, gate)
+}
+
+#[test]
+fn five_hundred_clients_on_eight_places() {
+    let (runners, gate) = gated();
+    let server = TestServer::start_on(
+        &tiny_model(),
+        |config| {
+            config.engine.parallel_sequences = 8;
+            config.limits.queue_length = 300;
+        },
+        runners,
+    );
+    let alone = server.complete(short())["choices"].clone();
+    gate.close();
+    let refused = AtomicUsize::new(0);
+    let served = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..500)
+            .map(|_| {
+                scope.spawn(|| {
+                    let answer = server.try_complete(&short());
+                    if answer.status == 200 {
+                        assert_eq!(answer.json()["choices"], alone);
+                    } else {
+                        assert_eq!(answer.status, 503, "{}", answer.body);
+                        assert_eq!(answer.json()["error"]["code"], "server_overloaded");
+                        assert_eq!(answer.retry_after.as_deref(), Some("1"));
+                        refused.fetch_add(1, Ordering::SeqCst);
+                    }
+                    answer.status
+                })
+            })
+            .collect();
+        // Nobody who wants to know how things stand waits behind them.
+        while refused.load(Ordering::SeqCst) < 192 {
+            assert_eq!(server.get("/health").status, 200);
+            assert!(server.metric("candor_requests_waiting") <= 300);
+        }
+        assert_eq!(server.metric("candor_sequences_running"), 8);
+        assert_eq!(server.metric("candor_requests_waiting"), 300);
+        gate.open();
+        let statuses = clients
+            .into_iter()
+            .map(|client| client.join().expect("no panic"));
+        statuses.filter(|&status| status == 200).count()
+    });
+    assert_eq!((served, refused.into_inner()), (308, 192));
+    books_balance(&server);
+}
+
+#[test]
+fn a_client_with_one_request_does_not_wait_for_one_with_a_hundred() {
+    let (runners, gate) = gated();
+    let server = TestServer::start_on(
+        &tiny_model(),
+        |config| {
+            config.engine.contexts = 1;
+            config.engine.parallel_sequences = 1;
+            config.limits.queue_length = 100;
+            config.server.api_keys = vec!["many".to_owned(), "one".to_owned()];
+        },
+        runners,
+    );
+    gate.close();
+    let order = Mutex::new(Vec::new());
+    let ask = |key: &'static str| {
+        let answer = server.post_with("/v1/completions", key, &short());
+        order
+            .lock()
+            .expect("not poisoned")
+            .push((key, answer.status));
+    };
+    std::thread::scope(|scope| {
+        for waiting in 0..=100 {
+            scope.spawn(|| ask("many"));
+            if waiting == 0 {
+                gate.wait_for(1);
+            }
+            server.wait_until("candor_requests_waiting", waiting);
+        }
+        // The queue is full: another of the same client is refused, one of another client's is not.
+        ask("many");
+        scope.spawn(|| ask("one"));
+        server.wait_until("candor_requests_waiting", 101);
+        gate.open();
+    });
+    let order = order.into_inner().expect("not poisoned");
+    assert_eq!(order[0], ("many", 503));
+    let place = order
+        .iter()
+        .position(|(key, _)| *key == "one")
+        .expect("served");
+    // Behind the one that ran, and the one that stood in line.
+    assert!(place <= 4, "{place}: {order:?}");
+    assert!(order[1..].iter().all(|(_, status)| *status == 200));
+    books_balance(&server);
+}
+
+#[test]
+fn a_long_request_does_not_keep_short_ones_out() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        config.engine.contexts = 1;
+        config.engine.parallel_sequences = 2;
+    });
+    std::thread::scope(|scope| {
+        let long = json!({"prompt": vec![7; 1500], "max_tokens": 500, "min_tokens": 500});
+        let long = scope.spawn(|| {
+            let long = long;
+            server.complete(long)
+        });
+        server.wait_until("candor_sequences_running", 1);
+        for _ in 0..20 {
+            server.complete(short());
+        }
+        let still_running = !long.is_finished();
+        let answer = long.join().expect("it is answered as well");
+        assert_eq!(answer["usage"]["completion_tokens"], 500);
+        println!("twenty short requests were answered while a long one ran: {still_running}");
+    });
+    books_balance(&server);
+}
+
+#[test]
+fn requests_at_once_may_be_bounded_for_a_key_and_for_an_address() {
+    let (runners, gate) = gated();
+    let server = TestServer::start_on(
+        &tiny_model(),
+        |config| {
+            config.server.api_keys = vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
+            config.limits.requests_per_key = 1;
+            config.limits.requests_per_address = 2;
+        },
+        runners,
+    );
+    gate.close();
+    let refused = |key: &str, by: &str| {
+        let answer = server.post_with("/v1/completions", key, &short());
+        assert_eq!(answer.status, 429, "{}", answer.body);
+        assert_eq!(answer.retry_after.as_deref(), Some("1"));
+        let error = &answer.json()["error"];
+        assert_eq!(error["code"], "rate_limit_exceeded");
+        assert_eq!(error["type"], "rate_limit_error");
+        assert!(
+            error["message"].as_str().expect("text").contains(by),
+            "{error}"
+        );
+    };
+    std::thread::scope(|scope| {
+        let a = scope.spawn(|| server.post_with("/v1/completions", "a", &short()));
+        server.wait_until("candor_sequences_running", 1);
+        refused("a", "one key");
+        let mut streamed = short();
+        streamed["stream"] = json!(true);
+        let b = scope.spawn(|| {
+            let streamed = streamed;
+            server.post_with("/v1/completions", "b", &streamed)
+        });
+        server.wait_until("candor_sequences_running", 2);
+        refused("c", "one address");
+        // What is not work is not counted.
+        assert_eq!(server.get_with("/v1/models", Some("a")).status, 200);
+        gate.open();
+        assert_eq!(a.join().expect("no panic").status, 200);
+        assert_eq!(b.join().expect("no panic").status, 200);
+    });
+    assert_eq!(
+        server.post_with("/v1/completions", "c", &short()).status,
+        200
+    );
+    books_balance(&server);
+}
