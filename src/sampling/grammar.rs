@@ -8,10 +8,16 @@ use crate::model::Model;
 
 /// Groups within groups: each level is a call of llama.cpp's parser within another.
 const MAX_DEPTH: usize = 64;
-/// Rules, groups and repetitions: each may be a call of its left-recursion check within another.
-const MAX_RULES: usize = 2048;
-/// Ways to reach a first character: each is a stack that llama.cpp keeps, and a path its check walks.
+/// Rules, groups and optional repetitions: each may be a call of its left-recursion check within another.
+const MAX_RULES: usize = 4096;
+/// Characters and references after repetitions are written out: eight bytes each, in every sequence's sampler.
+const MAX_SIZE: usize = 250_000;
+/// `S{m}` is refused by llama.cpp above this, and `S{m,n}` has no end there.
+const MAX_REPETITIONS: usize = 2000;
+/// Ways to reach a first character: each is a stack that llama.cpp keeps.
 const MAX_PATHS: u64 = 20_000;
+/// The ways of all rules together: its left-recursion check walks each.
+const MAX_ALL_PATHS: u64 = 10 * MAX_PATHS;
 
 /// A grammar that llama.cpp has accepted once.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,29 +26,41 @@ pub struct Grammar(Arc<str>);
 /// What is wrong with a grammar, for the person who sent it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GrammarError {
-    #[error("the grammar has no rule named \"root\"")]
+    #[error("it has no rule named \"root\"")]
     NoRoot,
-    #[error("the grammar's groups are nested more than {MAX_DEPTH} deep (line {line})")]
+    #[error("its groups are nested more than {MAX_DEPTH} deep (line {line})")]
     TooDeep { line: usize },
-    #[error("the grammar has more than {MAX_RULES} rules and groups")]
+    #[error(
+        "it has more than {MAX_RULES} rules; each group, each optional part and each step from m to n of a \
+         repetition {{m,n}} is one"
+    )]
     TooManyRules,
     #[error(
-        "the rule \"{rule}\" refers to itself before it reads anything (left recursion); write it as a repetition"
+        "it has more than {MAX_SIZE} characters when its repetitions are written out (line {line})"
+    )]
+    TooLarge { line: usize },
+    #[error(
+        "its rule \"{rule}\" refers to itself before it reads anything (left recursion); write it as a repetition"
     )]
     LeftRecursion { rule: String },
-    #[error("the rule \"{rule}\" is used but not defined")]
+    #[error("its rule \"{rule}\" is used but not defined")]
     Undefined { rule: String },
     #[error(
-        "the rule \"{rule}\" can begin in more than {MAX_PATHS} ways; a grammar so ambiguous would stall the server"
+        "its rule \"{rule}\" can begin in more than {MAX_PATHS} ways; a grammar so ambiguous would stall the server"
     )]
     TooAmbiguous { rule: String },
-    #[error("the grammar holds a NUL character")]
+    #[error(
+        "its rules can begin in more than {MAX_ALL_PATHS} ways in all; a grammar so ambiguous would stall the server"
+    )]
+    AllTooAmbiguous,
+    #[error("it holds a NUL character")]
     Nul,
-    #[error("the grammar is not valid GBNF{}", line.map(|line| format!(": {what} (line {line})", what = what)).unwrap_or_default())]
-    Syntax {
-        what: &'static str,
-        line: Option<usize>,
-    },
+    #[error("it is not valid GBNF: {what} (line {line})")]
+    Syntax { what: &'static str, line: usize },
+    #[error(
+        "llama.cpp does not take it; it names a token that the model lacks, or repeats too often what holds repetitions"
+    )]
+    Refused,
 }
 
 impl Grammar {
@@ -56,20 +74,27 @@ impl Grammar {
 
     /// A sampler at the grammar's start.
     pub(super) fn sampler(&self, model: &Model) -> Result<LlamaSampler, GrammarError> {
-        LlamaSampler::grammar(model.weights(), &self.0, "root").map_err(|_| GrammarError::Syntax {
-            what: "",
-            line: None,
-        })
+        LlamaSampler::grammar(model.weights(), &self.0, "root").map_err(|_| GrammarError::Refused)
     }
 }
 
 /// What an alternative holds, as far as the check needs it.
 #[derive(Debug, Clone, Copy)]
 enum Item {
-    /// Reads at least one character, or is a token.
-    Terminal,
-    /// A rule or a group, and whether it may be left out.
-    Rule { id: usize, optional: bool },
+    /// Reads at least one character, or is a token. How many characters it is written with.
+    Terminal(usize),
+    /// A rule, a group, or a part that may be left out.
+    Rule(usize),
+}
+
+impl Item {
+    /// What it takes in llama.cpp's rules.
+    fn size(&self) -> usize {
+        match *self {
+            Self::Terminal(size) => size,
+            Self::Rule(_) => 1,
+        }
+    }
 }
 
 #[derive(Debug, Default, Clone)]
@@ -96,8 +121,32 @@ fn check(gbnf: &str, vocabulary: usize) -> Result<(), GrammarError> {
     }
     let nullable = nullable(&rules);
     let mut paths = vec![None; rules.len()];
+    let mut all = 0;
     for id in 0..rules.len() {
-        count_paths(&rules, &nullable, id, &mut paths)?;
+        all += count_paths(&rules, &nullable, id, &mut paths)?;
+        if all > MAX_ALL_PATHS {
+            return Err(GrammarError::AllTooAmbiguous);
+        }
+    }
+    // After a character, too, what follows may begin in many ways.
+    for rule in &rules {
+        for items in &rule.alternatives {
+            let mut from_here = 0;
+            for item in items.iter().rev() {
+                from_here = match *item {
+                    Item::Rule(id) => {
+                        let own = paths[id].flatten().unwrap_or(0);
+                        own + if nullable[id] { from_here } else { 0 }
+                    }
+                    Item::Terminal(_) => 1,
+                };
+                if from_here > MAX_PATHS {
+                    return Err(GrammarError::TooAmbiguous {
+                        rule: rule.name.clone(),
+                    });
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -109,8 +158,8 @@ fn nullable(rules: &[Rule]) -> Vec<bool> {
         let mut changed = false;
         for (id, rule) in rules.iter().enumerate() {
             let empty = |item: &Item| match *item {
-                Item::Terminal => false,
-                Item::Rule { id, optional } => optional || nullable[id],
+                Item::Terminal(_) => false,
+                Item::Rule(id) => nullable[id],
             };
             if !nullable[id]
                 && rule
@@ -150,10 +199,10 @@ fn count_paths(
         total += 1;
         for item in items {
             match *item {
-                Item::Terminal => break,
-                Item::Rule { id, optional } => {
+                Item::Terminal(_) => break,
+                Item::Rule(id) => {
                     total = total.saturating_add(count_paths(rules, nullable, id, paths)?);
-                    if !optional && !nullable[id] {
+                    if !nullable[id] {
                         break;
                     }
                 }
@@ -177,6 +226,8 @@ struct Reader<'a> {
     vocabulary: usize,
     rules: Vec<Rule>,
     names: std::collections::HashMap<String, usize>,
+    /// What repetitions have added.
+    size: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -187,6 +238,7 @@ impl<'a> Reader<'a> {
             line: 1,
             rules: Vec::new(),
             names: std::collections::HashMap::new(),
+            size: 0,
         }
     }
 
@@ -222,25 +274,23 @@ impl<'a> Reader<'a> {
         let nested = depth > 0;
         let mut alternatives = Vec::new();
         let mut current: Vec<Item> = Vec::new();
+        // Where in `current` begins what a repetition repeats.
+        let mut last = 0;
         loop {
-            match self.rest.peek().copied() {
-                Some('"') => {
-                    let empty = self.quoted('"')?;
-                    if !empty {
-                        current.push(Item::Terminal);
-                    }
-                }
-                Some('[') => {
-                    self.quoted(']')?;
-                    current.push(Item::Terminal);
-                }
+            let first = self.rest.peek().copied();
+            if first.is_some_and(|c| matches!(c, '"' | '[' | '.' | '<' | '!' | '(') || is_word(c)) {
+                last = current.len();
+            }
+            match first {
+                Some('"') => current.extend(self.quoted('"')?),
+                Some('[') => current.extend(self.quoted(']')?),
                 Some('.') => {
                     self.next();
-                    current.push(Item::Terminal);
+                    current.push(Item::Terminal(1));
                 }
                 Some('<' | '!') => {
                     self.token()?;
-                    current.push(Item::Terminal);
+                    current.push(Item::Terminal(1));
                 }
                 Some('(') => {
                     self.next();
@@ -252,61 +302,36 @@ impl<'a> Reader<'a> {
                     if self.next() != Some(')') {
                         return Err(self.syntax("\")\" is expected"));
                     }
-                    current.push(Item::Rule {
-                        id,
-                        optional: false,
-                    });
+                    current.push(Item::Rule(id));
                 }
-                Some('*' | '?') => {
+                Some('*') => {
                     self.next();
-                    self.optional(&mut current)?;
+                    self.repeat(&mut current, last, 0, None)?;
                 }
                 Some('+') => {
                     self.next();
-                    if current.is_empty() {
-                        return Err(self.syntax("there is nothing to repeat"));
-                    }
+                    self.repeat(&mut current, last, 1, None)?;
+                }
+                Some('?') => {
+                    self.next();
+                    self.repeat(&mut current, last, 0, Some(1))?;
                 }
                 Some('{') => {
-                    let mut bounds = String::new();
-                    while let Some(c) = self.next() {
-                        if c == '}' {
-                            break;
-                        }
-                        bounds.push(c);
-                    }
-                    let least = bounds
-                        .trim_start_matches('{')
-                        .split(',')
-                        .next()
-                        .unwrap_or_default()
-                        .trim();
-                    // llama.cpp reads it with a function that throws on overflow.
-                    let Ok(least) = least.parse::<u32>() else {
-                        return Err(self.syntax("a repetition's bounds are whole numbers"));
-                    };
-                    if bounds.split(',').nth(1).is_some_and(|most| {
-                        !most.trim().is_empty() && most.trim().parse::<u32>().is_err()
-                    }) {
-                        return Err(self.syntax("a repetition's bounds are whole numbers"));
-                    }
-                    if least == 0 {
-                        self.optional(&mut current)?;
-                    }
+                    self.next();
+                    let (least, most) = self.bounds()?;
+                    self.repeat(&mut current, last, least, most)?;
                 }
                 Some('|') => {
                     self.next();
                     alternatives.push(std::mem::take(&mut current));
+                    last = 0;
                     self.space(true);
                     continue;
                 }
                 Some(c) if is_word(c) => {
                     let name = self.name();
                     let id = self.rule(name)?;
-                    current.push(Item::Rule {
-                        id,
-                        optional: false,
-                    });
+                    current.push(Item::Rule(id));
                 }
                 _ => {
                     alternatives.push(current);
@@ -317,18 +342,78 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The last item may be left out; a terminal becomes a rule of its own, as it does in llama.cpp.
-    fn optional(&mut self, current: &mut Vec<Item>) -> Result<(), GrammarError> {
-        match current.pop() {
-            Some(Item::Rule { id, .. }) => current.push(Item::Rule { id, optional: true }),
-            Some(Item::Terminal) => {
-                let id = self.rule(String::new())?;
-                self.rules[id].defined = true;
-                self.rules[id].alternatives = vec![vec![Item::Terminal]];
-                current.push(Item::Rule { id, optional: true });
+    /// `m}`, `m,}` or `m,n}`.
+    fn bounds(&mut self) -> Result<(usize, Option<usize>), GrammarError> {
+        let mut bounds = String::new();
+        loop {
+            match self.next() {
+                Some('}') => break,
+                Some(c) => bounds.push(c),
+                None => return Err(self.syntax("\"}\" is expected")),
             }
-            None => return Err(self.syntax("there is nothing to repeat")),
         }
+        let number = |text: &str| {
+            let text = text.trim();
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            // llama.cpp reads it with a function that throws on overflow.
+            let number = text.parse::<u32>().ok().filter(|_| digits);
+            number.ok_or_else(|| {
+                self.syntax(
+                    "the bounds of a repetition are whole numbers below 2^32, as in {2} or {2,4}",
+                )
+            })
+        };
+        let (least, most) = match bounds.split_once(',') {
+            None => (number(&bounds)?, Some(number(&bounds)?)),
+            Some((least, most)) if most.trim().is_empty() => (number(least)?, None),
+            Some((least, most)) => (number(least)?, Some(number(most)?)),
+        };
+        // llama.cpp would take the difference modulo 2^64 and write out as many rules.
+        if most.is_some_and(|most| most < least) {
+            return Err(self.syntax("the second bound of a repetition is smaller than the first"));
+        }
+        let (least, most) = (least as usize, most.map(|most| most as usize));
+        if least > MAX_REPETITIONS {
+            return Err(self.syntax("a part can be asked for at most 2000 times"));
+        }
+        Ok((least, most.filter(|&most| most <= MAX_REPETITIONS)))
+    }
+
+    /// Writes a repetition out as llama.cpp does: `S{2,4}` is `S S a`, where `a` is `S b |` and `b` is `S |`; `S*` is a
+    /// rule `a`, where `a` is `S a |`.
+    fn repeat(
+        &mut self,
+        current: &mut Vec<Item>,
+        start: usize,
+        least: usize,
+        most: Option<usize>,
+    ) -> Result<(), GrammarError> {
+        let repeated = current.split_off(start);
+        if repeated.is_empty() {
+            return Err(self.syntax("there is nothing to repeat"));
+        }
+        let optional = most.map_or(1, |most| most - least);
+        let size: usize = repeated.iter().map(Item::size).sum();
+        self.size = self
+            .size
+            .saturating_add(size.saturating_mul(least + optional));
+        if self.size > MAX_SIZE {
+            return Err(GrammarError::TooLarge { line: self.line });
+        }
+        for _ in 0..least {
+            current.extend_from_slice(&repeated);
+        }
+        // An endless repetition's reference to itself is left out: llama.cpp takes it well, and it adds no way.
+        let mut rest = None;
+        for _ in 0..optional {
+            let id = self.rule(String::new())?;
+            let mut items = repeated.clone();
+            items.extend(rest);
+            self.rules[id].defined = true;
+            self.rules[id].alternatives = vec![items, Vec::new()];
+            rest = Some(Item::Rule(id));
+        }
+        current.extend(rest);
         Ok(())
     }
 
@@ -347,30 +432,56 @@ impl<'a> Reader<'a> {
                 ..Rule::default()
             });
         } else {
-            self.names.insert(name.clone(), id);
+            // As much of it as a message repeats; "root" is shorter.
+            let shown = name.chars().take(60).collect();
+            self.names.insert(name, id);
             self.rules.push(Rule {
-                name,
+                name: shown,
                 ..Rule::default()
             });
         }
         Ok(id)
     }
 
-    /// A string or a character class with its closing sign; whether it was empty.
-    fn quoted(&mut self, close: char) -> Result<bool, GrammarError> {
+    /// A string or a character class with its closing sign; nothing if it is empty.
+    fn quoted(&mut self, close: char) -> Result<Option<Item>, GrammarError> {
         self.next();
-        let mut empty = true;
+        if close == ']' && self.rest.peek() == Some(&'^') {
+            self.next();
+        }
+        let mut size = 0;
         loop {
             match self.next() {
-                Some('\\') => {
-                    self.next();
-                    empty = false;
-                }
-                Some(c) if c == close => return Ok(empty),
+                Some(c) if c == close => return Ok((size > 0).then_some(Item::Terminal(size))),
                 Some('\n') | None => return Err(self.syntax("a string or class is not closed")),
-                Some(_) => empty = false,
+                Some('\\') => self.escape()?,
+                Some(_) => {}
+            }
+            size += 1;
+        }
+    }
+
+    /// What follows a backslash.
+    fn escape(&mut self) -> Result<(), GrammarError> {
+        let digits = match self.next() {
+            Some('t' | 'r' | 'n' | '\\' | '"' | '[' | ']' | '-') => 0,
+            Some('x') => 2,
+            Some('u') => 4,
+            Some('U') => 8,
+            _ => {
+                return Err(
+                    self.syntax("a backslash must be followed by one of t r n x u U \\ \" [ ] -")
+                );
+            }
+        };
+        for _ in 0..digits {
+            if !self.next().is_some_and(|c| c.is_ascii_hexdigit()) {
+                return Err(self.syntax(
+                    "\\x is followed by two hexadecimal digits, \\u by four, \\U by eight",
+                ));
             }
         }
+        Ok(())
     }
 
     /// A token by its text or, as in `<[42]>`, by its id.
@@ -389,7 +500,7 @@ impl<'a> Reader<'a> {
             .and_then(|inner| inner.strip_suffix(']'));
         match id.map(str::parse::<usize>) {
             Some(Ok(id)) if id < self.vocabulary => Ok(()),
-            Some(_) => Err(self.syntax("a token's id is outside the vocabulary")),
+            Some(_) => Err(self.syntax("the model has no token with this id")),
             None => Ok(()),
         }
     }
@@ -437,7 +548,7 @@ impl<'a> Reader<'a> {
     fn syntax(&self, what: &'static str) -> GrammarError {
         GrammarError::Syntax {
             what,
-            line: Some(self.line),
+            line: self.line,
         }
     }
 }
@@ -500,11 +611,45 @@ mod tests {
             GrammarError::Syntax { .. }
         ));
         assert!(matches!(check("root ::= \"a"), GrammarError::Syntax { .. }));
+        for bounds in [
+            "{3,2}", "{2001}", "{-1}", "{+1}", "{}", "{,2}", "{1,2,3}", "{1",
+        ] {
+            let gbnf = format!("root ::= \"a\"{bounds}");
+            assert!(
+                matches!(check(&gbnf), GrammarError::Syntax { .. }),
+                "{bounds}"
+            );
+        }
         assert_eq!(check("root ::= \"\0\""), GrammarError::Nul);
         assert_eq!(check(""), GrammarError::NoRoot);
         assert!(matches!(
             check("root ::= <[100]>"),
             GrammarError::Syntax { .. }
         ));
+    }
+
+    #[test]
+    fn repetitions_are_counted_as_they_are_written_out() {
+        let check = |gbnf: &str| check(gbnf, 100);
+        assert_eq!(check("root ::= [a-z]{0,2000} \"b\"{5,2000}"), Ok(()));
+        assert_eq!(
+            check(&format!("root ::= {}", "\"a\"{0,2000} ".repeat(3))),
+            Err(GrammarError::TooManyRules)
+        );
+        assert_eq!(
+            check(&format!("root ::= \"{}\"{{2000}}", "a".repeat(200))),
+            Err(GrammarError::TooLarge { line: 1 })
+        );
+        // What is repeated may be empty: each time is one more way to begin.
+        assert_eq!(check("r ::= \"a\"?\nroot ::= r{0,10} r{10}"), Ok(()));
+        for root in ["r{0,100}", "r{100}", "\"a\" r{100}"] {
+            let gbnf = format!("s ::= \"a\"?\nr ::= s{{0,100}}\nroot ::= {root}");
+            let error = check(&gbnf).expect_err("refused");
+            let ambiguous = matches!(
+                error,
+                GrammarError::TooAmbiguous { .. } | GrammarError::AllTooAmbiguous
+            );
+            assert!(ambiguous, "{root}: {error}");
+        }
     }
 }
