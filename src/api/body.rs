@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::AppState;
 use super::error::ApiError;
 
-/// A JSON object. Refused: another content type (415), too many bytes (413), what is not UTF-8, not JSON, not an
-/// object, or names a key twice (400).
+/// A JSON object. Refused: another content type, charset or encoding (415), too many bytes (413), what is not UTF-8, not
+/// JSON, not an object, or names a key twice (400).
 #[derive(Debug)]
 pub struct JsonObject(pub Map<String, Value>);
 
@@ -21,23 +21,17 @@ impl FromRequest<AppState> for JsonObject {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
-            let kind = kind
-                .to_str()
-                .unwrap_or("")
-                .split(';')
-                .next()
-                .unwrap_or("")
-                .trim()
-                .to_ascii_lowercase();
-            if kind != "application/json"
-                && !(kind.starts_with("application/") && kind.ends_with("+json"))
-            {
-                return Err(ApiError::new(
-                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                    format!("The content type `{kind}` is not supported; send `application/json`."),
-                ));
-            }
+        check_headers(request.headers())?;
+        let most = state.config.limits.body_bytes;
+        let too_large = || {
+            ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("The body is larger than the {most} bytes that this server takes."),
+            )
+        };
+        // Said before it is sent, where a client waits for leave (`Expect: 100-continue`).
+        if request.body().size_hint().lower() > most as u64 {
+            return Err(too_large());
         }
         let most_ms = state.config.limits.body_timeout_ms;
         let bytes = Bytes::from_request(request, state);
@@ -46,22 +40,79 @@ impl FromRequest<AppState> for JsonObject {
             .map_err(|_| {
                 ApiError::new(
                     StatusCode::REQUEST_TIMEOUT,
-                    format!("The request's body did not arrive within {most_ms} ms."),
+                    format!("The body did not arrive within {most_ms} ms."),
                 )
             })?
             .map_err(|rejection| match rejection {
                 BytesRejection::FailedToBufferBody(error)
                     if error.status() == StatusCode::PAYLOAD_TOO_LARGE =>
                 {
-                    ApiError::new(
-                        StatusCode::PAYLOAD_TOO_LARGE,
-                        "The request's body is larger than this server allows.",
-                    )
+                    too_large()
                 }
-                _ => ApiError::body("The request's body did not arrive whole."),
+                _ => ApiError::body(
+                    "The body did not arrive whole, or not in the form that its headers announce.",
+                ),
             })?;
         parse(&bytes).map(Self)
     }
+}
+
+/// What the headers say about the body. Without a content type the body is taken for JSON.
+fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
+    let refused = |message| Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    for encoding in headers.get_all(header::CONTENT_ENCODING) {
+        let encoding = text(encoding);
+        if encoding != "identity" {
+            return refused(format!(
+                "The content encoding `{}` is not supported; send the body as it is, without one.",
+                cut(&encoding)
+            ));
+        }
+    }
+    // Chunks are undone by hyper; it ignores what else stands here.
+    for encoding in headers.get_all(header::TRANSFER_ENCODING) {
+        let encoding = text(encoding);
+        if encoding != "chunked" {
+            return refused(format!(
+                "The transfer encoding `{}` is not supported; send the body as it is, or chunked.",
+                cut(&encoding)
+            ));
+        }
+    }
+    for content_type in headers.get_all(header::CONTENT_TYPE) {
+        let content_type = text(content_type);
+        let mut parts = content_type.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default();
+        if kind != "application/json"
+            && !(kind.starts_with("application/") && kind.ends_with("+json"))
+        {
+            return refused(format!(
+                "The content type `{}` is not supported; send `application/json`.",
+                cut(kind)
+            ));
+        }
+        let charset = parts
+            .filter_map(|part| part.split_once('='))
+            .find(|(name, _)| name.trim() == "charset")
+            .map(|(_, charset)| charset.trim().trim_matches('"'));
+        // ASCII is UTF-8 as well.
+        if let Some(charset) = charset
+            && !["utf-8", "utf8", "us-ascii"].contains(&charset)
+        {
+            return refused(format!(
+                "The charset `{}` is not supported; send UTF-8.",
+                cut(charset)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A header's value, in lower case.
+fn text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes())
+        .trim()
+        .to_lowercase()
 }
 
 fn parse(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
@@ -80,10 +131,42 @@ fn parse(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
             "The body must be a JSON object, but it is {}.",
             describe(&other)
         ))),
+        // The only thing that `Strict` itself refuses.
+        Err(error) if error.is_data() => Err(ApiError::body(format!(
+            "The body names a field twice: {error}."
+        ))),
+        Err(error) if error.is_eof() => Err(ApiError::body(format!(
+            "The body ends before its JSON does: {error}."
+        ))),
+        // A stack is not endless; serde_json's limit.
+        Err(error) if error.to_string().starts_with("recursion limit") => Err(ApiError::body(
+            "The body is nested too deeply: at most 127 arrays and objects may stand one within another.",
+        )),
         Err(error) => Err(ApiError::body(format!(
-            "The body is not valid JSON: {error}."
+            "The body is not valid JSON: {error}, near {:?}.",
+            near(text, &error)
         ))),
     }
+}
+
+/// The text around the place where JSON ended to be JSON.
+fn near<'a>(text: &'a str, error: &serde_json::Error) -> &'a str {
+    /// Bytes before the place: enough for the field's name in most cases.
+    const BEFORE: usize = 24;
+    /// Bytes after it.
+    const AFTER: usize = 12;
+    let line = text
+        .split('\n')
+        .nth(error.line().saturating_sub(1))
+        .unwrap_or_default();
+    let place = error.column().saturating_sub(1);
+    let boundary = |at: usize| {
+        (0..=at.min(line.len()))
+            .rev()
+            .find(|&at| line.is_char_boundary(at))
+            .unwrap_or(0)
+    };
+    &line[boundary(place.saturating_sub(BEFORE))..boundary(place + AFTER)]
 }
 
 /// What a value is, for messages; long values are cut.
@@ -92,16 +175,23 @@ pub fn describe(value: &Value) -> String {
         Value::Null => "null".to_owned(),
         Value::Bool(value) => format!("the boolean {value}"),
         Value::Number(number) => format!("the number {number}"),
-        Value::String(text) => {
-            const SHOWN: usize = 40;
-            let mut shown: String = text.chars().take(SHOWN).collect();
-            if shown.len() < text.len() {
-                shown.push('…');
-            }
-            format!("the string {shown:?}")
-        }
-        Value::Array(items) => format!("an array of {} items", items.len()),
-        Value::Object(fields) => format!("an object of {} fields", fields.len()),
+        Value::String(text) => format!("the string {:?}", cut(text)),
+        Value::Array(items) => format!("an array of {}", counted(items.len(), "item")),
+        Value::Object(fields) => format!("an object of {}", counted(fields.len(), "field")),
+    }
+}
+
+/// A number of things.
+pub fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// As much of a client's text as a message repeats.
+pub fn cut(text: &str) -> String {
+    const SHOWN: usize = 60;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -150,7 +240,8 @@ impl<'de> serde::Deserialize<'de> for Strict {
                 while let Some((key, Strict(value))) = entries.next_entry::<String, Strict>()? {
                     if object.contains_key(&key) {
                         return Err(serde::de::Error::custom(format!(
-                            "the key `{key}` stands twice"
+                            "`{}` stands twice",
+                            cut(&key)
                         )));
                     }
                     object.insert(key, value);
@@ -173,18 +264,21 @@ mod tests {
             assert!(message.contains(part), "{message}");
         };
         check(b"", "empty");
-        check(b"{\"a\": 1", "not valid JSON: EOF");
-        check(b"[1]", "an array of 1 items");
+        check(b"{\"a\": 1", "ends before its JSON does: EOF");
+        check(b"[1]", "an array of 1 item.");
         check(b"{} x", "trailing characters");
-        check(b"{\"a\": NaN}", "not valid JSON");
+        check(
+            b"{\"a\": NaN}",
+            "not valid JSON: expected value at line 1 column 7, near \"{\\\"a\\\": NaN}\".",
+        );
         check(b"{\"a\": 1e400}", "number out of range");
-        check(b"{\"a\": 1, \"a\": 2}", "the key `a` stands twice");
-        check(b"{\"a\": {\"b\": 1, \"b\": 2}}", "the key `b` stands twice");
+        check(b"{\"a\": 1, \"a\": 2}", "`a` stands twice");
+        check(b"{\"a\": {\"b\": 1, \"b\": 2}}", "`b` stands twice");
         check(b"{\"a\": \"\xff\"}", "UTF-8 (at byte 7)");
         check(b"{\"a\": \"\\ud800\"}", "not valid JSON");
         check(
             &[b"{\"a\":".repeat(500), b"1".to_vec(), b"}".repeat(500)].concat(),
-            "recursion limit",
+            "nested too deeply",
         );
         assert!(parse(b"{\"a\": [1, 2.5, null, {\"b\": true}]}").is_ok());
     }

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::body::cut;
 use crate::engine::EngineError;
 
 /// An error with its status. The message is written for the person who sent the request.
@@ -70,7 +71,8 @@ impl ApiError {
             ..Self::new(
                 StatusCode::NOT_FOUND,
                 format!(
-                    "The model `{name}` does not exist here. GET /v1/models lists what there is."
+                    "The model `{}` does not exist here. GET /v1/models lists what there is.",
+                    cut(name)
                 ),
             )
         }

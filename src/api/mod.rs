@@ -23,6 +23,7 @@ use tower_http::trace::TraceLayer;
 
 use crate::config::Config;
 use crate::engine::{Engine, EngineError};
+use body::cut;
 use error::ApiError;
 
 /// What handlers share.
@@ -59,6 +60,15 @@ impl AppState {
         }
     }
 }
+
+/// What clients are told there is; a test holds it against the router.
+const ROUTES: [&str; 5] = [
+    "POST /v1/completions",
+    "GET /v1/models",
+    "GET /v1/models/{id}",
+    "GET /health",
+    "GET /metrics",
+];
 
 /// The routes and what all of them have in common.
 pub fn app(state: AppState) -> Router {
@@ -101,17 +111,28 @@ fn span(request: &Request) -> tracing::Span {
 }
 
 async fn not_found(uri: Uri) -> ApiError {
+    // That of `CONNECT host:port` is empty.
+    let path = match uri.path() {
+        "" => uri.to_string(),
+        path => path.to_owned(),
+    };
     ApiError::new(
         StatusCode::NOT_FOUND,
-        format!("There is nothing at {}.", uri.path()),
+        format!("There is nothing at `{}`. This server has {}.", cut(&path), ROUTES.join(", ")),
     )
     .code("not_found")
 }
 
-async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+async fn method_not_allowed(path: MatchedPath, method: Method, uri: Uri) -> ApiError {
+    let route = path.as_str().replace("{*id}", "{id}");
+    let allowed = ROUTES
+        .iter()
+        .filter_map(|known| known.split_once(' '))
+        .find_map(|(allowed, known)| (known == route).then_some(allowed))
+        .unwrap_or("another method");
     ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        format!("{} does not take {method}.", uri.path()),
+        format!("`{}` takes {allowed}, not {}.", cut(uri.path()), cut(method.as_str())),
     )
     .code("method_not_allowed")
 }

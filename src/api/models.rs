@@ -1,6 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
 
@@ -36,8 +37,14 @@ pub async fn list(State(state): State<AppState>) -> Result<Json<ModelList>, ApiE
 /// One name; 404 if the model does not answer to it. Names may hold slashes.
 pub async fn one(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ModelObject>, ApiError> {
+    let Path(id) = id.map_err(|_| {
+        ApiError::field(
+            "model",
+            "The model's name in the path must be percent-encoded UTF-8, but it is not UTF-8.",
+        )
+    })?;
     if state.model_names()?.contains(&id) {
         Ok(Json(object(&state, id)))
     } else {

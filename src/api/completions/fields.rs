@@ -94,8 +94,11 @@ impl Fields {
             .map(|value| {
                 value
                     .as_f64()
+                    // Before it is rounded: 1.00000001 is more than 1.
+                    .filter(|number| {
+                        (f64::from(*range.start())..=f64::from(*range.end())).contains(number)
+                    })
                     .map(|number| number as f32)
-                    .filter(|number| range.contains(number))
                     .ok_or_else(|| {
                         wrong(
                             name,

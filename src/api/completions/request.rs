@@ -4,6 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::fields::{Fields, whole, wrong};
+use crate::api::body::{counted, cut, describe};
 use crate::api::error::ApiError;
 use crate::config::{Config, UnknownFields};
 use crate::model::{Model, Token};
@@ -179,10 +180,12 @@ impl CompletionRequest {
             ));
         }
         if request.prompts.len() * best_of > limits.prompts.max(limits.n) {
+            let name = if best_of > n { "best_of" } else { "n" };
             return Err(ApiError::field(
-                if best_of > n { "best_of" } else { "n" },
+                name,
                 format!(
-                    "{} prompts with {best_of} choices each are more sequences than the {} that one request may have.",
+                    "`{name}` is {best_of}, and for each of {} prompts that makes more sequences than the {} that one \
+                     request may have.",
                     request.prompts.len(),
                     limits.prompts.max(limits.n)
                 ),
@@ -210,10 +213,14 @@ fn unknown(fields: &Fields, how: UnknownFields) -> Result<(), ApiError> {
         match how {
             UnknownFields::Warn => tracing::warn!(field = name, "an unknown field is ignored"),
             UnknownFields::Reject => {
-                let shown: String = name.chars().take(100).collect();
-                let hint = fields
-                    .meant(&shown)
-                    .map_or_else(String::new, |known| format!(" Did you mean `{known}`?"));
+                let shown = cut(name);
+                let hint = match fields.meant(name) {
+                    Some(known) => format!(" Did you mean `{known}`?"),
+                    None if name == "messages" => {
+                        " Chat is not served; send the text as `prompt`.".to_owned()
+                    }
+                    None => String::new(),
+                };
                 return Err(ApiError::field(
                     shown.clone(),
                     format!(
@@ -273,7 +280,7 @@ fn prompts(value: Option<Value>, most: usize, model: &Model) -> Result<Vec<Promp
                 "prompt",
                 format!(
                     "`prompt` must be {SHAPES}, but `prompt[{number}]` is {}.",
-                    crate::api::body::describe(&other)
+                    describe(&other)
                 ),
             )),
         })
@@ -303,7 +310,7 @@ fn ids(items: Vec<Value>, name: &str, model: &Model) -> Result<Vec<Token>, ApiEr
                         "prompt",
                         format!(
                             "`{name}[{place}]` must be a token id from 0 to {last}, but it is {}.",
-                            crate::api::body::describe(item)
+                            describe(item)
                         ),
                     )
                 })
@@ -314,17 +321,24 @@ fn ids(items: Vec<Value>, name: &str, model: &Model) -> Result<Vec<Token>, ApiEr
 fn stop(value: Option<Value>, config: &Config) -> Result<Vec<String>, ApiError> {
     let limits = &config.limits;
     let allowed = format!(
-        "a string or an array of at most {} strings",
-        limits.stop_strings
+        "a string or an array of at most {}",
+        counted(limits.stop_strings, "string")
     );
     let strings = match value {
         None => return Ok(Vec::new()),
         Some(Value::String(text)) => vec![text],
         Some(Value::Array(items)) if items.len() <= limits.stop_strings => items
             .into_iter()
-            .map(|item| match item {
+            .enumerate()
+            .map(|(place, item)| match item {
                 Value::String(text) => Ok(text),
-                other => Err(wrong("stop", &allowed, &other)),
+                other => Err(ApiError::field(
+                    "stop",
+                    format!(
+                        "`stop` must be {allowed}, but `stop[{place}]` is {}.",
+                        describe(&other)
+                    ),
+                )),
             })
             .collect::<Result<_, _>>()?,
         Some(other) => return Err(wrong("stop", &allowed, &other)),
@@ -357,8 +371,13 @@ fn seed(value: &Value) -> Result<Option<u32>, ApiError> {
         .as_u64()
         .map(i128::from)
         .or_else(|| whole(value).map(i128::from));
-    let seed =
-        wide.ok_or_else(|| wrong("seed", "a whole number (-1 asks for a random one)", value))?;
+    let seed = wide.ok_or_else(|| {
+        wrong(
+            "seed",
+            "a whole number from -2^63 to 2^64 - 1 (-1 asks for a random one)",
+            value,
+        )
+    })?;
     let reduced = seed.rem_euclid(1 << 32) as u32;
     Ok((reduced != u32::MAX).then_some(reduced))
 }
@@ -372,22 +391,25 @@ fn include_usage(value: Option<Value>, stream: bool) -> Result<bool, ApiError> {
         )),
         Some(Value::Object(object)) => {
             let mut fields = Fields::new(object);
-            let include = fields
-                .boolean("include_usage")
-                .map_err(|error| ApiError {
-                    param: Some("stream_options.include_usage".to_owned()),
-                    ..error
-                })?
-                .unwrap_or(false);
+            let include = match fields.take("include_usage") {
+                None => false,
+                Some(Value::Bool(include)) => include,
+                Some(other) => {
+                    let name = "stream_options.include_usage";
+                    return Err(wrong(name, "true or false", &other));
+                }
+            };
             match fields.left().next() {
                 // OpenAI pads chunks against traffic analysis; no answer depends on it.
                 None | Some("include_obfuscation") => Ok(include),
                 Some(name) => Err(ApiError::field(
-                    format!("stream_options.{name}"),
+                    format!("stream_options.{}", cut(name)),
                     format!(
-                        "`stream_options` holds `include_usage` only; `{name}` is not known here."
+                        "`stream_options` holds `include_usage` only; `{}` is not known here.",
+                        cut(name)
                     ),
-                )),
+                )
+                .code("unknown_field")),
             }
         }
         Some(other) => Err(wrong("stream_options", "an object", &other)),
@@ -418,7 +440,8 @@ fn logit_bias(
         None => return Ok(Vec::new()),
         Some(Value::Object(entries)) if entries.len() <= config.limits.logit_bias => entries,
         Some(other) => {
-            let allowed = format!("an object of at most {} biases", config.limits.logit_bias);
+            let most = counted(config.limits.logit_bias, "field");
+            let allowed = format!("an object of at most {most}");
             return Err(wrong("logit_bias", &allowed, &other));
         }
     };
@@ -435,7 +458,7 @@ fn logit_bias(
             .as_f64()
             .filter(|bias| bias.abs() <= MOST)
             .ok_or_else(|| {
-                let name = format!("logit_bias.{key}");
+                let name = format!("logit_bias.{}", cut(&key));
                 ApiError {
                     param: Some("logit_bias".to_owned()),
                     ..wrong(&name, "a number from -1000000 to 1000000", &value)
@@ -458,7 +481,7 @@ fn logit_bias(
                         "The keys of `logit_bias` must be token ids from 0 to {}, but one is {:?}. (With \
                          `logit_bias_type: \"tokens\"` they are texts.)",
                         vocab.len() - 1,
-                        key.chars().take(40).collect::<String>()
+                        cut(&key)
                     ),
                 )
             })?;
