@@ -12,6 +12,7 @@ mod overload;
 mod parity;
 mod process;
 mod security;
+mod raw;
 mod server;
 mod sharing;
 mod shutdown;
