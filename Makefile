@@ -22,7 +22,11 @@ URL ?=
 # How long `make soak` goes on.
 MINUTES ?= 20
 
-.PHONY: help setup claim build run test test-gemma bench soak lint clean
+# How long `make fuzz` looks at each target.
+SECONDS_EACH ?= 60
+FUZZ_TARGETS := request stop_search detokenise grammar config_file
+
+.PHONY: help setup claim build run test test-gemma bench soak fuzz lint clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +62,19 @@ bench: build ## Measure speed, beside others if given: make bench ARGS="llama-se
 soak: build ## Let 32 clients loose on a server for some minutes: make soak MINUTES=20
 	$(CANDOR) fetch default
 	scripts/soak.py --candor $(CANDOR) --minutes $(MINUTES) $(ARGS)
+
+# cargo-fuzz needs switches of the compiler that only a nightly one has by name; RUSTC_BOOTSTRAP gives them to any.
+# A build of its own: everything in it is instrumented. cargo-fuzz adds to RUSTFLAGS, which hides .cargo/config.toml.
+# New inputs go into the cache, beside those that are kept in fuzz/; what fails is written to fuzz/artifacts.
+fuzz: setup ## Fuzz each target: make fuzz SECONDS_EACH=60
+	@test -x $(CACHE)/tools/bin/cargo-fuzz || cargo install cargo-fuzz --locked --root $(CACHE)/tools
+	@export PATH="$(CACHE)/tools/bin:$$PATH" RUSTC_BOOTSTRAP=1 RUSTFLAGS="-C target-cpu=native" \
+		CARGO_TARGET_DIR=$(CACHE)/fuzz-target; \
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p $(CACHE)/fuzz-corpus/$$target fuzz/regressions/$$target; \
+		cargo fuzz run $$target $(CACHE)/fuzz-corpus/$$target fuzz/corpus/$$target fuzz/regressions/$$target -- \
+			-max_total_time=$(SECONDS_EACH) -timeout=20 -print_final_stats=1 || exit 1; \
+	done
 
 lint: claim ## Check format, clippy and documentation; a warning is an error.
 	cargo fmt --check

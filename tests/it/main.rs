@@ -7,6 +7,7 @@ mod exactness;
 mod faults;
 mod faulty;
 mod leaving;
+mod fuzz;
 mod numbers;
 mod overload;
 mod parity;
