@@ -14,10 +14,11 @@ const MAX_RULES: usize = 4096;
 const MAX_SIZE: usize = 250_000;
 /// `S{m}` is refused by llama.cpp above this, and `S{m,n}` has no end there.
 const MAX_REPETITIONS: usize = 2000;
-/// Ways to reach a first character: each is a stack that llama.cpp keeps.
-const MAX_PATHS: u64 = 20_000;
+/// Ways to reach a first character: each is a stack that llama.cpp keeps, compares with the others, and holds against
+/// the whole vocabulary at each token, while neighbours wait. So many take a tenth of a second.
+const MAX_PATHS: u64 = 5_000;
 /// The ways of all rules together: its left-recursion check walks each.
-const MAX_ALL_PATHS: u64 = 10 * MAX_PATHS;
+const MAX_ALL_PATHS: u64 = 200_000;
 
 /// A grammar that llama.cpp has accepted once.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +54,11 @@ pub enum GrammarError {
         "its rules can begin in more than {MAX_ALL_PATHS} ways in all; a grammar so ambiguous would stall the server"
     )]
     AllTooAmbiguous,
+    #[error(
+        "in its rule \"{rule}\" a token in angle brackets may follow text, which llama.cpp cannot read safely; let such \
+         tokens come first, or write the text between quotes"
+    )]
+    TokenAfterText { rule: String },
     #[error("it holds a NUL character")]
     Nul,
     #[error("it is not valid GBNF: {what} (line {line})")]
@@ -81,8 +87,10 @@ impl Grammar {
 /// What an alternative holds, as far as the check needs it.
 #[derive(Debug, Clone, Copy)]
 enum Item {
-    /// Reads at least one character, or is a token. How many characters it is written with.
-    Terminal(usize),
+    /// Reads at least one character. How many it is written with.
+    Text(usize),
+    /// Reads one token, by its text or id.
+    Token,
     /// A rule, a group, or a part that may be left out.
     Rule(usize),
 }
@@ -91,8 +99,8 @@ impl Item {
     /// What it takes in llama.cpp's rules.
     fn size(&self) -> usize {
         match *self {
-            Self::Terminal(size) => size,
-            Self::Rule(_) => 1,
+            Self::Text(size) => size,
+            Self::Token | Self::Rule(_) => 1,
         }
     }
 }
@@ -138,13 +146,68 @@ fn check(gbnf: &str, vocabulary: usize) -> Result<(), GrammarError> {
                         let own = paths[id].flatten().unwrap_or(0);
                         own + if nullable[id] { from_here } else { 0 }
                     }
-                    Item::Terminal(_) => 1,
+                    Item::Text(_) | Item::Token => 1,
                 };
                 if from_here > MAX_PATHS {
                     return Err(GrammarError::TooAmbiguous {
                         rule: rule.name.clone(),
                     });
                 }
+            }
+        }
+    }
+    check_tokens(&rules, &nullable)
+}
+
+/// Refuses a token that may follow text. A token of the model may hold that text and more; llama.cpp takes it for
+/// allowed when it is asked which are, and ends the process when it is told that it was drawn.
+fn check_tokens(rules: &[Rule], nullable: &[bool]) -> Result<(), GrammarError> {
+    // Which rules may begin with a token, and which may end with text: least fixed points.
+    let mut begins = vec![false; rules.len()];
+    let mut ends = vec![false; rules.len()];
+    let begin = |item: &Item, begins: &[bool]| match *item {
+        Item::Text(_) => false,
+        Item::Token => true,
+        Item::Rule(id) => begins[id],
+    };
+    let end = |item: &Item, ends: &[bool]| match *item {
+        Item::Text(_) => true,
+        Item::Token => false,
+        Item::Rule(id) => ends[id],
+    };
+    let skips = |item: &Item| matches!(*item, Item::Rule(id) if nullable[id]);
+    loop {
+        let mut changed = false;
+        for (id, rule) in rules.iter().enumerate() {
+            for items in &rule.alternatives {
+                if !begins[id] {
+                    let reached = items.iter().position(|item| !skips(item));
+                    let first = &items[..reached.map_or(items.len(), |place| place + 1)];
+                    begins[id] = first.iter().any(|item| begin(item, &begins));
+                    changed |= begins[id];
+                }
+                if !ends[id] {
+                    let reached = items.iter().rposition(|item| !skips(item));
+                    let last = &items[reached.unwrap_or(0)..];
+                    ends[id] = last.iter().any(|item| end(item, &ends));
+                    changed |= ends[id];
+                }
+            }
+        }
+        if !changed {
+            break;
+        }
+    }
+    for rule in rules {
+        for items in &rule.alternatives {
+            let mut after_text = false;
+            for item in items {
+                if after_text && begin(item, &begins) {
+                    return Err(GrammarError::TokenAfterText {
+                        rule: rule.name.clone(),
+                    });
+                }
+                after_text = end(item, &ends) || after_text && skips(item);
             }
         }
     }
@@ -158,7 +221,7 @@ fn nullable(rules: &[Rule]) -> Vec<bool> {
         let mut changed = false;
         for (id, rule) in rules.iter().enumerate() {
             let empty = |item: &Item| match *item {
-                Item::Terminal(_) => false,
+                Item::Text(_) | Item::Token => false,
                 Item::Rule(id) => nullable[id],
             };
             if !nullable[id]
@@ -199,7 +262,7 @@ fn count_paths(
         total += 1;
         for item in items {
             match *item {
-                Item::Terminal(_) => break,
+                Item::Text(_) | Item::Token => break,
                 Item::Rule(id) => {
                     total = total.saturating_add(count_paths(rules, nullable, id, paths)?);
                     if !nullable[id] {
@@ -286,11 +349,11 @@ impl<'a> Reader<'a> {
                 Some('[') => current.extend(self.quoted(']')?),
                 Some('.') => {
                     self.next();
-                    current.push(Item::Terminal(1));
+                    current.push(Item::Text(1));
                 }
                 Some('<' | '!') => {
                     self.token()?;
-                    current.push(Item::Terminal(1));
+                    current.push(Item::Token);
                 }
                 Some('(') => {
                     self.next();
@@ -392,7 +455,8 @@ impl<'a> Reader<'a> {
         if repeated.is_empty() {
             return Err(self.syntax("there is nothing to repeat"));
         }
-        let optional = most.map_or(1, |most| most - least);
+        // Of an endless one two steps show all that may stand side by side.
+        let optional = most.map_or(2, |most| most - least);
         let size: usize = repeated.iter().map(Item::size).sum();
         self.size = self
             .size
@@ -452,7 +516,11 @@ impl<'a> Reader<'a> {
         let mut size = 0;
         loop {
             match self.next() {
-                Some(c) if c == close => return Ok((size > 0).then_some(Item::Terminal(size))),
+                // llama.cpp takes it for nothing at all.
+                Some(']') if close == ']' && size == 0 => {
+                    return Err(self.syntax("a character class is empty"));
+                }
+                Some(c) if c == close => return Ok((size > 0).then_some(Item::Text(size))),
                 Some('\n') | None => return Err(self.syntax("a string or class is not closed")),
                 Some('\\') => self.escape()?,
                 Some(_) => {}
