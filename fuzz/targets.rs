@@ -298,7 +298,7 @@ fn draw_under(model: &Model, grammar: Grammar, data: &[u8]) {
 
 /// Fields, most of them with a value that is likely to be taken. Short answers, unless it is chosen otherwise.
 fn request_of(choices: &mut Unstructured) -> Result<Map<String, Value>> {
-    const FIELDS: [&str; 28] = [
+    const FIELDS: [&str; 27] = [
         "prompt",
         "max_tokens",
         "logprobs",
@@ -306,7 +306,6 @@ fn request_of(choices: &mut Unstructured) -> Result<Map<String, Value>> {
         "n",
         "best_of",
         "stop",
-        "suffix",
         "stream",
         "stream_options",
         "seed",
@@ -332,12 +331,16 @@ fn request_of(choices: &mut Unstructured) -> Result<Map<String, Value>> {
     fields.insert("max_tokens".to_owned(), choices.int_in_range(0..=8)?.into());
     while !choices.is_empty() && fields.len() < 20 {
         let name = *choices.choose(&FIELDS)?;
-        let value = if choices.ratio(15, 16)? {
-            likely(name, choices)?
+        if name == "stream_options" {
+            fields.insert("stream".to_owned(), true.into());
+        }
+        if choices.ratio(63, 64)? {
+            fields.insert(name.to_owned(), likely(name, choices)?);
         } else {
-            any(choices, 3)?
-        };
-        fields.insert(name.to_owned(), value);
+            // The tiny model has no tokens for `suffix`.
+            let name = *choices.choose(&[name, "suffix", "surprise"])?;
+            fields.insert(name.to_owned(), any(choices, 3)?);
+        }
     }
     Ok(fields)
 }
@@ -346,14 +349,14 @@ fn request_of(choices: &mut Unstructured) -> Result<Map<String, Value>> {
 fn likely(name: &str, choices: &mut Unstructured) -> Result<Value> {
     Ok(match name {
         "prompt" => match choices.int_in_range(0..=5)? {
-            0 => (0..choices.int_in_range(1..=4)?)
-                .map(|_| text(choices))
+            0 => (0..choices.int_in_range(1..=3)?)
+                .map(|_| text(choices, 0))
                 .collect::<Result<Value>>()?,
             1 | 2 => ids(choices)?,
-            3 => (0..choices.int_in_range(1..=4)?)
+            3 => (0..choices.int_in_range(1..=3)?)
                 .map(|_| ids(choices))
                 .collect::<Result<Value>>()?,
-            _ => text(choices)?,
+            _ => text(choices, 0)?,
         },
         "max_tokens" | "min_tokens" => match choices.int_in_range(0..=15)? {
             15 => Value::Null,
@@ -361,13 +364,14 @@ fn likely(name: &str, choices: &mut Unstructured) -> Result<Value> {
         },
         "logprobs" => choices.int_in_range(0..=20)?.into(),
         "echo" | "stream" | "cache_prompt" => bool::from(choices.ratio(1, 2)?).into(),
-        "n" | "best_of" => choices.int_in_range(1..=4)?.into(),
+        "n" => choices.int_in_range(1..=2)?.into(),
+        "best_of" => choices.int_in_range(2..=3)?.into(),
         "stop" => match choices.int_in_range(0..=3)? {
             0 => (0..choices.int_in_range(0..=4)?)
-                .map(|_| text(choices))
+                .map(|_| text(choices, 1))
                 .collect::<Result<Value>>()?,
             1 => json!(["e", "an", " "]),
-            _ => text(choices)?,
+            _ => text(choices, 1)?,
         },
         "stream_options" => json!({"include_usage": choices.ratio(1, 2)?}),
         "seed" => choices.int_in_range(-2..=99)?.into(),
@@ -381,13 +385,15 @@ fn likely(name: &str, choices: &mut Unstructured) -> Result<Value> {
         "logit_bias_type" => (*choices.choose(&["input_ids", "tokens"])?).into(),
         "top_k" => choices.int_in_range(-1..=60)?.into(),
         "mirostat_mode" => choices.int_in_range(0..=2)?.into(),
-        "temperature" | "top_p" | "min_p" | "typical_p" | "repeat_penalty"
-        | "frequency_penalty" | "presence_penalty" | "mirostat_tau" | "mirostat_eta" => {
-            let numbers = [
-                0.0, 1e-45, 1e-7, 1e-6, 1e-5, 0.01, 0.1, 0.5, 0.9, 1.0, 1.1, 2.0, -2.0, 10.0, 100.0,
-            ];
-            json!(choices.choose(&numbers)?)
-        }
+        "temperature" => number(
+            choices,
+            &[0.0, 1e-45, 1e-7, 1e-6, 1e-5, 0.5, 1.0, 2.0, 100.0],
+        )?,
+        "top_p" | "min_p" | "typical_p" => number(choices, &[0.0, 1e-45, 0.01, 0.5, 0.9, 1.0])?,
+        "repeat_penalty" => number(choices, &[0.01, 0.5, 1.0, 1.1, 2.0, 100.0])?,
+        "frequency_penalty" | "presence_penalty" => number(choices, &[-2.0, -0.5, 0.0, 0.5, 2.0])?,
+        "mirostat_tau" => number(choices, &[0.0, 1e-7, 0.1, 5.0, 100.0])?,
+        "mirostat_eta" => number(choices, &[0.0, 1e-7, 0.1, 1.0])?,
         "grammar" => (*choices.choose(&[
             "root ::= \"yes\" | \"no\"",
             "root ::= [a-z]+",
@@ -400,11 +406,15 @@ fn likely(name: &str, choices: &mut Unstructured) -> Result<Value> {
         ])?)
         .into(),
         "model" => "llama2-vocab-tiny".into(),
-        _ => text(choices)?,
+        _ => text(choices, 0)?,
     })
 }
 
-fn text(choices: &mut Unstructured) -> Result<Value> {
+fn number(choices: &mut Unstructured, numbers: &[f64]) -> Result<Value> {
+    choices.choose(numbers).map(|&number| number.into())
+}
+
+fn text(choices: &mut Unstructured, least: usize) -> Result<Value> {
     const PARTS: [&str; 16] = [
         "a",
         "e",
@@ -423,7 +433,7 @@ fn text(choices: &mut Unstructured) -> Result<Value> {
         "  ",
         "\u{301}",
     ];
-    let parts: Vec<&str> = (0..choices.int_in_range(0..=6)?)
+    let parts: Vec<&str> = (0..choices.int_in_range(least..=6)?)
         .map(|_| choices.choose(&PARTS).copied())
         .collect::<Result<_>>()?;
     let text = parts.concat();
@@ -475,13 +485,13 @@ fn any(choices: &mut Unstructured, depth: usize) -> Result<Value> {
                 0.5, -0.0, 1e-320, 1.0, 2.0, 1e38, 3.5e38, 1e308, -1e308, 9e15
             ])?),
             4 => u64::MAX.into(),
-            5 => text(choices)?,
+            5 => text(choices, 0)?,
             6 => (0..choices.int_in_range(0..=5)?)
                 .map(|_| any(choices, depth - 1))
                 .collect::<Result<Value>>()?,
             _ => (0..choices.int_in_range(0..=3)?)
                 .map(|_| {
-                    let name = text(choices)?.as_str().unwrap_or_default().to_owned();
+                    let name = text(choices, 0)?.as_str().unwrap_or_default().to_owned();
                     Ok((name, any(choices, depth - 1)?))
                 })
                 .collect::<Result<Map<_, _>>>()?
@@ -507,7 +517,7 @@ fn server() -> &'static (Runtime, Router) {
         config.engine.cache_lanes = 2;
         config.engine.context_length = CONTEXT;
         config.limits.body_bytes = 16_384;
-        config.limits.prompts = 4;
+        config.limits.prompts = 8;
         config.limits.n = 4;
         config.limits.logprobs = 20;
         config.limits.stop_strings = 4;
