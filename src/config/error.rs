@@ -67,7 +67,13 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Problem::Unknown { name, origin } => {
-                write!(f, "Unknown setting {name} ({origin}). {}", instead_of(name))
+                // A line break in a name must not end the line.
+                let name = name.replace(char::is_control, "?");
+                write!(
+                    f,
+                    "Unknown setting {name} ({origin}). {}",
+                    instead_of(&name)
+                )
             }
             Problem::NotAllowed {
                 key,

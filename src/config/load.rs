@@ -352,7 +352,42 @@ fn shown(setting: &Setting, value: &Value) -> String {
     {
         return format!("{:?}", whole as f64);
     }
-    toml::Value::try_from(value).map_or_else(|_| format!("{value:?}"), |value| value.to_string())
+    toml::Value::try_from(value).map_or_else(|_| format!("{value:?}"), |value| in_a_line(&value))
+}
+
+/// As TOML writes it, but for texts with line breaks, which it would spread over several lines.
+fn in_a_line(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) if text.contains(['\n', '\r']) => quoted(text),
+        toml::Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(in_a_line).collect();
+            format!("[{}]", items.join(", "))
+        }
+        toml::Value::Table(fields) => {
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(name, value)| format!("{} = {}", quoted(name), in_a_line(value)))
+                .collect();
+            format!("{{ {} }}", fields.join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// A text between quotes, as TOML reads it.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// What no single setting can be blamed for.

@@ -81,7 +81,10 @@ impl Allowed {
                 i128::from(min) <= it && it <= i128::from(max) && it % i128::from(of) == 0
             }),
             Allowed::Number(min, max) => number().is_some_and(|it| min <= it && it <= max),
-            Allowed::NumberAbove(min, max) => number().is_some_and(|it| min < it && it <= max),
+            // Settings are kept with fewer digits, in which the smallest numbers are 0.
+            Allowed::NumberAbove(min, max) => {
+                number().is_some_and(|it| min < f64::from(it as f32) && it <= max)
+            }
             Allowed::Boolean => matches!(value, Value::Bool(..)),
             Allowed::OneOf(words) => value.as_str().is_some_and(|it| words.contains(&it)),
             Allowed::Text => value.as_str().is_some_and(|it| !it.trim().is_empty()),
