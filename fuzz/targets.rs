@@ -363,7 +363,7 @@ fn likely(name: &str, choices: &mut Unstructured) -> Result<Value> {
             _ => choices.int_in_range(0..=24)?.into(),
         },
         "logprobs" => choices.int_in_range(0..=20)?.into(),
-        "echo" | "stream" | "cache_prompt" => bool::from(choices.ratio(1, 2)?).into(),
+        "echo" | "stream" | "cache_prompt" => choices.ratio(1, 2)?.into(),
         "n" => choices.int_in_range(1..=2)?.into(),
         "best_of" => choices.int_in_range(2..=3)?.into(),
         "stop" => match choices.int_in_range(0..=3)? {

@@ -130,7 +130,9 @@ impl Door {
                     self.header_bytes,
                     self.header_timeout,
                 );
+                // Without TLS nobody negotiates HTTP/2.
                 server
+                    .http1_only()
                     .serve(app.into_make_service_with_connect_info::<SocketAddr>())
                     .await
             }

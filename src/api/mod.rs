@@ -118,7 +118,11 @@ async fn not_found(uri: Uri) -> ApiError {
     };
     ApiError::new(
         StatusCode::NOT_FOUND,
-        format!("There is nothing at `{}`. This server has {}.", cut(&path), ROUTES.join(", ")),
+        format!(
+            "There is nothing at `{}`. This server has {}.",
+            cut(&path),
+            ROUTES.join(", ")
+        ),
     )
     .code("not_found")
 }
@@ -132,7 +136,11 @@ async fn method_not_allowed(path: MatchedPath, method: Method, uri: Uri) -> ApiE
         .unwrap_or("another method");
     ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        format!("`{}` takes {allowed}, not {}.", cut(uri.path()), cut(method.as_str())),
+        format!(
+            "`{}` takes {allowed}, not {}.",
+            cut(uri.path()),
+            cut(method.as_str())
+        ),
     )
     .code("method_not_allowed")
 }

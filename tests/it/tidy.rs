@@ -82,7 +82,10 @@ fn the_readme_names_every_route_metric_and_setting() {
             .expect("a path")
             .replace("{*id}", "{id}");
         assert!(readme.contains(&route), "README.md does not name {route}");
-        assert!(api.contains(&format!(" {route}\",")), "ROUTES does not name {route}");
+        assert!(
+            api.contains(&format!(" {route}\",")),
+            "ROUTES does not name {route}"
+        );
     }
     let metrics = fs::read_to_string(root().join("src/metrics.rs")).expect("text");
     for part in metrics.split("\"candor_").skip(1) {

@@ -114,8 +114,8 @@ fn request_lines() -> Vec<Raw> {
             "GET health HTTP/1.1",
             "",
             &[(
-                404,
-                r#"{"message":"There is nothing at `health`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id} and GET /health.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+                403,
+                r#"{"message":"This server does not answer to the name \"health\" (Host header). Names are allowed by server.allowed_hosts.","type":"invalid_request_error","param":null,"code":"host_not_allowed"}"#,
             )],
         ),
         head(
@@ -124,7 +124,7 @@ fn request_lines() -> Vec<Raw> {
             "",
             &[(
                 404,
-                r#"{"message":"There is nothing at `/héalth`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id} and GET /health.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+                r#"{"message":"There is nothing at `/héalth`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id}, GET /health, GET /metrics.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
             )],
         ),
         head(
@@ -157,7 +157,7 @@ fn request_lines() -> Vec<Raw> {
             "",
             &[(
                 404,
-                r#"{"message":"There is nothing at `*`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id} and GET /health.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+                r#"{"message":"There is nothing at `*`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id}, GET /health, GET /metrics.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
             )],
         ),
         head(
@@ -165,8 +165,8 @@ fn request_lines() -> Vec<Raw> {
             "CONNECT other:80 HTTP/1.1",
             "",
             &[(
-                404,
-                r#"{"message":"There is nothing at `other:80`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id} and GET /health.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+                403,
+                r#"{"message":"This server does not answer to the name \"other:80\" (Host header). Names are allowed by server.allowed_hosts.","type":"invalid_request_error","param":null,"code":"host_not_allowed"}"#,
             )],
         ),
         head(
@@ -434,7 +434,7 @@ fn connections() -> Vec<Raw> {
                 (200, OK),
                 (
                     404,
-                    r#"{"message":"There is nothing at `/nothing`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id} and GET /health.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+                    r#"{"message":"There is nothing at `/nothing`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id}, GET /health, GET /metrics.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
                 ),
                 (200, OK),
             ],

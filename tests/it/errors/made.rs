@@ -430,12 +430,12 @@ fn grammars() -> Vec<Case> {
         body(
             "what may be empty, often, often",
             grammar("s ::= \"a\"?\nr ::= s{200}\nroot ::= r{200}"),
-            r#"400 {"message":"`grammar` is refused: its rule \"root\" can begin in more than 20000 ways; a grammar so ambiguous would stall the server.","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` is refused: its rule \"root\" can begin in more than 5000 ways; a grammar so ambiguous would stall the server.","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body(
             "what may be empty, often, often, after a character",
             grammar("s ::= \"a\"?\nr ::= s{0,90}\nroot ::= \"b\" r{100}"),
-            r#"400 {"message":"`grammar` is refused: its rule \"root\" can begin in more than 20000 ways; a grammar so ambiguous would stall the server.","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` is refused: its rule \"root\" can begin in more than 5000 ways; a grammar so ambiguous would stall the server.","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body(
             "many rules",
@@ -450,7 +450,7 @@ fn grammars() -> Vec<Case> {
         body(
             "too many ways to begin",
             grammar(&wide),
-            r#"400 {"message":"`grammar` is refused: its rule \"r27\" can begin in more than 20000 ways; a grammar so ambiguous would stall the server.","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` is refused: its rule \"r29\" can begin in more than 5000 ways; a grammar so ambiguous would stall the server.","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body(
             "a long rule name",
@@ -505,7 +505,7 @@ fn heads() -> Vec<Case> {
         named(
             "a long path",
             Request::new("GET", &format!("/{}", "a".repeat(10_000)), &[], ""),
-            r#"404 {"message":"There is nothing at `/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id} and GET /health.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+            r#"404 {"message":"There is nothing at `/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id}, GET /health, GET /metrics.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
         ),
         named(
             "a long model in the path",
