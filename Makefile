@@ -26,7 +26,7 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim build run test test-gemma bench soak fuzz lint clean
+.PHONY: help setup claim build run test test-gemma bench soak overload fuzz audit lint clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,18 @@ bench: build ## Measure speed, beside others if given: make bench ARGS="llama-se
 soak: build ## Let 32 clients loose on a server for some minutes: make soak MINUTES=20
 	$(CANDOR) fetch default
 	scripts/soak.py --candor $(CANDOR) --minutes $(MINUTES) $(ARGS)
+
+overload: build ## Put 500 clients on 8 places for a minute.
+	$(CANDOR) fetch default
+	scripts/overload.py --candor $(CANDOR) $(ARGS)
+
+# What is known of the dependencies: holes, licences, where they come from. The data base of holes comes from GitHub; where
+# that cannot be reached, the rest is checked.
+audit: setup ## Hold the dependencies against deny.toml.
+	@test -x $(CACHE)/tools/bin/cargo-deny || cargo install cargo-deny --locked --root $(CACHE)/tools
+	@export PATH="$(CACHE)/tools/bin:$$PATH"; cargo deny check licenses bans sources && \
+		if cargo deny fetch db > /dev/null 2>&1; then cargo deny check advisories; \
+		else echo "audit: the data base of advisories cannot be reached; advisories were not checked"; fi
 
 # cargo-fuzz needs switches of the compiler that only a nightly one has by name; RUSTC_BOOTSTRAP gives them to any.
 # A build of its own: everything in it is instrumented. cargo-fuzz adds to RUSTFLAGS, which hides .cargo/config.toml.

@@ -13,6 +13,8 @@ pub struct Vocab {
     broken: std::collections::HashMap<Token, Box<[u8]>>,
     /// Control tokens written out.
     control: std::collections::HashMap<Token, Box<[u8]>>,
+    /// Bytes of the longest token.
+    longest: usize,
     /// Tokens that end a generation, ascending.
     ends: Box<[Token]>,
     bos: Option<Token>,
@@ -39,6 +41,8 @@ impl Vocab {
         let mut control = std::collections::HashMap::new();
         let mut ends = Vec::new();
         let mut bytes = Vec::new();
+        // An unknown character of four bytes may be one token.
+        let mut longest = 4;
         for id in 0..count {
             let (token, raw) = (Token(id), LlamaToken::new(id));
             bytes.clear();
@@ -54,6 +58,7 @@ impl Vocab {
                     control.insert(token, bytes.clone().into_boxed_slice());
                 }
             }
+            longest = longest.max(bytes.len());
             if vocab.is_eog(raw) {
                 ends.push(token);
             }
@@ -75,6 +80,7 @@ impl Vocab {
             texts: texts.into_boxed_slice(),
             broken,
             control,
+            longest,
             ends: ends.into_boxed_slice(),
             bos: known(vocab.bos()),
             eos: known(vocab.eos()),
@@ -88,6 +94,11 @@ impl Vocab {
     #[expect(clippy::len_without_is_empty, reason = "a vocabulary is never empty")]
     pub fn len(&self) -> usize {
         self.texts.len()
+    }
+
+    /// Tokens that a text has at least, without counting them: cheap however long it is.
+    pub fn least_tokens(&self, text: &str) -> usize {
+        text.len() / self.longest
     }
 
     /// Tokens of a text. `add_special` adds BOS and EOS as the model says; `parse_special` reads `<|im_start|>` and

@@ -114,6 +114,17 @@ fn prepare(
     let mut views = Vec::new();
     let mut sequences = Vec::new();
     for input in std::mem::take(&mut request.prompts) {
+        // A text of megabytes takes seconds to tokenise.
+        if let PromptInput::Text(text) = &input {
+            let least = model.vocab().least_tokens(text);
+            if least > context_length {
+                return Err(too_long(
+                    &format!("at least {least}"),
+                    &request,
+                    context_length,
+                ));
+            }
+        }
         let prompt = Arc::new(match (&request.suffix, input) {
             (Some(suffix), PromptInput::Text(prefix)) => {
                 Prompt::infill(&prefix, suffix, model.vocab())?
@@ -184,20 +195,24 @@ fn room(
         length < context_length
     };
     if !fits {
-        return Err(ApiError::field(
-            "prompt",
-            format!(
-                "This model's maximum context length is {context_length} tokens. However, your prompt has {length} \
-                 tokens{}. Please shorten it.",
-                if request.max_tokens == Some(0) { "" } else { ", and at least one more is to be made" }
-            ),
-        )
-        .code("context_length_exceeded"));
+        return Err(too_long(&length.to_string(), request, context_length));
     }
     Ok(request
         .max_tokens
         .unwrap_or(usize::MAX)
         .min(context_length - length))
+}
+
+fn too_long(tokens: &str, request: &CompletionRequest, context_length: usize) -> ApiError {
+    ApiError::field(
+        "prompt",
+        format!(
+            "This model's maximum context length is {context_length} tokens. However, your prompt has {tokens} \
+             tokens{}. Please shorten it.",
+            if request.max_tokens == Some(0) { "" } else { ", and at least one more is to be made" }
+        ),
+    )
+    .code("context_length_exceeded")
 }
 
 /// The first choice has the request's own seed; the others follow it.

@@ -231,7 +231,7 @@ fn sizes() -> Vec<Case> {
         body(
             "a long text",
             long("prompt", 1_000_000),
-            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt has 250003 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
+            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt has at least 37037 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
         ),
         body(
             "101 prompts of which one is long",
@@ -479,7 +479,7 @@ fn grammars() -> Vec<Case> {
         ),
         body(
             "many alternatives",
-            grammar(&format!("root ::= \"a\"{}", " | \"a\"".repeat(10_000))),
+            grammar(&format!("root ::= \"a\"{}", " | \"a\"".repeat(4_000))),
             "200",
         ),
         body(

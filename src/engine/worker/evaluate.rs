@@ -1,0 +1,406 @@
+//! What a round does: decode → advance. Chunks of prompts, tokens, and drafts go into decodes; what is drawn from their rows
+//! goes out.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Phase, Sequence, Worker};
+use crate::engine::draft;
+use crate::engine::error::EngineError;
+use crate::engine::lanes::{BRIDGED, Known, Whole};
+use crate::engine::request::{Delta, FinishReason, PromptOutput};
+use crate::engine::score::score_rows;
+use crate::logprobs::{self, TokenLogprob};
+use crate::metrics;
+use crate::model::{DecodeError, Row};
+
+/// What a token is drawn from.
+enum Logits {
+    /// A row of the last decode.
+    Row(usize),
+    /// A row that was kept with the prompt it follows.
+    Kept(Arc<[f32]>),
+}
+
+impl Worker<'_> {
+    /// Threads for one decode: for the cores that neither another process nor another worker is using.
+    fn threads(&self) -> usize {
+        if let Some(threads) = self.shared.fixed_threads {
+            return threads;
+        }
+        (self.shared.cores.free() / self.shared.active.load(Ordering::Relaxed).max(1)).max(1)
+    }
+
+    /// Evaluates the rows that were gathered; a second time, if that may help.
+    fn decode(&mut self) -> Result<(), DecodeError> {
+        let threads = self.threads();
+        let mut outcome = self.runner.decode(&self.rows, threads);
+        if outcome.is_err_and(DecodeError::may_pass) {
+            // What was evaluated of them would stand in the way.
+            for (place, row) in self.rows.iter().enumerate() {
+                if place == 0 || self.rows[place - 1].lane != row.lane {
+                    self.runner.cut(row.lane, row.position);
+                }
+            }
+            outcome = self.runner.decode(&self.rows, threads);
+        }
+        metrics::decoded(outcome.is_ok());
+        self.failures = if outcome.is_ok() {
+            0
+        } else {
+            self.failures + 1
+        };
+        outcome
+    }
+
+    /// Evaluates the next chunk of a prompt; what ends the sequence, if something does.
+    pub(super) fn evaluate_chunk(&mut self, index: usize) -> Option<Delta> {
+        let threads = self.threads();
+        let sequence = &mut self.sequences[index];
+        let Phase::Prompt { evaluated } = sequence.phase else {
+            return None;
+        };
+        let request = &sequence.request;
+        let length = request.prompt.len();
+        let scores = request.prompt_logprobs.is_some();
+        let draws = request.max_tokens > 0;
+        if !scores && !draws {
+            // Nothing is asked of the model.
+            sequence.cached = 0;
+            sequence.tell(Delta::Prompt(PromptOutput {
+                cached_tokens: 0,
+                logprobs: Vec::new(),
+            }));
+            return Some(Delta::Finished(FinishReason::Length));
+        }
+        let rows = if scores {
+            self.shared.chunk_tokens.min(self.shared.logits_rows)
+        } else {
+            self.shared.chunk_tokens
+        };
+        let end = sequence.plan.chunk_end(evaluated, rows);
+        self.rows.clear();
+        self.rows.extend((evaluated..end).map(|position| Row {
+            token: request.prompt[position],
+            position,
+            lane: sequence.lane,
+            logits: scores || position + 1 == length,
+        }));
+        if let Err(error) = self.decode() {
+            return Some(self.failed(index, &error));
+        }
+        metrics::prompt_evaluated(end - evaluated);
+        let sequence = &mut self.sequences[index];
+        let known = &mut self.lanes[sequence.lane].known;
+        let shared = end.min(sequence.plan.shareable());
+        if evaluated < shared {
+            known
+                .tokens
+                .extend_from_slice(&sequence.request.prompt[evaluated..shared]);
+        }
+        if scores {
+            let rows: Option<Vec<_>> = (evaluated..end.min(length - 1))
+                .map(|position| {
+                    let logits = self.runner.logits(position - evaluated)?;
+                    Some((logits, sequence.request.prompt[position + 1]))
+                })
+                .collect();
+            let Some(rows) = rows else {
+                return Some(self.failed(index, &"a row of logits is missing"));
+            };
+            // As many alternatives as the scores before have, so that all of a lane's scores can be used alike.
+            known.scores.extend(score_rows(&rows, known.top, threads));
+        }
+        sequence.phase = Phase::Prompt { evaluated: end };
+        if end < length {
+            return None;
+        }
+        let Some(row) = self.runner.logits(end - 1 - evaluated) else {
+            return Some(self.failed(index, &"a row of logits is missing"));
+        };
+        known.whole = Some(Whole {
+            prompt: Arc::clone(&sequence.request.prompt),
+            scores: scores.then(|| known.scores.clone()),
+            row: row.into(),
+        });
+        // Scores beyond the shareable cells belong to this prompt alone.
+        known.scores.truncate(known.tokens.len());
+        self.finish_prompt(index)
+    }
+
+    /// Tells of a prompt that is evaluated to its end, and draws the first token; what ends the sequence, if something
+    /// does.
+    fn finish_prompt(&mut self, index: usize) -> Option<Delta> {
+        let sequence = &mut self.sequences[index];
+        let Some(whole) = &self.lanes[sequence.lane].known.whole else {
+            return Some(self.failed(index, &"an evaluated prompt is missing"));
+        };
+        let top = sequence.request.prompt_logprobs.unwrap_or(0);
+        let logprobs = whole
+            .scores
+            .iter()
+            .flatten()
+            .map(|score| with_top(score, top))
+            .collect();
+        let row = Arc::clone(&whole.row);
+        metrics::prompt_cached(sequence.cached);
+        sequence.tell(Delta::Prompt(PromptOutput {
+            cached_tokens: sequence.cached,
+            logprobs,
+        }));
+        if sequence.request.max_tokens == 0 {
+            return Some(Delta::Finished(FinishReason::Length));
+        }
+        self.advance(index, Logits::Kept(row))
+    }
+
+    /// Finishes the prompts of which nothing is to be evaluated.
+    pub(super) fn finish_known(&mut self, ended: &mut Vec<(usize, Delta)>) {
+        for index in 0..self.sequences.len() {
+            let sequence = &self.sequences[index];
+            if matches!(sequence.phase, Phase::Prompt { evaluated } if evaluated == sequence.request.prompt.len())
+                && let Some(end) = self.finish_prompt(index)
+            {
+                ended.push((index, end));
+            }
+        }
+    }
+
+    /// Evaluates a sequence's newest token together with a draft of what follows, and draws from the rows as long as the
+    /// draft holds. `false`: there is no draft.
+    pub(super) fn evaluate_draft(&mut self, index: usize, ended: &mut Vec<(usize, Delta)>) -> bool {
+        let most = self.shared.draft_tokens;
+        let sequence = &mut self.sequences[index];
+        let Phase::Generating { next } = sequence.phase else {
+            return false;
+        };
+        if most == 0 || !sequence.patience.is_over() {
+            return false;
+        }
+        let start = sequence.next_position();
+        let room = (sequence.request.max_tokens - sequence.drawn)
+            .min(self.shared.lane_tokens - start)
+            .saturating_sub(1);
+        let draft = draft::propose(
+            &sequence.request.prompt,
+            &sequence.generated,
+            most.min(room),
+        );
+        if draft.is_empty() {
+            return false;
+        }
+        let lane = sequence.lane;
+        self.rows.clear();
+        self.rows.extend(
+            (start..)
+                .zip([next].iter().chain(&draft))
+                .map(|(position, &token)| Row {
+                    token,
+                    position,
+                    lane,
+                    logits: true,
+                }),
+        );
+        if self.decode().is_err() {
+            // Without a draft it may go.
+            self.runner.cut(lane, start);
+            self.sequences[index].patience.learn(0);
+            return false;
+        }
+        let mut kept = 0;
+        let end = loop {
+            if let Some(end) = self.advance(index, Logits::Row(kept)) {
+                break Some(end);
+            }
+            match self.sequences[index].phase {
+                Phase::Generating { next } if draft.get(kept) == Some(&next) => kept += 1,
+                _ => break None,
+            }
+        };
+        self.runner.cut(lane, start + kept + 1);
+        self.sequences[index].patience.learn(kept);
+        ended.extend(end.map(|end| (index, end)));
+        true
+    }
+
+    /// Gathers rows for the next decode from the newest tokens of these sequences, which generate, and stand in the
+    /// order of their lanes; how many of them it takes.
+    ///
+    /// Lanes that stand side by side are evaluated together; llama.cpp cuts a decode where one is left out. So a lane
+    /// or two in between are given a token that is forgotten again, which costs less than another decode.
+    pub(super) fn gather_tokens(&mut self, sequences: &[usize]) -> usize {
+        let groups = &self.shared.groups;
+        let group = groups[sequences.len().min(groups.len() - 1)];
+        self.rows.clear();
+        for (taken, &index) in sequences.iter().enumerate() {
+            let sequence = &self.sequences[index];
+            let Phase::Generating { next } = sequence.phase else {
+                return taken;
+            };
+            if taken > 0 && (taken >= group || self.is_abandoned(index)) {
+                return taken;
+            }
+            let start = self.rows.len();
+            if let Some(last) = self.rows.last().map(|row| row.lane) {
+                for lane in last + 1..sequence.lane {
+                    let bridge = self.free_position(lane).map(|position| Row {
+                        token: next,
+                        position,
+                        lane,
+                        logits: false,
+                    });
+                    self.rows.extend(bridge);
+                }
+                let between = sequence.lane - last - 1;
+                if between > BRIDGED || self.rows.len() - start < between {
+                    self.rows.truncate(start);
+                }
+            }
+            if self.rows.len() >= self.shared.width {
+                self.rows.truncate(start);
+                return taken;
+            }
+            self.rows.push(Row {
+                token: next,
+                position: sequence.next_position(),
+                lane: sequence.lane,
+                logits: true,
+            });
+        }
+        sequences.len()
+    }
+
+    /// Evaluates the rows that were gathered for these sequences, and draws from each.
+    pub(super) fn evaluate_tokens(&mut self, group: &[usize], ended: &mut Vec<(usize, Delta)>) {
+        let outcome = self.decode();
+        for row in self.rows.iter().filter(|row| !row.logits) {
+            self.runner.cut(row.lane, row.position);
+        }
+        match (outcome, group) {
+            (Ok(()), _) => {
+                let mut row = 0;
+                for &index in group {
+                    while self.rows.get(row).is_some_and(|row| !row.logits) {
+                        row += 1;
+                    }
+                    if let Some(end) = self.advance(index, Logits::Row(row)) {
+                        ended.push((index, end));
+                    }
+                    row += 1;
+                }
+            }
+            (Err(error), &[index]) => ended.push((index, self.failed(index, &error))),
+            // Whoever is to blame shall fail alone.
+            (Err(_), _) => {
+                for index in group {
+                    let sequence = &self.sequences[*index];
+                    let (lane, position) = (sequence.lane, sequence.next_position());
+                    self.runner.cut(lane, position);
+                    let alone = std::slice::from_ref(index);
+                    self.gather_tokens(alone);
+                    self.evaluate_tokens(alone, ended);
+                }
+            }
+        }
+    }
+
+    /// The first position of a lane that holds nothing, if the lane can take a token and forget it again.
+    fn free_position(&self, lane: usize) -> Option<usize> {
+        let state = &self.lanes[lane];
+        let position = match state.sequence {
+            None => state.known.cells(),
+            Some(id) => {
+                let user = self.sequences.iter().find(|sequence| sequence.id == id)?;
+                match user.phase {
+                    Phase::Prompt { evaluated } => evaluated,
+                    _ => return None,
+                }
+            }
+        };
+        (self.runner.model().can_cut() && position < self.shared.lane_tokens).then_some(position)
+    }
+
+    /// Draws the next token; what ends the sequence, if something does.
+    fn advance(&mut self, index: usize, logits: Logits) -> Option<Delta> {
+        let logits = match &logits {
+            Logits::Row(row) => self.runner.logits(*row),
+            Logits::Kept(row) => Some(&row[..]),
+        };
+        let Some(logits) = logits else {
+            return Some(self.failed(index, &"a row of logits is missing"));
+        };
+        let sequence = &mut self.sequences[index];
+        let top = sequence.request.logprobs;
+        let wanted = sequence.sampler.wants().max(top.unwrap_or(0));
+        if wanted > 0 || top.is_some() {
+            self.likeliest.find(logits, wanted);
+        }
+        let Some(token) = sequence.sampler.sample(logits, &self.likeliest) else {
+            flush(sequence);
+            return Some(Delta::Finished(FinishReason::Stop));
+        };
+        sequence.drawn += 1;
+        metrics::token_drawn();
+        if sequence.drawn == 1 {
+            metrics::first_token(sequence.arrived.elapsed());
+        }
+        if self.shared.reuses_generated {
+            sequence.generated.push(token);
+        }
+        let logprob = top.map(|top| Arc::new(logprobs::score(logits, &self.likeliest, token, top)));
+        let vocab = self.runner.model().vocab();
+        if vocab.is_end(token) {
+            flush(sequence);
+            if sequence.request.deliver_end_token {
+                sequence.tell(Delta::Token(sequence.completion.end(token, logprob)));
+            }
+            return Some(Delta::Finished(FinishReason::Stop));
+        }
+        let stopped = sequence.completion.push(token, vocab.bytes(token), logprob);
+        let full = sequence.drawn >= sequence.request.max_tokens
+            || sequence.request.prompt.len() + sequence.drawn >= self.shared.lane_tokens;
+        if stopped || full {
+            flush(sequence);
+            return Some(Delta::Finished(if stopped {
+                FinishReason::Stop
+            } else {
+                FinishReason::Length
+            }));
+        }
+        while let Some(output) = sequence.completion.release() {
+            sequence.tell(Delta::Token(output));
+        }
+        sequence.phase = Phase::Generating { next: token };
+        None
+    }
+
+    /// A decode failed: this sequence ends, the others go on. What its lane holds is not known any more.
+    fn failed(&mut self, index: usize, error: &dyn std::fmt::Display) -> Delta {
+        let sequence = &mut self.sequences[index];
+        tracing::error!(worker = self.number, sequence = sequence.id, %error, "a decode failed");
+        // It stands at its beginning again, with nothing in its lane that anybody could use.
+        sequence.phase = Phase::Prompt { evaluated: 0 };
+        self.lanes[sequence.lane].known = Known::default();
+        self.runner.cut(sequence.lane, 0);
+        Delta::Failed(EngineError::Decode)
+    }
+}
+
+/// Gives out all tokens that were held back.
+fn flush(sequence: &mut Sequence) {
+    while let Some(output) = sequence.completion.flush() {
+        sequence.tell(Delta::Token(output));
+    }
+}
+
+/// A score with no more than `top` alternatives.
+fn with_top(score: &Arc<TokenLogprob>, top: usize) -> Arc<TokenLogprob> {
+    if score.top.len() <= top {
+        return Arc::clone(score);
+    }
+    Arc::new(TokenLogprob {
+        token: score.token,
+        logprob: score.logprob,
+        top: score.top[..top].to_vec(),
+    })
+}

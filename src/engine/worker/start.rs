@@ -1,0 +1,293 @@
+//! How a sequence gets its lane, with what is known already: from a lane beside it, from one of another context, or from a
+//! neighbour who is evaluating it at this moment.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use super::{Message, Phase, Sequence, Worker};
+use crate::engine::lanes::{Entry, Known, Placement, Source, best_source, choose_lane, refuge};
+use crate::engine::plan::{PromptPlan, common_prefix};
+use crate::engine::request::Request;
+use crate::model::{LaneState, Token};
+
+/// Cells that must be won for a sequence to wait for a neighbour in the same context who is evaluating them. Below,
+/// evaluating them again is sooner done.
+const WORTH_WAITING: usize = 32;
+/// Cells that must be won for a lane to be fetched from another context.
+const WORTH_FETCHING: usize = 64;
+
+/// A lane that another worker asks for. It is sent as soon as it holds what is asked, or when it is clear that it
+/// never will.
+pub struct Want {
+    sequence: u64,
+    /// Taken when it is answered.
+    reply: Option<Sender<Message>>,
+    lane: usize,
+    cells: usize,
+    prompt: Arc<[Token]>,
+}
+
+impl Want {
+    fn answer(&mut self, gift: Option<Gift>) {
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(Message::Gift {
+                sequence: self.sequence,
+                gift,
+            });
+        }
+    }
+}
+
+impl Drop for Want {
+    /// Whoever waits for an answer gets one, also from a worker that goes down.
+    fn drop(&mut self) {
+        self.answer(None);
+    }
+}
+
+/// A lane's cells and what is known of them.
+pub struct Gift {
+    known: Known,
+    state: LaneState,
+}
+
+impl Worker<'_> {
+    pub(super) fn publish_known(&self, lane: usize) {
+        let known = &self.lanes[lane].known;
+        let entry = (known.cells() > 0).then(|| Entry {
+            prompt: match &known.whole {
+                Some(whole) if whole.prompt.len() >= known.tokens.len() => {
+                    Arc::clone(&whole.prompt)
+                }
+                _ => known.tokens.as_slice().into(),
+            },
+            tokens: known.tokens.len(),
+            top: (known.scores.len() + 1 >= known.tokens.len()).then_some(known.top),
+            whole: known.whole.as_ref().map(|whole| whole.scores.is_some()),
+        });
+        self.shared.directory.publish(self.number, lane, entry);
+    }
+
+    /// Gives lanes to those who have none, unless it pays to wait for a neighbour.
+    pub(super) fn start_new(&mut self) {
+        for index in 0..self.sequences.len() {
+            if let Phase::New { may_fetch } = self.sequences[index].phase {
+                self.start(index, may_fetch);
+            }
+        }
+    }
+
+    fn start(&mut self, index: usize, may_fetch: bool) {
+        let sequence = &self.sequences[index];
+        let (request, plan) = (&sequence.request, sequence.plan);
+        let reuses = request.cache_prompt && self.runner.model().can_cut();
+        let source = if reuses {
+            best_source(&self.lanes, request, &plan)
+        } else {
+            None
+        };
+        let here = source.map_or(0, |source| source.cells);
+        if reuses && here < request.prompt.len() {
+            // Who has a lane and is still at its prompt goes on, so nobody waits for somebody who waits.
+            let promised = self
+                .sequences
+                .iter()
+                .filter(|other| matches!(other.phase, Phase::Prompt { .. }))
+                .map(|other| promised(other, &self.lanes[other.lane].known, request, &plan))
+                .max()
+                .unwrap_or(0);
+            if promised >= here + WORTH_WAITING {
+                return;
+            }
+            if may_fetch
+                && let Some((worker, there)) =
+                    self.shared
+                        .directory
+                        .best(Some(self.number), request, &plan)
+                && there.cells >= here + WORTH_FETCHING
+            {
+                // One neighbour has asked for it already: it is copied from that one, then.
+                if self.sequences.iter().any(|other| {
+                    matches!(other.phase, Phase::Fetching)
+                        && common_prefix(&other.request.prompt, &request.prompt) >= there.cells
+                }) {
+                    return;
+                }
+                let want = Want {
+                    sequence: sequence.id,
+                    reply: Some(self.shared.mailboxes[self.number].clone()),
+                    lane: there.lane,
+                    cells: there.cells,
+                    prompt: Arc::clone(&request.prompt),
+                };
+                if self.shared.mailboxes[worker]
+                    .send(Message::Want(want))
+                    .is_ok()
+                {
+                    self.sequences[index].phase = Phase::Fetching;
+                    return;
+                }
+            }
+        }
+        // There are as many lanes as sequences may run, and more: one is free.
+        let Some(lane) = choose_lane(&self.lanes, source, self.placement()) else {
+            return;
+        };
+        self.displace(lane, source);
+        let mut cells = here;
+        match source {
+            Some(source) => {
+                if source.lane != lane {
+                    self.runner.copy(source.lane, lane);
+                    self.lanes[lane].known = self.lanes[source.lane].known.clone();
+                }
+            }
+            None => cells = 0,
+        }
+        self.occupy(index, lane, cells);
+    }
+
+    fn placement(&self) -> Placement {
+        if self.shared.width > 1 {
+            Placement::Together
+        } else {
+            Placement::Anywhere
+        }
+    }
+
+    /// Keeps what a lane knows before it is used for something else, if it is not the lane that is missed least.
+    fn displace(&mut self, lane: usize, source: Option<Source>) {
+        if let Some(to) = refuge(&self.lanes, lane, source) {
+            self.runner.copy(lane, to);
+            self.lanes[to].known = std::mem::take(&mut self.lanes[lane].known);
+            self.lanes[to].used = self.lanes[lane].used;
+            self.publish_known(to);
+        }
+    }
+
+    /// Starts a sequence's prompt in a lane that holds its first `cells` tokens.
+    fn occupy(&mut self, index: usize, lane: usize, mut cells: usize) {
+        if !self.runner.cut(lane, cells) {
+            // Forgetting all never fails.
+            cells = 0;
+            self.runner.cut(lane, 0);
+        }
+        let sequence = &mut self.sequences[index];
+        sequence.lane = lane;
+        sequence.cached = cells;
+        sequence.phase = Phase::Prompt { evaluated: cells };
+        let state = &mut self.lanes[lane];
+        state.sequence = Some(sequence.id);
+        if cells == sequence.request.prompt.len() {
+            // `usable` found the very same prompt: nothing is to be evaluated, and what is known of it holds.
+            state.known.tokens.truncate(sequence.plan.shareable());
+            return self.publish_started(index);
+        }
+        let known = &mut state.known;
+        // The score of the token that follows the kept cells belongs to the request's own token, when it is asked
+        // for: `usable` saw to that.
+        let next_score = sequence
+            .request
+            .prompt_logprobs
+            .and_then(|_| known.scores.get(cells.wrapping_sub(1)).cloned());
+        known.truncate(cells);
+        if known.scores.is_empty() {
+            known.top = sequence.request.prompt_logprobs.unwrap_or(0);
+        }
+        if cells > 0 && known.scores.len() + 1 == cells {
+            known.scores.extend(next_score);
+        }
+        self.publish_started(index);
+    }
+
+    /// Tells the other workers what a lane is about to hold.
+    fn publish_started(&self, index: usize) {
+        let sequence = &self.sequences[index];
+        let known = &self.lanes[sequence.lane].known;
+        self.shared.directory.publish(
+            self.number,
+            sequence.lane,
+            Some(Entry {
+                prompt: Arc::clone(&sequence.request.prompt),
+                tokens: sequence.plan.shareable(),
+                top: sequence.request.prompt_logprobs.map(|_| known.top),
+                whole: Some(sequence.request.prompt_logprobs.is_some()),
+            }),
+        );
+    }
+
+    /// Sends lanes that others asked for, as soon as they hold what was asked.
+    pub(super) fn serve_wants(&mut self) {
+        let (ready, later): (Vec<Want>, Vec<Want>) = std::mem::take(&mut self.wants)
+            .into_iter()
+            .partition(|want| {
+                let lane = &self.lanes[want.lane];
+                lane.known.holds(&want.prompt, want.cells)
+                    || !self.sequences.iter().any(|sequence| {
+                        Some(sequence.id) == lane.sequence
+                            && matches!(sequence.phase, Phase::Prompt { .. })
+                            && common_prefix(&sequence.request.prompt, &want.prompt) >= want.cells
+                    })
+            });
+        self.wants = later;
+        for mut want in ready {
+            let known = &self.lanes[want.lane].known;
+            let worth = known.holds(&want.prompt, WORTH_FETCHING);
+            let known = worth.then(|| known.clone());
+            let gift = known.and_then(|known| {
+                Some(Gift {
+                    known,
+                    state: self.runner.export(want.lane)?,
+                })
+            });
+            want.answer(gift);
+        }
+    }
+
+    /// Puts cells from another context into a free lane, for the sequence that waits for them.
+    pub(super) fn unwrap_gift(&mut self, sequence: u64, gift: Option<Gift>) {
+        let Some(index) = self.sequences.iter().position(|other| other.id == sequence) else {
+            return;
+        };
+        if !matches!(self.sequences[index].phase, Phase::Fetching) {
+            return;
+        }
+        self.sequences[index].phase = Phase::New { may_fetch: false };
+        let Some(gift) = gift else { return };
+        // The one that is missed least; the sequence may be run in another, to which it is copied then.
+        let Some(lane) = choose_lane(&self.lanes, None, Placement::Anywhere) else {
+            return;
+        };
+        if self.runner.import(lane, &gift.state) {
+            // The donor may have gone on from there.
+            self.runner.cut(lane, gift.known.cells());
+            self.lanes[lane].known = gift.known;
+            self.clock += 1;
+            self.lanes[lane].used = self.clock;
+        } else {
+            tracing::warn!(lane, "cells from another context did not fit");
+            self.lanes[lane].known = Known::default();
+        }
+        self.publish_known(lane);
+    }
+}
+
+/// Cells that a request could take from a neighbour when that one's prompt is evaluated.
+fn promised(neighbour: &Sequence, known: &Known, request: &Request, plan: &PromptPlan) -> usize {
+    let scored = match (request.prompt_logprobs, neighbour.request.prompt_logprobs) {
+        (None, _) => 0,
+        (Some(k), Some(_)) if k <= known.top => 1,
+        (Some(_), _) => return 0,
+    };
+    let scores = |request: &Request| request.prompt_logprobs.is_some();
+    if neighbour.request.prompt == request.prompt && scores(&neighbour.request) == scores(request) {
+        // Nothing is left to do then, so that is worth waiting for, however short it is.
+        return request.prompt.len() + WORTH_WAITING;
+    }
+    let common = common_prefix(&neighbour.request.prompt, &request.prompt);
+    plan.reuse(
+        common
+            .min(neighbour.plan.shareable())
+            .saturating_sub(scored),
+    )
+}
