@@ -88,7 +88,7 @@ fuzz: setup ## Fuzz each target: make fuzz SECONDS_EACH=60
 		flags=; test $$target != grammar || flags="$(FUZZ_FLAGS_grammar)"; \
 		mkdir -p $(CACHE)/fuzz-corpus/$$target fuzz/regressions/$$target; \
 		cargo fuzz run $$target $(CACHE)/fuzz-corpus/$$target fuzz/corpus/$$target fuzz/regressions/$$target -- \
-			-max_total_time=$(SECONDS_EACH) -timeout=20 -print_final_stats=1 $$flags || exit 1; \
+			-max_total_time=$(SECONDS_EACH) -timeout=120 -print_final_stats=1 $$flags || exit 1; \
 	done
 
 lint: claim ## Check format, clippy and documentation; a warning is an error.
