@@ -85,9 +85,9 @@ pub async fn run_on(
     shutdown: impl Future<Output = ()> + Send + 'static,
     runners: model::Runners,
 ) -> Result<(), RunError> {
-    /// Time to tell those whose requests were cut.
-    const LAST_WORDS: Duration = Duration::from_secs(1);
-    metrics::start();
+    /// Time for workers to end, and then to tell those whose requests were cut.
+    const LAST_WORDS: Duration = Duration::from_secs(5);
+    let upkeep = tokio::spawn(metrics::keep());
     let address = listener.local_addr()?;
     let grace = Duration::from_millis(config.server.shutdown_grace_ms);
     let door = serve::Door::new(&config).await?;
@@ -117,7 +117,9 @@ pub async fn run_on(
     };
     let outcome = tokio::select! {
         outcome = loaded => outcome,
-        served = &mut server => return served.unwrap_or(Ok(())).map_err(RunError::from),
+        served = &mut server => {
+            return served.unwrap_or_else(|error| Err(error.into())).map_err(RunError::from);
+        }
         () = shutdown => Ok(()),
     };
     tracing::info!(
@@ -126,13 +128,20 @@ pub async fn run_on(
     );
     handle.graceful_shutdown(None);
     let ended = tokio::time::timeout(grace, &mut server).await.is_ok();
-    // Ends what still runs, and with it the streams that wait for it.
-    let _ = tokio::task::spawn_blocking(move || engine.close()).await;
+    // Ends what still runs, and with it the streams that wait for it. On a thread of its own: a decode may take long, and
+    // those that do other work may all be busy.
+    let (closed, closing) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        engine.close();
+        let _ = closed.send(());
+    });
+    let _ = tokio::time::timeout(LAST_WORDS, closing).await;
     if !ended {
         tracing::warn!("requests were cut: they took longer than server.shutdown_grace_ms");
         let _ = tokio::time::timeout(LAST_WORDS, &mut server).await;
         handle.shutdown();
     }
+    upkeep.abort();
     outcome
 }
 

@@ -43,7 +43,11 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(flags) => {
             let config = flags.load(environment).map_err(wrong_settings)?.config;
             start_logging(config.server.log_format)?;
-            serve(config)
+            let runtime = tokio::runtime::Runtime::new().map_err(failed)?;
+            let outcome = runtime.block_on(serve(config));
+            // Dropped, it would wait for work that nobody wants any more.
+            runtime.shutdown_background();
+            outcome
         }
         Command::Config(flags) => {
             print(&flags.load(environment).map_err(wrong_settings)?.to_toml())
@@ -63,7 +67,6 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 /// Binds first, so that a taken port is told before a model is loaded or downloaded.
-#[tokio::main]
 async fn serve(config: Config) -> Result<(), Failure> {
     let (host, port) = (config.server.host.clone(), config.server.port);
     let listener = candor::listen(&host, port)

@@ -56,9 +56,15 @@ const BUCKETS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
 
-/// Starts counting. Further calls change nothing.
-pub fn start() {
-    handle();
+/// Starts counting, for as long as this is awaited.
+pub async fn keep() {
+    /// What histograms were told lies in a list until it is sorted in, and nobody may ever ask for them.
+    const UPKEEP: Duration = Duration::from_secs(5);
+    let Some(handle) = handle() else { return };
+    loop {
+        handle.run_upkeep();
+        tokio::time::sleep(UPKEEP).await;
+    }
 }
 
 fn handle() -> Option<&'static PrometheusHandle> {
@@ -134,7 +140,6 @@ pub fn render(load: Option<Load>) -> String {
         gauge!(WORKERS).set(load.workers as f64);
         gauge!(WORKERS_ALIVE).set(load.workers_alive as f64);
     }
-    handle.run_upkeep();
     handle.render()
 }
 

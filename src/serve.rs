@@ -10,14 +10,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum_server::Handle;
 use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
-use axum_server::{Handle, Server};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 
+use crate::api::guard::{Counted, Counts, neighbourhood};
 use crate::config::Config;
 use crate::metrics;
 
@@ -78,16 +79,26 @@ impl Door {
                 Path::new(&server.tls_key),
             );
             let tls = RustlsConfig::from_pem_file(files.0, files.1).await;
-            Some(tls.map_err(|source| TlsError {
+            let tls = tls.map_err(|source| TlsError {
                 certificate: server.tls_certificate.clone(),
                 key: server.tls_key.clone(),
                 source,
-            })?)
+            })?;
+            // HTTP/1.1 as without TLS: the limits on time do not reach into a connection of HTTP/2.
+            let mut inner = rustls::ServerConfig::clone(&tls.get_inner());
+            inner.alpn_protocols = vec![b"http/1.1".to_vec()];
+            tls.reload_from_config(Arc::new(inner));
+            Some(tls)
         };
         Ok(Self {
             tls,
             keeper: Keeper {
-                places: Arc::new(Semaphore::new(limits.connections)),
+                places: Arc::new(Semaphore::new(possible_connections(limits.connections))),
+                counts: Counts::default(),
+                per_address: match limits.connections_per_address {
+                    0 => usize::MAX,
+                    most => most,
+                },
                 write_timeout: Duration::from_millis(limits.write_timeout_ms),
             },
             header_bytes: limits.header_bytes,
@@ -107,60 +118,54 @@ impl Door {
         handle: Handle<SocketAddr>,
         app: Router,
     ) -> io::Result<()> {
-        let server = axum_server::from_tcp(listener.into_std()?)?
+        let mut server = axum_server::from_tcp(listener.into_std()?)?
             .handle(handle)
+            .http1_only()
             .first_request_timeout(self.header_timeout);
+        server
+            .http_builder()
+            .http1()
+            .header_read_timeout(self.header_timeout)
+            .max_buf_size(self.header_bytes);
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
         match self.tls {
             Some(tls) => {
                 let acceptor = RustlsAcceptor::new(tls)
                     .handshake_timeout(self.header_timeout)
                     .acceptor(self.keeper);
-                let server = bounded(
-                    server.acceptor(acceptor),
-                    self.header_bytes,
-                    self.header_timeout,
-                );
-                server
-                    .serve(app.into_make_service_with_connect_info::<SocketAddr>())
-                    .await
+                server.acceptor(acceptor).serve(app).await
             }
-            None => {
-                let server = bounded(
-                    server.acceptor(self.keeper),
-                    self.header_bytes,
-                    self.header_timeout,
-                );
-                // Without TLS nobody negotiates HTTP/2.
-                server
-                    .http1_only()
-                    .serve(app.into_make_service_with_connect_info::<SocketAddr>())
-                    .await
-            }
+            None => server.acceptor(self.keeper).serve(app).await,
         }
     }
 }
 
-/// What a request's head may take.
-fn bounded<A>(
-    mut server: Server<SocketAddr, A>,
-    header_bytes: usize,
-    header_timeout: Duration,
-) -> Server<SocketAddr, A> {
-    let builder = server.http_builder();
-    builder
-        .http1()
-        .header_read_timeout(header_timeout)
-        .max_buf_size(header_bytes);
-    builder
-        .http2()
-        .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX));
-    server
+/// As many as are wanted, if the system lets this process open as many files.
+fn possible_connections(wanted: usize) -> usize {
+    /// For models, settings, and whatever else is open.
+    const OTHER_FILES: usize = 128;
+    let files = rlimit::increase_nofile_limit((wanted + OTHER_FILES) as u64);
+    let possible = files
+        .ok()
+        .and_then(|files| usize::try_from(files).ok())
+        .map_or(wanted, |files| files.saturating_sub(OTHER_FILES).max(1));
+    if possible < wanted {
+        tracing::warn!(
+            wanted,
+            possible,
+            "the system allows fewer open files than limits.connections needs"
+        );
+    }
+    wanted.min(possible)
 }
 
 /// Lets so many connections in, and drops those that read nothing of what they are sent.
 #[derive(Clone)]
 struct Keeper {
     places: Arc<Semaphore>,
+    /// By address.
+    counts: Counts,
+    per_address: usize,
     write_timeout: Duration,
 }
 
@@ -170,9 +175,16 @@ impl<S> Accept<TcpStream, S> for Keeper {
     type Future = Ready<io::Result<(Connection, S)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        let counted = stream.peer_addr().ok().and_then(|peer| {
+            let name = neighbourhood(peer.ip()).to_string();
+            self.counts.add(name, self.per_address)
+        });
+        let (Some(place), Some(counted)) = (place, counted) else {
             metrics::connection_refused();
-            return ready(Err(io::Error::other("limits.connections are open")));
+            return ready(Err(io::Error::other(
+                "as many connections as may be are open",
+            )));
         };
         // Tokens are small and are wanted now.
         let _ = stream.set_nodelay(true);
@@ -181,6 +193,7 @@ impl<S> Accept<TcpStream, S> for Keeper {
         let connection = Connection {
             stream: Box::pin(stream),
             _place: place,
+            _counted: counted,
         };
         ready(Ok((connection, service)))
     }
@@ -190,6 +203,7 @@ impl<S> Accept<TcpStream, S> for Keeper {
 struct Connection {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
     _place: OwnedSemaphorePermit,
+    _counted: Counted,
 }
 
 impl AsyncRead for Connection {

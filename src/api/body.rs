@@ -17,6 +17,9 @@ use super::error::ApiError;
 #[derive(Debug)]
 pub struct JsonObject(pub Map<String, Value>);
 
+/// A longer body takes milliseconds to read.
+const READ_AT_ONCE_BYTES: usize = 65_536;
+
 impl FromRequest<AppState> for JsonObject {
     type Rejection = ApiError;
 
@@ -53,6 +56,9 @@ impl FromRequest<AppState> for JsonObject {
                     "The body did not arrive whole, or not in the form that its headers announce.",
                 ),
             })?;
+        if bytes.len() > READ_AT_ONCE_BYTES {
+            return state.work(move || parse(&bytes)).await?.map(Self);
+        }
         parse(&bytes).map(Self)
     }
 }

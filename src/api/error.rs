@@ -57,6 +57,14 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
+    /// 500; the log has more.
+    pub fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The server met an error of its own.",
+        )
+    }
+
     pub fn code(self, code: &'static str) -> Self {
         Self {
             code: Some(code),

@@ -1,8 +1,9 @@
 //! Who may ask: the name the server is called by, the page that asks, the key, and how much at once.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
@@ -17,23 +18,28 @@ use super::AppState;
 use super::error::ApiError;
 use crate::config;
 
-/// Who asks: by key if there is one, else by address. Clients take turns at places.
+/// Who asks, and since when.
 #[derive(Debug, Clone)]
-pub struct Client(pub Arc<str>);
+pub struct Client {
+    /// By key if there is one, else by address. Clients take turns at places.
+    pub name: Arc<str>,
+    pub arrived: Instant,
+}
 
-/// Requests that run or wait, for each key and address with a limit.
+/// How many there are of each name that has a limit: requests that run or wait, connections.
 #[derive(Debug, Clone, Default)]
 pub struct Counts(Arc<Mutex<HashMap<String, usize>>>);
 
-/// A request that is counted until this is dropped.
+/// Counts until it is dropped.
 #[derive(Debug)]
-struct Counted {
+pub struct Counted {
     counts: Counts,
     name: String,
 }
 
 impl Counts {
-    fn add(&self, name: String, most: usize) -> Option<Counted> {
+    /// `None`: there are as many already.
+    pub fn add(&self, name: String, most: usize) -> Option<Counted> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(name.clone()).or_default();
         if *count >= most {
@@ -116,7 +122,7 @@ fn admit(state: &AppState, request: &Request) -> Result<(Client, Vec<Counted>), 
         .get::<ConnectInfo<SocketAddr>>()
         .map_or_else(
             || "unknown".to_owned(),
-            |info| info.0.ip().to_canonical().to_string(),
+            |info| neighbourhood(info.0.ip()).to_string(),
         );
     let address = format!("address {address}");
     let limits = &config.limits;
@@ -144,7 +150,21 @@ fn admit(state: &AppState, request: &Request) -> Result<(Client, Vec<Counted>), 
             })?);
         }
     }
-    Ok((Client(key.unwrap_or(address).into()), counted))
+    let client = Client {
+        name: key.unwrap_or(address).into(),
+        arrived: Instant::now(),
+    };
+    Ok((client, counted))
+}
+
+/// The address that stands for all that one host may have: a machine reaches itself by many, and whoever has one address
+/// of IPv6 has 2^64 of them.
+pub fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        address if address.is_loopback() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
 }
 
 /// The name that the client calls the server by, with its port. HTTP/1.0 need not say.
@@ -304,6 +324,19 @@ mod tests {
         check("https://b.example", &["https://a.example"], false);
         check("null", &[], false);
         check("null", &["*"], true);
+    }
+
+    #[test]
+    fn a_host_has_one_address() {
+        let check = |address: &str, expect: &str| {
+            let parse = |text: &str| text.parse::<IpAddr>().expect("an address");
+            assert_eq!(neighbourhood(parse(address)), parse(expect));
+        };
+        check("127.0.0.1", "127.0.0.1");
+        check("127.9.9.9", "127.0.0.1");
+        check("::1", "127.0.0.1");
+        check("::ffff:10.0.0.7", "10.0.0.7");
+        check("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::");
     }
 
     #[test]

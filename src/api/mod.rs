@@ -3,8 +3,9 @@
 mod body;
 mod completions;
 mod error;
-mod guard;
+pub mod guard;
 mod health;
+mod leftover;
 mod metrics;
 mod models;
 
@@ -18,6 +19,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
@@ -34,6 +36,8 @@ pub struct AppState {
     /// Whether only this machine can reach the server.
     is_loopback: bool,
     counts: guard::Counts,
+    /// As many as there are cores: see `work`.
+    hands: Arc<Semaphore>,
     /// Seconds since 1970 at the start.
     started: u64,
 }
@@ -45,8 +49,25 @@ impl AppState {
             config,
             is_loopback,
             counts: guard::Counts::default(),
+            hands: Arc::new(Semaphore::new(
+                std::thread::available_parallelism().map_or(1, usize::from),
+            )),
             started: now(),
         }
+    }
+
+    /// Does what takes a core for more than a moment, beside the threads that serve everybody: no more of it at once than
+    /// there are cores, whoever has left.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let hand = Arc::clone(&self.hands).acquire_owned().await;
+        let done = tokio::task::spawn_blocking(move || {
+            let _hand = hand;
+            work()
+        });
+        done.await.map_err(|_| ApiError::internal())
     }
 
     /// The names that the model answers to; the first is the one it is called by.
@@ -91,6 +112,10 @@ pub fn app(state: AppState) -> Router {
         None => router,
     };
     router
+        .layer(middleware::from_fn_with_state(
+            state.clone(),
+            leftover::drain,
+        ))
         .layer(middleware::from_fn(metrics::count))
         // Whoever fails says so; a 503 while the model loads is no failure.
         .layer(
@@ -146,11 +171,7 @@ async fn method_not_allowed(path: MatchedPath, method: Method, uri: Uri) -> ApiE
 }
 
 fn panicked(_: Box<dyn Any + Send>) -> Response {
-    ApiError::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "The server met an error of its own.",
-    )
-    .into_response()
+    ApiError::internal().into_response()
 }
 
 /// Seconds since 1970.

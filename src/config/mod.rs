@@ -180,6 +180,8 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Connections at once.
     pub connections: usize,
+    /// Connections of one address at once; 0: no limit.
+    pub connections_per_address: usize,
     /// How long a request's line and headers may take, and a connection be idle.
     pub header_timeout_ms: u64,
     /// How long a request's body may take.
@@ -198,6 +200,8 @@ pub struct Limits {
     pub n: usize,
     /// `logprobs`.
     pub logprobs: usize,
+    /// Tokens of an answer times alternatives, over all choices.
+    pub answer_entries: usize,
     /// Stop strings in one request.
     pub stop_strings: usize,
     /// Bytes of one stop string.

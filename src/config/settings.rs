@@ -201,6 +201,10 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("limits.body_bytes", Allowed::Integer(1_024, 1_073_741_824)),
     setting("limits.header_bytes", Allowed::Integer(8_192, 16_777_216)),
     setting("limits.connections", Allowed::Integer(1, 1_000_000)),
+    setting(
+        "limits.connections_per_address",
+        Allowed::Integer(0, 1_000_000),
+    ),
     setting("limits.header_timeout_ms", Allowed::Integer(1, 86_400_000)),
     setting("limits.body_timeout_ms", Allowed::Integer(1, 86_400_000)),
     setting("limits.write_timeout_ms", Allowed::Integer(1, 86_400_000)),
@@ -213,6 +217,10 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("limits.prompts", Allowed::Integer(1, 65_536)),
     setting("limits.n", Allowed::Integer(1, 1_024)),
     setting("limits.logprobs", Allowed::Integer(0, 100_000)),
+    setting(
+        "limits.answer_entries",
+        Allowed::Integer(1_000, 1_000_000_000),
+    ),
     setting("limits.stop_strings", Allowed::Integer(0, 1_024)),
     setting("limits.stop_bytes", Allowed::Integer(1, 65_536)),
     setting("limits.logit_bias", Allowed::Integer(0, 1_000_000)),

@@ -58,7 +58,7 @@ pub enum StartError {
     Context(#[from] model::ContextError),
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
-    #[error("the model's loader panicked; see the log")]
+    #[error("what starts the engine panicked; see the log")]
     Panicked,
 }
 
@@ -191,10 +191,10 @@ impl Engine {
     pub async fn submit(
         &self,
         client: Arc<str>,
+        arrived: Instant,
         requests: Vec<Request>,
     ) -> Result<Vec<Generation>, EngineError> {
         let pool = self.pool()?;
-        let arrived = Instant::now();
         let mut requests = requests.into_iter();
         let Some(first) = requests.next() else {
             return Ok(Vec::new());
@@ -428,7 +428,7 @@ impl Pool {
             for mailbox in &shared.mailboxes {
                 let _ = mailbox.send(Message::Close);
             }
-            return Err(error.into());
+            return Err(error);
         }
         let flash = if settings.flash_attention {
             "on"

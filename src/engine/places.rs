@@ -85,8 +85,9 @@ impl Places {
         client: &Arc<str>,
         prefer: Option<usize>,
     ) -> Result<Lease, EngineError> {
-        // There is a free one only if nobody waits for it.
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+        // Who stands behind another of the same client does not stand in the semaphore's own line.
+        let nobody_waits = self.clients().is_empty();
+        if nobody_waits && let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(self.lease(permit, prefer));
         }
         let waiting = Waiting::new(self, client, true)?;
@@ -123,8 +124,8 @@ impl Places {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Of the workers that run, the one with the fewest sequences, of equals the preferred one. There are as many
-    /// permits as places, so it has room.
+    /// Of the workers that run, the one with the fewest sequences, of equals the preferred one. While all run
+    /// there are as many permits as places, so it has room; else the sequence waits for a lane.
     fn lease(self: &Arc<Self>, permit: OwnedSemaphorePermit, prefer: Option<usize>) -> Lease {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         let worker = (0..loads.len())
@@ -159,12 +160,12 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     /// `first`: it is a request's first place, for which only so many may wait. But who has none waiting yet may wait
-    /// always, so that nobody is kept out by another's queue.
+    /// all the same, so that nobody is kept out by another's queue.
     fn new(places: &'a Places, client: &'a Arc<str>, first: bool) -> Result<Self, EngineError> {
         let mut clients = places.clients();
         let waiting = waiting_in(&clients);
         let own = clients.get(client).map_or(0, |client| client.waiting);
-        let room = waiting < places.queue_length || (own == 0 && places.queue_length > 0);
+        let room = waiting < places.queue_length || (own == 0 && waiting < 2 * places.queue_length);
         if first && !room {
             return Err(EngineError::QueueFull { waiting });
         }

@@ -6,11 +6,12 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use super::StartError;
 use super::error::EngineError;
 use super::request::Delta;
 use super::worker::{Ended, Message, Shared, Worker};
 use crate::metrics;
-use crate::model::{Context, ContextError, ContextShape, Model, Runner, Runners};
+use crate::model::{Context, ContextShape, Model, Runner, Runners};
 
 /// Between two tries to make what a lost worker ran on.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -51,14 +52,20 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// Runs until it is told to close. `ready` is told how the first start went.
-    pub fn run(self, ready: mpsc::Sender<Result<(), ContextError>>) {
+    pub fn run(self, ready: mpsc::Sender<Result<(), StartError>>) {
         // However this thread ends, nobody takes its worker for a living one.
         let _down = Down(&self);
-        let first = self.runner();
-        let outcome = first.as_ref().map(|_| ()).map_err(Clone::clone);
-        let _ = ready.send(outcome);
+        let mut next = match self.runner() {
+            Ok(runner) => {
+                let _ = ready.send(Ok(()));
+                Some(runner)
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                None
+            }
+        };
         drop(ready);
-        let mut next = first.ok();
         while let Some(runner) = next {
             self.shared.alive.set(self.number, true);
             // What the worker held is dropped as it unwinds, and its clients hear of it.
@@ -77,16 +84,21 @@ impl Supervisor {
             }
             self.shared.alive.set(self.number, false);
             self.shared.directory.forget(self.number);
-            metrics::worker_restarted();
             tracing::error!(worker = self.number, "a worker was lost, and is made anew");
             next = self.replace();
+            if next.is_some() {
+                metrics::worker_restarted();
+            }
         }
     }
 
     /// The context is made on the worker's thread, and stays there.
-    fn runner(&self) -> Result<Box<dyn Runner>, ContextError> {
-        let context = Context::new(&self.model, self.shape.clone())?;
-        Ok((self.runners)(self.number, context))
+    fn runner(&self) -> Result<Box<dyn Runner>, StartError> {
+        catch_unwind(AssertUnwindSafe(|| {
+            let context = Context::new(&self.model, self.shape.clone())?;
+            Ok((self.runners)(self.number, context))
+        }))
+        .unwrap_or(Err(StartError::Panicked))
     }
 
     /// Tries until there is a new runner; meanwhile whoever comes is refused. `None`: the server closes.

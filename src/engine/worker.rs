@@ -437,6 +437,8 @@ impl<'a> Worker<'a> {
 impl Drop for Worker<'_> {
     /// Whoever still runs hears that it is over, also when this is dropped by a panic.
     fn drop(&mut self) {
+        // Before its places are free: nobody shall be sent here.
+        self.shared.alive.set(self.number, false);
         for sequence in self.sequences.drain(..) {
             let deltas = sequence.deltas.clone();
             drop(sequence);

@@ -146,6 +146,7 @@ fn a_worker_that_panics_is_made_anew() {
     let alone = choices(&server.complete(good(0)));
     for (drawn, stream) in [(false, false), (true, true), (true, false)] {
         rebuild.close();
+        let _opener = rebuild.opener();
         let mut request = bad(drawn);
         request["stream"] = json!(stream);
         let answer = server.try_complete(&request);
@@ -171,7 +172,7 @@ fn a_worker_that_panics_is_made_anew() {
         }
         rebuild.open();
         while server.get("/health").status != 200 {
-            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_millis(2));
         }
         books_balance(&server);
     }
@@ -197,6 +198,7 @@ fn who_runs_beside_a_panic_hears_of_it() {
     let server = TestServer::start_on(&tiny_model(), |c| c.engine.contexts = 1, runners);
     gate.close();
     std::thread::scope(|scope| {
+        let _opener = gate.opener();
         let neighbours: Vec<_> = (0..6)
             .map(|number| {
                 let server = &server;
@@ -268,6 +270,7 @@ fn a_slow_worker_holds_up_nobody_elsewhere() {
     let server = TestServer::start_on(&tiny_model(), |c| c.engine.contexts = 2, runners);
     gate.close();
     std::thread::scope(|scope| {
+        let _opener = gate.opener();
         let slow = scope.spawn(|| server.complete(bad(false)));
         gate.wait_for(1);
         for number in 0..8 {

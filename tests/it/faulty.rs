@@ -1,7 +1,7 @@
 //! A runner that fails on command, and counts what it is asked.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use candor::model::{Context, DecodeError, LaneState, Model, Row, Runner, Runners};
 
@@ -86,8 +86,16 @@ impl Gate {
         self.state.lock().expect("not poisoned").closed = true;
     }
 
+    /// Opens it when it is dropped: whoever waits must not keep a test that failed from ending.
+    pub fn opener(&self) -> Opener<'_> {
+        Opener(self)
+    }
+
     pub fn open(&self) {
-        self.state.lock().expect("not poisoned").closed = false;
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .closed = false;
         self.changed.notify_all();
     }
 
@@ -107,5 +115,13 @@ impl Gate {
         while state.waiting < waiting {
             state = self.changed.wait(state).expect("not poisoned");
         }
+    }
+}
+
+pub struct Opener<'a>(&'a Gate);
+
+impl Drop for Opener<'_> {
+    fn drop(&mut self) {
+        self.0.open();
     }
 }

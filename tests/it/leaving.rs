@@ -57,7 +57,7 @@ impl Held {
         let before = self.decodes.load(Ordering::SeqCst);
         drop(client);
         while self.is_here() {
-            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_millis(2));
         }
         self.gate.open();
         books_balance(&self.server);
@@ -77,6 +77,12 @@ impl Held {
             .post_with("/v1/completions", "leaves", &json!({"n": 0}));
         assert!([400, 429].contains(&answer.status), "{}", answer.body);
         answer.status == 429
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.gate.open();
     }
 }
 
@@ -143,6 +149,7 @@ fn in_the_queue() {
     let held = Held::start(2, |config| config.engine.parallel_sequences = 1);
     let request = json!({"prompt": [1, 2, 3], "max_tokens": 3, "min_tokens": 3});
     std::thread::scope(|scope| {
+        let _opener = held.gate.opener();
         let stays = scope.spawn(|| held.server.post_with("/v1/completions", "stays", &request));
         held.gate.wait_for(1);
         let client = send(
@@ -171,7 +178,7 @@ fn before_the_queue() {
         client.write_all(part.as_bytes()).expect("sends");
         drop(client);
         while held.is_here() {
-            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_millis(2));
         }
     }
     books_balance(&held.server);

@@ -1,7 +1,7 @@
 //! More than there is room for: whoever is served is served in turn, whoever is not is told so.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use candor::model::Runners;
 use serde_json::{Value, json};
@@ -40,6 +40,7 @@ fn five_hundred_clients_on_eight_places() {
     gate.close();
     let refused = AtomicUsize::new(0);
     let served = std::thread::scope(|scope| {
+        let _opener = gate.opener();
         let clients: Vec<_> = (0..500)
             .map(|_| {
                 scope.spawn(|| {
@@ -75,7 +76,19 @@ fn five_hundred_clients_on_eight_places() {
 
 #[test]
 fn a_client_with_one_request_does_not_wait_for_one_with_a_hundred() {
-    let (runners, gate) = gated();
+    /// Stands in the prompt of the client with one request.
+    const MARK: i32 = 777;
+    let gate = Arc::new(Gate::default());
+    let (decodes, marked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (held, count, seen) = (Arc::clone(&gate), Arc::clone(&decodes), Arc::clone(&marked));
+    let trouble: Trouble = Arc::new(move |_, rows| {
+        held.pass();
+        let before = count.fetch_add(1, Ordering::SeqCst);
+        if rows.iter().any(|row| row.token.0 == MARK) {
+            seen.store(before, Ordering::SeqCst);
+        }
+        None
+    });
     let server = TestServer::start_on(
         &tiny_model(),
         |config| {
@@ -84,40 +97,37 @@ fn a_client_with_one_request_does_not_wait_for_one_with_a_hundred() {
             config.limits.queue_length = 100;
             config.server.api_keys = vec!["many".to_owned(), "one".to_owned()];
         },
-        runners,
+        faulty(trouble).0,
     );
     gate.close();
-    let order = Mutex::new(Vec::new());
-    let ask = |key: &'static str| {
-        let answer = server.post_with("/v1/completions", key, &short());
-        order
-            .lock()
-            .expect("not poisoned")
-            .push((key, answer.status));
+    let ask = |key: &str, prompt: Value| {
+        let body = json!({"prompt": prompt, "max_tokens": 4, "temperature": 0, "min_tokens": 4});
+        server.post_with("/v1/completions", key, &body).status
     };
+    let many = |number: usize| ask("many", json!([1, 1000 + number]));
     std::thread::scope(|scope| {
-        for waiting in 0..=100 {
-            scope.spawn(|| ask("many"));
-            if waiting == 0 {
+        let _opener = gate.opener();
+        let mut clients = Vec::new();
+        for number in 0..=100_usize {
+            clients.push(scope.spawn(move || many(number)));
+            if number == 0 {
                 gate.wait_for(1);
             }
-            server.wait_until("candor_requests_waiting", waiting);
+            server.wait_until("candor_requests_waiting", number as i64);
         }
-        // The queue is full: another of the same client is refused, one of another client's is not.
-        ask("many");
-        scope.spawn(|| ask("one"));
+        // The queue is full: another of the same client is refused, one of another client is not.
+        assert_eq!(many(101), 503);
+        clients.push(scope.spawn(|| ask("one", json!([1, MARK]))));
         server.wait_until("candor_requests_waiting", 101);
         gate.open();
+        for client in clients {
+            assert_eq!(client.join().expect("no panic"), 200);
+        }
     });
-    let order = order.into_inner().expect("not poisoned");
-    assert_eq!(order[0], ("many", 503));
-    let place = order
-        .iter()
-        .position(|(key, _)| *key == "one")
-        .expect("served");
-    // Behind the one that ran, and the one that stood in line.
-    assert!(place <= 4, "{place}: {order:?}");
-    assert!(order[1..].iter().all(|(_, status)| *status == 200));
+    // Each takes four: it came behind the one that ran and the one that stood in line, and before all the others.
+    let (before, all) = (marked.load(Ordering::SeqCst), decodes.load(Ordering::SeqCst));
+    assert_eq!(all, 4 * 102);
+    assert!((4..=12).contains(&before), "{before} of {all}");
     books_balance(&server);
 }
 
@@ -128,7 +138,7 @@ fn a_long_request_does_not_keep_short_ones_out() {
         config.engine.parallel_sequences = 2;
     });
     std::thread::scope(|scope| {
-        let long = json!({"prompt": vec![7; 1500], "max_tokens": 500, "min_tokens": 500});
+        let long = json!({"prompt": vec![7; 40], "max_tokens": 2000, "min_tokens": 2000});
         let long = scope.spawn(|| {
             let long = long;
             server.complete(long)
@@ -139,8 +149,11 @@ fn a_long_request_does_not_keep_short_ones_out() {
         }
         let still_running = !long.is_finished();
         let answer = long.join().expect("it is answered as well");
-        assert_eq!(answer["usage"]["completion_tokens"], 500);
-        println!("twenty short requests were answered while a long one ran: {still_running}");
+        assert_eq!(answer["usage"]["completion_tokens"], 2000);
+        assert!(
+            still_running,
+            "twenty short requests took longer than a long one"
+        );
     });
     books_balance(&server);
 }
@@ -171,6 +184,7 @@ fn requests_at_once_may_be_bounded_for_a_key_and_for_an_address() {
         );
     };
     std::thread::scope(|scope| {
+        let _opener = gate.opener();
         let a = scope.spawn(|| server.post_with("/v1/completions", "a", &short()));
         server.wait_until("candor_sequences_running", 1);
         refused("a", "one key");

@@ -205,6 +205,73 @@ fn heads_and_connections_are_bounded() {
 }
 
 #[test]
+fn one_address_may_have_so_many_connections() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        config.limits.connections_per_address = 4;
+    });
+    let refused = server.metric("candor_connections_refused_total");
+    // The test's own connections count as well.
+    let mut held = Vec::new();
+    let mut closed = 0;
+    for _ in 0..8 {
+        let mut client = TcpStream::connect(server.address()).expect("connects");
+        let _ = client.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        match client.read_exact(&mut [0; 12]) {
+            Ok(()) => held.push(client),
+            Err(_) => closed += 1,
+        }
+    }
+    assert!((4..8).contains(&closed), "{closed}");
+    drop(held);
+    assert!(server.metric("candor_connections_refused_total") >= refused + 4);
+}
+
+/// An early refusal reaches a client that is still sending.
+#[test]
+fn a_client_that_is_refused_while_it_sends_hears_of_it() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        config.server.api_keys = vec!["key".to_owned()];
+        config.limits.body_bytes = 4 << 20;
+    });
+    let body = "x".repeat(3 << 20);
+    for (path, key, expect) in [
+        ("/v1/completions", "wrong", "401"),
+        ("/nothing", "key", "404"),
+        ("/v1/models", "key", "405"),
+    ] {
+        let answer = raw(
+            &server,
+            &format!(
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\
+                 content-length: {}\r\n\r\n{body}",
+                body.len()
+            ),
+        );
+        assert_eq!(status(&answer), expect, "{answer}");
+    }
+}
+
+#[test]
+fn an_answer_has_a_bound() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        config.limits.answer_entries = 1000;
+    });
+    for body in [
+        json!({"prompt": "Once", "max_tokens": 1001}),
+        json!({"prompt": "Once", "max_tokens": 100, "logprobs": 10}),
+        json!({"prompt": "Once", "max_tokens": 10, "n": 101}),
+        json!({"prompt": vec![7; 1001], "max_tokens": 0, "echo": true}),
+        json!({"prompt": vec!["Once"; 101], "max_tokens": 10}),
+    ] {
+        let answer = server.try_complete(&body);
+        assert_eq!(answer.status, 400, "{}", answer.body);
+        assert_eq!(answer.json()["error"]["code"], "answer_too_large");
+    }
+    server.complete(json!({"prompt": "Once", "max_tokens": 100, "logprobs": 9}));
+    server.complete(json!({"prompt": vec![7; 1500], "max_tokens": 10}));
+}
+
+#[test]
 fn tls_is_an_option() {
     let folder = tempfile::tempdir().expect("a folder");
     let made =

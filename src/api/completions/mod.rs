@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures::StreamExt;
@@ -30,32 +31,20 @@ pub async fn create(
     Extension(client): Extension<Client>,
     body: JsonObject,
 ) -> Result<Response, ApiError> {
-    let model = state.engine.model()?;
-    let request = CompletionRequest::parse(body.0, &state.config, &model)?;
-    let names = state.model_names()?;
-    let name = match &request.model {
-        Some(name) if names.contains(name) => name.clone(),
-        Some(name) => return Err(ApiError::model_not_found(name)),
-        None => names.into_iter().next().unwrap_or_default(),
-    };
-    // Tokenising a long text and reading a grammar take milliseconds of pure work.
-    let (prepared, context_length) = (state.clone(), state.engine.context_length());
-    let work = {
-        let model = Arc::clone(&model);
-        move || prepare(request, &model, &prepared, context_length)
-    };
-    let work = tokio::task::spawn_blocking(work).await;
+    let (preparing, model) = (state.clone(), state.engine.model()?);
+    let work = state.work(move || prepare(body, &model, &preparing));
     let Prepared {
         request,
+        name,
         views,
         sequences,
-    } = work.map_err(|_| {
-        ApiError::new(
-            axum::http::StatusCode::INTERNAL_SERVER_ERROR,
-            "The request could not be prepared.",
-        )
-    })??;
-    let generations = state.engine.submit(client.0, sequences).await?;
+        entries,
+    } = work.await??;
+    let Client {
+        name: client,
+        arrived,
+    } = client;
+    let generations = state.engine.submit(client, arrived, sequences).await?;
     let head = Head {
         id: format!("cmpl-{:016x}{:016x}", random(), random()),
         object: "text_completion",
@@ -78,26 +67,42 @@ pub async fn create(
             request.include_usage,
         ));
     }
-    collect(head, &request, views, generations)
-        .await
-        .map(|answer| Json(answer).into_response())
+    let answer = collect(head, &request, views, generations).await?;
+    if entries <= WRITTEN_AT_ONCE_ENTRIES {
+        return Ok(Json(answer).into_response());
+    }
+    let json = state.work(move || serde_json::to_vec(&answer)).await?;
+    let json = json.map_err(|_| ApiError::internal())?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
+
+/// A larger answer takes milliseconds to write.
+const WRITTEN_AT_ONCE_ENTRIES: usize = 50_000;
 
 /// A request that can be run.
 struct Prepared {
     request: CompletionRequest,
+    /// The model's, as the client has it.
+    name: String,
     /// One for each prompt.
     views: Vec<View>,
     /// `best_of` for each prompt, in order.
     sequences: Vec<Request>,
+    /// What the answer may come to.
+    entries: usize,
 }
 
-fn prepare(
-    mut request: CompletionRequest,
-    model: &Arc<Model>,
-    state: &AppState,
-    context_length: usize,
-) -> Result<Prepared, ApiError> {
+/// Checks a request and makes tokens of its prompts: pure work, of milliseconds if a text is long or there is a grammar.
+fn prepare(body: JsonObject, model: &Arc<Model>, state: &AppState) -> Result<Prepared, ApiError> {
+    let context_length = state.engine.context_length();
+    let limits = &state.config.limits;
+    let mut request = CompletionRequest::parse(body.0, &state.config, model)?;
+    let names = state.model_names()?;
+    let name = match &request.model {
+        Some(name) if names.contains(name) => name.clone(),
+        Some(name) => return Err(ApiError::model_not_found(name)),
+        None => names.into_iter().next().unwrap_or_default(),
+    };
     let grammar = request.checked_grammar(model)?;
     if request.suffix.is_some() && request.echo && request.logprobs.is_some() {
         return Err(ApiError::field(
@@ -111,19 +116,25 @@ fn prepare(
     let logprobs = request
         .logprobs
         .or((request.best_of > request.n).then_some(0));
+    let mut entries = 0;
     let mut views = Vec::new();
     let mut sequences = Vec::new();
     for input in std::mem::take(&mut request.prompts) {
-        // A text of megabytes takes seconds to tokenise.
-        if let PromptInput::Text(text) = &input {
-            let least = model.vocab().least_tokens(text);
-            if least > context_length {
-                return Err(too_long(
-                    &format!("at least {least}"),
-                    &request,
-                    context_length,
-                ));
-            }
+        // What cannot fit is refused before it is tokenised, or written out.
+        let least = match &input {
+            PromptInput::Text(text) => model.vocab().least_tokens(text),
+            PromptInput::Tokens(tokens) => tokens.len(),
+        };
+        let suffix = request.suffix.as_deref().unwrap_or_default();
+        let least = least + model.vocab().least_tokens(suffix);
+        if least > context_length {
+            let exact = request.suffix.is_none() && matches!(input, PromptInput::Tokens(_));
+            let tokens = if exact {
+                least.to_string()
+            } else {
+                format!("at least {least}")
+            };
+            return Err(too_long(&tokens, &request, context_length));
         }
         let prompt = Arc::new(match (&request.suffix, input) {
             (Some(suffix), PromptInput::Text(prefix)) => {
@@ -137,12 +148,18 @@ fn prepare(
             }
             (None, input) => Prompt::new(input, model.vocab()),
         });
-        let max_tokens = room(
-            &prompt,
-            &request,
-            state.config.limits.prompt_tokens,
-            context_length,
-        )?;
+        let max_tokens = room(&prompt, &request, limits.prompt_tokens, context_length)?;
+        let echoed = if request.echo { prompt.tokens.len() } else { 0 };
+        let each = (echoed + max_tokens) * (logprobs.unwrap_or(0) + 1);
+        entries += each * request.best_of;
+        if entries > limits.answer_entries {
+            return Err(ApiError::body(format!(
+                "The answer could come to more than {} entries, which are echoed and generated tokens times `logprobs` + 1, \
+                 over all choices. Ask for fewer prompts, choices, tokens or alternatives.",
+                limits.answer_entries
+            ))
+            .code("answer_too_large"));
+        }
         for choice in 0..request.best_of {
             let mut sampling = request.sampling.clone();
             sampling.grammar.clone_from(&grammar);
@@ -168,8 +185,10 @@ fn prepare(
     }
     Ok(Prepared {
         request,
+        name,
         views,
         sequences,
+        entries,
     })
 }
 

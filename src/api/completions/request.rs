@@ -1,6 +1,8 @@
 //! The body of `POST /v1/completions`, read and checked: everything of the contract's first table stands here, each
 //! field in one place.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::fields::{Fields, whole, wrong};
@@ -209,30 +211,30 @@ impl CompletionRequest {
 }
 
 fn unknown(fields: &Fields, how: UnknownFields) -> Result<(), ApiError> {
-    for name in fields.left().filter(|name| !WITHOUT_EFFECT.contains(name)) {
-        match how {
-            UnknownFields::Warn => tracing::warn!(field = name, "an unknown field is ignored"),
-            UnknownFields::Reject => {
-                let shown = cut(name);
-                let hint = match fields.meant(name) {
-                    Some(known) => format!(" Did you mean `{known}`?"),
-                    None if name == "messages" => {
-                        " Chat is not served; send the text as `prompt`.".to_owned()
-                    }
-                    None => String::new(),
-                };
-                return Err(ApiError::field(
-                    shown.clone(),
-                    format!(
-                        "The field `{shown}` is not known here, and an answer that ignored it could be another than \
-                         you asked for.{hint}"
-                    ),
-                )
-                .code("unknown_field"));
-            }
-        }
+    let mut unknown = fields.left().filter(|name| !WITHOUT_EFFECT.contains(name));
+    let Some(name) = unknown.next() else {
+        return Ok(());
+    };
+    if how == UnknownFields::Warn {
+        // Their names are the client's text.
+        tracing::warn!(fields = 1 + unknown.count(), "unknown fields are ignored");
+        tracing::trace!(field = %cut(name), "the first of them");
+        return Ok(());
     }
-    Ok(())
+    let shown = cut(name);
+    let hint = match fields.meant(name) {
+        Some(known) => format!(" Did you mean `{known}`?"),
+        None if name == "messages" => " Chat is not served; send the text as `prompt`.".to_owned(),
+        None => String::new(),
+    };
+    Err(ApiError::field(
+        shown.clone(),
+        format!(
+            "The field `{shown}` is not known here, and an answer that ignored it could be another than you asked \
+             for.{hint}"
+        ),
+    )
+    .code("unknown_field"))
 }
 
 fn prompts(value: Option<Value>, most: usize, model: &Model) -> Result<Vec<PromptInput>, ApiError> {
@@ -446,13 +448,8 @@ fn logit_bias(
         }
     };
     let vocab = model.vocab();
-    let mut biases: Vec<(Token, f32)> = Vec::with_capacity(entries.len());
-    let mut set =
-        |token: Token, bias: f32| match biases.iter_mut().find(|(other, _)| *other == token) {
-            // The reference keeps a map from id to bias: the last one counts.
-            Some(entry) => entry.1 = bias,
-            None => biases.push((token, bias)),
-        };
+    // The reference keeps a map from id to bias: the last one counts.
+    let mut biases: BTreeMap<Token, f32> = BTreeMap::new();
     for (key, value) in entries {
         let bias = value
             .as_f64()
@@ -465,8 +462,26 @@ fn logit_bias(
                 }
             })? as f32;
         if by_text {
-            for token in vocab.tokenize(&key, false, true) {
-                set(token, bias);
+            if key.len() > config.limits.stop_bytes {
+                return Err(ApiError::field(
+                    "logit_bias",
+                    format!(
+                        "A text of `logit_bias` must not be longer than {} bytes, but one has {}.",
+                        config.limits.stop_bytes,
+                        key.len()
+                    ),
+                ));
+            }
+            let tokens = vocab.tokenize(&key, false, true);
+            biases.extend(tokens.into_iter().map(|token| (token, bias)));
+            if biases.len() > config.limits.logit_bias {
+                return Err(ApiError::field(
+                    "logit_bias",
+                    format!(
+                        "The texts of `logit_bias` come to more than {} tokens.",
+                        config.limits.logit_bias
+                    ),
+                ));
             }
         } else {
             let token = key
@@ -485,8 +500,8 @@ fn logit_bias(
                     ),
                 )
             })?;
-            set(Token(token), bias);
+            biases.insert(Token(token), bias);
         }
     }
-    Ok(biases)
+    Ok(biases.into_iter().collect())
 }

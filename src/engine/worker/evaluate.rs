@@ -33,8 +33,7 @@ impl Worker<'_> {
 
     /// Evaluates the rows that were gathered; a second time, if that may help.
     fn decode(&mut self) -> Result<(), DecodeError> {
-        let threads = self.threads();
-        let mut outcome = self.runner.decode(&self.rows, threads);
+        let mut outcome = self.try_decode();
         if outcome.is_err_and(DecodeError::may_pass) {
             // What was evaluated of them would stand in the way.
             for (place, row) in self.rows.iter().enumerate() {
@@ -42,14 +41,20 @@ impl Worker<'_> {
                     self.runner.cut(row.lane, row.position);
                 }
             }
-            outcome = self.runner.decode(&self.rows, threads);
+            outcome = self.try_decode();
         }
-        metrics::decoded(outcome.is_ok());
         self.failures = if outcome.is_ok() {
             0
         } else {
             self.failures + 1
         };
+        outcome
+    }
+
+    fn try_decode(&mut self) -> Result<(), DecodeError> {
+        let threads = self.threads();
+        let outcome = self.runner.decode(&self.rows, threads);
+        metrics::decoded(outcome.is_ok());
         outcome
     }
 
