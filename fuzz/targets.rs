@@ -284,7 +284,8 @@ fn draw_under(model: &Model, grammar: Grammar, data: &[u8]) {
             *logit = (state >> 40) as f32 / 16_777_216.0;
         }
         assert_eq!(sampler.wants(), 0, "a grammar looks at the whole row");
-        let Some(token) = sampler.sample(&row, &Likeliest::default()) else {
+        // Nothing is allowed, or it is given up.
+        let Ok(Some(token)) = sampler.sample(&row, &Likeliest::default()) else {
             return;
         };
         assert!(token.index() < row.len());

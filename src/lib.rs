@@ -38,7 +38,7 @@
 //! - In exact mode a sequence's bits do not depend on its neighbours or on the cache: a lane of its own, decodes that are
 //!   shared only at widths where every bit was found equal, prompts cut into decodes at multiples of eight rows, and
 //!   only cells reused that came from evaluating a prompt.
-//! - No id reaches llama.cpp unchecked, and no grammar that it would not survive.
+//! - No id reaches llama.cpp unchecked, and no grammar reaches it at all; what following one takes is bounded.
 //! - No buffer of context × vocabulary exists: rows of logits are reduced as soon as they are computed.
 //! - Unsafe code stands in `model::context` and `model::huge_pages` alone.
 

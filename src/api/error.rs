@@ -114,6 +114,7 @@ impl From<EngineError> for ApiError {
             }
             EngineError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "server_unavailable"),
             EngineError::Decode => (StatusCode::INTERNAL_SERVER_ERROR, "evaluation_failed"),
+            EngineError::Grammar(_) => return Self::field("grammar", error.to_string()),
         };
         Self::new(status, error.to_string()).code(code)
     }

@@ -1,5 +1,7 @@
 //! Why a sequence could not be run.
 
+use crate::sampling::TooAmbiguous;
+
 /// Each variant is written for the person who sent the request; details go to the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
@@ -15,6 +17,9 @@ pub enum EngineError {
     /// 500.
     #[error("The model could not be evaluated.")]
     Decode,
+    /// 400: only as the text grew did it show.
+    #[error("`grammar` cannot be followed any further: {0}.")]
+    Grammar(#[from] TooAmbiguous),
 }
 
 impl EngineError {

@@ -44,8 +44,8 @@ use supervisor::{Alive, Supervisor};
 use tune::Arrangement;
 use worker::{Job, Message, Shared};
 
-/// A worker's stack. llama.cpp's grammar walks recurse with a token's length; its own threads have 8 MiB.
-const WORKER_STACK_BYTES: usize = 16 << 20;
+/// A worker's stack, as large as that of a program's first thread, on which llama.cpp mostly runs.
+const WORKER_STACK_BYTES: usize = 8 << 20;
 
 /// Why the engine could not start; for the person at the terminal.
 #[derive(Debug, thiserror::Error)]

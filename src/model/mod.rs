@@ -20,7 +20,7 @@ use crate::config;
 
 pub use context::{Context, ContextError, ContextShape, DecodeError, LaneState, Row};
 pub use runner::{Runner, Runners, contexts};
-pub use vocab::{Fim, Vocab};
+pub use vocab::{Fim, Sorted, Vocab};
 
 /// The id of a token of the vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,633 +1,1087 @@
-//! GBNF: what of it is safe to hand to llama.cpp, which aborts, recurses or never ends on the rest.
+//! A text that must follow a grammar: which tokens it allows next.
+//!
+//! The rules become nodes, as of an automaton that may call itself. A text so far stands at several nodes at once, each
+//! with those that called it. What makes this cheap is that callers are kept as sets that are told apart by number: a
+//! rule that several call in one place is followed once, and what is known of a place is known wherever it comes again.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use llama_cpp_2::sampling::LlamaSampler;
+use regex_syntax::utf8::{Utf8Sequence, Utf8Sequences};
 
-use crate::model::Model;
+use super::gbnf::{self, Part, Rule};
+use crate::model::{Model, Sorted, Token};
 
-/// Groups within groups: each level is a call of llama.cpp's parser within another.
-const MAX_DEPTH: usize = 64;
-/// Rules, groups and optional repetitions: each may be a call of its left-recursion check within another.
-const MAX_RULES: usize = 4096;
-/// Characters and references after repetitions are written out: eight bytes each, in every sequence's sampler.
-const MAX_SIZE: usize = 250_000;
-/// `S{m}` is refused by llama.cpp above this, and `S{m,n}` has no end there.
-const MAX_REPETITIONS: usize = 2000;
-/// Ways to reach a first character: each is a stack that llama.cpp keeps, compares with the others, and holds against
-/// the whole vocabulary at each token, while neighbours wait. So many take a tenth of a second.
-const MAX_PATHS: u64 = 5_000;
-/// The ways of all rules together: its left-recursion check walks each.
-const MAX_ALL_PATHS: u64 = 200_000;
+/// Nodes of a grammar; each takes some 16 bytes.
+const MAX_NODES: usize = 250_000;
+/// Steps for one token: at worst a tenth of a second, in which neighbours wait.
+const FUEL: usize = 1_000_000;
+/// What is known of places is forgotten beyond this; some 16 bytes each.
+const MAX_KNOWN: usize = 1 << 20;
 
-/// A grammar that llama.cpp has accepted once.
+/// A grammar that can be followed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Grammar(Arc<str>);
+pub struct Grammar(Arc<Nodes>);
 
 /// What is wrong with a grammar, for the person who sent it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GrammarError {
     #[error("it has no rule named \"root\"")]
     NoRoot,
-    #[error("its groups are nested more than {MAX_DEPTH} deep (line {line})")]
+    #[error("its groups are nested more than 64 deep (line {line})")]
     TooDeep { line: usize },
-    #[error(
-        "it has more than {MAX_RULES} rules; each group, each optional part and each step from m to n of a \
-         repetition {{m,n}} is one"
-    )]
+    #[error("it has more than 4096 rules")]
     TooManyRules,
-    #[error(
-        "it has more than {MAX_SIZE} characters when its repetitions are written out (line {line})"
-    )]
-    TooLarge { line: usize },
+    #[error("it has more than {MAX_NODES} parts when its repetitions are written out")]
+    TooLarge,
     #[error(
         "its rule \"{rule}\" refers to itself before it reads anything (left recursion); write it as a repetition"
     )]
     LeftRecursion { rule: String },
     #[error("its rule \"{rule}\" is used but not defined")]
     Undefined { rule: String },
+    #[error("it names the token \"{token}\", which the model does not have (line {line})")]
+    UnknownToken { token: String, line: usize },
     #[error(
-        "its rule \"{rule}\" can begin in more than {MAX_PATHS} ways; a grammar so ambiguous would stall the server"
+        "it names a token that ends a generation, which is allowed wherever the grammar may end, and nowhere else"
     )]
-    TooAmbiguous { rule: String },
-    #[error(
-        "its rules can begin in more than {MAX_ALL_PATHS} ways in all; a grammar so ambiguous would stall the server"
-    )]
-    AllTooAmbiguous,
-    #[error(
-        "in its rule \"{rule}\" a token in angle brackets may follow text, which llama.cpp cannot read safely; let such \
-         tokens come first, or write the text between quotes"
-    )]
-    TokenAfterText { rule: String },
-    #[error("it holds a NUL character")]
-    Nul,
+    EndToken,
+    #[error(transparent)]
+    TooAmbiguous(#[from] TooAmbiguous),
     #[error("it is not valid GBNF: {what} (line {line})")]
     Syntax { what: &'static str, line: usize },
-    #[error(
-        "llama.cpp does not take it; it names a token that the model lacks, or repeats too often what holds repetitions"
-    )]
-    Refused,
 }
 
+/// What may come next is not found in reasonable time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it can be read in so many ways that following it takes too long")]
+pub struct TooAmbiguous;
+
 impl Grammar {
-    /// Checks a grammar; takes milliseconds.
+    /// Checks a grammar; takes milliseconds, and a tenth of a second at worst.
     pub fn new(model: &Model, gbnf: &str) -> Result<Self, GrammarError> {
-        check(gbnf, model.vocab().len())?;
-        let grammar = Self(gbnf.into());
-        grammar.sampler(model)?;
+        let vocab = model.vocab();
+        let named = |text: &str| {
+            if let Some(id) = text.strip_prefix("<[") {
+                let token = Token(id.strip_suffix("]>")?.parse().ok()?);
+                return (token.index() < vocab.len()).then_some(token);
+            }
+            match vocab.tokenize(text, false, true)[..] {
+                [token] => Some(token),
+                _ => None,
+            }
+        };
+        let grammar = Self(Arc::new(Nodes::new(
+            &gbnf::read(gbnf, &named)?,
+            vocab.ends(),
+        )?));
+        grammar.matcher(model)?.allowed()?;
         Ok(grammar)
     }
 
-    /// A sampler at the grammar's start.
-    pub(super) fn sampler(&self, model: &Model) -> Result<LlamaSampler, GrammarError> {
-        LlamaSampler::grammar(model.weights(), &self.0, "root").map_err(|_| GrammarError::Refused)
+    /// At the grammar's beginning.
+    pub(super) fn matcher(&self, model: &Model) -> Result<Matcher, TooAmbiguous> {
+        let vocab = model.vocab();
+        Matcher::new(Arc::clone(&self.0), vocab.sorted(), vocab.ends())
     }
 }
 
-/// What an alternative holds, as far as the check needs it.
-#[derive(Debug, Clone, Copy)]
-enum Item {
-    /// Reads at least one character. How many it is written with.
-    Text(usize),
-    /// Reads one token, by its text or id.
-    Token,
-    /// A rule, a group, or a part that may be left out.
-    Rule(usize),
+type NodeId = u32;
+
+#[derive(Debug, Clone, PartialEq)]
+enum Node {
+    /// The text may end here.
+    End,
+    Bytes {
+        first: u8,
+        last: u8,
+        next: NodeId,
+    },
+    /// One token, or any token but this.
+    Token {
+        token: Token,
+        not: bool,
+        next: NodeId,
+    },
+    Call {
+        rule: usize,
+        next: NodeId,
+    },
+    Fork(Vec<NodeId>),
+    Return,
 }
 
-impl Item {
-    /// What it takes in llama.cpp's rules.
-    fn size(&self) -> usize {
-        match *self {
-            Self::Text(size) => size,
-            Self::Token | Self::Rule(_) => 1,
+#[derive(Debug, PartialEq)]
+struct Nodes {
+    /// [`Node::End`] comes first.
+    nodes: Vec<Node>,
+    /// Where each rule begins.
+    starts: Vec<NodeId>,
+    root: usize,
+    /// Rules that can read nothing.
+    nullable: Vec<bool>,
+    /// A rule that calls another before it reads anything has the lower rank of the two.
+    ranks: Vec<usize>,
+    by_rank: Vec<usize>,
+    /// Bytes that no node tells apart are of one class.
+    classes: [u8; 256],
+    class_count: usize,
+}
+
+impl Nodes {
+    fn new(rules: &[Rule], ends: &[Token]) -> Result<Self, GrammarError> {
+        let mut writer = Writer {
+            nodes: vec![Node::End],
+            parts: 0,
+            ends,
+        };
+        let mut starts = Vec::new();
+        for rule in rules {
+            let back = writer.push(Node::Return)?;
+            starts.push(writer.alternatives(rule.body.as_deref().unwrap_or_default(), back)?);
+        }
+        let nodes = writer.nodes;
+        let (nullable, first_calls) = first_calls(&nodes, &starts);
+        let mut order = Order {
+            calls: &first_calls,
+            seen: vec![None; rules.len()],
+            callees_first: Vec::new(),
+        };
+        for rule in 0..rules.len() {
+            order
+                .visit(rule)
+                .map_err(|rule| GrammarError::LeftRecursion {
+                    rule: rules[rule].name.clone(),
+                })?;
+        }
+        let by_rank: Vec<usize> = order.callees_first.into_iter().rev().collect();
+        let mut ranks = vec![0; rules.len()];
+        for (rank, &rule) in by_rank.iter().enumerate() {
+            ranks[rule] = rank;
+        }
+        let mut begins = [false; 257];
+        for node in &nodes {
+            if let Node::Bytes { first, last, .. } = node {
+                begins[usize::from(*first)] = true;
+                begins[usize::from(*last) + 1] = true;
+            }
+        }
+        let mut classes = [0_u8; 256];
+        for byte in 1..256 {
+            classes[byte] = classes[byte - 1] + u8::from(begins[byte]);
+        }
+        Ok(Self {
+            nodes,
+            starts,
+            root: rules
+                .iter()
+                .position(|rule| rule.name == "root")
+                .ok_or(GrammarError::NoRoot)?,
+            nullable,
+            ranks,
+            by_rank,
+            classes,
+            class_count: usize::from(classes[255]) + 1,
+        })
+    }
+}
+
+/// Writes rules out as nodes, from the last part to the first.
+struct Writer<'a> {
+    nodes: Vec<Node>,
+    /// Parts written so far, those that took no node among them.
+    parts: usize,
+    ends: &'a [Token],
+}
+
+impl Writer<'_> {
+    fn push(&mut self, node: Node) -> Result<NodeId, GrammarError> {
+        if self.nodes.len() >= MAX_NODES {
+            return Err(GrammarError::TooLarge);
+        }
+        self.nodes.push(node);
+        Ok(self.nodes.len() as NodeId - 1)
+    }
+
+    /// Any of several; none of them: nothing goes on.
+    fn fork(&mut self, nodes: Vec<NodeId>) -> Result<NodeId, GrammarError> {
+        match nodes[..] {
+            [node] => Ok(node),
+            _ => self.push(Node::Fork(nodes)),
         }
     }
-}
 
-#[derive(Debug, Default, Clone)]
-struct Rule {
-    name: String,
-    alternatives: Vec<Vec<Item>>,
-    defined: bool,
-}
+    fn alternatives(
+        &mut self,
+        alternatives: &[Vec<Part>],
+        next: NodeId,
+    ) -> Result<NodeId, GrammarError> {
+        let nodes: Result<_, _> = alternatives
+            .iter()
+            .map(|parts| self.parts(parts, next))
+            .collect();
+        self.fork(nodes?)
+    }
 
-/// Reads the grammar's outline, and refuses what llama.cpp would not survive. The fine print of the syntax is left to
-/// llama.cpp.
-fn check(gbnf: &str, vocabulary: usize) -> Result<(), GrammarError> {
-    if gbnf.contains('\0') {
-        return Err(GrammarError::Nul);
-    }
-    let rules = Reader::new(gbnf, vocabulary).rules()?;
-    if !rules.iter().any(|rule| rule.name == "root" && rule.defined) {
-        return Err(GrammarError::NoRoot);
-    }
-    if let Some(rule) = rules.iter().find(|rule| !rule.defined) {
-        return Err(GrammarError::Undefined {
-            rule: rule.name.clone(),
-        });
-    }
-    let nullable = nullable(&rules);
-    let mut paths = vec![None; rules.len()];
-    let mut all = 0;
-    for id in 0..rules.len() {
-        all += count_paths(&rules, &nullable, id, &mut paths)?;
-        if all > MAX_ALL_PATHS {
-            return Err(GrammarError::AllTooAmbiguous);
+    fn parts(&mut self, parts: &[Part], mut next: NodeId) -> Result<NodeId, GrammarError> {
+        self.parts += 1 + parts.len();
+        if self.parts > MAX_NODES {
+            return Err(GrammarError::TooLarge);
         }
+        for part in parts.iter().rev() {
+            next = self.part(part, next)?;
+        }
+        Ok(next)
     }
-    // After a character, too, what follows may begin in many ways.
-    for rule in &rules {
-        for items in &rule.alternatives {
-            let mut from_here = 0;
-            for item in items.iter().rev() {
-                from_here = match *item {
-                    Item::Rule(id) => {
-                        let own = paths[id].flatten().unwrap_or(0);
-                        own + if nullable[id] { from_here } else { 0 }
+
+    fn part(&mut self, part: &Part, mut next: NodeId) -> Result<NodeId, GrammarError> {
+        match part {
+            Part::Text(text) => {
+                for &c in text.iter().rev() {
+                    next = self.class(&[(c, c)], next)?;
+                }
+                Ok(next)
+            }
+            Part::Class(ranges) => self.class(ranges, next),
+            &Part::Token { token, not } => {
+                if !not && self.ends.contains(&token) {
+                    return Err(GrammarError::EndToken);
+                }
+                self.push(Node::Token { token, not, next })
+            }
+            &Part::Rule(rule) => self.push(Node::Call { rule, next }),
+            Part::Group(alternatives) => self.alternatives(alternatives, next),
+            Part::Repeat { parts, least, most } => {
+                let after = next;
+                if let Some(most) = most {
+                    for _ in *least..*most {
+                        let more = self.parts(parts, next)?;
+                        next = self.push(Node::Fork(vec![more, after]))?;
                     }
-                    Item::Text(_) | Item::Token => 1,
-                };
-                if from_here > MAX_PATHS {
-                    return Err(GrammarError::TooAmbiguous {
-                        rule: rule.name.clone(),
-                    });
+                } else {
+                    next = self.push(Node::Fork(Vec::new()))?;
+                    let more = self.parts(parts, next)?;
+                    self.nodes[next as usize] = Node::Fork(vec![more, after]);
                 }
+                for _ in 0..*least {
+                    next = self.parts(parts, next)?;
+                }
+                Ok(next)
             }
         }
     }
-    check_tokens(&rules, &nullable)
-}
 
-/// Refuses a token that may follow text. A token of the model may hold that text and more; llama.cpp takes it for
-/// allowed when it is asked which are, and ends the process when it is told that it was drawn.
-fn check_tokens(rules: &[Rule], nullable: &[bool]) -> Result<(), GrammarError> {
-    // Which rules may begin with a token, and which may end with text: least fixed points.
-    let mut begins = vec![false; rules.len()];
-    let mut ends = vec![false; rules.len()];
-    let begin = |item: &Item, begins: &[bool]| match *item {
-        Item::Text(_) => false,
-        Item::Token => true,
-        Item::Rule(id) => begins[id],
-    };
-    let end = |item: &Item, ends: &[bool]| match *item {
-        Item::Text(_) => true,
-        Item::Token => false,
-        Item::Rule(id) => ends[id],
-    };
-    let skips = |item: &Item| matches!(*item, Item::Rule(id) if nullable[id]);
-    loop {
-        let mut changed = false;
-        for (id, rule) in rules.iter().enumerate() {
-            for items in &rule.alternatives {
-                if !begins[id] {
-                    let reached = items.iter().position(|item| !skips(item));
-                    let first = &items[..reached.map_or(items.len(), |place| place + 1)];
-                    begins[id] = first.iter().any(|item| begin(item, &begins));
-                    changed |= begins[id];
-                }
-                if !ends[id] {
-                    let reached = items.iter().rposition(|item| !skips(item));
-                    let last = &items[reached.unwrap_or(0)..];
-                    ends[id] = last.iter().any(|item| end(item, &ends));
-                    changed |= ends[id];
-                }
-            }
-        }
-        if !changed {
-            break;
-        }
+    /// One character of these ranges.
+    fn class(&mut self, ranges: &[(u32, u32)], next: NodeId) -> Result<NodeId, GrammarError> {
+        let sequences: Vec<Utf8Sequence> = ranges
+            .iter()
+            .filter_map(|&(first, last)| {
+                // Surrogates are no characters.
+                let first = char::from_u32(first)
+                    .or((0xd800..0xe000).contains(&first).then_some('\u{e000}'))?;
+                let last = char::from_u32(last).unwrap_or(if last < 0xe000 {
+                    '\u{d7ff}'
+                } else {
+                    char::MAX
+                });
+                (first <= last).then(|| Utf8Sequences::new(first, last))
+            })
+            .flatten()
+            .collect();
+        self.bytes(&sequences, 0, next)
     }
-    for rule in rules {
-        for items in &rule.alternatives {
-            let mut after_text = false;
-            for item in items {
-                if after_text && begin(item, &begins) {
-                    return Err(GrammarError::TokenAfterText {
-                        rule: rule.name.clone(),
-                    });
-                }
-                after_text = end(item, &ends) || after_text && skips(item);
-            }
-        }
-    }
-    Ok(())
-}
 
-/// Which rules may read nothing: the least fixed point.
-fn nullable(rules: &[Rule]) -> Vec<bool> {
-    let mut nullable = vec![false; rules.len()];
-    loop {
-        let mut changed = false;
-        for (id, rule) in rules.iter().enumerate() {
-            let empty = |item: &Item| match *item {
-                Item::Text(_) | Item::Token => false,
-                Item::Rule(id) => nullable[id],
+    /// The bytes of sequences that are the same up to `depth`.
+    fn bytes(
+        &mut self,
+        sequences: &[Utf8Sequence],
+        depth: usize,
+        next: NodeId,
+    ) -> Result<NodeId, GrammarError> {
+        let mut nodes = Vec::new();
+        for same in sequences.chunk_by(|a, b| a.as_slice()[depth] == b.as_slice()[depth]) {
+            let range = same[0].as_slice()[depth];
+            let next = if depth + 1 == same[0].len() {
+                next
+            } else {
+                self.bytes(same, depth + 1, next)?
             };
-            if !nullable[id]
-                && rule
-                    .alternatives
-                    .iter()
-                    .any(|items| items.iter().all(empty))
-            {
-                nullable[id] = true;
-                changed = true;
-            }
+            nodes.push(self.push(Node::Bytes {
+                first: range.start,
+                last: range.end,
+                next,
+            })?);
         }
-        if !changed {
-            return nullable;
-        }
+        self.fork(nodes)
     }
 }
 
-/// Counts the ways from a rule to a first character; finds left recursion on the way. Its own recursion is as deep as
-/// there are rules, which are bounded.
-fn count_paths(
-    rules: &[Rule],
-    nullable: &[bool],
-    id: usize,
-    paths: &mut [Option<Option<u64>>],
-) -> Result<u64, GrammarError> {
-    match paths[id] {
-        Some(Some(count)) => return Ok(count),
-        Some(None) => {
-            return Err(GrammarError::LeftRecursion {
-                rule: rules[id].name.clone(),
-            });
+/// Which rules can read nothing, and which each calls before it reads anything.
+fn first_calls(nodes: &[Node], starts: &[NodeId]) -> (Vec<bool>, Vec<Vec<usize>>) {
+    let mut nullable = vec![false; starts.len()];
+    let mut calls = vec![Vec::new(); starts.len()];
+    // Where others go on once a rule is known to be able to read nothing.
+    let mut waiting = vec![Vec::new(); starts.len()];
+    let mut seen = vec![false; nodes.len()];
+    let mut work: Vec<(NodeId, usize)> = starts.iter().copied().zip(0..).collect();
+    while let Some((id, rule)) = work.pop() {
+        if std::mem::replace(&mut seen[id as usize], true) {
+            continue;
         }
-        None => paths[id] = Some(None),
-    }
-    let mut total = 0_u64;
-    for items in &rules[id].alternatives {
-        total += 1;
-        for item in items {
-            match *item {
-                Item::Text(_) | Item::Token => break,
-                Item::Rule(id) => {
-                    total = total.saturating_add(count_paths(rules, nullable, id, paths)?);
-                    if !nullable[id] {
-                        break;
-                    }
+        match &nodes[id as usize] {
+            Node::Fork(nodes) => work.extend(nodes.iter().map(|&node| (node, rule))),
+            &Node::Call { rule: called, next } => {
+                calls[rule].push(called);
+                if nullable[called] {
+                    work.push((next, rule));
+                } else {
+                    waiting[called].push((next, rule));
                 }
             }
-        }
-        if total > MAX_PATHS {
-            return Err(GrammarError::TooAmbiguous {
-                rule: rules[id].name.clone(),
-            });
+            Node::Return => {
+                nullable[rule] = true;
+                work.append(&mut waiting[rule]);
+            }
+            Node::End | Node::Bytes { .. } | Node::Token { .. } => {}
         }
     }
-    paths[id] = Some(Some(total));
-    Ok(total)
+    (nullable, calls)
 }
 
-/// Reads rules, groups, references and repetitions.
-struct Reader<'a> {
-    rest: std::iter::Peekable<std::str::Chars<'a>>,
-    line: usize,
-    /// Tokens that `<[id]>` may name.
-    vocabulary: usize,
-    rules: Vec<Rule>,
-    names: std::collections::HashMap<String, usize>,
-    /// What repetitions have added.
+/// Puts rules after those that they call before they read anything.
+struct Order<'a> {
+    calls: &'a [Vec<usize>],
+    /// Whether all that a rule calls has been visited.
+    seen: Vec<Option<bool>>,
+    callees_first: Vec<usize>,
+}
+
+impl Order<'_> {
+    /// Calls itself as deep as there are rules, which are bounded. The error is a rule that comes to itself.
+    fn visit(&mut self, rule: usize) -> Result<(), usize> {
+        match self.seen[rule] {
+            Some(true) => return Ok(()),
+            Some(false) => return Err(rule),
+            None => self.seen[rule] = Some(false),
+        }
+        for &called in &self.calls[rule] {
+            self.visit(called)?;
+        }
+        self.seen[rule] = Some(true);
+        self.callees_first.push(rule);
+        Ok(())
+    }
+}
+
+/// A node, and the number of the set of those to go back to when its rule has been read.
+type Place = (NodeId, u32);
+
+/// Sets of places, each with a number.
+#[derive(Default)]
+struct Sets {
+    sets: Vec<Arc<[Place]>>,
+    numbers: HashMap<Arc<[Place]>, u32>,
+    /// How many places they hold.
     size: usize,
 }
 
-impl<'a> Reader<'a> {
-    fn new(gbnf: &'a str, vocabulary: usize) -> Self {
-        Self {
-            vocabulary,
-            rest: gbnf.chars().peekable(),
-            line: 1,
-            rules: Vec::new(),
-            names: std::collections::HashMap::new(),
-            size: 0,
+impl Sets {
+    fn number(&mut self, mut places: Vec<Place>) -> u32 {
+        places.sort_unstable();
+        places.dedup();
+        if let Some(&number) = self.numbers.get(&*places) {
+            return number;
         }
+        let (set, number): (Arc<[Place]>, _) = (places.into(), self.sets.len() as u32);
+        self.size += set.len() + 1;
+        self.sets.push(Arc::clone(&set));
+        self.numbers.insert(set, number);
+        number
     }
 
-    fn rules(mut self) -> Result<Vec<Rule>, GrammarError> {
-        loop {
-            self.space(true);
-            if self.rest.peek().is_none() {
-                return Ok(self.rules);
-            }
-            let name = self.name();
-            if name.is_empty() {
-                return Err(self.syntax("a rule's name is expected"));
-            }
-            self.space(false);
-            for expected in "::=".chars() {
-                if self.next() != Some(expected) {
-                    return Err(self.syntax("\"::=\" is expected after a rule's name"));
-                }
-            }
-            self.space(true);
-            let id = self.rule(name)?;
-            self.rules[id].defined = true;
-            let alternatives = self.alternatives(0)?;
-            self.rules[id].alternatives = alternatives;
-        }
-    }
-
-    /// Alternatives up to the end of the rule or of the group.
-    fn alternatives(&mut self, depth: usize) -> Result<Vec<Vec<Item>>, GrammarError> {
-        if depth > MAX_DEPTH {
-            return Err(GrammarError::TooDeep { line: self.line });
-        }
-        let nested = depth > 0;
-        let mut alternatives = Vec::new();
-        let mut current: Vec<Item> = Vec::new();
-        // Where in `current` begins what a repetition repeats.
-        let mut last = 0;
-        loop {
-            let first = self.rest.peek().copied();
-            if first.is_some_and(|c| matches!(c, '"' | '[' | '.' | '<' | '!' | '(') || is_word(c)) {
-                last = current.len();
-            }
-            match first {
-                Some('"') => current.extend(self.quoted('"')?),
-                Some('[') => current.extend(self.quoted(']')?),
-                Some('.') => {
-                    self.next();
-                    current.push(Item::Text(1));
-                }
-                Some('<' | '!') => {
-                    self.token()?;
-                    current.push(Item::Token);
-                }
-                Some('(') => {
-                    self.next();
-                    self.space(true);
-                    let id = self.rule(String::new())?;
-                    self.rules[id].defined = true;
-                    let inner = self.alternatives(depth + 1)?;
-                    self.rules[id].alternatives = inner;
-                    if self.next() != Some(')') {
-                        return Err(self.syntax("\")\" is expected"));
-                    }
-                    current.push(Item::Rule(id));
-                }
-                Some('*') => {
-                    self.next();
-                    self.repeat(&mut current, last, 0, None)?;
-                }
-                Some('+') => {
-                    self.next();
-                    self.repeat(&mut current, last, 1, None)?;
-                }
-                Some('?') => {
-                    self.next();
-                    self.repeat(&mut current, last, 0, Some(1))?;
-                }
-                Some('{') => {
-                    self.next();
-                    let (least, most) = self.bounds()?;
-                    self.repeat(&mut current, last, least, most)?;
-                }
-                Some('|') => {
-                    self.next();
-                    alternatives.push(std::mem::take(&mut current));
-                    last = 0;
-                    self.space(true);
-                    continue;
-                }
-                Some(c) if is_word(c) => {
-                    let name = self.name();
-                    let id = self.rule(name)?;
-                    current.push(Item::Rule(id));
-                }
-                _ => {
-                    alternatives.push(current);
-                    return Ok(alternatives);
-                }
-            }
-            self.space(nested);
-        }
-    }
-
-    /// `m}`, `m,}` or `m,n}`.
-    fn bounds(&mut self) -> Result<(usize, Option<usize>), GrammarError> {
-        let mut bounds = String::new();
-        loop {
-            match self.next() {
-                Some('}') => break,
-                Some(c) => bounds.push(c),
-                None => return Err(self.syntax("\"}\" is expected")),
-            }
-        }
-        let number = |text: &str| {
-            let text = text.trim();
-            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-            // llama.cpp reads it with a function that throws on overflow.
-            let number = text.parse::<u32>().ok().filter(|_| digits);
-            number.ok_or_else(|| {
-                self.syntax(
-                    "the bounds of a repetition are whole numbers below 2^32, as in {2} or {2,4}",
-                )
-            })
-        };
-        let (least, most) = match bounds.split_once(',') {
-            None => (number(&bounds)?, Some(number(&bounds)?)),
-            Some((least, most)) if most.trim().is_empty() => (number(least)?, None),
-            Some((least, most)) => (number(least)?, Some(number(most)?)),
-        };
-        // llama.cpp would take the difference modulo 2^64 and write out as many rules.
-        if most.is_some_and(|most| most < least) {
-            return Err(self.syntax("the second bound of a repetition is smaller than the first"));
-        }
-        let (least, most) = (least as usize, most.map(|most| most as usize));
-        if least > MAX_REPETITIONS {
-            return Err(self.syntax("a part can be asked for at most 2000 times"));
-        }
-        Ok((least, most.filter(|&most| most <= MAX_REPETITIONS)))
-    }
-
-    /// Writes a repetition out as llama.cpp does: `S{2,4}` is `S S a`, where `a` is `S b |` and `b` is `S |`; `S*` is a
-    /// rule `a`, where `a` is `S a |`.
-    fn repeat(
-        &mut self,
-        current: &mut Vec<Item>,
-        start: usize,
-        least: usize,
-        most: Option<usize>,
-    ) -> Result<(), GrammarError> {
-        let repeated = current.split_off(start);
-        if repeated.is_empty() {
-            return Err(self.syntax("there is nothing to repeat"));
-        }
-        // Of an endless one two steps show all that may stand side by side.
-        let optional = most.map_or(2, |most| most - least);
-        let size: usize = repeated.iter().map(Item::size).sum();
-        self.size = self
-            .size
-            .saturating_add(size.saturating_mul(least + optional));
-        if self.size > MAX_SIZE {
-            return Err(GrammarError::TooLarge { line: self.line });
-        }
-        for _ in 0..least {
-            current.extend_from_slice(&repeated);
-        }
-        // An endless repetition's reference to itself is left out: llama.cpp takes it well, and it adds no way.
-        let mut rest = None;
-        for _ in 0..optional {
-            let id = self.rule(String::new())?;
-            let mut items = repeated.clone();
-            items.extend(rest);
-            self.rules[id].defined = true;
-            self.rules[id].alternatives = vec![items, Vec::new()];
-            rest = Some(Item::Rule(id));
-        }
-        current.extend(rest);
-        Ok(())
-    }
-
-    /// The rule's number; a group has no name.
-    fn rule(&mut self, name: String) -> Result<usize, GrammarError> {
-        if let Some(&id) = self.names.get(&name) {
-            return Ok(id);
-        }
-        let id = self.rules.len();
-        if id >= MAX_RULES {
-            return Err(GrammarError::TooManyRules);
-        }
-        if name.is_empty() {
-            self.rules.push(Rule {
-                name: "(group)".to_owned(),
-                ..Rule::default()
-            });
-        } else {
-            // As much of it as a message repeats; "root" is shorter.
-            let shown = name.chars().take(60).collect();
-            self.names.insert(name, id);
-            self.rules.push(Rule {
-                name: shown,
-                ..Rule::default()
-            });
-        }
-        Ok(id)
-    }
-
-    /// A string or a character class with its closing sign; nothing if it is empty.
-    fn quoted(&mut self, close: char) -> Result<Option<Item>, GrammarError> {
-        self.next();
-        if close == ']' && self.rest.peek() == Some(&'^') {
-            self.next();
-        }
-        let mut size = 0;
-        loop {
-            match self.next() {
-                // llama.cpp takes it for nothing at all.
-                Some(']') if close == ']' && size == 0 => {
-                    return Err(self.syntax("a character class is empty"));
-                }
-                Some(c) if c == close => return Ok((size > 0).then_some(Item::Text(size))),
-                Some('\n') | None => return Err(self.syntax("a string or class is not closed")),
-                Some('\\') => self.escape()?,
-                Some(_) => {}
-            }
-            size += 1;
-        }
-    }
-
-    /// What follows a backslash.
-    fn escape(&mut self) -> Result<(), GrammarError> {
-        let digits = match self.next() {
-            Some('t' | 'r' | 'n' | '\\' | '"' | '[' | ']' | '-') => 0,
-            Some('x') => 2,
-            Some('u') => 4,
-            Some('U') => 8,
-            _ => {
-                return Err(
-                    self.syntax("a backslash must be followed by one of t r n x u U \\ \" [ ] -")
-                );
-            }
-        };
-        for _ in 0..digits {
-            if !self.next().is_some_and(|c| c.is_ascii_hexdigit()) {
-                return Err(self.syntax(
-                    "\\x is followed by two hexadecimal digits, \\u by four, \\U by eight",
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// A token by its text or, as in `<[42]>`, by its id.
-    fn token(&mut self) -> Result<(), GrammarError> {
-        let mut inner = String::new();
-        loop {
-            match self.next() {
-                Some('>') => break,
-                Some(c) if c != '\n' => inner.push(c),
-                _ => return Err(self.syntax("a token is not closed with \">\"")),
-            }
-        }
-        let id = inner
-            .trim_start_matches(['!', '<'])
-            .strip_prefix('[')
-            .and_then(|inner| inner.strip_suffix(']'));
-        match id.map(str::parse::<usize>) {
-            Some(Ok(id)) if id < self.vocabulary => Ok(()),
-            Some(_) => Err(self.syntax("the model has no token with this id")),
-            None => Ok(()),
-        }
-    }
-
-    fn name(&mut self) -> String {
-        let mut name = String::new();
-        while let Some(&c) = self.rest.peek() {
-            if !is_word(c) {
-                break;
-            }
-            name.push(c);
-            self.next();
-        }
-        name
-    }
-
-    /// Space and comments; newlines only where the rule goes on.
-    fn space(&mut self, newlines: bool) {
-        while let Some(&c) = self.rest.peek() {
-            match c {
-                ' ' | '\t' => {
-                    self.next();
-                }
-                '#' => {
-                    while self.rest.peek().is_some_and(|&c| c != '\n' && c != '\r') {
-                        self.next();
-                    }
-                }
-                '\n' | '\r' if newlines => {
-                    self.next();
-                }
-                _ => return,
-            }
-        }
-    }
-
-    fn next(&mut self) -> Option<char> {
-        let c = self.rest.next();
-        if c == Some('\n') {
-            self.line += 1;
-        }
-        c
-    }
-
-    fn syntax(&self, what: &'static str) -> GrammarError {
-        GrammarError::Syntax {
-            what,
-            line: self.line,
-        }
+    fn get(&self, number: u32) -> &[Place] {
+        &self.sets[number as usize]
     }
 }
 
-fn is_word(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '-' || c == '_'
+/// Nothing goes on from here: the number of the empty set.
+const DEAD: u32 = 0;
+const UNKNOWN: u32 = u32::MAX;
+
+/// A text so far, and what may follow.
+pub struct Matcher {
+    grammar: Arc<Nodes>,
+    vocab: Arc<Sorted>,
+    ends: Box<[Token]>,
+    /// Those to go back to. A set names only sets that are older than itself.
+    stacks: Sets,
+    /// Where a text may stand.
+    states: Sets,
+    /// Where the text stands.
+    state: u32,
+    /// From a state, with a byte of a class, to a state.
+    steps: Vec<u32>,
+    fuel: usize,
+    /// Of each token, whether it may come next.
+    allowed: Vec<bool>,
+    // Kept for their memory.
+    seen: HashSet<Place>,
+    path: Vec<u32>,
+}
+
+impl Matcher {
+    fn new(grammar: Arc<Nodes>, vocab: Arc<Sorted>, ends: &[Token]) -> Result<Self, TooAmbiguous> {
+        let mut matcher = Self {
+            grammar,
+            vocab,
+            ends: ends.into(),
+            stacks: Sets::default(),
+            states: Sets::default(),
+            state: DEAD,
+            steps: Vec::new(),
+            fuel: FUEL,
+            allowed: Vec::new(),
+            seen: HashSet::new(),
+            path: Vec::new(),
+        };
+        matcher.states.number(Vec::new());
+        let bottom = matcher.stacks.number(vec![(0, 0)]);
+        let start = matcher.grammar.starts[matcher.grammar.root];
+        matcher.state = matcher.close(vec![(start, bottom)])?;
+        Ok(matcher)
+    }
+
+    /// Of each token, whether it may come next.
+    pub fn allowed(&mut self) -> Result<&[bool], TooAmbiguous> {
+        self.fuel = FUEL;
+        self.forget()?;
+        let vocab = Arc::clone(&self.vocab);
+        let mut allowed = std::mem::take(&mut self.allowed);
+        allowed.clear();
+        allowed.resize(vocab.len(), false);
+        let outcome = self.find(&vocab, &mut allowed);
+        self.allowed = allowed;
+        outcome.map(|()| &*self.allowed)
+    }
+
+    fn find(&mut self, vocab: &Sorted, allowed: &mut [bool]) -> Result<(), TooAmbiguous> {
+        // Of the token before, and as far as it went.
+        let mut path = std::mem::take(&mut self.path);
+        path.clear();
+        path.push(self.state);
+        for (token, shared, bytes) in vocab.iter() {
+            if shared >= path.len() {
+                continue;
+            }
+            path.truncate(shared + 1);
+            let mut state = path[shared];
+            for &byte in &bytes[shared..] {
+                state = self.step(state, byte)?;
+                if state == DEAD {
+                    break;
+                }
+                path.push(state);
+            }
+            allowed[token.index()] = state != DEAD;
+        }
+        self.path = path;
+        for &(node, _) in self.states.get(self.state) {
+            match self.grammar.nodes[node as usize] {
+                Node::Token {
+                    token, not: false, ..
+                } => allowed[token.index()] = true,
+                Node::Token {
+                    token, not: true, ..
+                } => {
+                    let before = allowed[token.index()];
+                    allowed.fill(true);
+                    allowed[token.index()] = before;
+                }
+                _ => {}
+            }
+        }
+        let may_end = self
+            .states
+            .get(self.state)
+            .first()
+            .is_some_and(|&(node, _)| node == 0);
+        for &token in &self.ends {
+            allowed[token.index()] = may_end;
+        }
+        Ok(())
+    }
+
+    /// Goes on with a token that is allowed.
+    pub fn accept(&mut self, token: Token) -> Result<(), TooAmbiguous> {
+        if self.ends.contains(&token) {
+            return Ok(());
+        }
+        let mut places: Vec<Place> = Vec::new();
+        for &(node, stack) in self.states.get(self.state) {
+            if let Node::Token {
+                token: named,
+                not,
+                next,
+            } = self.grammar.nodes[node as usize]
+                && (named == token) != not
+            {
+                places.push((next, stack));
+            }
+        }
+        let vocab = Arc::clone(&self.vocab);
+        let bytes = vocab.bytes(token);
+        let mut state = if bytes.is_empty() { DEAD } else { self.state };
+        for &byte in bytes {
+            state = self.step(state, byte)?;
+        }
+        if !places.is_empty() {
+            places.extend_from_slice(self.states.get(state));
+            state = self.close(places)?;
+        }
+        self.state = state;
+        Ok(())
+    }
+
+    fn spend(&mut self, fuel: usize) -> Result<(), TooAmbiguous> {
+        self.fuel = self.fuel.checked_sub(fuel).ok_or(TooAmbiguous)?;
+        Ok(())
+    }
+
+    fn step(&mut self, state: u32, byte: u8) -> Result<u32, TooAmbiguous> {
+        let class = usize::from(self.grammar.classes[usize::from(byte)]);
+        let place = state as usize * self.grammar.class_count + class;
+        if let Some(&to) = self.steps.get(place)
+            && to != UNKNOWN
+        {
+            return Ok(to);
+        }
+        let from = self.states.get(state);
+        let cost = from.len() / 8 + 4;
+        let states = self.states.sets.len();
+        let places: Vec<Place> = from
+            .iter()
+            .filter_map(|&(node, stack)| match self.grammar.nodes[node as usize] {
+                Node::Bytes { first, last, next } if (first..=last).contains(&byte) => {
+                    Some((next, stack))
+                }
+                _ => None,
+            })
+            .collect();
+        self.spend(cost)?;
+        let to = self.close(places)?;
+        // For a new state's steps.
+        if self.states.sets.len() > states {
+            self.spend(self.grammar.class_count / 8)?;
+        }
+        self.steps
+            .resize(self.states.sets.len() * self.grammar.class_count, UNKNOWN);
+        self.steps[place] = to;
+        Ok(to)
+    }
+
+    /// The state of a text that stands at these places: follows forks, calls and returns up to where something is read.
+    ///
+    /// A rule is called once, for all who call it here. They are all known by then: whoever calls it before reading
+    /// anything has a lower rank, and a rule that can read nothing is left as soon as it is called, so that a return
+    /// brings nothing new.
+    fn close(&mut self, mut work: Vec<Place>) -> Result<u32, TooAmbiguous> {
+        let grammar = Arc::clone(&self.grammar);
+        let mut kept = Vec::new();
+        let mut calls: BTreeMap<usize, Vec<Place>> = BTreeMap::new();
+        self.seen.clear();
+        loop {
+            while let Some((node, stack)) = work.pop() {
+                self.spend(1)?;
+                if !self.seen.insert((node, stack)) {
+                    continue;
+                }
+                match &grammar.nodes[node as usize] {
+                    Node::End | Node::Bytes { .. } | Node::Token { .. } => kept.push((node, stack)),
+                    Node::Fork(nodes) => work.extend(nodes.iter().map(|&node| (node, stack))),
+                    Node::Return => work.extend_from_slice(self.stacks.get(stack)),
+                    &Node::Call { rule, next } => {
+                        let back = calls.entry(grammar.ranks[rule]).or_default();
+                        // A rule that ends with a call needs no going back to: however long a list, it stands at one
+                        // place.
+                        if grammar.nodes[next as usize] == Node::Return {
+                            back.extend_from_slice(self.stacks.get(stack));
+                        } else {
+                            back.push((next, stack));
+                        }
+                        if grammar.nullable[rule] {
+                            work.push((next, stack));
+                        }
+                    }
+                }
+            }
+            let Some((rank, back)) = calls.pop_first() else {
+                break;
+            };
+            self.spend(back.len())?;
+            let stack = self.stacks.number(back);
+            work.push((grammar.starts[grammar.by_rank[rank]], stack));
+        }
+        Ok(self.states.number(kept))
+    }
+
+    /// Forgets all but where the text stands, if too much is known.
+    fn forget(&mut self) -> Result<(), TooAmbiguous> {
+        if self.stacks.size + self.states.size + self.steps.len() <= MAX_KNOWN {
+            return Ok(());
+        }
+        let state = self.states.get(self.state).to_vec();
+        let mut used = vec![false; self.stacks.sets.len()];
+        used[0] = true;
+        for &(_, stack) in &state {
+            used[stack as usize] = true;
+        }
+        for number in (0..used.len()).rev() {
+            if used[number] {
+                for &(_, stack) in self.stacks.get(number as u32) {
+                    used[stack as usize] = true;
+                }
+            }
+        }
+        let mut renamed = vec![0; used.len()];
+        let old = std::mem::take(&mut self.stacks);
+        for (number, set) in old.sets.iter().enumerate() {
+            if used[number] {
+                let set = set
+                    .iter()
+                    .map(|&(node, stack)| (node, renamed[stack as usize]));
+                renamed[number] = self.stacks.number(set.collect());
+            }
+        }
+        self.states = Sets::default();
+        self.states.number(Vec::new());
+        let state = state
+            .into_iter()
+            .map(|(node, stack)| (node, renamed[stack as usize]));
+        self.state = self.states.number(state.collect());
+        self.steps = Vec::new();
+        // It would be gone through for each token.
+        if self.stacks.size + self.states.size > MAX_KNOWN / 2 {
+            return Err(TooAmbiguous);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    const VOCABULARY: usize = 100;
+
+    fn nodes(gbnf: &str) -> Result<Nodes, GrammarError> {
+        Nodes::new(&read(gbnf)?, &[Token(99)])
+    }
+
+    fn read(gbnf: &str) -> Result<Vec<Rule>, GrammarError> {
+        gbnf::read(gbnf, &|text| {
+            let id = text.strip_prefix("<[")?.strip_suffix("]>")?.parse().ok()?;
+            (id < VOCABULARY as i32).then_some(Token(id))
+        })
+    }
+
+    /// Over tokens of these bytes; the last one ends a text.
+    fn matcher(nodes: Nodes, tokens: &[&[u8]]) -> Matcher {
+        let sorted = Sorted::new(tokens.iter().copied().chain([&[][..]]));
+        let end = Token(tokens.len() as i32);
+        Matcher::new(Arc::new(nodes), Arc::new(sorted), &[end]).expect("not ambiguous")
+    }
+
+    /// By definition: all places where the parts, from a place on, may end.
+    struct Reference<'a> {
+        rules: &'a [Rule],
+        text: Vec<char>,
+    }
+
+    impl Reference<'_> {
+        fn alternatives(&self, alternatives: &[Vec<Part>], from: usize) -> BTreeSet<usize> {
+            let each = alternatives.iter();
+            each.flat_map(|parts| self.parts(parts, from)).collect()
+        }
+
+        fn parts(&self, parts: &[Part], from: usize) -> BTreeSet<usize> {
+            parts.iter().fold(BTreeSet::from([from]), |places, part| {
+                let each = places.into_iter();
+                each.flat_map(|place| self.part(part, place)).collect()
+            })
+        }
+
+        fn part(&self, part: &Part, from: usize) -> BTreeSet<usize> {
+            match part {
+                Part::Text(text) => {
+                    let found = text.iter().zip(from..).all(|(&c, place)| {
+                        self.text
+                            .get(place)
+                            .is_some_and(|&found| u32::from(found) == c)
+                    });
+                    found.then_some(from + text.len()).into_iter().collect()
+                }
+                Part::Class(ranges) => {
+                    let found = self.text.get(from).is_some_and(|&c| {
+                        let mut ranges = ranges.iter();
+                        ranges.any(|&(first, last)| (first..=last).contains(&c.into()))
+                    });
+                    found.then_some(from + 1).into_iter().collect()
+                }
+                Part::Token { .. } => unreachable!("not in these"),
+                Part::Rule(rule) => {
+                    self.alternatives(self.rules[*rule].body.as_ref().expect("defined"), from)
+                }
+                Part::Group(alternatives) => self.alternatives(alternatives, from),
+                Part::Repeat { parts, least, most } => {
+                    let mut all = BTreeSet::new();
+                    let mut places = BTreeSet::from([from]);
+                    // More often than there are characters brings nothing new.
+                    let most = most.unwrap_or(least + self.text.len() + 1);
+                    for times in 0..=most {
+                        if times >= *least {
+                            all.extend(&places);
+                        }
+                        if times < most {
+                            let each = places.iter();
+                            places = each.flat_map(|&place| self.parts(parts, place)).collect();
+                        }
+                    }
+                    all
+                }
+            }
+        }
+
+        fn takes(&self) -> bool {
+            let root = self
+                .rules
+                .iter()
+                .find(|rule| rule.name == "root")
+                .expect("root");
+            let body = root.body.as_ref().expect("defined");
+            self.alternatives(body, 0).contains(&self.text.len())
+        }
+    }
+
+    /// All texts of these letters, up to a length.
+    fn texts(letters: &[&str], length: usize) -> Vec<String> {
+        let mut all = vec![String::new()];
+        let mut longest = all.clone();
+        for _ in 0..length {
+            let longer = longest.iter();
+            longest = longer
+                .flat_map(|text| letters.iter().map(move |letter| format!("{text}{letter}")))
+                .collect();
+            all.extend_from_slice(&longest);
+        }
+        all
+    }
+
+    fn check_all(rules: &[Rule], letters: &[&str], length: usize) -> usize {
+        let tokens = texts(letters, 2);
+        let bytes: Vec<&[u8]> = tokens.iter().map(|text| text.as_bytes()).collect();
+        let token = |text: &str| {
+            let found = tokens.iter().position(|token| token == text);
+            Token(found.expect("a token") as i32)
+        };
+        let mut taken = 0;
+        for text in texts(letters, length) {
+            let chars: Vec<char> = text.chars().collect();
+            let reference = Reference {
+                rules,
+                text: chars.clone(),
+            };
+            let nodes = Nodes::new(rules, &[]).expect("taken before");
+            let mut matcher = matcher(nodes, &bytes);
+            // In tokens of one character, and of two where there are.
+            let mut alive = true;
+            for place in 0..chars.len() {
+                let allowed = matcher.allowed().expect("cheap").to_vec();
+                let one = token(&chars[place].to_string());
+                if let Some(pair) = chars.get(place..place + 2) {
+                    let pair = token(&pair.iter().collect::<String>());
+                    let mut ahead = Matcher::new(
+                        Arc::clone(&matcher.grammar),
+                        Arc::clone(&matcher.vocab),
+                        &matcher.ends,
+                    )
+                    .expect("cheap");
+                    for c in &chars[..=place] {
+                        ahead.accept(token(&c.to_string())).expect("cheap");
+                    }
+                    let next = token(&chars[place + 1].to_string());
+                    let both = ahead.allowed().expect("cheap")[next.index()];
+                    assert_eq!(allowed[pair.index()], both, "{text:?} {place} {rules:?}");
+                }
+                alive = allowed[one.index()];
+                if !alive {
+                    break;
+                }
+                matcher.accept(one).expect("cheap");
+            }
+            let may_end = alive && matcher.allowed().expect("cheap")[tokens.len()];
+            assert_eq!(may_end, reference.takes(), "{text:?} {rules:?}");
+            taken += usize::from(may_end);
+        }
+        taken
+    }
+
+    #[test]
+    fn it_takes_what_gbnf_takes() {
+        // And how many of these texts each takes, where that is easily counted.
+        for (gbnf, expect) in [
+            (r#"root ::= [a-z]+ "x""#, Some(120)),
+            (r#"root ::= ("a" | "ab") "b""#, Some(2)),
+            (r#"root ::= "a" root "b" | "a" root "x" | """#, Some(7)),
+            (r#"root ::= "a"? "a"? "a"? "b""#, Some(4)),
+            (r#"root ::= (("a"*)* | "b")* "x""#, Some(31)),
+            (r#"root ::= ("a" | "b" root?)+"#, None),
+            (
+                "root ::= s \"x\" s | t\ns ::= t*\nt ::= \"ab\"{0,2} | \"b\"",
+                None,
+            ),
+            ("root ::= (\"a\" |\n \"b\" root \"x\")\n", Some(3)),
+            (r#"root ::= [^a]{2} . | "a"{2,3}"#, Some(14)),
+            (
+                "root ::= ws v ws\nv ::= \"b\" ws \"b\" | \"b\" v\nws ::= \"a\" ws |",
+                None,
+            ),
+        ] {
+            let taken = check_all(&read(gbnf).expect(gbnf), &["a", "b", "x"], 5);
+            assert!(
+                expect.is_none_or(|expect| expect == taken),
+                "{gbnf}: {taken}"
+            );
+        }
+        check_all(
+            &read("root ::= [^é]* \"漢\" | [é-漢]").expect("a grammar"),
+            &["é", "漢", "a", "😀"],
+            4,
+        );
+    }
+
+    /// Draws a grammar's parts.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: u64) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 20) % bound
+        }
+
+        fn alternatives(&mut self, depth: usize) -> Vec<Vec<Part>> {
+            (0..1 + self.below(3)).map(|_| self.parts(depth)).collect()
+        }
+
+        fn parts(&mut self, depth: usize) -> Vec<Part> {
+            (0..self.below(4)).map(|_| self.part(depth)).collect()
+        }
+
+        fn part(&mut self, depth: usize) -> Part {
+            match self.below(if depth > 0 { 9 } else { 6 }) {
+                0 | 1 => Part::Text(vec!['a'.into()]),
+                2 => Part::Text(vec!['a'.into(), 'b'.into()]),
+                3 => Part::Class(vec![('a'.into(), 'b'.into())]),
+                4 | 5 => Part::Rule(self.below(3) as usize),
+                6 => Part::Group(self.alternatives(depth - 1)),
+                _ => {
+                    let least = self.below(3) as usize;
+                    Part::Repeat {
+                        parts: self.parts(depth - 1),
+                        least,
+                        most: (self.below(2) == 0).then(|| least + self.below(3) as usize),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn it_takes_what_gbnf_takes_whatever_the_grammar() {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let mut followed = 0;
+        while followed < 200 {
+            let rules: Vec<Rule> = ["root", "s", "t"]
+                .into_iter()
+                .map(|name| Rule {
+                    name: name.to_owned(),
+                    body: Some(random.alternatives(2)),
+                })
+                .collect();
+            match Nodes::new(&rules, &[]) {
+                Ok(_) => {
+                    check_all(&rules, &["a", "b"], 4);
+                    followed += 1;
+                }
+                Err(error) => assert!(matches!(error, GrammarError::LeftRecursion { .. })),
+            }
+        }
+    }
+
+    #[test]
+    fn characters_may_come_in_pieces() {
+        let bytes: Vec<[u8; 1]> = (0..=255).map(|byte| [byte]).collect();
+        let tokens: Vec<&[u8]> = bytes.iter().map(|byte| &byte[..]).collect();
+        let takes = |gbnf: &str, text: &[u8]| {
+            let mut matcher = matcher(nodes(gbnf).expect("a grammar"), &tokens);
+            for &byte in text {
+                if !matcher.allowed().expect("cheap")[usize::from(byte)] {
+                    return false;
+                }
+                matcher.accept(Token(byte.into())).expect("cheap");
+            }
+            matcher.allowed().expect("cheap")[256]
+        };
+        let some = [
+            '\0', 'a', '\x7f', '\u{80}', '\u{7ff}', '\u{800}', '\u{d7ff}', '\u{e000}',
+        ];
+        let more = [
+            '\u{ffff}',
+            '\u{10000}',
+            '\u{3ffff}',
+            '\u{40000}',
+            '漢',
+            '😀',
+            char::MAX,
+        ];
+        for c in some.into_iter().chain(more) {
+            let number = u32::from(c);
+            let text = c.to_string();
+            assert!(takes("root ::= .", text.as_bytes()), "{c:?}");
+            assert!(takes("root ::= [^b]", text.as_bytes()), "{c:?}");
+            assert!(
+                takes(&format!("root ::= \"\\U{number:08x}\""), text.as_bytes()),
+                "{c:?}"
+            );
+            assert!(
+                !takes(&format!("root ::= [^\\U{number:08x}]"), text.as_bytes()),
+                "{c:?}"
+            );
+            assert!(
+                takes(
+                    &format!("root ::= [\\ud8f0-\\U{number:08x}\\x00-\\U{number:08x}]"),
+                    text.as_bytes()
+                ),
+                "{c:?}"
+            );
+            if number > 0 {
+                assert!(
+                    !takes(
+                        &format!("root ::= [\\x00-\\U{:08x}]", number - 1),
+                        text.as_bytes()
+                    ),
+                    "{c:?}"
+                );
+            }
+        }
+        for broken in [
+            &b"\x80"[..],
+            b"\xc3",
+            b"\xc0\x80",
+            b"\xed\xa0\x80",
+            b"\xf5",
+            b"\xff",
+        ] {
+            assert!(!takes("root ::= .", broken), "{broken:x?}");
+            assert!(!takes("root ::= [^a]", broken), "{broken:x?}");
+        }
+        // Numbers that are no characters: nothing goes on.
+        for none in [
+            "\"\\ud800\"",
+            "[\\ud800-\\udfff]",
+            "\"\\Uffffffff\"",
+            "[z-a]",
+        ] {
+            let mut matcher = matcher(nodes(&format!("root ::= {none}")).expect(none), &tokens);
+            assert!(!matcher.allowed().expect("cheap").contains(&true), "{none}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_allowed_by_id_and_by_no_text() {
+        // 0 is a control token: it has no text. 3 ends.
+        let tokens: [&[u8]; 3] = [b"", b"a", b"ab"];
+        let follow = |gbnf: &str, drawn: &[i32]| {
+            let mut matcher = matcher(nodes(gbnf).expect("a grammar"), &tokens);
+            for &id in drawn {
+                assert!(
+                    matcher.allowed().expect("cheap")[Token(id).index()],
+                    "{gbnf} {id}"
+                );
+                matcher.accept(Token(id)).expect("cheap");
+            }
+            let allowed = matcher.allowed().expect("cheap").to_vec();
+            (0..4).filter(|&id| allowed[id]).collect::<Vec<_>>()
+        };
+        assert_eq!(follow("root ::= .*", &[]), [1, 2, 3]);
+        assert_eq!(follow("root ::= <[0]> \"b\"? | \"a\"", &[]), [0, 1]);
+        assert_eq!(follow("root ::= <[0]>+ \"a\"", &[0]), [0, 1]);
+        assert_eq!(follow("root ::= !<[1]> | !<[0]>", &[]), [0, 1, 2]);
+        assert_eq!(follow("root ::= !<[1]> <[2]>", &[]), [0, 2]);
+        assert_eq!(follow("root ::= !<[1]> <[2]>", &[0]), [2]);
+        // By its id and by its text at once; a token may follow text.
+        assert_eq!(follow("root ::= <[1]> <[0]> | \"a\" \"ab\"", &[]), [1]);
+        assert_eq!(
+            follow("root ::= <[1]> <[0]> | \"a\" \"ab\"", &[1]),
+            [0, 1, 2]
+        );
+        assert_eq!(follow("root ::= \"a\" \"b\"? <[0]>", &[2]), [0]);
+        assert_eq!(follow("root ::= \"a\" \"b\"? <[0]>", &[2, 0]), [3]);
+        assert_eq!(nodes("root ::= <[99]>"), Err(GrammarError::EndToken));
+        assert!(matches!(
+            nodes("root ::= <[100]>"),
+            Err(GrammarError::UnknownToken { .. })
+        ));
+        assert!(matches!(
+            nodes("root ::= !\"a\""),
+            Err(GrammarError::Syntax { .. })
+        ));
+    }
+
+    #[test]
+    fn a_text_can_be_long() {
+        let tokens: [&[u8]; 3] = [b"a", b"b", b"c"];
+        // The first keeps as many sets as there are characters, in the second they are all the same.
+        for (gbnf, places) in [
+            ("root ::= \"a\" root \"b\" | \"a\" root \"c\"", 2),
+            ("root ::= \"a\" root |", 2),
+            ("root ::= \"a\" (\"b\" | root)* \"c\"", 4),
+        ] {
+            let mut matcher = matcher(nodes(gbnf).expect("a grammar"), &tokens);
+            for _ in 0..10_000 {
+                assert!(matcher.allowed().expect("cheap")[0], "{gbnf}");
+                matcher.accept(Token(0)).expect("cheap");
+                assert!(matcher.states.get(matcher.state).len() <= places, "{gbnf}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_forgotten_and_found_again() {
+        let tokens: [&[u8]; 2] = [b"(", b")"];
+        let nodes = nodes("root ::= \"(\" root \")\" root |").expect("a grammar");
+        let mut matcher = matcher(nodes, &tokens);
+        let depth = 100_000;
+        for id in std::iter::repeat_n(0, depth).chain(std::iter::repeat_n(1, depth)) {
+            assert!(matcher.allowed().expect("cheap")[id]);
+            matcher.accept(Token(id as i32)).expect("cheap");
+            assert!(
+                matcher.stacks.size + matcher.states.size + matcher.steps.len() <= MAX_KNOWN + 100
+            );
+        }
+        assert_eq!(matcher.allowed().expect("cheap"), [true, false, true]);
+    }
+
+    #[test]
+    fn what_takes_too_long_is_given_up() {
+        let tokens: [&[u8]; 2] = [b"a", b"aaaaaaaaaaaaaaaa"];
+        let nodes = nodes(&format!("root ::= {}", "[a-z]?{2000} ".repeat(25))).expect("a grammar");
+        let mut matcher = matcher(nodes, &tokens);
+        assert_eq!(matcher.allowed(), Err(TooAmbiguous));
+    }
 
     #[test]
     fn grammars_people_write_pass() {
@@ -637,87 +1091,66 @@ mod tests {
             "root ::= (\n  \"a\" |\n  \"b\" root\n)\n",
             "root ::= expr\nexpr ::= term ([-+*/] term)*\nterm ::= [0-9]+ | \"(\" expr \")\"",
             "root ::= [^\"\\\\]* .",
-            "root ::= <[99]> !<[3]>",
+            "root ::= <[98]> !<[3]>",
+            "s ::= \"a\"?\nr ::= s{0,200}\nroot ::= \"b\" r{200}",
         ] {
-            assert_eq!(check(gbnf, 100), Ok(()), "{gbnf}");
+            assert_eq!(nodes(gbnf).err(), None, "{gbnf}");
         }
     }
 
     #[test]
-    fn what_would_end_the_process_is_refused() {
+    fn what_cannot_be_followed_is_refused() {
         let deep = format!("root ::= {}\"a\"{}", "(".repeat(20_000), ")".repeat(20_000));
-        let wide: String = std::iter::once("root ::= r0\n".to_owned())
-            .chain((0..40).map(|i| format!("r{i} ::= r{j} | r{j}\n", j = i + 1)))
-            .chain(std::iter::once("r40 ::= \"a\"\n".to_owned()))
-            .collect();
         let many: String = (0..5000).map(|i| format!("r{i} ::= \"a\"\n")).collect();
-        let check = |gbnf: &str| check(gbnf, 100).expect_err("refused");
-        assert!(matches!(check(&deep), GrammarError::TooDeep { .. }));
-        assert!(matches!(check(&wide), GrammarError::TooAmbiguous { .. }));
-        assert_eq!(check(&many), GrammarError::TooManyRules);
+        let refused = |gbnf: &str| nodes(gbnf).expect_err("refused");
+        assert!(matches!(refused(&deep), GrammarError::TooDeep { .. }));
+        assert_eq!(refused(&many), GrammarError::TooManyRules);
+        for large in [
+            "(((\"a\"{99}){99}){99}){99}",
+            "(((()){2000}){2000}){2000}",
+            "[^a]{2000}{2000}",
+        ] {
+            assert_eq!(
+                refused(&format!("root ::= {large}")),
+                GrammarError::TooLarge,
+                "{large}"
+            );
+        }
         for left in [
             "root ::= root \"a\"",
             "root ::= a\na ::= b? c\nb ::= \"x\"\nc ::= a \"y\"",
             "root ::= (root)* \"a\"",
         ] {
             assert!(
-                matches!(check(left), GrammarError::LeftRecursion { .. }),
+                matches!(refused(left), GrammarError::LeftRecursion { .. }),
                 "{left}"
             );
         }
-        assert_eq!(check("a ::= \"b\""), GrammarError::NoRoot);
+        assert_eq!(refused("a ::= \"b\""), GrammarError::NoRoot);
+        assert_eq!(refused(""), GrammarError::NoRoot);
         assert_eq!(
-            check("root ::= a"),
+            refused("root ::= a"),
             GrammarError::Undefined { rule: "a".into() }
         );
-        assert!(matches!(
-            check("root ::= \"a\"{99999999999999999999}"),
-            GrammarError::Syntax { .. }
-        ));
-        assert!(matches!(
-            check("root := \"a\""),
-            GrammarError::Syntax { .. }
-        ));
-        assert!(matches!(check("root ::= \"a"), GrammarError::Syntax { .. }));
+        for syntax in [
+            "root ::= \"a\"{99999999999999999999}",
+            "root := \"a\"",
+            "root ::= \"a",
+            "root ::= \"a\"*********",
+        ] {
+            assert!(
+                matches!(refused(syntax), GrammarError::Syntax { .. }),
+                "{syntax}"
+            );
+        }
         for bounds in [
             "{3,2}", "{2001}", "{-1}", "{+1}", "{}", "{,2}", "{1,2,3}", "{1",
         ] {
             let gbnf = format!("root ::= \"a\"{bounds}");
             assert!(
-                matches!(check(&gbnf), GrammarError::Syntax { .. }),
+                matches!(refused(&gbnf), GrammarError::Syntax { .. }),
                 "{bounds}"
             );
-        }
-        assert_eq!(check("root ::= \"\0\""), GrammarError::Nul);
-        assert_eq!(check(""), GrammarError::NoRoot);
-        assert!(matches!(
-            check("root ::= <[100]>"),
-            GrammarError::Syntax { .. }
-        ));
-    }
-
-    #[test]
-    fn repetitions_are_counted_as_they_are_written_out() {
-        let check = |gbnf: &str| check(gbnf, 100);
-        assert_eq!(check("root ::= [a-z]{0,2000} \"b\"{5,2000}"), Ok(()));
-        assert_eq!(
-            check(&format!("root ::= {}", "\"a\"{0,2000} ".repeat(3))),
-            Err(GrammarError::TooManyRules)
-        );
-        assert_eq!(
-            check(&format!("root ::= \"{}\"{{2000}}", "a".repeat(200))),
-            Err(GrammarError::TooLarge { line: 1 })
-        );
-        // What is repeated may be empty: each time is one more way to begin.
-        assert_eq!(check("r ::= \"a\"?\nroot ::= r{0,10} r{10}"), Ok(()));
-        for root in ["r{0,100}", "r{100}", "\"a\" r{100}"] {
-            let gbnf = format!("s ::= \"a\"?\nr ::= s{{0,100}}\nroot ::= {root}");
-            let error = check(&gbnf).expect_err("refused");
-            let ambiguous = matches!(
-                error,
-                GrammarError::TooAmbiguous { .. } | GrammarError::AllTooAmbiguous
-            );
-            assert!(ambiguous, "{root}: {error}");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! A row of logits and [`SamplingParams`] become a token. The arithmetic of each step is llama.cpp's own, in the order
-//! of llama-cpp-python, so that a seed draws the very tokens that it draws there.
+//! of llama-cpp-python, so that a seed draws the very tokens that it draws there. Grammars are followed here: llama.cpp
+//! keeps every way to read a text, which can double with each character, and ends the process on some.
 
+mod gbnf;
 mod grammar;
 mod params;
 
@@ -9,7 +11,7 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
-pub use grammar::{Grammar, GrammarError};
+pub use grammar::{Grammar, GrammarError, Matcher, TooAmbiguous};
 pub use params::{Mirostat, SamplingParams};
 
 use std::collections::VecDeque;
@@ -33,7 +35,7 @@ pub struct Sampler {
     penalties: Option<LlamaSampler>,
     /// The generated tokens that the penalties look back on.
     recent: VecDeque<Token>,
-    grammar: Option<LlamaSampler>,
+    grammar: Option<Matcher>,
     /// What picks a token; `None` is greedy.
     selector: Option<LlamaSampler>,
     /// Candidates that the first cut leaves, whatever the others are; `None`: the whole vocabulary must be looked at.
@@ -45,22 +47,22 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    pub fn new(model: &Model, params: &SamplingParams) -> Result<Self, GrammarError> {
+    pub fn new(model: &Model, params: &SamplingParams) -> Result<Self, TooAmbiguous> {
         let vocab = model.vocab();
         let grammar = params
             .grammar
             .as_ref()
-            .map(|grammar| grammar.sampler(model))
+            .map(|grammar| grammar.matcher(model))
             .transpose()?;
         Ok(Self::over(vocab.len(), vocab.ends(), params, grammar))
     }
 
-    /// Without a model: `ends` are the tokens that end a generation, and the grammar's sampler is made already.
+    /// Without a model: `ends` are the tokens that end a generation, and the grammar is at its beginning already.
     pub fn over(
         vocabulary: usize,
         ends: &[Token],
         params: &SamplingParams,
-        grammar: Option<LlamaSampler>,
+        grammar: Option<Matcher>,
     ) -> Self {
         let n_vocab = i32::try_from(vocabulary).unwrap_or(i32::MAX);
         let penalises = params.repeat_penalty != 1.0
@@ -115,26 +117,28 @@ impl Sampler {
 
     /// Draws the next token, given a row of logits and its [`Sampler::wants`] likeliest tokens. `None`: the grammar
     /// allows no token, not even an end.
-    pub fn sample(&mut self, logits: &[f32], likeliest: &Likeliest) -> Option<Token> {
+    pub fn sample(
+        &mut self,
+        logits: &[f32],
+        likeliest: &Likeliest,
+    ) -> Result<Option<Token>, TooAmbiguous> {
         if !self.gather_few(logits, likeliest) {
             self.gather_all(logits);
             self.change();
             if let Some(grammar) = &mut self.grammar {
-                self.candidates.apply_sampler(grammar);
-                // A grammar's sampler aborts the process when it is told of a token it does not allow.
-                if !self
-                    .candidates
-                    .data
-                    .iter()
-                    .any(|candidate| candidate.logit() > f32::NEG_INFINITY)
-                {
-                    return None;
+                let candidates = self.candidates.data.iter_mut();
+                for (candidate, &allowed) in candidates.zip(grammar.allowed()?) {
+                    if !allowed {
+                        candidate.set_logit(f32::NEG_INFINITY);
+                    }
                 }
             }
         }
-        let token = self.pick()?;
-        self.accept(token);
-        Some(token)
+        let Some(token) = self.pick() else {
+            return Ok(None);
+        };
+        self.accept(token)?;
+        Ok(Some(token))
     }
 
     fn bans_ends(&self) -> bool {
@@ -247,7 +251,7 @@ impl Sampler {
         Some(Token(chosen.0))
     }
 
-    fn accept(&mut self, token: Token) {
+    fn accept(&mut self, token: Token) -> Result<(), TooAmbiguous> {
         self.drawn += 1;
         let accepted = LlamaToken::new(token.0);
         if let Some(penalties) = &mut self.penalties {
@@ -258,11 +262,12 @@ impl Sampler {
             self.recent.push_back(token);
         }
         if let Some(grammar) = &mut self.grammar {
-            grammar.accept(accepted);
+            grammar.accept(token)?;
         }
         if let Some(selector) = &mut self.selector {
             selector.accept(accepted);
         }
+        Ok(())
     }
 }
 

@@ -450,6 +450,31 @@ fn keys_guard_all_but_health() {
 }
 
 #[test]
+fn a_grammar_that_can_be_read_in_many_ways_keeps_nobody_waiting() {
+    let server = server::default();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                // With each character there are twice as many.
+                let answer = server.complete(json!({
+                    "prompt": "a", "max_tokens": 40, "temperature": 0,
+                    "grammar": "root ::= \"a\" root \"b\" | \"a\" root \"c\"",
+                }));
+                let choice = &answer["choices"][0];
+                let text = choice["text"].as_str().expect("text");
+                assert!(
+                    text.len() >= 40 && text.bytes().all(|c| c == b'a'),
+                    "{choice}"
+                );
+                assert_eq!(choice["finish_reason"], "length");
+            });
+        }
+        let answer = server.complete(json!({"prompt": "Is water wet? ", "max_tokens": 8}));
+        assert!(answer["choices"][0]["text"].is_string(), "{answer}");
+    });
+}
+
+#[test]
 fn a_grammar_holds_and_a_finished_one_ends() {
     let answer = server::default().complete(json!({
         "prompt": "Is water wet? ", "max_tokens": 20, "seed": 2, "temperature": 1.0, "logprobs": 2,

@@ -1,7 +1,7 @@
 //! More than there is room for: whoever is served is served in turn, whoever is not is told so.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candor::model::Runners;
 use serde_json::{Value, json};
@@ -125,7 +125,10 @@ fn a_client_with_one_request_does_not_wait_for_one_with_a_hundred() {
         }
     });
     // Each takes four: it came behind the one that ran and the one that stood in line, and before all the others.
-    let (before, all) = (marked.load(Ordering::SeqCst), decodes.load(Ordering::SeqCst));
+    let (before, all) = (
+        marked.load(Ordering::SeqCst),
+        decodes.load(Ordering::SeqCst),
+    );
     assert_eq!(all, 4 * 102);
     assert!((4..=12).contains(&before), "{before} of {all}");
     books_balance(&server);

@@ -340,9 +340,16 @@ impl Worker<'_> {
         if wanted > 0 || top.is_some() {
             self.likeliest.find(logits, wanted);
         }
-        let Some(token) = sequence.sampler.sample(logits, &self.likeliest) else {
-            flush(sequence);
-            return Some(Delta::Finished(FinishReason::Stop));
+        let token = match sequence.sampler.sample(logits, &self.likeliest) {
+            Ok(Some(token)) => token,
+            Ok(None) => {
+                flush(sequence);
+                return Some(Delta::Finished(FinishReason::Stop));
+            }
+            Err(error) => {
+                flush(sequence);
+                return Some(Delta::Failed(EngineError::Grammar(error)));
+            }
         };
         sequence.drawn += 1;
         metrics::token_drawn();
