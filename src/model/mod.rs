@@ -138,8 +138,8 @@ impl Model {
         Some(rows * (key * bytes_k + value * bytes_v))
     }
 
-    /// For the samplers of llama.cpp that need the vocabulary.
-    pub(crate) fn weights(&self) -> &LlamaModel {
+    /// What contexts are made over.
+    fn weights(&self) -> &LlamaModel {
         &self.weights
     }
 }

@@ -422,8 +422,9 @@ pub struct Matcher {
     /// From a state, with a byte of a class, to a state.
     steps: Vec<u32>,
     fuel: usize,
-    /// Of each token, whether it may come next.
+    /// Of each token, whether it may come next, and in which state: within a string it is the same for many tokens.
     allowed: Vec<bool>,
+    allowed_in: Option<u32>,
     // Kept for their memory.
     seen: HashSet<Place>,
     path: Vec<u32>,
@@ -441,6 +442,7 @@ impl Matcher {
             steps: Vec::new(),
             fuel: FUEL,
             allowed: Vec::new(),
+            allowed_in: None,
             seen: HashSet::new(),
             path: Vec::new(),
         };
@@ -455,13 +457,17 @@ impl Matcher {
     pub fn allowed(&mut self) -> Result<&[bool], TooAmbiguous> {
         self.fuel = FUEL;
         self.forget()?;
-        let vocab = Arc::clone(&self.vocab);
-        let mut allowed = std::mem::take(&mut self.allowed);
-        allowed.clear();
-        allowed.resize(vocab.len(), false);
-        let outcome = self.find(&vocab, &mut allowed);
-        self.allowed = allowed;
-        outcome.map(|()| &*self.allowed)
+        if self.allowed_in.take() != Some(self.state) {
+            let vocab = Arc::clone(&self.vocab);
+            let mut allowed = std::mem::take(&mut self.allowed);
+            allowed.clear();
+            allowed.resize(vocab.len(), false);
+            let found = self.find(&vocab, &mut allowed);
+            self.allowed = allowed;
+            found?;
+        }
+        self.allowed_in = Some(self.state);
+        Ok(&self.allowed)
     }
 
     fn find(&mut self, vocab: &Sorted, allowed: &mut [bool]) -> Result<(), TooAmbiguous> {
@@ -629,6 +635,7 @@ impl Matcher {
         if self.stacks.size + self.states.size + self.steps.len() <= MAX_KNOWN {
             return Ok(());
         }
+        self.allowed_in = None;
         let state = self.states.get(self.state).to_vec();
         let mut used = vec![false; self.stacks.sets.len()];
         used[0] = true;

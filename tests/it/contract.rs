@@ -475,6 +475,30 @@ fn a_grammar_that_can_be_read_in_many_ways_keeps_nobody_waiting() {
 }
 
 #[test]
+fn a_grammar_that_takes_too_long_ends_its_own_answer_only() {
+    let server = server::default();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // After the letters, any of 50,000 may come next, and so again after each.
+            let optional = "[a-z]?{2000} ".repeat(25);
+            let answer = server.try_complete(&json!({
+                "prompt": "b", "max_tokens": 60,
+                "grammar": format!("root ::= \"{}\" {optional}", "b".repeat(40)),
+            }));
+            assert_eq!(answer.status, 400);
+            let error = &answer.json()["error"];
+            assert_eq!(error["param"], "grammar");
+            let message = error["message"].as_str().expect("text");
+            assert!(
+                message.contains("cannot be followed any further"),
+                "{error}"
+            );
+        });
+        server.complete(json!({"prompt": "Is water wet? ", "max_tokens": 8}));
+    });
+}
+
+#[test]
 fn a_grammar_holds_and_a_finished_one_ends() {
     let answer = server::default().complete(json!({
         "prompt": "Is water wet? ", "max_tokens": 20, "seed": 2, "temperature": 1.0, "logprobs": 2,
