@@ -27,8 +27,7 @@ fn wait_for_one_waiting(server: &Process) {
     }
 }
 
-/// A stream that has begun.
-fn begun(server: &Process, body: &Value) -> TcpStream {
+fn send(server: &Process, body: &Value) -> TcpStream {
     let body = body.to_string();
     let mut client = TcpStream::connect(server.address()).expect("connects");
     write!(
@@ -38,8 +37,13 @@ fn begun(server: &Process, body: &Value) -> TcpStream {
         body.len()
     )
     .expect("sends");
-    let mut some = [0; 300];
-    client.read_exact(&mut some).expect("it begins");
+    client
+}
+
+/// A stream that has begun.
+fn begun(server: &Process, body: &Value) -> TcpStream {
+    let mut client = send(server, body);
+    client.read_exact(&mut [0; 300]).expect("it begins");
     client
 }
 
@@ -96,15 +100,7 @@ fn what_takes_longer_is_cut_with_an_error() {
         ("CANDOR_ENGINE__PARALLEL_SEQUENCES", "1"),
     ]);
     let running = begun(&server, &long(true));
-    let mut queued = TcpStream::connect(server.address()).expect("connects");
-    let body = long(false).to_string();
-    write!(
-        queued,
-        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .expect("sends");
+    let queued = send(&server, &long(false));
     wait_for_one_waiting(&server);
     server.signal("-TERM");
     let answer = rest(running);
