@@ -144,8 +144,8 @@ pub fn render(load: Option<Load>) -> String {
 }
 
 /// A request was answered; `route` is the route's pattern, never what a client made up.
-pub fn answered(route: &str, status: u16) {
-    counter!(REQUESTS, "route" => route.to_owned(), "status" => status.to_string()).increment(1);
+pub fn answered(route: String, status: u16) {
+    counter!(REQUESTS, "route" => route, "status" => status.to_string()).increment(1);
 }
 
 pub fn waited(time: Duration) {

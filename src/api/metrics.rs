@@ -1,6 +1,6 @@
 //! `GET /metrics`: counters, gauges and histograms in Prometheus' text format.
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -17,10 +17,10 @@ pub async fn metrics(State(state): State<AppState>) -> Response {
     (kind, metrics::render(state.engine.load_now())).into_response()
 }
 
-/// Counts each request by the route's pattern: what clients make up must not become a label.
-pub async fn count(path: Option<MatchedPath>, request: Request, next: Next) -> Response {
+/// Counts each request by its route.
+pub async fn count(request: Request, next: Next) -> Response {
+    let route = super::route(&request).to_owned();
     let response = next.run(request).await;
-    let route = path.as_ref().map_or("other", MatchedPath::as_str);
     metrics::answered(route, response.status().as_u16());
     response
 }

@@ -128,11 +128,15 @@ pub fn app(state: AppState) -> Router {
 
 /// What a request's log lines begin with: the route, not what a client put into the URL.
 fn span(request: &Request) -> tracing::Span {
-    let route = request
+    tracing::debug_span!("request", method = %request.method(), route = route(request))
+}
+
+/// The route's pattern, for logs and metrics: what clients make up stands in neither.
+fn route(request: &Request) -> &str {
+    request
         .extensions()
         .get::<MatchedPath>()
-        .map_or("other", MatchedPath::as_str);
-    tracing::debug_span!("request", method = %request.method(), route)
+        .map_or("other", MatchedPath::as_str)
 }
 
 async fn not_found(uri: Uri) -> ApiError {

@@ -165,8 +165,7 @@ impl Engine {
 
     /// Whether requests can be served; never waits.
     pub fn health(&self) -> Result<(), EngineError> {
-        let alive = &self.pool()?.shared.alive;
-        match (0..alive.count().1).find(|&worker| !alive.is(worker)) {
+        match self.pool()?.shared.alive.down().next() {
             None => Ok(()),
             Some(worker) => Err(EngineError::worker_down(worker)),
         }
@@ -228,13 +227,13 @@ impl Engine {
     pub fn load_now(&self) -> Option<Load> {
         let pool = self.0.pool.get()?;
         let (places, running, waiting) = pool.places.load();
-        let (workers_alive, workers) = pool.shared.alive.count();
+        let alive = &pool.shared.alive;
         Some(Load {
             running,
             waiting,
             places,
-            workers,
-            workers_alive,
+            workers: alive.workers(),
+            workers_alive: alive.workers() - alive.down().count(),
         })
     }
 

@@ -70,7 +70,7 @@ impl Places {
         Arc::new(Self {
             permits: Arc::new(Semaphore::new(sequences)),
             sequences,
-            loads: Mutex::new(vec![0; alive.count().1]),
+            loads: Mutex::new(vec![0; alive.workers()]),
             alive,
             clients: Mutex::default(),
             queue_length,

@@ -33,10 +33,14 @@ impl Alive {
         self.0[worker].store(alive, Ordering::Relaxed);
     }
 
-    /// How many do, and how many there are.
-    pub fn count(&self) -> (usize, usize) {
-        let alive = (0..self.0.len()).filter(|&worker| self.is(worker)).count();
-        (alive, self.0.len())
+    /// Those that do not.
+    pub fn down(&self) -> impl Iterator<Item = usize> {
+        (0..self.workers()).filter(|&worker| !self.is(worker))
+    }
+
+    /// How many there are, running or not.
+    pub fn workers(&self) -> usize {
+        self.0.len()
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::faults::books_balance;
 use crate::faulty::{Decodes, Gate, Trouble, faulty};
+use crate::raw::Request;
 use crate::server::{TestServer, tiny_model};
 
 /// A server whose worker waits before its decode number `held`, and after.
@@ -87,16 +88,9 @@ impl Drop for Held {
 }
 
 fn send(server: &TestServer, body: &Value) -> TcpStream {
-    let body = body.to_string();
-    let mut client = TcpStream::connect(server.address()).expect("connects");
-    write!(
-        client,
-        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer leaves\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .expect("sends");
-    client
+    Request::complete(body.to_string())
+        .with_header("authorization: Bearer leaves")
+        .start(server.address())
 }
 
 #[test]
@@ -192,15 +186,8 @@ fn a_client_that_stops_reading() {
         config.limits.write_timeout_ms = 300;
         config.engine.parallel_sequences = 2;
     });
-    let body = json!({"prompt": "Once", "max_tokens": 2000, "min_tokens": 2000, "logprobs": 100, "stream": true})
-        .to_string();
-    let mut client = TcpStream::connect(server.address()).expect("connects");
-    write!(
-        client,
-        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .expect("sends");
+    let body = json!({"prompt": "Once", "max_tokens": 2000, "min_tokens": 2000, "logprobs": 100, "stream": true});
+    let mut client = Request::complete(body.to_string()).start(server.address());
     server.wait_until("candor_sequences_running", 1);
     for _ in 0..4 {
         server.complete(json!({"prompt": "Once", "max_tokens": 4}));

@@ -62,6 +62,13 @@ impl Request {
         bytes
     }
 
+    /// Sends it, and leaves the answer to whoever reads the connection.
+    pub fn start(&self, address: &str) -> TcpStream {
+        let mut connection = TcpStream::connect(address).expect("connects");
+        connection.write_all(&self.bytes(address)).expect("sends");
+        connection
+    }
+
     pub fn send(&self, address: &str) -> Response {
         let mut responses = exchange(address, &self.bytes(address), Then::Listen);
         assert_eq!(responses.len(), 1, "{responses:?}");

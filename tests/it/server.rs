@@ -1,7 +1,6 @@
 //! A real server on a port of its own, and a client for it.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -9,6 +8,8 @@ use candor::config::Config;
 use candor::model::Runners;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+
+use crate::raw::Request;
 
 /// The Llama-2 tokenizer on small random weights: noise as text, fast as a test. It is in the repository.
 pub fn tiny_model() -> String {
@@ -269,13 +270,6 @@ pub fn default() -> &'static TestServer {
 
 /// Sends a request, and goes after this time, whether the answer is there or not.
 pub fn leave(server: &TestServer, body: &Value, milliseconds: u64) {
-    let body = body.to_string();
-    let mut connection = TcpStream::connect(server.address()).expect("connects");
-    write!(
-        connection,
-        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .expect("sends");
+    let _connection = Request::complete(body.to_string()).start(server.address());
     std::thread::sleep(std::time::Duration::from_millis(milliseconds));
 }

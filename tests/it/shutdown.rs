@@ -1,11 +1,12 @@
 //! The signal to stop: what runs may end within the grace, and is cut properly after it.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
 use crate::process::Process;
+use crate::raw::Request;
 
 const MINUTE: &str = "60000";
 
@@ -28,16 +29,7 @@ fn wait_for_one_waiting(server: &Process) {
 }
 
 fn send(server: &Process, body: &Value) -> TcpStream {
-    let body = body.to_string();
-    let mut client = TcpStream::connect(server.address()).expect("connects");
-    write!(
-        client,
-        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .expect("sends");
-    client
+    Request::complete(body.to_string()).start(server.address())
 }
 
 /// A stream that has begun.
