@@ -129,17 +129,16 @@ fn admit(state: &AppState, request: &Request) -> Result<(Client, Vec<Counted>), 
     let mut counted = Vec::new();
     if request.method() == Method::POST {
         let bounds = [
-            (key.clone(), limits.requests_per_key),
-            (Some(address.clone()), limits.requests_per_address),
+            ("key", key.clone(), limits.requests_per_key),
+            (
+                "address",
+                Some(address.clone()),
+                limits.requests_per_address,
+            ),
         ];
-        for (name, most) in bounds {
+        for (one, name, most) in bounds {
             let Some(name) = name.filter(|_| most > 0) else {
                 continue;
-            };
-            let one = if Some(&name) == key.as_ref() {
-                "key"
-            } else {
-                "address"
             };
             counted.push(state.counts.add(name, most).ok_or_else(|| {
                 ApiError::new(
