@@ -20,8 +20,9 @@
 //! # The life of a request
 //!
 //! 1. `api::guard` lets the request through: name, origin, key, how many at once. `api::body` reads a JSON object;
-//!    `api::completions::request` checks each field against the contract.
-//! 2. `api::completions::prompt` makes tokens of the prompt; the handler makes one [`engine::Request`] for each choice.
+//!    `api::generate` and the route's own `request` check each field against the contract, by `api::fields`, which tells
+//!    the documents (`api::openapi`, `api::docs`) of what was read.
+//! 2. The route makes tokens of its prompts; `api::generate` makes one [`engine::Request`] for each choice.
 //! 3. [`engine::Engine::submit`] waits for a place (`engine::places`): a permit and a worker with room. Clients take turns.
 //! 4. The worker (`engine::worker`) gives the sequence a lane, with the cells that another lane already has
 //!    (`engine::lanes`), evaluates the rest of the prompt in chunks (`engine::plan`), and then one token a round with
@@ -29,7 +30,8 @@
 //!    measured (`engine::tune`); how many threads a decode gets depends on who else wants the cores (`engine::cores`).
 //! 5. Each row of logits is reduced by [`logprobs`] (`engine::score` for the rows of a prompt) and drawn from by
 //!    [`sampling`]; `engine::text` finds characters, offsets and stop strings.
-//! 6. Deltas go back over a channel; `api::completions::answer` or `stream` writes them.
+//! 6. Deltas go back over a channel; `api::answer` gathers them, or `api::stream` passes them on, in the shape that the
+//!    route has (`api::completions::answer`).
 //! 7. A worker that is lost is made anew (`engine::supervisor`); whoever it ran hears of it.
 //! 8. Whoever drops the [`engine::Generation`] stops the sequence within one decode; its lane stays as cache.
 //!

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::body::cut;
 use crate::engine::EngineError;
@@ -21,12 +22,12 @@ pub struct ApiError {
 }
 
 /// The body: `{"error": {"message", "type", "param", "code"}}`; all four are always there, the last two may be null.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody<'a> {
     error: ErrorObject<'a>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ErrorObject<'a> {
     message: &'a str,
     r#type: &'static str,

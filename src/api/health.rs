@@ -3,14 +3,30 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::ApiError;
+use super::route::Route;
+
+pub fn route() -> Route {
+    let about = "Whether requests can be served; 503 with the reason if not.";
+    Route::get("/health", get(health), about).answers::<Health>()
+}
+
+/// That all is well.
+#[derive(Serialize, ToSchema)]
+struct Health {
+    /// Always "ok".
+    status: &'static str,
+}
 
 /// Never waits for the engine.
-pub async fn health(State(state): State<AppState>) -> Response {
+async fn health(State(state): State<AppState>) -> Response {
     match state.engine.health() {
-        Ok(()) => Json(serde_json::json!({"status": "ok"})).into_response(),
+        Ok(()) => Json(Health { status: "ok" }).into_response(),
         Err(error) => ApiError::from(error).into_response(),
     }
 }

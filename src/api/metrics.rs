@@ -4,12 +4,19 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 
 use super::AppState;
+use super::route::Route;
 use crate::metrics;
 
+pub fn route() -> Route {
+    let about = "Counters, gauges and histograms in Prometheus' text format.";
+    Route::get("/metrics", get(metrics), about)
+}
+
 /// Never waits for the engine.
-pub async fn metrics(State(state): State<AppState>) -> Response {
+async fn metrics(State(state): State<AppState>) -> Response {
     let kind = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",

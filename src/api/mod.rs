@@ -1,13 +1,20 @@
 //! JSON in, JSON or SSE out: the only module that knows axum and OpenAI's field names.
 
+mod answer;
 mod body;
 mod completions;
+mod docs;
 mod error;
+mod fields;
+mod generate;
 pub mod guard;
 mod health;
 mod leftover;
 mod metrics;
 mod models;
+mod openapi;
+mod route;
+mod stream;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -18,7 +25,6 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
@@ -27,6 +33,7 @@ use crate::config::Config;
 use crate::engine::{Engine, EngineError};
 use body::cut;
 use error::ApiError;
+use route::Route;
 
 /// What handlers share.
 #[derive(Clone)]
@@ -82,25 +89,27 @@ impl AppState {
     }
 }
 
-/// What clients are told there is; a test holds it against the router.
-const ROUTES: [&str; 5] = [
-    "POST /v1/completions",
-    "GET /v1/models",
-    "GET /v1/models/{id}",
-    "GET /health",
-    "GET /metrics",
-];
+/// All that there is.
+fn routes() -> Vec<Route> {
+    vec![
+        completions::route(),
+        models::list_route(),
+        models::one_route(),
+        health::route(),
+        openapi::route(),
+        docs::route(),
+        metrics::route(),
+    ]
+}
 
 /// The routes and what all of them have in common.
 pub fn app(state: AppState) -> Router {
     let body_bytes = state.config.limits.body_bytes;
     let cors = guard::cors(&state.config.server);
-    let router = Router::new()
-        .route("/v1/completions", post(completions::create))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::one))
-        .route("/health", get(health::health))
-        .route("/metrics", get(metrics::metrics))
+    let router = routes().into_iter().fold(Router::new(), |router, route| {
+        router.route(route.pattern, route.handler)
+    });
+    let router = router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(body_bytes))
@@ -148,26 +157,25 @@ async fn not_found(uri: Uri) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         format!(
-            "There is nothing at `{}`. This server has {}.",
-            cut(&path),
-            ROUTES.join(", ")
+            "There is nothing at `{}`. GET /openapi.json tells what there is.",
+            cut(&path)
         ),
     )
     .code("not_found")
 }
 
 async fn method_not_allowed(path: MatchedPath, method: Method, uri: Uri) -> ApiError {
-    let route = path.as_str().replace("{*id}", "{id}");
-    let allowed = ROUTES
+    let allowed: Vec<String> = routes()
         .iter()
-        .filter_map(|known| known.split_once(' '))
-        .find_map(|(allowed, known)| (known == route).then_some(allowed))
-        .unwrap_or("another method");
+        .filter(|route| route.pattern == path.as_str())
+        .map(|route| route.method.to_string())
+        .collect();
     ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
         format!(
-            "`{}` takes {allowed}, not {}.",
+            "`{}` takes {}, not {}.",
             cut(uri.path()),
+            allowed.join(" and "),
             cut(method.as_str())
         ),
     )

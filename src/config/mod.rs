@@ -62,6 +62,13 @@ pub struct Server {
     pub log_format: LogFormat,
 }
 
+impl Server {
+    /// Whether a request must carry a key.
+    pub fn asks_for_keys(&self) -> bool {
+        !self.api_keys.is_empty()
+    }
+}
+
 /// What happens to request fields that Candor does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

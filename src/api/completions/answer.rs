@@ -4,68 +4,24 @@ use std::sync::Arc;
 
 use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use super::prompt::Prompt;
-use crate::engine::{FinishReason, PromptOutput, TokenOutput};
+use crate::api::answer::{Gathered, finite};
+use crate::api::stream::Show;
+use crate::engine::{Delta, PromptOutput, TokenOutput};
 use crate::logprobs::TokenLogprob;
 use crate::model::{Model, Token, Vocab};
 
-/// What all parts of one answer begin with.
-#[derive(Debug, Clone, Serialize)]
-pub struct Head {
-    pub id: String,
-    pub object: &'static str,
-    /// Seconds since 1970.
-    pub created: u64,
-    /// The name that the client used.
-    pub model: String,
-    pub system_fingerprint: String,
-}
-
-/// The whole answer.
-#[derive(Debug, Serialize)]
-pub struct Completion {
-    #[serde(flatten)]
-    pub head: Head,
-    pub choices: Vec<Choice>,
-    pub usage: Usage,
-}
-
 /// One continuation, or a piece of one in a stream.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Choice {
     pub text: String,
     pub index: usize,
+    #[schema(value_type = Option<LogprobsSchema>)]
     pub logprobs: Option<CompletionLogprobs>,
+    /// "stop" or "length"; in a stream null until the end.
     pub finish_reason: Option<&'static str>,
-}
-
-/// Tokens used.
-#[derive(Debug, Default, Clone, Serialize)]
-pub struct Usage {
-    /// Of each prompt once, however many choices.
-    pub prompt_tokens: usize,
-    /// Of all sequences that were generated.
-    pub completion_tokens: usize,
-    pub total_tokens: usize,
-    pub prompt_tokens_details: PromptTokensDetails,
-}
-
-#[derive(Debug, Default, Clone, Serialize)]
-pub struct PromptTokensDetails {
-    /// Prompt tokens that were not evaluated anew.
-    pub cached_tokens: usize,
-}
-
-impl Usage {
-    pub fn new(prompt_tokens: usize, completion_tokens: usize, cached_tokens: usize) -> Self {
-        Self {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens: prompt_tokens + completion_tokens,
-            prompt_tokens_details: PromptTokensDetails { cached_tokens },
-        }
-    }
 }
 
 /// Four arrays of one length, written straight from the scores: `text_offset` (characters), `token_logprobs` (nats),
@@ -73,6 +29,21 @@ impl Usage {
 pub struct CompletionLogprobs {
     pub model: Arc<Model>,
     pub entries: Vec<Entry>,
+}
+
+/// [`CompletionLogprobs`] as it is written, for the documents.
+#[derive(ToSchema)]
+#[schema(as = CompletionLogprobs)]
+#[expect(dead_code, reason = "it only describes")]
+struct LogprobsSchema {
+    /// Characters (Unicode scalar values) of prompt and completion that stand before each token.
+    text_offset: Vec<usize>,
+    /// Log-softmax of the raw logits over the whole vocabulary, in nats; null where nothing predicts a token.
+    token_logprobs: Vec<Option<f32>>,
+    /// The text of each token, broken bytes left out.
+    tokens: Vec<String>,
+    /// For each token the likeliest ones at its place, text → nats.
+    top_logprobs: Vec<Option<std::collections::BTreeMap<String, f32>>>,
 }
 
 /// A token's place in the four arrays.
@@ -172,15 +143,6 @@ fn top_pairs<'a>(score: &TokenLogprob, text: impl Fn(Token) -> &'a str) -> Vec<(
     pairs
 }
 
-/// JSON has no infinity. No finite logit of a model comes near this.
-fn finite(logprob: f32) -> f32 {
-    if logprob.is_finite() {
-        logprob
-    } else {
-        -9999.0
-    }
-}
-
 /// How the deltas of a prompt's choices are shown.
 #[derive(Clone)]
 pub struct View {
@@ -210,7 +172,7 @@ impl View {
     }
 
     /// The echoed prompt's entries.
-    pub fn prompt_entries(&self, output: &PromptOutput) -> Vec<Entry> {
+    fn prompt_entries(&self, output: &PromptOutput) -> Vec<Entry> {
         if !self.echo || !self.logprobs {
             return Vec::new();
         }
@@ -230,7 +192,7 @@ impl View {
             .collect()
     }
 
-    pub fn entry(&self, output: &TokenOutput) -> Entry {
+    fn entry(&self, output: &TokenOutput) -> Entry {
         Entry {
             token: output.token,
             offset: self.base + output.offset,
@@ -238,7 +200,23 @@ impl View {
         }
     }
 
-    pub fn arrays(&self, entries: Vec<Entry>) -> Option<CompletionLogprobs> {
+    /// The choice of this index, from all that was told of it.
+    pub fn choice(&self, index: usize, gathered: &Gathered) -> Choice {
+        let echoed = Some(self.prompt.text.as_str()).filter(|_| self.echo);
+        let mut entries = Vec::new();
+        if self.logprobs {
+            entries = self.prompt_entries(&gathered.prompt);
+            entries.extend(gathered.tokens.iter().map(|output| self.entry(output)));
+        }
+        Choice {
+            text: echoed.into_iter().chain(gathered.text()).collect(),
+            index,
+            logprobs: self.arrays(entries),
+            finish_reason: Some(gathered.reason.as_str()),
+        }
+    }
+
+    fn arrays(&self, entries: Vec<Entry>) -> Option<CompletionLogprobs> {
         self.logprobs.then(|| CompletionLogprobs {
             model: Arc::clone(&self.model),
             entries,
@@ -246,65 +224,31 @@ impl View {
     }
 }
 
-/// A choice while its deltas come in.
-pub struct Growing {
-    view: View,
-    text: String,
-    entries: Vec<Entry>,
-    /// Of generated tokens.
-    logprob_sum: f64,
-    pub tokens: usize,
-    pub cached_tokens: usize,
-}
+impl Show for (usize, View) {
+    type Piece = Choice;
 
-impl Growing {
-    pub fn new(view: View) -> Self {
-        Self {
-            text: if view.echo {
-                view.prompt.text.clone()
-            } else {
-                String::new()
-            },
-            entries: Vec::new(),
-            logprob_sum: 0.0,
-            tokens: 0,
-            cached_tokens: 0,
-            view,
-        }
-    }
-
-    pub fn prompt(&mut self, output: &PromptOutput) {
-        self.cached_tokens = output.cached_tokens;
-        self.entries = self.view.prompt_entries(output);
-    }
-
-    pub fn token(&mut self, output: &TokenOutput) {
-        self.text.push_str(&output.text);
-        self.tokens += 1;
-        if let Some(score) = &output.logprob {
-            self.logprob_sum += f64::from(score.logprob);
-        }
-        if self.view.logprobs {
-            self.entries.push(self.view.entry(output));
-        }
-    }
-
-    /// What `best_of` ranks by; of nothing, the best.
-    pub fn mean_logprob(&self) -> f64 {
-        if self.tokens == 0 {
-            0.0
-        } else {
-            self.logprob_sum / self.tokens as f64
-        }
-    }
-
-    pub fn finish(self, index: usize, reason: FinishReason) -> Choice {
-        Choice {
-            text: self.text,
+    fn show(&mut self, delta: Delta) -> Vec<Choice> {
+        let (index, view) = (self.0, &self.1);
+        let piece = |text, logprobs, finish_reason| Choice {
+            text,
             index,
-            logprobs: self.view.arrays(self.entries),
-            finish_reason: Some(reason.as_str()),
-        }
+            logprobs,
+            finish_reason,
+        };
+        let piece = match delta {
+            Delta::Prompt(output) if view.echo => piece(
+                view.prompt.text.clone(),
+                view.arrays(view.prompt_entries(&output)),
+                None,
+            ),
+            Delta::Token(output) if view.logprobs || !output.text.is_empty() => {
+                let entry = view.entry(&output);
+                piece(output.text, view.arrays(vec![entry]), None)
+            }
+            Delta::Finished(reason) => piece(String::new(), None, Some(reason.as_str())),
+            _ => return Vec::new(),
+        };
+        vec![piece]
     }
 }
 
@@ -341,11 +285,5 @@ mod tests {
             &[("", -1.0), ("a", -3.0)],
         );
         check(2, -2.0, &[(1, -1.0), (2, -2.0)], &[("", -2.0)]);
-    }
-
-    #[test]
-    fn infinities_are_written_as_numbers() {
-        assert_eq!(finite(f32::NEG_INFINITY), -9999.0);
-        assert_eq!(finite(-3.5), -3.5);
     }
 }

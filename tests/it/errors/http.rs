@@ -124,7 +124,7 @@ fn request_lines() -> Vec<Raw> {
             "",
             &[(
                 404,
-                r#"{"message":"There is nothing at `/héalth`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id}, GET /health, GET /metrics.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+                r#"{"message":"There is nothing at `/héalth`. GET /openapi.json tells what there is.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
             )],
         ),
         head(
@@ -157,7 +157,7 @@ fn request_lines() -> Vec<Raw> {
             "",
             &[(
                 404,
-                r#"{"message":"There is nothing at `*`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id}, GET /health, GET /metrics.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+                r#"{"message":"There is nothing at `*`. GET /openapi.json tells what there is.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
             )],
         ),
         head(
@@ -434,7 +434,7 @@ fn connections() -> Vec<Raw> {
                 (200, OK),
                 (
                     404,
-                    r#"{"message":"There is nothing at `/nothing`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id}, GET /health, GET /metrics.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+                    r#"{"message":"There is nothing at `/nothing`. GET /openapi.json tells what there is.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
                 ),
                 (200, OK),
             ],

@@ -511,7 +511,7 @@ fn heads() -> Vec<Case> {
         named(
             "a long path",
             Request::new("GET", &format!("/{}", "a".repeat(10_000)), &[], ""),
-            r#"404 {"message":"There is nothing at `/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…`. This server has POST /v1/completions, GET /v1/models, GET /v1/models/{id}, GET /health, GET /metrics.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+            r#"404 {"message":"There is nothing at `/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…`. GET /openapi.json tells what there is.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
         ),
         named(
             "a long model in the path",

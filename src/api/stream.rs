@@ -1,4 +1,4 @@
-//! The answer as server-sent events, framed as OpenAI does: `data: {…}`, blank line, and last `data: [DONE]`.
+//! An answer as server-sent events, framed as OpenAI does: `data: {…}`, blank line, and last `data: [DONE]`.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -8,63 +8,69 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream::{self, SelectAll, Stream, StreamExt};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::answer::{Choice, Head, Usage, View};
-use crate::api::error::ApiError;
+use super::answer::{Head, Usage};
+use super::error::ApiError;
 use crate::engine::{Delta, Generation};
 
+/// How the deltas of one choice are shown, in the shape that its route has.
+pub trait Show: Send + 'static {
+    /// A piece of the choice.
+    type Piece: Serialize + Send;
+
+    /// What there is to tell of the choice when this has come; nothing of [`Delta::Failed`].
+    fn show(&mut self, delta: Delta) -> Vec<Self::Piece>;
+}
+
+/// A choice of the answer and where its deltas come from.
+pub struct Source<S> {
+    pub show: S,
+    pub generation: Generation,
+    /// Tokens of its prompt, where they count for the usage: once for each prompt.
+    pub prompt_tokens: Option<usize>,
+}
+
 /// An event's body.
-#[derive(Serialize)]
-struct Chunk<'a> {
+#[derive(Serialize, ToSchema)]
+pub struct Chunk<'a, P> {
     #[serde(flatten)]
     head: &'a Head,
-    choices: Vec<Choice>,
+    choices: Vec<P>,
     /// With `include_usage`: null but in the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<&'a Usage>>,
 }
 
-/// A choice of the answer and where its deltas come from.
-pub struct Source {
-    pub view: View,
-    pub generation: Generation,
-    /// Whether its prompt's tokens count for the usage: once for each prompt.
-    pub counts_prompt: bool,
-}
-
 type Deltas = SelectAll<std::pin::Pin<Box<dyn Stream<Item = (usize, Delta)> + Send>>>;
 
-struct State {
+struct State<S> {
     head: Head,
-    views: Vec<(View, bool)>,
+    shows: Vec<(S, Option<usize>)>,
     deltas: Deltas,
     include_usage: bool,
     /// Events that are ready.
     ready: VecDeque<Event>,
     over: bool,
-    prompt_tokens: usize,
-    completion_tokens: usize,
-    cached_tokens: usize,
+    usage: Usage,
 }
 
 /// Streams the choices as they come. The stream owns the generations: a client that leaves drops it, and with it them.
-pub fn respond(head: Head, sources: Vec<Source>, include_usage: bool) -> Response {
+pub fn respond<S: Show>(head: Head, sources: Vec<Source<S>>, include_usage: bool) -> Response {
     let mut deltas = Deltas::new();
-    let mut views = Vec::with_capacity(sources.len());
+    let mut shows = Vec::with_capacity(sources.len());
     for (index, source) in sources.into_iter().enumerate() {
-        views.push((source.view, source.counts_prompt));
+        shows.push((source.show, source.prompt_tokens));
         deltas.push(source.generation.map(move |delta| (index, delta)).boxed());
     }
     let state = State {
         head,
-        views,
+        shows,
         deltas,
         include_usage,
         ready: VecDeque::new(),
         over: false,
-        prompt_tokens: 0,
-        completion_tokens: 0,
-        cached_tokens: 0,
+        usage: Usage::default(),
     };
     let events = stream::unfold(state, |mut state| async move {
         let event = state.next().await?;
@@ -80,7 +86,7 @@ pub fn respond(head: Head, sources: Vec<Source>, include_usage: bool) -> Respons
     response
 }
 
-impl State {
+impl<S: Show> State<S> {
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -94,15 +100,10 @@ impl State {
                 None => {
                     self.over = true;
                     if self.include_usage {
-                        let usage = Usage::new(
-                            self.prompt_tokens,
-                            self.completion_tokens,
-                            self.cached_tokens,
-                        );
-                        let chunk = Chunk {
+                        let chunk = Chunk::<S::Piece> {
                             head: &self.head,
                             choices: Vec::new(),
-                            usage: Some(Some(&usage)),
+                            usage: Some(Some(&self.usage)),
                         };
                         let event = event(&chunk);
                         self.ready.push_back(event);
@@ -114,58 +115,32 @@ impl State {
     }
 
     fn take(&mut self, index: usize, delta: Delta) {
-        let (view, counts_prompt) = &self.views[index];
-        let choice = match delta {
+        let (show, prompt_tokens) = &mut self.shows[index];
+        match &delta {
             Delta::Prompt(output) => {
-                if *counts_prompt {
-                    self.prompt_tokens += view.prompt.tokens.len();
-                    self.cached_tokens += output.cached_tokens;
-                }
-                if !view.echo {
-                    return;
-                }
-                Choice {
-                    text: view.prompt.text.clone(),
-                    index,
-                    logprobs: view.arrays(view.prompt_entries(&output)),
-                    finish_reason: None,
+                if let Some(tokens) = *prompt_tokens {
+                    self.usage.prompt(tokens, output.cached_tokens);
                 }
             }
-            Delta::Token(output) => {
-                self.completion_tokens += 1;
-                if output.text.is_empty() && !view.logprobs {
-                    return;
-                }
-                let entry = view.entry(&output);
-                Choice {
-                    text: output.text,
-                    index,
-                    logprobs: view.arrays(vec![entry]),
-                    finish_reason: None,
-                }
-            }
-            Delta::Finished(reason) => Choice {
-                text: String::new(),
-                index,
-                logprobs: None,
-                finish_reason: Some(reason.as_str()),
-            },
+            Delta::Token(_) => self.usage.completion(1),
+            Delta::Finished(_) => {}
             Delta::Failed(error) => {
                 // The status went out long ago. Clients take a stream without [DONE] for broken off.
                 self.over = true;
                 self.ready
-                    .push_back(event(&ApiError::from(error).as_body()));
+                    .push_back(event(&ApiError::from(error.clone()).as_body()));
                 self.deltas.clear();
                 return;
             }
-        };
-        let chunk = Chunk {
-            head: &self.head,
-            choices: vec![choice],
-            usage: self.include_usage.then_some(None),
-        };
-        let event = event(&chunk);
-        self.ready.push_back(event);
+        }
+        for piece in show.show(delta) {
+            let chunk = Chunk {
+                head: &self.head,
+                choices: vec![piece],
+                usage: self.include_usage.then_some(None),
+            };
+            self.ready.push_back(event(&chunk));
+        }
     }
 }
 

@@ -1,0 +1,487 @@
+//! What all routes that generate text have in common: the fields that say how, what they may come to, and the sequences
+//! that they become. Each field stands here once: its name, bounds, meaning and effect.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::body::{counted, cut};
+use super::error::ApiError;
+use super::fields::{Fields, strings, whole, wrong};
+use super::models::Served;
+use crate::engine::Request;
+use crate::model::Token;
+use crate::sampling::{Grammar, Mirostat, SamplingParams};
+
+/// How text is to be generated.
+#[derive(Debug)]
+pub struct Generate {
+    /// Choices for each prompt.
+    pub n: usize,
+    pub stream: bool,
+    /// Whether a stream tells its usage at the end.
+    pub include_usage: bool,
+    stop: Vec<String>,
+    cache_prompt: bool,
+    /// `None`: a random one.
+    seed: Option<u32>,
+    /// Without seed and grammar, which are filled in last.
+    sampling: SamplingParams,
+    /// GBNF, not checked yet: that takes a while.
+    grammar: Option<String>,
+}
+
+/// One prompt of a request, and what is asked of it.
+pub struct Wanted {
+    pub prompt: Arc<[Token]>,
+    pub max_tokens: usize,
+    /// Of generated tokens.
+    pub logprobs: Option<usize>,
+    /// Of the prompt's.
+    pub prompt_logprobs: Option<usize>,
+    /// Sequences that continue it.
+    pub sequences: usize,
+    /// See [`Request::deliver_end_token`].
+    pub deliver_end_token: bool,
+}
+
+impl Generate {
+    pub fn parse(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
+        let (limits, defaults) = (&served.config.limits, &served.config.sampling);
+        let n = fields
+            .field("n", "Choices for each prompt, which is evaluated once. Those of a seeded request differ, and repeat \
+                         with the seed.")
+            .count_or(1..=limits.n, 1)?;
+        let stream = fields
+            .field(
+                "stream",
+                "Whether the answer comes as server-sent events, token by token.",
+            )
+            .boolean(false)?;
+        let mirostat_mode = fields
+            .field(
+                "mirostat_mode",
+                "Mirostat 1 or 2 instead of what follows the penalties and the grammar; 0: off \
+                                     (arXiv:2007.14966).",
+            )
+            .integer_or(0..=2, i64::from(defaults.mirostat_mode))?;
+        let tau = fields
+            .field(
+                "mirostat_tau",
+                "The surprise that mirostat aims at, in nats.",
+            )
+            .number_or(0.0..=100.0, defaults.mirostat_tau)?;
+        let eta = fields
+            .field("mirostat_eta", "Mirostat's rate of learning.")
+            .number_or(0.0..=1.0, defaults.mirostat_eta)?;
+        let sampling = SamplingParams {
+            temperature: fields
+                .field("temperature", "Divides the logits before the draw. 0: the likeliest token is taken.")
+                .number_or(0.0..=100.0, defaults.temperature)?,
+            top_k: fields
+                .field("top_k", "How many of the likeliest tokens are kept. 0 or -1: all.")
+                .integer_or(-1..=i64::from(i32::MAX), i64::from(defaults.top_k))?
+                .try_into()
+                .unwrap_or(defaults.top_k),
+            top_p: fields
+                .field("top_p", "The fewest of the likeliest tokens whose probabilities add up to this are kept. 1: all.")
+                .number_or(0.0..=1.0, defaults.top_p)?,
+            min_p: fields
+                .field("min_p", "Tokens are kept that are at least this likely, relative to the likeliest. 0: all.")
+                .number_or(0.0..=1.0, defaults.min_p)?,
+            typical_p: fields
+                .field("typical_p", "The fewest of the most typical tokens whose probabilities add up to this are kept \
+                                     (arXiv:2202.00666). 1: all.")
+                .number_or(0.0..=1.0, defaults.typical_p)?,
+            repeat_penalty: fields
+                .field("repeat_penalty", "Divides the positive logits of the last 64 generated tokens, and multiplies \
+                                          the negative ones (arXiv:1909.05858). 1: no effect.")
+                .number_or(0.01..=100.0, defaults.repeat_penalty)?,
+            frequency_penalty: fields
+                .field("frequency_penalty", "Taken off a token's logit for each time it is among the last 64 generated.")
+                .number_or(-2.0..=2.0, defaults.frequency_penalty)?,
+            presence_penalty: fields
+                .field("presence_penalty", "Taken once off the logit of each token among the last 64 generated.")
+                .number_or(-2.0..=2.0, defaults.presence_penalty)?,
+            mirostat: match mirostat_mode {
+                1 => Mirostat::V1 { tau, eta },
+                2 => Mirostat::V2 { tau, eta },
+                _ => Mirostat::Off,
+            },
+            min_tokens: fields
+                .field("min_tokens", "No token ends the text before there are so many.")
+                .count_or(0..=u32::MAX as usize, defaults.min_tokens)?,
+            logit_bias: logit_bias(fields, served)?,
+            grammar: None,
+            seed: 0,
+        };
+        let generate = Self {
+            n,
+            stream,
+            include_usage: include_usage(fields, stream)?,
+            stop: stop(fields, served)?,
+            cache_prompt: fields
+                .field("cache_prompt", "Whether what is known of the prompt's beginning may be used again. `false`: the \
+                                        prompt is evaluated whole.")
+                .boolean(true)?,
+            seed: seed(fields)?,
+            sampling,
+            grammar: fields
+                .field("grammar", "GBNF that the text must follow. Log-probabilities stay those of the raw distribution.")
+                .string()?,
+        };
+        if let Some(grammar) = &generate.grammar
+            && grammar.len() > limits.grammar_bytes
+        {
+            return Err(ApiError::field(
+                "grammar",
+                format!(
+                    "`grammar` must not be longer than {} bytes, but it has {}.",
+                    limits.grammar_bytes,
+                    grammar.len()
+                ),
+            ));
+        }
+        Ok(generate)
+    }
+
+    /// The sequences that continue these prompts, those of one prompt beside each other. Takes milliseconds if there is
+    /// a grammar to be checked.
+    pub fn sequences(
+        &mut self,
+        prompts: Vec<Wanted>,
+        served: &Served,
+    ) -> Result<Vec<Request>, ApiError> {
+        let grammar = self.grammar.take().map(|gbnf| {
+            Grammar::new(&served.model, &gbnf).map_err(|error| {
+                ApiError::field("grammar", format!("`grammar` is refused: {error}."))
+            })
+        });
+        self.sampling.grammar = grammar.transpose()?;
+        let seed = self.seed.unwrap_or_else(|| (random() >> 32) as u32);
+        let stop: Arc<[String]> = std::mem::take(&mut self.stop).into();
+        let mut sequences = Vec::new();
+        for wanted in prompts {
+            for choice in 0..wanted.sequences {
+                sequences.push(Request {
+                    prompt: Arc::clone(&wanted.prompt),
+                    max_tokens: wanted.max_tokens,
+                    logprobs: wanted.logprobs,
+                    prompt_logprobs: wanted.prompt_logprobs,
+                    sampling: SamplingParams {
+                        seed: choice_seed(seed, choice),
+                        ..self.sampling.clone()
+                    },
+                    stop: Arc::clone(&stop),
+                    cache_prompt: self.cache_prompt,
+                    streamed: self.stream,
+                    deliver_end_token: wanted.deliver_end_token,
+                });
+            }
+        }
+        Ok(sequences)
+    }
+}
+
+/// What the answer to a request may come to: tokens, each with its alternatives. Grows as its prompts are looked at.
+#[derive(Debug, Default)]
+pub struct Entries(pub usize);
+
+impl Entries {
+    /// Larger answers take milliseconds to write.
+    const WRITTEN_AT_ONCE: usize = 50_000;
+
+    /// Counts `tokens` with `logprobs` alternatives each; 400 if it becomes too many.
+    pub fn add(
+        &mut self,
+        tokens: usize,
+        logprobs: Option<usize>,
+        served: &Served,
+    ) -> Result<(), ApiError> {
+        let most = served.config.limits.answer_entries;
+        self.0 += tokens * (logprobs.unwrap_or(0) + 1);
+        if self.0 > most {
+            return Err(ApiError::body(format!(
+                "The answer could come to more than {most} entries, which are echoed and generated tokens times `logprobs` + \
+                 1, over all choices. Ask for fewer prompts, choices, tokens or alternatives.",
+            ))
+            .code("answer_too_large"));
+        }
+        Ok(())
+    }
+
+    /// Whether the answer is written in no time.
+    pub fn are_few(&self) -> bool {
+        self.0 <= Self::WRITTEN_AT_ONCE
+    }
+}
+
+/// How many tokens are wanted beside those of a prompt.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// The field that the prompt came in.
+    pub param: &'static str,
+    /// `None`: until the context is full.
+    pub max_tokens: Option<usize>,
+}
+
+impl Room {
+    /// Tokens that may follow a prompt of `length`. As in the reference, a prompt must leave room for one, and what does
+    /// not fit is not made; a prompt that is only scored may fill the context.
+    pub fn after(self, length: usize, served: &Served) -> Result<usize, ApiError> {
+        let context_length = served.engine.context_length();
+        let most = served.config.limits.prompt_tokens;
+        if most > 0 && length > most {
+            return Err(ApiError::field(
+                self.param,
+                format!(
+                    "This server takes prompts of at most {most} tokens, but yours has {length}."
+                ),
+            )
+            .code("context_length_exceeded"));
+        }
+        let fits = if self.max_tokens == Some(0) {
+            length <= context_length
+        } else {
+            length < context_length
+        };
+        if !fits {
+            return Err(self.too_long(&length.to_string(), served));
+        }
+        Ok(self
+            .max_tokens
+            .unwrap_or(usize::MAX)
+            .min(context_length - length))
+    }
+
+    /// Refuses what cannot fit, before it is tokenised or written out. `exact`: it is not that many at least, but so many.
+    pub fn check_length(self, tokens: usize, exact: bool, served: &Served) -> Result<(), ApiError> {
+        if tokens <= served.engine.context_length() {
+            return Ok(());
+        }
+        let least = if exact { "" } else { "at least " };
+        Err(self.too_long(&format!("{least}{tokens}"), served))
+    }
+
+    /// 400; `tokens` is how many the prompt has.
+    fn too_long(self, tokens: &str, served: &Served) -> ApiError {
+        ApiError::field(
+            self.param,
+            format!(
+                "This model's maximum context length is {} tokens. However, your prompt has {tokens} tokens{}. Please \
+                 shorten it.",
+                served.engine.context_length(),
+                if self.max_tokens == Some(0) { "" } else { ", and at least one more is to be made" }
+            ),
+        )
+        .code("context_length_exceeded")
+    }
+}
+
+/// The first choice has the request's own seed; the others follow it.
+fn choice_seed(seed: u32, choice: usize) -> u32 {
+    let seed = seed.wrapping_add(choice as u32);
+    // llama.cpp takes this one as a wish for a random seed.
+    if seed == u32::MAX { 0 } else { seed }
+}
+
+/// An answer's name: `kind` and 32 random hexadecimal digits.
+pub fn new_id(kind: &str) -> String {
+    format!("{kind}-{:016x}{:016x}", random(), random())
+}
+
+/// A random number; not for secrets. The standard library seeds each hasher anew.
+fn random() -> u64 {
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+}
+
+fn stop(fields: &mut Fields, served: &Served) -> Result<Vec<String>, ApiError> {
+    let limits = &served.config.limits;
+    let value = fields
+        .field("stop", "The text ends before the first of these; the tokens that were drawn stay in the arrays.")
+        .value(|| json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string", "minLength": 1}}]}));
+    let Some(value) = value else {
+        return Ok(Vec::new());
+    };
+    let strings = strings(value, "stop", limits.stop_strings)?;
+    for text in &strings {
+        if text.is_empty() {
+            return Err(ApiError::field(
+                "stop",
+                "`stop` must not hold an empty string: it would stop every text at once.",
+            ));
+        }
+        if text.len() > limits.stop_bytes {
+            return Err(ApiError::field(
+                "stop",
+                format!(
+                    "A string of `stop` must not be longer than {} bytes, but one has {}.",
+                    limits.stop_bytes,
+                    text.len()
+                ),
+            ));
+        }
+    }
+    Ok(strings)
+}
+
+/// The reference takes seeds modulo 2^32. −1 asks for a random one, and so does 2^32 − 1, which is llama.cpp's sign
+/// for it.
+fn seed(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
+    let value = fields
+        .field(
+            "seed",
+            "The same seed and request give the same answer. -1, or none: a random one.",
+        )
+        .value(|| json!({"type": "integer"}));
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    let wide = value
+        .as_u64()
+        .map(i128::from)
+        .or_else(|| whole(&value).map(i128::from));
+    let seed = wide.ok_or_else(|| {
+        wrong(
+            "seed",
+            "a whole number from -2^63 to 2^64 - 1 (-1 asks for a random one)",
+            &value,
+        )
+    })?;
+    let reduced = seed.rem_euclid(1 << 32) as u32;
+    Ok((reduced != u32::MAX).then_some(reduced))
+}
+
+fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
+    let value = fields
+        .field(
+            "stream_options",
+            "`include_usage`: whether the last event before `[DONE]` tells the tokens used.",
+        )
+        .value(|| json!({"type": "object", "properties": {"include_usage": {"type": "boolean"}}}));
+    match value {
+        None => Ok(false),
+        Some(_) if !stream => Err(ApiError::field(
+            "stream_options",
+            "`stream_options` is allowed with `stream: true` only.",
+        )),
+        Some(Value::Object(mut object)) => {
+            let include = match object.remove("include_usage") {
+                None | Some(Value::Null) => false,
+                Some(Value::Bool(include)) => include,
+                Some(other) => {
+                    let name = "stream_options.include_usage";
+                    return Err(wrong(name, "true or false", &other));
+                }
+            };
+            match object.keys().next().map(String::as_str) {
+                // OpenAI pads chunks against traffic analysis; no answer depends on it.
+                None | Some("include_obfuscation") => Ok(include),
+                Some(name) => Err(ApiError::field(
+                    format!("stream_options.{}", cut(name)),
+                    format!(
+                        "`stream_options` holds `include_usage` only; `{}` is not known here.",
+                        cut(name)
+                    ),
+                )
+                .code("unknown_field")),
+            }
+        }
+        Some(other) => Err(wrong("stream_options", "an object", &other)),
+    }
+}
+
+fn logit_bias(fields: &mut Fields, served: &Served) -> Result<Vec<(Token, f32)>, ApiError> {
+    /// Far beyond any logit, and far from overflow.
+    const MOST: f64 = 1.0e6;
+    let limits = &served.config.limits;
+    let value = fields
+        .field("logit_bias", "Added to the logits of these tokens before anything else: token id → bias.")
+        .value(|| json!({"type": "object", "additionalProperties": {"type": "number", "minimum": -MOST, "maximum": MOST}}));
+    let kind = fields
+        .field("logit_bias_type", "\"input_ids\": the keys of `logit_bias` are token ids; \"tokens\": they are texts, and \
+                                   each of their tokens gets the bias.")
+        .value(|| json!({"type": "string", "enum": ["input_ids", "tokens"], "default": "input_ids"}));
+    let by_text = match kind {
+        None => false,
+        Some(Value::String(kind)) if kind == "input_ids" => false,
+        Some(Value::String(kind)) if kind == "tokens" => true,
+        Some(other) => {
+            return Err(wrong(
+                "logit_bias_type",
+                "\"input_ids\" or \"tokens\"",
+                &other,
+            ));
+        }
+    };
+    let entries = match value {
+        None => return Ok(Vec::new()),
+        Some(Value::Object(entries)) if entries.len() <= limits.logit_bias => entries,
+        Some(other) => {
+            let most = counted(limits.logit_bias, "field");
+            let allowed = format!("an object of at most {most}");
+            return Err(wrong("logit_bias", &allowed, &other));
+        }
+    };
+    let vocab = served.model.vocab();
+    // The reference keeps a map from id to bias: the last one counts.
+    let mut biases: BTreeMap<Token, f32> = BTreeMap::new();
+    for (key, value) in entries {
+        let bias = value
+            .as_f64()
+            .filter(|bias| bias.abs() <= MOST)
+            .ok_or_else(|| {
+                let name = format!("logit_bias.{}", cut(&key));
+                ApiError {
+                    param: Some("logit_bias".to_owned()),
+                    ..wrong(&name, "a number from -1000000 to 1000000", &value)
+                }
+            })? as f32;
+        if by_text {
+            if key.len() > limits.stop_bytes {
+                return Err(ApiError::field(
+                    "logit_bias",
+                    format!(
+                        "A text of `logit_bias` must not be longer than {} bytes, but one has {}.",
+                        limits.stop_bytes,
+                        key.len()
+                    ),
+                ));
+            }
+            let tokens = vocab.tokenize(&key, false, true);
+            biases.extend(tokens.into_iter().map(|token| (token, bias)));
+            if biases.len() > limits.logit_bias {
+                return Err(ApiError::field(
+                    "logit_bias",
+                    format!(
+                        "The texts of `logit_bias` come to more than {} tokens.",
+                        limits.logit_bias
+                    ),
+                ));
+            }
+        } else {
+            let token = key
+                .parse::<usize>()
+                .ok()
+                .filter(|&id| id < vocab.len())
+                .and_then(|id| i32::try_from(id).ok());
+            let token = token.ok_or_else(|| {
+                ApiError::field(
+                    "logit_bias",
+                    format!(
+                        "The keys of `logit_bias` must be token ids from 0 to {}, but one is {:?}. (With \
+                         `logit_bias_type: \"tokens\"` they are texts.)",
+                        vocab.len() - 1,
+                        cut(&key)
+                    ),
+                )
+            })?;
+            biases.insert(Token(token), bias);
+        }
+    }
+    Ok(biases.into_iter().collect())
+}

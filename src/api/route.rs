@@ -1,0 +1,127 @@
+//! What a route is: each file of this module that answers something makes its own, and `api::routes` lists them. The
+//! router, the messages of 404 and 405, and the documents all come from that list.
+
+use axum::http::Method;
+use axum::routing::MethodRouter;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::fields::Described;
+use super::models::Served;
+
+/// How something is asked for, who answers, and what the documents say of it.
+pub struct Route {
+    pub method: Method,
+    /// As axum has it: `{*id}` may hold slashes.
+    pub pattern: &'static str,
+    pub handler: MethodRouter<AppState>,
+    /// In a line.
+    pub about: &'static str,
+    /// The fields of the body, if it takes one.
+    pub fields: Option<fn(&Served) -> Vec<Described>>,
+    pub answers: Answers,
+}
+
+/// What comes back, as JSON Schemas. Each function puts the schemas that it refers to beside it.
+#[derive(Clone, Copy)]
+pub enum Answers {
+    Text,
+    Page,
+    Json(SchemaOf),
+    /// JSON, or with `stream: true` events of another shape.
+    JsonOrStream(SchemaOf, SchemaOf),
+}
+
+/// See [`schema_of`].
+pub type SchemaOf = fn(&mut Map<String, Value>) -> Value;
+
+impl Route {
+    pub fn get(
+        pattern: &'static str,
+        handler: MethodRouter<AppState>,
+        about: &'static str,
+    ) -> Self {
+        Self {
+            method: Method::GET,
+            pattern,
+            handler,
+            about,
+            fields: None,
+            answers: Answers::Text,
+        }
+    }
+
+    pub fn post(
+        pattern: &'static str,
+        handler: MethodRouter<AppState>,
+        about: &'static str,
+        fields: fn(&Served) -> Vec<Described>,
+    ) -> Self {
+        Self {
+            method: Method::POST,
+            fields: Some(fields),
+            ..Self::get(pattern, handler, about)
+        }
+    }
+
+    /// What comes back is a `T` in JSON.
+    pub fn answers<T: ToSchema>(self) -> Self {
+        self.answers_with(Answers::Json(schema_of::<T>))
+    }
+
+    /// What comes back is a `T` in JSON, or a stream of `P`s.
+    pub fn answers_or_streams<T: ToSchema, P: ToSchema>(self) -> Self {
+        self.answers_with(Answers::JsonOrStream(schema_of::<T>, schema_of::<P>))
+    }
+
+    pub fn answers_with(self, answers: Answers) -> Self {
+        Self { answers, ..self }
+    }
+
+    /// As people write it.
+    pub fn path(&self) -> String {
+        shown(self.pattern)
+    }
+
+    /// The names in its path.
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.pattern
+            .split('{')
+            .skip(1)
+            .filter_map(|part| part.split('}').next())
+            .map(|name| name.trim_start_matches('*'))
+    }
+}
+
+impl Answers {
+    /// By content type, in OpenAPI's form.
+    pub fn content(self, schemas: &mut Map<String, Value>) -> Value {
+        match self {
+            Self::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
+            Self::Page => json!({"text/html": {"schema": {"type": "string"}}}),
+            Self::Json(schema) => json!({"application/json": {"schema": schema(schemas)}}),
+            Self::JsonOrStream(schema, event) => json!({
+                "application/json": {"schema": schema(schemas)},
+                "text/event-stream": {"schema": event(schemas)},
+            }),
+        }
+    }
+}
+
+/// A router's pattern as people write it.
+pub fn shown(pattern: &str) -> String {
+    pattern.replace("{*", "{")
+}
+
+/// A reference to a type's JSON Schema, which is put among `schemas` with all that it refers to.
+pub fn schema_of<T: ToSchema>(schemas: &mut Map<String, Value>) -> Value {
+    let mut all = Vec::new();
+    T::schemas(&mut all);
+    all.push((T::name().into_owned(), T::schema()));
+    for (name, schema) in all {
+        let schema = serde_json::to_value(schema).unwrap_or_default();
+        schemas.entry(name).or_insert(schema);
+    }
+    json!({"$ref": format!("#/components/schemas/{}", T::name())})
+}
