@@ -31,6 +31,8 @@ pub struct Load {
     pub places: usize,
     pub workers: usize,
     pub workers_alive: usize,
+    /// Requests for embeddings that wait for their turn.
+    pub embeddings_waiting: usize,
 }
 
 const REQUESTS: &str = "candor_requests_total";
@@ -46,6 +48,8 @@ const DECODES: &str = "candor_decodes_total";
 const DECODE_ERRORS: &str = "candor_decode_errors_total";
 const PROMPT_TOKENS: &str = "candor_prompt_tokens_total";
 const GENERATED_TOKENS: &str = "candor_generated_tokens_total";
+const EMBEDDING_TOKENS: &str = "candor_embedding_tokens_total";
+const EMBEDDINGS_WAITING: &str = "candor_embeddings_waiting";
 const QUEUE_WAIT: &str = "candor_queue_wait_seconds";
 const FIRST_TOKEN: &str = "candor_time_to_first_token_seconds";
 const CONNECTIONS_REFUSED: &str = "candor_connections_refused_total";
@@ -99,6 +103,11 @@ fn describe() {
     describe_counter!(DECODE_ERRORS, "Calls of llama_decode that failed");
     describe_counter!(PROMPT_TOKENS, "Prompt tokens, by source: evaluated, cached");
     describe_counter!(GENERATED_TOKENS, "Tokens drawn");
+    describe_counter!(EMBEDDING_TOKENS, "Tokens of texts that became embeddings");
+    describe_gauge!(
+        EMBEDDINGS_WAITING,
+        "Requests for embeddings that wait for their turn"
+    );
     describe_histogram!(
         QUEUE_WAIT,
         Unit::Seconds,
@@ -122,6 +131,7 @@ fn describe() {
     counter!(DECODE_ERRORS).absolute(0);
     counter!(CONNECTIONS_REFUSED).absolute(0);
     counter!(BOOKS_ERRORS).absolute(0);
+    counter!(EMBEDDING_TOKENS).absolute(0);
 }
 
 /// All of it as text; the gauges say how things stand now.
@@ -138,6 +148,7 @@ pub fn render(load: Option<Load>) -> String {
         gauge!(PLACES).set(load.places as f64);
         gauge!(PLACES_FREE).set(load.places.saturating_sub(load.running) as f64);
         gauge!(WORKERS).set(load.workers as f64);
+        gauge!(EMBEDDINGS_WAITING).set(load.embeddings_waiting as f64);
         gauge!(WORKERS_ALIVE).set(load.workers_alive as f64);
     }
     handle.render()
@@ -183,6 +194,10 @@ pub fn prompt_cached(tokens: usize) {
 
 pub fn token_drawn() {
     counter!(GENERATED_TOKENS).increment(1);
+}
+
+pub fn embedded(tokens: usize) {
+    counter!(EMBEDDING_TOKENS).increment(tokens as u64);
 }
 
 pub fn worker_restarted() {

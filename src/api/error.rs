@@ -115,6 +115,9 @@ impl From<EngineError> for ApiError {
             }
             EngineError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "server_unavailable"),
             EngineError::Decode => (StatusCode::INTERNAL_SERVER_ERROR, "evaluation_failed"),
+            EngineError::NoEmbeddings(_) | EngineError::OnlyEmbeddings => {
+                return Self::field("model", error.to_string());
+            }
             EngineError::Grammar(_) => return Self::field("grammar", error.to_string()),
         };
         Self::new(status, error.to_string()).code(code)

@@ -28,6 +28,8 @@ pub struct Config {
     pub model: Model,
     /// How the model is run.
     pub engine: Engine,
+    /// How embeddings are made.
+    pub embeddings: Embeddings,
     /// A limit on everything.
     pub limits: Limits,
     /// What a request gets that does not say otherwise.
@@ -175,6 +177,28 @@ pub enum KvType {
     bf16,
     /// 8 bits and a scale for each block of 32.
     q8_0,
+}
+
+/// How embeddings are made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Embeddings {
+    /// How one vector is made of those of a text's tokens.
+    pub pooling: Pooling,
+}
+
+/// How one vector is made of those of a text's tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// As the model's metadata say.
+    Auto,
+    /// Their mean.
+    Mean,
+    /// The first one.
+    Cls,
+    /// The last one.
+    Last,
 }
 
 /// A limit on everything.

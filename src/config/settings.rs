@@ -198,6 +198,10 @@ pub(super) const SETTINGS: &[Setting] = &[
         "engine.kv_type_v",
         Allowed::OneOf(&["f32", "f16", "bf16", "q8_0"]),
     ),
+    setting(
+        "embeddings.pooling",
+        Allowed::OneOf(&["auto", "mean", "cls", "last"]),
+    ),
     setting("limits.body_bytes", Allowed::Integer(1_024, 1_073_741_824)),
     setting("limits.header_bytes", Allowed::Integer(8_192, 16_777_216)),
     setting("limits.connections", Allowed::Integer(1, 1_000_000)),

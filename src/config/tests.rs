@@ -238,7 +238,7 @@ fn values_out_of_bounds_are_refused_with_the_bounds() {
             "colour",
             "1",
             "Unknown setting colour (flag --set). A setting is written section.field; the sections are \
-          server, model, engine, limits, sampling; `candor config` lists all.",
+          server, model, engine, embeddings, limits, sampling; `candor config` lists all.",
         ),
     ] {
         let loaded = Config::load(&Sources {

@@ -17,6 +17,12 @@ pub enum EngineError {
     /// 500.
     #[error("The model could not be evaluated.")]
     Decode,
+    /// 400: the model, as it is set up, makes no embeddings.
+    #[error("{0}")]
+    NoEmbeddings(&'static str),
+    /// 400: the model is made for embeddings.
+    #[error("This model makes embeddings only (POST /v1/embeddings): it cannot continue a text.")]
+    OnlyEmbeddings,
     /// 400: only as the text grew did it show.
     #[error("`grammar` cannot be followed any further: {0}.")]
     Grammar(#[from] TooAmbiguous),

@@ -3,10 +3,11 @@
 //! A pool of contexts over one model, each on a thread of its own ([`worker`]). A sequence takes a place ([`places`]),
 //! is sent to that place's worker, gets a lane there ([`lanes`]), and advances with all others, a step a round
 //! ([`schedule`]). How prompts are cut and prefixes reused without moving a bit is [`plan`]; text and stop strings are
-//! [`text`].
+//! [`text`]. Vectors of texts are made beside all that ([`embeddings`]).
 
 mod cores;
 mod draft;
+mod embeddings;
 mod error;
 mod lanes;
 mod places;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 use futures::Stream;
 use tokio::sync::{mpsc::UnboundedReceiver, mpsc::UnboundedSender, mpsc::unbounded_channel, watch};
 
+pub use embeddings::{EmbeddingBounds, EmbeddingRequest};
 pub use error::EngineError;
 pub use request::{Delta, FinishReason, PromptOutput, Request, TokenOutput};
 pub use text::{Completion, Utf8Decoder};
@@ -36,8 +38,9 @@ pub use tune::Table;
 
 use crate::config::{self, Config, Mode};
 use crate::metrics::{self, Load};
-use crate::model::{self, ContextShape, Model, Runners};
+use crate::model::{self, ContextShape, Model, Output, Runners};
 use cores::Cores;
+use embeddings::Embeddings;
 use lanes::Directory;
 use places::{Lease, Places};
 use supervisor::{Alive, Supervisor};
@@ -56,6 +59,8 @@ pub enum StartError {
     Load(#[from] model::LoadError),
     #[error(transparent)]
     Context(#[from] model::ContextError),
+    #[error("this model makes embeddings only: how it generates cannot be measured")]
+    OnlyEmbeddings,
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
     #[error("what starts the engine panicked; see the log")]
@@ -80,6 +85,7 @@ struct Pool {
     model: Arc<Model>,
     places: Arc<Places>,
     shared: Arc<Shared>,
+    embeddings: Embeddings,
     threads: Mutex<Vec<JoinHandle<()>>>,
     fingerprint: String,
 }
@@ -194,6 +200,9 @@ impl Engine {
         requests: Vec<Request>,
     ) -> Result<Vec<Generation>, EngineError> {
         let pool = self.pool()?;
+        if !pool.model.generates() {
+            return Err(EngineError::OnlyEmbeddings);
+        }
         let mut requests = requests.into_iter();
         let Some(first) = requests.next() else {
             return Ok(Vec::new());
@@ -223,6 +232,23 @@ impl Engine {
         Ok(generations)
     }
 
+    /// What embeddings can be made of, or why none can.
+    pub fn embedding_bounds(&self) -> Result<EmbeddingBounds, EngineError> {
+        self.pool()?.embeddings.bounds()
+    }
+
+    /// The texts' vectors, in order, each of length 1. Waiting is bounded as in [`Engine::submit`]; clients take turns
+    /// text by text. Dropping the future stops the work within one decode.
+    pub async fn embed(
+        &self,
+        client: Arc<str>,
+        arrived: Instant,
+        request: EmbeddingRequest,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        let embeddings = &self.pool()?.embeddings;
+        embeddings.embed(&client, arrived, request).await
+    }
+
     /// How full it is; `None` while the model is being loaded.
     pub fn load_now(&self) -> Option<Load> {
         let pool = self.0.pool.get()?;
@@ -234,6 +260,7 @@ impl Engine {
             places,
             workers: alive.workers(),
             workers_alive: alive.workers() - alive.down().count(),
+            embeddings_waiting: pool.embeddings.waiting(),
         })
     }
 
@@ -244,6 +271,7 @@ impl Engine {
             return;
         };
         pool.places.close();
+        pool.embeddings.close();
         for mailbox in &pool.shared.mailboxes {
             let _ = mailbox.send(Message::Close);
         }
@@ -260,6 +288,9 @@ impl Engine {
 pub fn tune(config: &Config) -> Result<Table, StartError> {
     let path = model::source::resolve(&config.model)?;
     let model = Arc::new(Model::load(&path, &config.model)?);
+    if !model.generates() {
+        return Err(StartError::OnlyEmbeddings);
+    }
     let threads = Cores::new(config.engine.threads).most();
     Ok(tune::table(&model, config, threads)?)
 }
@@ -319,6 +350,7 @@ impl config::Engine {
             lane_tokens,
             batch_rows,
             logits_rows,
+            output: Output::Logits,
             flash_attention: self.flash_attention,
             kv_type_k: self.kv_type_k,
             kv_type_v: self.kv_type_v,
@@ -347,9 +379,14 @@ impl Pool {
         let Arrangement {
             contexts: workers,
             groups,
-        } = tune::arrange(&model, config, mode, cores.most())?;
+        } = if model.generates() {
+            tune::arrange(&model, config, mode, cores.most())?
+        } else {
+            tracing::info!("this model makes embeddings only: no workers are started");
+            Arrangement::none()
+        };
         let width = groups.iter().copied().max().unwrap_or(1);
-        let lanes = settings.parallel_sequences.div_ceil(workers) + settings.cache_lanes;
+        let lanes = settings.parallel_sequences.div_ceil(workers.max(1)) + settings.cache_lanes;
         let scored_rows = match settings.logits_rows {
             0 => fitting_rows(model.vocab().len()),
             rows => rows,
@@ -387,7 +424,7 @@ impl Pool {
             active: AtomicUsize::new(0),
             // With flash attention llama.cpp splits a long lane among the threads, and adds up what they found.
             fixed_threads: (settings.flash_attention && mode == Mode::Exact)
-                .then(|| (cores.most() / workers).max(1)),
+                .then(|| (cores.most() / workers.max(1)).max(1)),
             cores,
             groups,
             width,
@@ -402,7 +439,9 @@ impl Pool {
             batch_tokens: settings.batch_tokens,
             lane_tokens: settings.context_length,
         });
-        let mut handles = Vec::new();
+        // It ends by itself if what follows fails.
+        let (embeddings, handle) = Embeddings::start(&model, config, runners, &shared)?;
+        let mut handles = vec![handle];
         let (ready, started) = mpsc::channel();
         for (number, mailbox) in mailboxes.into_iter().enumerate() {
             let supervisor = Supervisor {
@@ -436,7 +475,11 @@ impl Pool {
         };
         Ok(Self {
             places: Places::new(
-                settings.parallel_sequences,
+                if workers > 0 {
+                    settings.parallel_sequences
+                } else {
+                    0
+                },
                 alive,
                 config.limits.queue_length,
                 Duration::from_millis(config.limits.queue_timeout_ms),
@@ -449,6 +492,7 @@ impl Pool {
             ),
             model,
             shared,
+            embeddings,
             threads: Mutex::new(handles),
         })
     }

@@ -29,6 +29,16 @@ pub struct Arrangement {
     pub groups: Vec<usize>,
 }
 
+impl Arrangement {
+    /// For a model that generates nothing.
+    pub fn none() -> Self {
+        Self {
+            contexts: 0,
+            groups: vec![0],
+        }
+    }
+}
+
 /// A number of contexts, each of which decodes so many sequences at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Shape {

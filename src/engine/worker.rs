@@ -39,10 +39,10 @@ pub enum Ended {
 }
 
 /// Counts a worker among those that are evaluating something, however that ends.
-struct Active<'a>(&'a AtomicUsize);
+pub struct Active<'a>(&'a AtomicUsize);
 
 impl<'a> Active<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
+    pub fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
@@ -86,7 +86,7 @@ pub struct Shared {
     pub alive: Alive,
     /// Each worker's mailbox, by number.
     pub mailboxes: Vec<Sender<Message>>,
-    /// Workers that are evaluating something at this moment: they share the cores.
+    /// Who is evaluating something at this moment, workers and what makes embeddings: they share the cores.
     pub active: AtomicUsize,
     pub cores: Cores,
     /// Threads of every decode, where their number moves bits.
@@ -111,6 +111,13 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Threads for one decode: for the cores that neither another process nor anyone else here is using.
+    pub fn threads(&self) -> usize {
+        self.fixed_threads.unwrap_or_else(|| {
+            (self.cores.free() / self.active.load(Ordering::Relaxed).max(1)).max(1)
+        })
+    }
+
     /// The worker that knows most of a request's prompt.
     pub fn prefer(&self, request: &Request) -> Option<usize> {
         let plan = PromptPlan::new(request.prompt.len(), self.batch_tokens);

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
-use super::{Model, Runner, Token, owned};
+use super::{Model, NamedPooling, Pooling, Runner, Token, owned};
 
 /// What a context is made for.
 #[derive(Debug, Clone)]
@@ -28,9 +28,19 @@ pub struct ContextShape {
     pub batch_rows: usize,
     /// Logits rows of one decode, at most.
     pub logits_rows: usize,
+    pub output: Output,
     pub flash_attention: bool,
     pub kv_type_k: KvType,
     pub kv_type_v: KvType,
+}
+
+/// What a context gives for its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    Logits,
+    /// What the model makes of each token before logits are made of it. llama.cpp then outputs every row of a decode,
+    /// and makes logits too where the model has them: `logits_rows` must be no less than `batch_rows`.
+    Embeddings,
 }
 
 pub use crate::config::KvType;
@@ -86,7 +96,9 @@ pub struct Context {
     batch: sys::llama_batch,
     shape: ContextShape,
     vocab: usize,
-    /// Which rows of the last decode have logits.
+    /// Numbers of one embedding.
+    width: usize,
+    /// Which rows of the last decode have logits, or embeddings.
     outputs: Vec<bool>,
     /// llama.cpp copies cells at the next decode that is not refused, not before.
     copies_pending: bool,
@@ -114,6 +126,11 @@ impl Context {
         params.type_k = ggml_type(shape.kv_type_k);
         params.type_v = ggml_type(shape.kv_type_v);
         params.no_perf = true;
+        if shape.output == Output::Embeddings {
+            params.embeddings = true;
+            // One vector is made of many by `engine::embeddings`: llama.cpp would want a text's rows in one decode.
+            params.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
+        }
         // A lane of its own for each sequence: a row attends to its own lane only, so bits do not depend on
         // neighbours. And full cells for sliding windows, or a lane's tail could not be cut.
         params.kv_unified = false;
@@ -131,6 +148,7 @@ impl Context {
             raw,
             batch,
             vocab: model.vocab().len(),
+            width: model.embedding_width(),
             outputs: Vec::with_capacity(shape.batch_rows),
             copies_pending: false,
             shape,
@@ -150,9 +168,11 @@ impl Runner for Context {
         if rows.is_empty() || rows.len() > self.shape.batch_rows {
             return Err(DecodeError::Refused("too many rows, or none"));
         }
-        if rows.iter().filter(|row| row.logits).count()
-            > self.shape.logits_rows.max(self.shape.lanes)
-        {
+        let outputs = match self.shape.output {
+            Output::Logits => rows.iter().filter(|row| row.logits).count(),
+            Output::Embeddings => rows.len(),
+        };
+        if outputs > self.shape.logits_rows.max(self.shape.lanes) {
             return Err(DecodeError::Refused("too many rows with logits"));
         }
         for row in rows {
@@ -206,6 +226,18 @@ impl Runner for Context {
         unsafe {
             let logits = sys::llama_get_logits_ith(self.raw.as_ptr(), i32_of(row));
             (!logits.is_null()).then(|| std::slice::from_raw_parts(logits, self.vocab))
+        }
+    }
+
+    fn embedding(&self, row: usize) -> Option<&[f32]> {
+        let is_there = self.outputs.get(row).copied().unwrap_or(false);
+        if !is_there || self.shape.output != Output::Embeddings {
+            return None;
+        }
+        // SAFETY: as for logits; with no pooling each row has n_embd_out floats.
+        unsafe {
+            let numbers = sys::llama_get_embeddings_ith(self.raw.as_ptr(), i32_of(row));
+            (!numbers.is_null()).then(|| std::slice::from_raw_parts(numbers, self.width))
         }
     }
 
@@ -341,6 +373,49 @@ impl Tokenizer {
             }
         }
     }
+}
+
+/// What llama.cpp makes of a model; its metadata tell only a part of that.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Nature {
+    /// Whether it keeps what it has evaluated, so that a text can be continued.
+    pub(super) has_memory: bool,
+    /// Whether a token attends only to those before it.
+    pub(super) is_causal: bool,
+    pub(super) pooling: NamedPooling,
+}
+
+/// Asks a context that is made for this and as small as can be; `None` if there can be none.
+pub(super) fn nature(weights: &LlamaModel) -> Option<Nature> {
+    // SAFETY: returns a plain struct by value.
+    let mut params = unsafe { sys::llama_context_default_params() };
+    // llama.cpp tries graphs of up to 16 rows when it makes a context.
+    (params.n_ctx, params.n_batch, params.n_ubatch) = (256, 16, 16);
+    params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    // SAFETY: the model is loaded and outlives the context, which is freed here.
+    unsafe {
+        let raw = NonNull::new(sys::llama_init_from_model(weights_ptr(weights), params))?;
+        let nature = Nature {
+            has_memory: !sys::llama_get_memory(raw.as_ptr()).is_null(),
+            is_causal: sys::llama_get_causal_attn(raw.as_ptr()),
+            pooling: match sys::llama_pooling_type(raw.as_ptr()) {
+                sys::LLAMA_POOLING_TYPE_MEAN => NamedPooling::Pools(Pooling::Mean),
+                sys::LLAMA_POOLING_TYPE_CLS => NamedPooling::Pools(Pooling::Cls),
+                sys::LLAMA_POOLING_TYPE_LAST => NamedPooling::Pools(Pooling::Last),
+                sys::LLAMA_POOLING_TYPE_RANK => NamedPooling::Ranks,
+                _ => NamedPooling::Nothing,
+            },
+        };
+        sys::llama_free(raw.as_ptr());
+        Some(nature)
+    }
+}
+
+/// Numbers of one embedding.
+pub(super) fn embedding_width(weights: &LlamaModel) -> usize {
+    // SAFETY: the model is loaded.
+    let width = unsafe { sys::llama_model_n_embd_out(weights_ptr(weights)) };
+    usize::try_from(width).unwrap_or(0)
 }
 
 pub(super) fn has_encoder(weights: &LlamaModel) -> bool {

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config;
 
-pub use context::{Context, ContextError, ContextShape, DecodeError, LaneState, Row};
+pub use context::{Context, ContextError, ContextShape, DecodeError, LaneState, Output, Row};
 pub use runner::{Runner, Runners, contexts};
 pub use vocab::{Fim, Sorted, Vocab};
 
@@ -40,6 +40,27 @@ pub struct Model {
     name: String,
     description: String,
     fingerprint: String,
+    nature: context::Nature,
+}
+
+/// How one vector is made of those of a text's tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first one: that of the token which encoders put before a text.
+    Cls,
+    /// The last one.
+    Last,
+}
+
+/// What a model's metadata say about embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedPooling {
+    Nothing,
+    /// It tells how well two texts go together.
+    Ranks,
+    Pools(Pooling),
 }
 
 /// Why a model could not be loaded; written for the person at the terminal.
@@ -57,8 +78,15 @@ pub enum LoadError {
          (CANDOR_LOG=debug shows llama.cpp's own messages)"
     )]
     Load { path: String },
-    #[error("{path} is an encoder model: it makes embeddings, not completions")]
+    #[error(
+        "{path} has an encoder of its own (as T5 has): such models are not run here. Decoders (as Llama) are, and, for \
+         embeddings, models like BERT"
+    )]
     Encoder { path: String },
+    #[error(
+        "llama.cpp could not make even the smallest context over {path}. Is it a whole model, and is there memory for it?"
+    )]
+    Context { path: String },
 }
 
 impl Model {
@@ -80,6 +108,7 @@ impl Model {
         if context::has_encoder(&weights) {
             return Err(LoadError::Encoder { path: shown });
         }
+        let nature = context::nature(&weights).ok_or(LoadError::Context { path: shown })?;
         Ok(Self {
             vocab: Vocab::new(&weights),
             name: path.file_stem().map_or_else(
@@ -88,6 +117,7 @@ impl Model {
             ),
             description: context::description(&weights),
             fingerprint,
+            nature,
             weights,
         })
     }
@@ -114,6 +144,26 @@ impl Model {
     /// Tokens of context that the model was trained with.
     pub fn trained_context(&self) -> usize {
         self.weights.n_ctx_train() as usize
+    }
+
+    /// Whether texts can be continued with it; else it makes embeddings only, as BERT does.
+    pub fn generates(&self) -> bool {
+        self.nature.has_memory && self.nature.is_causal
+    }
+
+    /// Whether a token attends only to those before it, so that a text can be evaluated in pieces.
+    pub fn is_causal(&self) -> bool {
+        self.nature.is_causal
+    }
+
+    /// What its metadata say about embeddings.
+    pub fn named_pooling(&self) -> NamedPooling {
+        self.nature.pooling
+    }
+
+    /// Numbers of one embedding.
+    pub fn embedding_width(&self) -> usize {
+        context::embedding_width(&self.weights)
     }
 
     /// Whether a lane's tail can be cut off and the rest used again. Recurrent and hybrid models keep one state for

@@ -12,6 +12,8 @@ pub trait Runner {
     fn decode(&mut self, rows: &[Row], threads: usize) -> Result<(), DecodeError>;
     /// The logits of a row of the last decode; `None` if none were asked for.
     fn logits(&self, row: usize) -> Option<&[f32]>;
+    /// What the model made of a row of the last decode; `None` if it was not asked for.
+    fn embedding(&self, row: usize) -> Option<&[f32]>;
     /// Forgets what the lane holds from this position on. `false`: the model cannot cut there.
     fn cut(&mut self, lane: usize, from: usize) -> bool;
     /// Replaces what one lane holds by all that another holds.
@@ -23,6 +25,7 @@ pub trait Runner {
 }
 
 /// Makes what a worker, by its number, runs on from the context it is given. Called again when a worker is made anew.
+/// What makes embeddings has the number after the last worker's.
 pub type Runners = Arc<dyn Fn(usize, Context) -> Box<dyn Runner> + Send + Sync>;
 
 /// The contexts themselves.

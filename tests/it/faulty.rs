@@ -54,6 +54,9 @@ impl Runner for Faulty {
     fn logits(&self, row: usize) -> Option<&[f32]> {
         self.context.logits(row)
     }
+    fn embedding(&self, row: usize) -> Option<&[f32]> {
+        self.context.embedding(row)
+    }
     fn cut(&mut self, lane: usize, from: usize) -> bool {
         self.context.cut(lane, from)
     }

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "figures, shown with --nocapture")]
 
 mod contract;
+mod embeddings;
 mod errors;
 mod exactness;
 mod faults;

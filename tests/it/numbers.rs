@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candor::config::KvType;
-use candor::model::{Context, ContextShape, Model, Row, Runner, Token};
+use candor::model::{Context, ContextShape, Model, Output, Row, Runner, Token};
 use serde_json::{Value, json};
 
 use crate::server::{self, TestServer};
@@ -35,6 +35,7 @@ fn check(path: &str, server: &TestServer) {
         lane_tokens: 512,
         batch_rows: 512,
         logits_rows: 512,
+        output: Output::Logits,
         flash_attention: false,
         kv_type_k: KvType::f16,
         kv_type_v: KvType::f16,

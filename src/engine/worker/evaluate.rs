@@ -2,7 +2,6 @@
 //! goes out.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::{Phase, Sequence, Worker};
 use crate::engine::draft;
@@ -23,14 +22,6 @@ enum Logits {
 }
 
 impl Worker<'_> {
-    /// Threads for one decode: for the cores that neither another process nor another worker is using.
-    fn threads(&self) -> usize {
-        if let Some(threads) = self.shared.fixed_threads {
-            return threads;
-        }
-        (self.shared.cores.free() / self.shared.active.load(Ordering::Relaxed).max(1)).max(1)
-    }
-
     /// Evaluates the rows that were gathered; a second time, if that may help.
     fn decode(&mut self) -> Result<(), DecodeError> {
         let mut outcome = self.try_decode();
@@ -52,7 +43,7 @@ impl Worker<'_> {
     }
 
     fn try_decode(&mut self) -> Result<(), DecodeError> {
-        let threads = self.threads();
+        let threads = self.shared.threads();
         let outcome = self.runner.decode(&self.rows, threads);
         metrics::decoded(outcome.is_ok());
         outcome
@@ -60,7 +51,7 @@ impl Worker<'_> {
 
     /// Evaluates the next chunk of a prompt; what ends the sequence, if something does.
     pub(super) fn evaluate_chunk(&mut self, index: usize) -> Option<Delta> {
-        let threads = self.threads();
+        let threads = self.shared.threads();
         let sequence = &mut self.sequences[index];
         let Phase::Prompt { evaluated } = sequence.phase else {
             return None;
