@@ -10,7 +10,7 @@
 //! | [`model`] | tokens, and text ⇄ tokens | rows of logits | llama.cpp's handles, unsafe code, where weights come from |
 //! | [`logprobs`] | a row of logits and a token | its likeliest tokens, a [`logprobs::TokenLogprob`] | the arithmetic this project exists for |
 //! | [`sampling`] | a row of logits, its likeliest tokens and [`sampling::SamplingParams`] | a token | samplers, grammars |
-//! | [`engine`] | a [`engine::Request`] | a [`engine::Generation`], a stream of [`engine::Delta`]s | threads, channels, permits, lanes, the cache, time |
+//! | [`engine`] | a [`engine::Request`] | a [`engine::Generation`], a stream of [`engine::Delta`]s; vectors of texts | threads, channels, permits, lanes, the cache, time |
 //! | [`api`] | JSON | JSON or SSE | axum, OpenAI's field names |
 //!
 //! [`metrics`] is a leaf that anyone may count with; `serve` takes in connections. `main` parses and runs; [`run`] wires,
@@ -34,6 +34,9 @@
 //!    route has (`api::completions::answer`).
 //! 7. A worker that is lost is made anew (`engine::supervisor`); whoever it ran hears of it.
 //! 8. Whoever drops the [`engine::Generation`] stops the sequence within one decode; its lane stays as cache.
+//!
+//! A request for embeddings goes another way: `api::embeddings` to `engine::embeddings`, which has a context, a thread and
+//! places of its own, and makes one vector of what the model makes of each token.
 //!
 //! # What holds
 //!
@@ -103,6 +106,7 @@ pub async fn run_on(
     ));
     let handle = axum_server::Handle::new();
     let mut server = tokio::spawn(door.serve(listener, handle.clone(), app));
+    let ready = engine.clone();
     let loaded = async {
         match started
             .wait_for(Option::is_some)
@@ -111,7 +115,7 @@ pub async fn run_on(
         {
             Ok(Some(Err(error))) => Err(RunError::from(error)),
             _ => {
-                announce(&url);
+                announce(&url, ready.generates());
                 // From here on only `shutdown` ends it.
                 std::future::pending().await
             }
@@ -148,10 +152,18 @@ pub async fn run_on(
 }
 
 /// Tells the person at the terminal what to try first.
-fn announce(url: &str) {
+fn announce(url: &str, generates: bool) {
+    let (route, body) = if generates {
+        (
+            "/v1/completions",
+            r#"{"prompt": "The capital of Michigan is ", "max_tokens": 8, "temperature": 0, "logprobs": 3}"#,
+        )
+    } else {
+        (
+            "/v1/embeddings",
+            r#"{"input": "The capital of Michigan is Lansing."}"#,
+        )
+    };
     tracing::info!("ready: {url}");
-    tracing::info!(
-        "try: curl {url}/v1/completions -H 'content-type: application/json' -d \
-         '{{\"prompt\": \"The capital of Michigan is \", \"max_tokens\": 8, \"temperature\": 0, \"logprobs\": 3}}'"
-    );
+    tracing::info!("try: curl {url}{route} -H 'content-type: application/json' -d '{body}'");
 }

@@ -49,15 +49,23 @@ pub struct Answer<C> {
 }
 
 impl<C: Serialize + Send + 'static> Answer<C> {
-    /// Writes it: a large one beside the threads that serve everybody.
     pub async fn respond(self, entries: &Entries, state: &AppState) -> Result<Response, ApiError> {
-        if entries.are_few() {
-            return Ok(Json(self).into_response());
-        }
-        let json = state.work(move || serde_json::to_vec(&self)).await?;
-        let json = json.map_err(|_| ApiError::internal())?;
-        Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+        respond(self, entries, state).await
     }
+}
+
+/// Writes an answer: a large one beside the threads that serve everybody.
+pub async fn respond<T: Serialize + Send + 'static>(
+    answer: T,
+    entries: &Entries,
+    state: &AppState,
+) -> Result<Response, ApiError> {
+    if entries.are_few() {
+        return Ok(Json(answer).into_response());
+    }
+    let json = state.work(move || serde_json::to_vec(&answer)).await?;
+    let json = json.map_err(|_| ApiError::internal())?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 /// Tokens used.

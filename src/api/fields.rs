@@ -159,6 +159,12 @@ impl Fields {
         let shown = cut(name);
         let hint = match self.meant(name) {
             Some(known) => format!(" Did you mean `{known}`?"),
+            None if name == "messages" && self.knows("input") => {
+                " Messages go to POST /v1/chat/completions; here the text is `input`.".to_owned()
+            }
+            None if name == "prompt" && self.knows("input") => {
+                " A prompt goes to POST /v1/completions; here the text is `input`.".to_owned()
+            }
             None if name == "messages" => {
                 " Messages go to POST /v1/chat/completions; here the text is `prompt`.".to_owned()
             }
@@ -175,6 +181,10 @@ impl Fields {
             ),
         )
         .code("unknown_field"))
+    }
+
+    fn knows(&self, name: &str) -> bool {
+        self.known.iter().any(|known| known.name == name)
     }
 
     /// The name that a misspelt one may have meant: equal but for case, `_` and `-`.

@@ -4,11 +4,13 @@ mod answer;
 mod body;
 mod completions;
 mod docs;
+mod embeddings;
 mod error;
 mod fields;
 mod generate;
 pub mod guard;
 mod health;
+mod input;
 mod leftover;
 mod metrics;
 mod models;
@@ -93,6 +95,7 @@ impl AppState {
 fn routes() -> Vec<Route> {
     vec![
         completions::route(),
+        embeddings::route(),
         models::list_route(),
         models::one_route(),
         health::route(),

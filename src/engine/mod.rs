@@ -134,7 +134,7 @@ impl Engine {
             system = model::system_info(),
             "llama.cpp"
         );
-        if self.0.settings.context_length > model.trained_context() {
+        if model.generates() && self.0.settings.context_length > model.trained_context() {
             tracing::warn!(
                 context_length = self.0.settings.context_length,
                 trained_context = model.trained_context(),
@@ -175,6 +175,11 @@ impl Engine {
             None => Ok(()),
             Some(worker) => Err(EngineError::worker_down(worker)),
         }
+    }
+
+    /// Whether the loaded model can continue texts; else it makes embeddings only.
+    pub fn generates(&self) -> bool {
+        self.0.pool.get().is_none_or(|pool| pool.model.generates())
     }
 
     /// Tokens that a prompt and its completion may hold together.
@@ -382,7 +387,7 @@ impl Pool {
         } = if model.generates() {
             tune::arrange(&model, config, mode, cores.most())?
         } else {
-            tracing::info!("this model makes embeddings only: no workers are started");
+            tracing::info!("this model makes embeddings only: it has no workers");
             Arrangement::none()
         };
         let width = groups.iter().copied().max().unwrap_or(1);
@@ -404,17 +409,19 @@ impl Pool {
                 bytes * (workers * lanes * settings.context_length.next_multiple_of(256)) as f64
                     / 1_048_576.0
             });
-        tracing::info!(
-            mode = mode.as_str(),
-            contexts = workers,
-            threads = cores.most(),
-            decode_width = width,
-            parallel_sequences = settings.parallel_sequences,
-            lanes_per_context = lanes,
-            tokens_per_lane = settings.context_length,
-            kv_cache_mib = kv_mib.map(|mib| mib.round()),
-            "starting the engine"
-        );
+        if model.generates() {
+            tracing::info!(
+                mode = mode.as_str(),
+                contexts = workers,
+                threads = cores.most(),
+                decode_width = width,
+                parallel_sequences = settings.parallel_sequences,
+                lanes_per_context = lanes,
+                tokens_per_lane = settings.context_length,
+                kv_cache_mib = kv_mib.map(|mib| mib.round()),
+                "starting the engine"
+            );
+        }
         let (senders, mailboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel()).unzip();
         let alive = Alive::new(workers);
         let shared = Arc::new(Shared {

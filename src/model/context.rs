@@ -128,8 +128,11 @@ impl Context {
         params.no_perf = true;
         if shape.output == Output::Embeddings {
             params.embeddings = true;
-            // One vector is made of many by `engine::embeddings`: llama.cpp would want a text's rows in one decode.
-            params.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
+            // One vector is made of many by `engine::embeddings`: llama.cpp would want a text's rows in one decode. It
+            // warns of what is not as the metadata say, and takes none where they say nothing.
+            if model.named_pooling() != NamedPooling::Nothing {
+                params.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
+            }
         }
         // A lane of its own for each sequence: a row attends to its own lane only, so bits do not depend on
         // neighbours. And full cells for sliding windows, or a lane's tail could not be cut.

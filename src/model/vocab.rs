@@ -16,7 +16,7 @@ pub struct Vocab {
     broken: std::collections::HashMap<Token, Box<[u8]>>,
     /// Control tokens written out.
     control: std::collections::HashMap<Token, Box<[u8]>>,
-    /// Bytes of the longest token.
+    /// Bytes that one token stands for at most.
     longest: usize,
     /// Tokens that end a generation, ascending.
     ends: Box<[Token]>,
@@ -67,6 +67,11 @@ impl Vocab {
             if vocab.is_eog(raw) {
                 ends.push(token);
             }
+        }
+        // These fold whitespace, and make one token of a word that they do not know.
+        let kind = weights.meta_val_str("tokenizer.ggml.model");
+        if matches!(kind.as_deref(), Ok("bert" | "t5")) {
+            longest = usize::MAX;
         }
         let known = |token: LlamaToken| (0..count).contains(&token.0).then_some(Token(token.0));
         let fim = match (

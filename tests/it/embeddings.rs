@@ -5,14 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use candor::config::{Config, Pooling};
 use candor::engine::{EmbeddingBounds, EmbeddingRequest, Engine, EngineError};
 use candor::model::{
     Context, ContextShape, DecodeError, Model, Output, Row, Runner, Runners, Token, contexts,
 };
 
+use serde_json::{Value, json};
+
+use crate::bert::{self, Bert};
 use crate::faulty::{Fault, Gate, Trouble, faulty};
-use crate::server::{default_model, defaults, tiny_model};
+use crate::server::{TestServer, default_model, defaults, tiny_model};
 
 /// An engine that has loaded its model.
 struct Loaded {
@@ -180,6 +185,53 @@ fn vectors_are_made_of_what_the_model_makes_of_each_token() {
 }
 
 #[test]
+fn a_model_like_bert_makes_embeddings_and_nothing_else() {
+    let bert = Bert::new();
+    let path = bert.write("bert");
+    let loaded = Loaded::start(
+        &path.to_string_lossy(),
+        |c| c.embeddings.pooling = Pooling::Auto,
+        contexts(),
+    );
+    std::fs::remove_file(&path).expect("it was there");
+    let model = loaded.engine.model().expect("loaded");
+    // That of the settings would be longer; a longer text has no place in the model's table of positions.
+    let bounds = loaded.bounds();
+    assert_eq!((bounds.tokens, bounds.dimensions), (bert::TOKENS, 32));
+    let texts = ["b", "candor is a virtue", &"ab ".repeat(31)];
+    let mut furthest = 0.0_f64;
+    for text in texts {
+        let tokens = model.vocab().tokenize(text, true, true);
+        let ids: Vec<i32> = tokens.iter().map(|token| token.0).collect();
+        assert_eq!(
+            (ids.first(), ids.last()),
+            (Some(&bert::CLS), Some(&bert::SEP))
+        );
+        let vectors = loaded.embed(&[&tokens]).expect("a vector");
+        let mean = |sees: fn(usize, usize) -> bool| -> Vec<f64> {
+            let rows = bert.rows(&ids, sees);
+            (0..rows[0].len())
+                .map(|place| rows.iter().map(|row| row[place]).sum())
+                .collect()
+        };
+        // llama.cpp looks GELU up in a table of 16-bit numbers.
+        let off = difference(&vectors[0], &mean(|_, _| true));
+        assert!(off < 2e-3, "{text}: {off}");
+        println!("{text}: largest difference from BERT by the book {off:.2e}");
+        furthest = furthest.max(difference(
+            &vectors[0],
+            &mean(|place, other| other <= place),
+        ));
+    }
+    assert!(
+        furthest > 0.05,
+        "{furthest}: that it looks at what follows makes no difference"
+    );
+    assert!(!loaded.engine.generates());
+    assert_eq!(loaded.engine.health(), Ok(()));
+}
+
+#[test]
 fn a_model_that_names_no_pooling_says_so_unless_it_is_set() {
     let loaded = Loaded::start(
         &tiny_model(),
@@ -329,4 +381,192 @@ fn who_left_is_not_evaluated_and_clients_take_turns_text_by_text() {
         assert_eq!(ended, Err(EngineError::closing()));
     }
     closing.join().expect("no panic");
+}
+
+/// A server that makes embeddings by the mean.
+fn server(path: &str) -> TestServer {
+    TestServer::start_with(path, |c| c.embeddings.pooling = Pooling::Mean)
+}
+
+fn ask(server: &TestServer, body: &Value) -> Value {
+    let answer = server.send(
+        "/v1/embeddings",
+        "application/json",
+        body.to_string().as_bytes(),
+    );
+    assert_eq!(answer.status, 200, "{body}: {}", answer.body);
+    answer.json()
+}
+
+/// The vectors of an answer, as they are written.
+fn vectors(answer: &Value) -> Vec<Value> {
+    let data = answer["data"].as_array().expect("an array");
+    for (index, entry) in data.iter().enumerate() {
+        assert_eq!(entry["index"], index);
+        assert_eq!(entry["object"], "embedding");
+    }
+    data.iter()
+        .map(|entry| entry["embedding"].clone())
+        .collect()
+}
+
+#[test]
+fn over_http_it_is_openais_shape() {
+    let server = server(&tiny_model());
+    let texts = ["One.", "Two texts.", "One."];
+    let answer = ask(
+        &server,
+        &json!({"input": texts, "model": "llama2-vocab-tiny", "user": "u"}),
+    );
+    assert_eq!(answer["object"], "list");
+    assert_eq!(answer["model"], "llama2-vocab-tiny");
+    let all = vectors(&answer);
+    assert_eq!(all[0], all[2]);
+    assert_ne!(all[0], all[1]);
+    let mut counted = 0;
+    for (text, vector) in texts.iter().zip(&all) {
+        let alone = ask(&server, &json!({"input": text, "encoding_format": "float"}));
+        assert_eq!(&vectors(&alone)[..], std::slice::from_ref(vector));
+        let used = alone["usage"]["prompt_tokens"].as_u64().expect("a number");
+        assert_eq!(
+            alone["usage"],
+            json!({"prompt_tokens": used, "total_tokens": used})
+        );
+        counted += used;
+    }
+    assert_eq!(
+        answer["usage"],
+        json!({"prompt_tokens": counted, "total_tokens": counted})
+    );
+
+    // Ids, alone and in lists: those of the texts have the texts' vectors.
+    let model = Model::load(Path::new(&tiny_model()), &defaults().model).expect("the model loads");
+    let ids: Vec<Vec<i32>> = texts
+        .iter()
+        .map(|text| {
+            model
+                .vocab()
+                .tokenize(text, true, true)
+                .iter()
+                .map(|it| it.0)
+                .collect()
+        })
+        .collect();
+    assert_eq!(vectors(&ask(&server, &json!({"input": ids}))), all);
+    assert_eq!(vectors(&ask(&server, &json!({"input": ids[1]})))[0], all[1]);
+
+    // Base64 is the same numbers, to the bit.
+    let written = vectors(&ask(
+        &server,
+        &json!({"input": texts, "encoding_format": "base64"}),
+    ));
+    for (written, plain) in written.iter().zip(&all) {
+        let bytes = BASE64_STANDARD
+            .decode(written.as_str().expect("text"))
+            .expect("base64");
+        let (floats, rest) = bytes.as_chunks::<4>();
+        assert!(rest.is_empty());
+        let floats: Vec<f32> = floats
+            .iter()
+            .map(|&bytes| f32::from_le_bytes(bytes))
+            .collect();
+        let plain = plain.as_array().expect("an array").iter();
+        let plain: Vec<f32> = plain
+            .map(|it| it.as_f64().expect("a number") as f32)
+            .collect();
+        assert_eq!(floats, plain);
+    }
+    let short = vectors(&ask(&server, &json!({"input": texts, "dimensions": 3})));
+    assert!(
+        short
+            .iter()
+            .all(|vector| vector.as_array().map(Vec::len) == Some(3))
+    );
+
+    // As many tokens as the context holds, and one more.
+    let most = defaults().engine.context_length;
+    assert_eq!(
+        ask(&server, &json!({"input": vec![5; most]}))["usage"]["prompt_tokens"],
+        most
+    );
+    let refuse = |input: Value, part: &str| {
+        let body = json!({"input": input}).to_string();
+        let answer = server.send("/v1/embeddings", "application/json", body.as_bytes());
+        assert_eq!(answer.status, 400, "{}", answer.body);
+        let error = answer.json()["error"].clone();
+        assert_eq!(error["code"], "context_length_exceeded");
+        assert_eq!(error["param"], "input");
+        let message = error["message"].as_str().expect("text");
+        assert!(message.contains(part), "{message}");
+    };
+    refuse(
+        json!(vec![5; most + 1]),
+        "at place 0 of `input` has 2049 tokens",
+    );
+    refuse(
+        json!(["a", "word ".repeat(2100)]),
+        "at place 1 of `input` has",
+    );
+    refuse(json!("a".repeat(1_000_000)), "has at least");
+}
+
+#[test]
+fn under_load_the_bits_are_the_same_and_generation_keeps_its_own() {
+    let server = server(&default_model());
+    let texts = [
+        "Rain falls mainly on the plain.",
+        &"Rain falls. ".repeat(60),
+    ];
+    let body = json!({"input": texts, "encoding_format": "base64"});
+    let alone = vectors(&ask(&server, &body));
+    let prompt =
+        json!({"prompt": "Once upon a time", "max_tokens": 40, "temperature": 0, "logprobs": 2});
+    let written = server.complete(prompt.clone())["choices"].clone();
+    std::thread::scope(|scope| {
+        let asks: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| vectors(&ask(&server, &body))))
+            .collect();
+        let completes: Vec<_> = (0..4)
+            .map(|_| {
+                let mut prompt = prompt.clone();
+                prompt["cache_prompt"] = json!(false);
+                let server = &server;
+                scope.spawn(move || server.complete(prompt)["choices"].clone())
+            })
+            .collect();
+        for ask in asks {
+            assert_eq!(ask.join().expect("no panic"), alone);
+        }
+        for complete in completes {
+            assert_eq!(complete.join().expect("no panic"), written);
+        }
+    });
+    server.wait_until("candor_embeddings_waiting", 0);
+    assert!(server.metric("candor_embedding_tokens_total") > 5 * 120);
+}
+
+#[test]
+fn a_model_like_bert_is_served() {
+    let path = Bert::new().write("bert-served");
+    let server = TestServer::start(&path.to_string_lossy());
+    std::fs::remove_file(&path).expect("it was there");
+    let answer = ask(&server, &json!({"input": "candor is a virtue"}));
+    assert_eq!(vectors(&answer)[0].as_array().map(Vec::len), Some(32));
+    let refused = server.try_complete(&json!({"prompt": "a"}));
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    assert_eq!(
+        refused.json()["error"]["message"],
+        "This model makes embeddings only (POST /v1/embeddings): it cannot continue a text."
+    );
+    // However long it is: spaces are nothing, and a word that it does not know is one token.
+    let folded = format!("a{}{}", " ".repeat(5000), "1".repeat(5000));
+    assert_eq!(
+        ask(&server, &json!({"input": folded}))["usage"]["prompt_tokens"],
+        4
+    );
+    let long = json!({"input": "a ".repeat(100)}).to_string();
+    let refused = server.send("/v1/embeddings", "application/json", long.as_bytes());
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    assert_eq!(refused.json()["error"]["code"], "context_length_exceeded");
+    assert_eq!(server.metric("candor_places"), 0);
 }

@@ -25,11 +25,17 @@ pub struct Case {
 
 const FIELDS: &str = include_str!("errors/fields.txt");
 const ROUTES: &str = include_str!("errors/routes.txt");
+const EMBEDDINGS: &str = include_str!("errors/embeddings.txt");
 const LIMITS: &str = include_str!("errors/limits.txt");
 const KEYS: &str = include_str!("errors/keys.txt");
 
-/// Bodies for `/v1/completions`: a line that is sent and a line with the answer.
+/// Bodies for `/v1/completions`.
 fn bodies(table: &str) -> Vec<Case> {
+    bodies_for("/v1/completions", table)
+}
+
+/// Bodies for a route: a line that is sent and a line with the answer.
+fn bodies_for(path: &str, table: &str) -> Vec<Case> {
     let lines: Vec<&str> = table
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -38,7 +44,7 @@ fn bodies(table: &str) -> Vec<Case> {
     assert!(rest.is_empty(), "a body without an answer: {rest:?}");
     pairs
         .iter()
-        .map(|[body, answer]| case(Request::complete(*body), answer))
+        .map(|[body, answer]| case(Request::new("POST", path, &[], *body), answer))
         .collect()
 }
 
@@ -194,6 +200,20 @@ fn bodies_that_are_written_out() {
 }
 
 #[test]
+fn embeddings() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        config.embeddings.pooling = candor::config::Pooling::Mean;
+        config.limits.prompts = 4;
+        config.limits.answer_entries = 1000;
+    });
+    check(
+        &server,
+        &bodies_for("/v1/embeddings", EMBEDDINGS),
+        &normal(),
+    );
+}
+
+#[test]
 fn routes_and_headers() {
     check(tiny(), &requests(ROUTES), &normal());
 }
@@ -239,6 +259,7 @@ fn keys_of_the_server() {
 fn there_are_many_cases_and_each_is_another() {
     let tables = [
         bodies(FIELDS),
+        bodies_for("/v1/embeddings", EMBEDDINGS),
         requests(ROUTES),
         made::cases(),
         bodies(LIMITS),

@@ -19,13 +19,14 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::generate::{Entries, Generate, Room, Wanted};
 use super::guard::Client;
+use super::input::Input;
 use super::models::{Served, model_field};
 use super::route::Route;
 use super::stream;
 use crate::engine::{Generation, Request};
 use answer::{Choice, View};
 use prompt::Prompt;
-use request::{CompletionRequest, PromptInput};
+use request::CompletionRequest;
 
 pub fn route() -> Route {
     Route::post(
@@ -150,28 +151,28 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
 
 /// Makes tokens of a prompt; what cannot fit is refused before it is tokenised, or written out.
 fn prompt(
-    input: PromptInput,
+    input: Input,
     suffix: Option<&str>,
     room: Room,
     served: &Served,
 ) -> Result<Prompt, ApiError> {
     let vocab = served.model.vocab();
     match (suffix, input) {
-        (Some(suffix), PromptInput::Text(prefix)) => {
+        (Some(suffix), Input::Text(prefix)) => {
             let least = vocab.least_tokens(&prefix) + vocab.least_tokens(suffix);
             room.check_length(least, false, served)?;
             Prompt::infill(&prefix, suffix, vocab)
         }
-        (Some(_), PromptInput::Tokens(_)) => Err(ApiError::field(
+        (Some(_), Input::Tokens(_)) => Err(ApiError::field(
             "suffix",
             "`suffix` needs a prompt that is a string.",
         )),
         (None, input) => {
             match &input {
-                PromptInput::Text(text) => {
+                Input::Text(text) => {
                     room.check_length(vocab.least_tokens(text), false, served)?;
                 }
-                PromptInput::Tokens(tokens) => room.check_length(tokens.len(), true, served)?,
+                Input::Tokens(tokens) => room.check_length(tokens.len(), true, served)?,
             }
             Ok(Prompt::new(input, vocab))
         }

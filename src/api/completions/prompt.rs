@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::request::PromptInput;
 use crate::api::error::ApiError;
+use crate::api::input::Input;
 use crate::engine::Utf8Decoder;
 use crate::model::{Token, Vocab};
 
@@ -20,9 +20,9 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    pub fn new(input: PromptInput, vocab: &Vocab) -> Self {
+    pub fn new(input: Input, vocab: &Vocab) -> Self {
         match input {
-            PromptInput::Text(text) => {
+            Input::Text(text) => {
                 let mut tokens = vocab.tokenize(&text, true, true);
                 if tokens.is_empty() {
                     // Something must be evaluated: what a text begins with, though the model does not ask for it.
@@ -42,7 +42,7 @@ impl Prompt {
                     text,
                 }
             }
-            PromptInput::Tokens(tokens) => {
+            Input::Tokens(tokens) => {
                 let first_text = usize::from(tokens.first().copied() == vocab.bos());
                 let mut decoder = Utf8Decoder::new();
                 Self {

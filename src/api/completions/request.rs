@@ -1,18 +1,18 @@
 //! The body of `POST /v1/completions`, read and checked: with `api::generate`, everything of the contract's first table.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::api::body::describe;
 use crate::api::error::ApiError;
-use crate::api::fields::{Fields, token_ids, wrong};
+use crate::api::fields::Fields;
 use crate::api::generate::Generate;
+use crate::api::input::{self, Input};
 use crate::api::models::Served;
-use crate::model::{Model, Token};
+use crate::model::Model;
 
 /// What a client asks for.
 #[derive(Debug)]
 pub struct CompletionRequest {
-    pub prompts: Vec<PromptInput>,
+    pub prompts: Vec<Input>,
     /// `None`: until the context is full.
     pub max_tokens: Option<usize>,
     pub logprobs: Option<usize>,
@@ -20,14 +20,6 @@ pub struct CompletionRequest {
     pub best_of: usize,
     pub suffix: Option<String>,
     pub generate: Generate,
-}
-
-/// A prompt as it came.
-#[derive(Debug, Clone, PartialEq)]
-pub enum PromptInput {
-    Text(String),
-    /// Each id lies within the vocabulary; there is at least one.
-    Tokens(Vec<Token>),
 }
 
 impl CompletionRequest {
@@ -124,76 +116,17 @@ impl CompletionRequest {
     }
 }
 
-fn prompts(fields: &mut Fields, most: usize, model: &Model) -> Result<Vec<PromptInput>, ApiError> {
-    const SHAPES: &str =
-        "a string, an array of strings, an array of token ids, or an array of arrays of token ids";
+fn prompts(fields: &mut Fields, most: usize, model: &Model) -> Result<Vec<Input>, ApiError> {
     let value = fields
         .field("prompt", "The text to go on from, or several, as texts or as token ids. A text gets what the model wants \
                           before it, and its control tokens are read; ids are taken as they are.")
         .value(|| {
-            json!({"default": "", "anyOf": [
-                {"type": "string"},
-                {"type": "array", "minItems": 1, "items": {"type": "string"}},
-                {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
-                {"type": "array", "minItems": 1, "items": {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}},
-            ]})
+            let mut schema = input::schema();
+            schema["default"] = "".into();
+            schema
         });
-    let items = match value {
-        None => return Ok(vec![PromptInput::Text(String::new())]),
-        Some(Value::String(text)) => return Ok(vec![PromptInput::Text(text)]),
-        Some(Value::Array(items)) => items,
-        Some(other) => return Err(wrong("prompt", SHAPES, &other)),
-    };
-    match items.first() {
-        None => {
-            return Err(ApiError::field(
-                "prompt",
-                format!("`prompt` must be {SHAPES}, but it is an empty array."),
-            ));
-        }
-        Some(Value::Number(_)) => {
-            return Ok(vec![PromptInput::Tokens(ids(&items, "prompt", model)?)]);
-        }
-        Some(_) => {}
+    match value {
+        None => Ok(vec![Input::Text(String::new())]),
+        Some(value) => input::read(value, "prompt", most, model.vocab().len()),
     }
-    if items.len() > most {
-        return Err(ApiError::field(
-            "prompt",
-            format!(
-                "`prompt` must hold at most {most} prompts, but it holds {}.",
-                items.len()
-            ),
-        ));
-    }
-    let strings = matches!(items.first(), Some(Value::String(_)));
-    items
-        .into_iter()
-        .enumerate()
-        .map(|(number, item)| match item {
-            Value::String(text) if strings => Ok(PromptInput::Text(text)),
-            Value::Array(inner) if !strings => Ok(PromptInput::Tokens(ids(
-                &inner,
-                &format!("prompt[{number}]"),
-                model,
-            )?)),
-            other => Err(ApiError::field(
-                "prompt",
-                format!(
-                    "`prompt` must be {SHAPES}, but `prompt[{number}]` is {}.",
-                    describe(&other)
-                ),
-            )),
-        })
-        .collect()
-}
-
-/// Ids are checked here, before anything else sees them.
-fn ids(items: &[Value], name: &str, model: &Model) -> Result<Vec<Token>, ApiError> {
-    if items.is_empty() {
-        return Err(ApiError::field(
-            "prompt",
-            format!("`{name}` must hold at least one token id."),
-        ));
-    }
-    token_ids(items, name, "prompt", model.vocab().len())
 }
