@@ -68,7 +68,7 @@ mod sampling {
 
     fn draw(bencher: Bencher, vocabulary: usize, params: &SamplingParams) {
         let row = row(vocabulary);
-        let mut sampler = Sampler::over(vocabulary, &[Token(2)], params, None);
+        let mut sampler = Sampler::over(vocabulary, &[Token(2)], params);
         let mut likeliest = Likeliest::default();
         bencher.bench_local(|| {
             likeliest.find(black_box(&row), sampler.wants());

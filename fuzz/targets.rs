@@ -15,7 +15,7 @@ use candor::config::{Config, ConfigError, Problem, Sources};
 use candor::engine::{Completion, Engine, TokenOutput, Utf8Decoder};
 use candor::logprobs::Likeliest;
 use candor::model::{Model, Token};
-use candor::sampling::{Grammar, Sampler, SamplingParams};
+use candor::sampling::{Constraint, Sampler, SamplingParams};
 use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
@@ -137,7 +137,7 @@ pub fn grammar(data: &[u8]) {
     };
     let model = tiny_model();
     let start = std::time::Instant::now();
-    let grammar = Grammar::new(model, gbnf);
+    let grammar = Constraint::gbnf(model, gbnf);
     // In the tests, which run beside each other on any machine, a time would prove nothing.
     if cfg!(fuzzing) {
         let took = start.elapsed();
@@ -263,15 +263,14 @@ fn stops_and_tokens(choices: &mut Unstructured) -> Result<(Vec<String>, Vec<Vec<
 // --- Grammars ---------------------------------------------------------------------------------------------------------
 
 /// Draws from random rows, which depend on the grammar's text, so that an input finds the same again.
-fn draw_under(model: &Model, grammar: Grammar, data: &[u8]) {
+fn draw_under(model: &Model, constraint: Constraint, data: &[u8]) {
     const MOST: usize = 16;
     let params = SamplingParams {
         temperature: 0.0,
-        grammar: Some(grammar),
+        constraint: Some(constraint),
         ..SamplingParams::default()
     };
-    let mut sampler =
-        Sampler::new(model, &params).expect("a grammar that was taken is taken again");
+    let mut sampler = Sampler::new(model, &params);
     let mut state = data.iter().fold(0x9e37_79b9_7f4a_7c15_u64, |state, &byte| {
         (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     }) | 1;

@@ -9,7 +9,7 @@
 //! | [`config`] | defaults < file < environment < flags | [`config::Config`] | clap, TOML |
 //! | [`model`] | tokens, and text ⇄ tokens | rows of logits | llama.cpp's handles, unsafe code, where weights come from |
 //! | [`logprobs`] | a row of logits and a token | its likeliest tokens, a [`logprobs::TokenLogprob`] | the arithmetic this project exists for |
-//! | [`sampling`] | a row of logits, its likeliest tokens and [`sampling::SamplingParams`] | a token | samplers, grammars |
+//! | [`sampling`] | a row of logits, its likeliest tokens and [`sampling::SamplingParams`] | a token | samplers, grammars, llguidance |
 //! | [`engine`] | a [`engine::Request`] | a [`engine::Generation`], a stream of [`engine::Delta`]s; vectors of texts | threads, channels, permits, lanes, the cache, time |
 //! | [`api`] | JSON | JSON or SSE | axum, OpenAI's field names |
 //!
@@ -29,7 +29,8 @@
 //!    everyone else (`engine::schedule`). How many sequences share a decode, and how many contexts there are, was
 //!    measured (`engine::tune`); how many threads a decode gets depends on who else wants the cores (`engine::cores`).
 //! 5. Each row of logits is reduced by [`logprobs`] (`engine::score` for the rows of a prompt) and drawn from by
-//!    [`sampling`]; `engine::text` finds characters, offsets and stop strings.
+//!    [`sampling`]; `engine::text` finds characters, offsets and stop strings. What a constraint allows next is found by
+//!    other threads (`engine::masks`) while the decode runs; a row that is there first is kept, and the others go on.
 //! 6. Deltas go back over a channel; `api::answer` gathers them, or `api::stream` passes them on, in the shape that the
 //!    route has (`api::completions::answer`).
 //! 7. A worker that is lost is made anew (`engine::supervisor`); whoever it ran hears of it.

@@ -118,7 +118,7 @@ impl From<EngineError> for ApiError {
             EngineError::NoEmbeddings(_) | EngineError::OnlyEmbeddings => {
                 return Self::field("model", error.to_string());
             }
-            EngineError::Grammar(_) => return Self::field("grammar", error.to_string()),
+            EngineError::Stuck(ref stuck) => return Self::field(stuck.field, error.to_string()),
         };
         Self::new(status, error.to_string()).code(code)
     }

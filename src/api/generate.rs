@@ -13,7 +13,7 @@ use super::fields::{Fields, strings, whole, wrong};
 use super::models::Served;
 use crate::engine::Request;
 use crate::model::Token;
-use crate::sampling::{Grammar, Mirostat, SamplingParams};
+use crate::sampling::{Constraint, Mirostat, SamplingParams};
 
 /// How text is to be generated.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ impl Generate {
                 .field("min_tokens", "No token ends the text before there are so many.")
                 .count_or(0..=u32::MAX as usize, defaults.min_tokens)?,
             logit_bias: logit_bias(fields, served)?,
-            grammar: None,
+            constraint: None,
             seed: 0,
         };
         let generate = Self {
@@ -155,11 +155,11 @@ impl Generate {
         served: &Served,
     ) -> Result<Vec<Request>, ApiError> {
         let grammar = self.grammar.take().map(|gbnf| {
-            Grammar::new(&served.model, &gbnf).map_err(|error| {
+            Constraint::gbnf(&served.model, &gbnf).map_err(|error| {
                 ApiError::field("grammar", format!("`grammar` is refused: {error}."))
             })
         });
-        self.sampling.grammar = grammar.transpose()?;
+        self.sampling.constraint = grammar.transpose()?;
         let seed = self.seed.unwrap_or_else(|| (random() >> 32) as u32);
         let stop: Arc<[String]> = std::mem::take(&mut self.stop).into();
         let mut sequences = Vec::new();

@@ -1,6 +1,6 @@
 //! Why a sequence could not be run.
 
-use crate::sampling::TooAmbiguous;
+use crate::sampling::Stuck;
 
 /// Each variant is written for the person who sent the request; details go to the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,8 +24,8 @@ pub enum EngineError {
     #[error("This model makes embeddings only (POST /v1/embeddings): it cannot continue a text.")]
     OnlyEmbeddings,
     /// 400: only as the text grew did it show.
-    #[error("`grammar` cannot be followed any further: {0}.")]
-    Grammar(#[from] TooAmbiguous),
+    #[error(transparent)]
+    Stuck(#[from] Stuck),
 }
 
 impl EngineError {

@@ -10,6 +10,7 @@ mod draft;
 mod embeddings;
 mod error;
 mod lanes;
+mod masks;
 mod places;
 mod plan;
 mod request;
@@ -42,6 +43,7 @@ use crate::model::{self, ContextShape, Model, Output, Runners};
 use cores::Cores;
 use embeddings::Embeddings;
 use lanes::Directory;
+use masks::Masks;
 use places::{Lease, Places};
 use supervisor::{Alive, Supervisor};
 use tune::Arrangement;
@@ -49,6 +51,9 @@ use worker::{Job, Message, Shared};
 
 /// A worker's stack, as large as that of a program's first thread, on which llama.cpp mostly runs.
 const WORKER_STACK_BYTES: usize = 8 << 20;
+
+/// Threads that find what constraints allow, at most.
+const MOST_MASK_THREADS: usize = 8;
 
 /// Why the engine could not start; for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
@@ -376,6 +381,8 @@ impl Pool {
     fn start(model: Arc<Model>, config: &Config, runners: &Runners) -> Result<Self, StartError> {
         let settings = &config.engine;
         let cores = Cores::new(settings.threads);
+        let masks =
+            Masks::start(cores.most().clamp(1, MOST_MASK_THREADS)).map_err(StartError::Thread)?;
         let mode = match settings.mode {
             Mode::Auto if config.model.gpu_layers > 0 => Mode::Throughput,
             Mode::Auto => Mode::Exact,
@@ -429,6 +436,7 @@ impl Pool {
             alive: alive.clone(),
             mailboxes: senders,
             active: AtomicUsize::new(0),
+            masks,
             // With flash attention llama.cpp splits a long lane among the threads, and adds up what they found.
             fixed_threads: (settings.flash_attention && mode == Mode::Exact)
                 .then(|| (cores.most() / workers.max(1)).max(1)),

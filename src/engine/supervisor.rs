@@ -126,7 +126,7 @@ impl Supervisor {
                         let _ = deltas.send(Delta::Failed(EngineError::worker_down(self.number)));
                     }
                     // Dropped, which answers it.
-                    Message::Want(_) | Message::Gift { .. } => {}
+                    Message::Want(_) | Message::Gift { .. } | Message::Allowed => {}
                     Message::Close => return None,
                 }
             }

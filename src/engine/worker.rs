@@ -14,6 +14,7 @@ use super::cores::Cores;
 use super::draft::Patience;
 use super::error::EngineError;
 use super::lanes::{Directory, Lane};
+use super::masks::{Lent, Masks};
 use super::places::Lease;
 use super::plan::PromptPlan;
 use super::request::{Delta, FinishReason, Request};
@@ -64,6 +65,8 @@ pub enum Message {
         sequence: u64,
         gift: Option<Gift>,
     },
+    /// What the constraint of some sequence allows next is found.
+    Allowed,
     /// End all sequences, then the thread.
     Close,
 }
@@ -88,6 +91,7 @@ pub struct Shared {
     pub mailboxes: Vec<Sender<Message>>,
     /// Who is evaluating something at this moment, workers and what makes embeddings: they share the cores.
     pub active: AtomicUsize,
+    pub masks: Masks,
     pub cores: Cores,
     /// Threads of every decode, where their number moves bits.
     pub fixed_threads: Option<usize>,
@@ -127,6 +131,13 @@ impl Shared {
             .filter(|_| request.cache_prompt)?;
         Some(worker)
     }
+
+    /// Has another thread find what the constraint of a worker's sequence allows next, if there is one.
+    fn find_allowed(&self, worker: usize, sampler: &mut Sampler) -> Option<Lent> {
+        let follower = sampler.lend()?;
+        let mailbox = self.mailboxes[worker].clone();
+        Some(self.masks.find(follower, mailbox))
+    }
 }
 
 /// How far a sequence is.
@@ -150,6 +161,10 @@ struct Sequence {
     request: Request,
     plan: PromptPlan,
     sampler: Sampler,
+    /// What the sampler has lent out, so that another thread finds what its constraint allows next.
+    lent: Option<Lent>,
+    /// The row of logits from which the next token is drawn as soon as that is found.
+    row: Option<Arc<[f32]>>,
     completion: Completion,
     /// Tokens drawn so far.
     drawn: usize,
@@ -240,11 +255,13 @@ impl<'a> Worker<'a> {
             self.start_new();
             let mut ended = Vec::new();
             self.finish_known(&mut ended);
+            self.draw_waiting(&mut ended);
             // Whoever waits for a lane or a neighbour looks again before this worker sleeps.
             let look_again = !ended.is_empty();
             self.end_all(ended);
             let mut round = std::mem::take(&mut self.round);
             round.fill(self.sequences.iter().map(|sequence| match sequence.phase {
+                _ if sequence.row.is_some() => Progress::Waiting,
                 Phase::New { .. } | Phase::Fetching => Progress::Waiting,
                 Phase::Prompt { evaluated } => Progress::Prompt {
                     left: sequence.request.prompt.len() - evaluated,
@@ -311,6 +328,8 @@ impl<'a> Worker<'a> {
             Message::Run(job) => self.admit(*job),
             Message::Want(want) => self.wants.push(want),
             Message::Gift { sequence, gift } => self.unwrap_gift(sequence, gift),
+            // It is looked for in each round.
+            Message::Allowed => {}
             Message::Close => {
                 self.wants.clear();
                 for index in (0..self.sequences.len()).rev() {
@@ -332,15 +351,15 @@ impl<'a> Worker<'a> {
         } = job;
         let plan = PromptPlan::new(request.prompt.len(), self.shared.batch_tokens);
         let fits = !request.prompt.is_empty() && request.prompt.len() <= self.shared.lane_tokens;
-        let sampler = match Sampler::new(self.runner.model(), &request.sampling) {
-            Ok(sampler) if fits => sampler,
-            // Both were checked where the request came in.
-            _ => {
-                tracing::error!(sequence, "a request reached the engine that cannot be run");
-                let _ = deltas.send(Delta::Failed(EngineError::Decode));
-                return;
-            }
-        };
+        if !fits {
+            // It was checked where the request came in.
+            tracing::error!(sequence, "a request reached the engine that cannot be run");
+            let _ = deltas.send(Delta::Failed(EngineError::Decode));
+            return;
+        }
+        let mut sampler = Sampler::new(self.runner.model(), &request.sampling);
+        // Its prompt is evaluated meanwhile.
+        let lent = self.shared.find_allowed(self.number, &mut sampler);
         self.sequences.push(Sequence {
             id: sequence,
             arrived,
@@ -357,6 +376,8 @@ impl<'a> Worker<'a> {
             untold: Vec::new(),
             _lease: lease,
             request,
+            lent,
+            row: None,
         });
     }
 

@@ -1,5 +1,6 @@
 //! Text ⇄ tokens.
 
+use std::any::Any;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -27,6 +28,8 @@ pub struct Vocab {
     tokenizer: context::Tokenizer,
     /// Made when it is first asked for: it takes a tenth of a second on a large vocabulary.
     sorted: OnceLock<Arc<Sorted>>,
+    /// What another module made of the vocabulary; it lives as long.
+    derived: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 /// Tokens that mark the parts of a fill-in-the-middle prompt.
@@ -98,6 +101,7 @@ impl Vocab {
             fim,
             tokenizer: context::Tokenizer::new(weights),
             sorted: OnceLock::new(),
+            derived: OnceLock::new(),
         }
     }
 
@@ -152,6 +156,15 @@ impl Vocab {
             Arc::new(Sorted::new(tokens))
         });
         Arc::clone(sorted)
+    }
+
+    /// What `make` makes of the vocabulary, made once. Of one type only: a second one would be made each time.
+    pub fn derived<T: Any + Send + Sync>(&self, make: impl Fn(&Self) -> T) -> Arc<T> {
+        let derived = self.derived.get_or_init(|| Arc::new(make(self)));
+        match Arc::clone(derived).downcast() {
+            Ok(derived) => derived,
+            Err(_) => Arc::new(make(self)),
+        }
     }
 
     /// Whether the token ends a generation.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use regex_syntax::utf8::{Utf8Sequence, Utf8Sequences};
 
+use super::constraint::{Follow, Stuck};
 use super::gbnf::{self, Part, Rule};
 use crate::model::{Model, Sorted, Token};
 
@@ -75,14 +76,17 @@ impl Grammar {
             &gbnf::read(gbnf, &named)?,
             vocab.ends(),
         )?));
-        grammar.matcher(model)?.allowed()?;
+        grammar.matcher(vocab.sorted(), vocab.ends())?.allowed()?;
         Ok(grammar)
     }
 
     /// At the grammar's beginning.
-    pub(super) fn matcher(&self, model: &Model) -> Result<Matcher, TooAmbiguous> {
-        let vocab = model.vocab();
-        Matcher::new(Arc::clone(&self.0), vocab.sorted(), vocab.ends())
+    pub(super) fn matcher(
+        &self,
+        vocab: Arc<Sorted>,
+        ends: &[Token],
+    ) -> Result<Matcher, TooAmbiguous> {
+        Matcher::new(Arc::clone(&self.0), vocab, ends)
     }
 }
 
@@ -674,8 +678,18 @@ impl Matcher {
     }
 }
 
+impl Follow for Matcher {
+    fn allowed(&mut self) -> Result<&[bool], Stuck> {
+        Ok(Self::allowed(self)?)
+    }
+
+    fn accept(&mut self, token: Token) -> Result<(), Stuck> {
+        Ok(Self::accept(self, token)?)
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
@@ -691,6 +705,11 @@ mod tests {
             let id = text.strip_prefix("<[")?.strip_suffix("]>")?.parse().ok()?;
             (id < VOCABULARY as i32).then_some(Token(id))
         })
+    }
+
+    /// At a grammar's beginning, over tokens of these bytes; the one after them ends a text.
+    pub(in crate::sampling) fn gbnf(text: &str, tokens: &[&[u8]]) -> Matcher {
+        matcher(nodes(text).expect("a grammar"), tokens)
     }
 
     /// Over tokens of these bytes; the last one ends a text.

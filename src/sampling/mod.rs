@@ -1,9 +1,12 @@
 //! A row of logits and [`SamplingParams`] become a token. The arithmetic of each step is llama.cpp's own, in the order
 //! of llama-cpp-python, so that a seed draws the very tokens that it draws there. Grammars are followed here: llama.cpp
-//! keeps every way to read a text, which can double with each character, and ends the process on some.
+//! keeps every way to read a text, which can double with each character, and ends the process on some. JSON schemas,
+//! regular expressions and Lark grammars are llguidance's.
 
+mod constraint;
 mod gbnf;
 mod grammar;
+mod guidance;
 mod params;
 
 use llama_cpp_2::sampling::LlamaSampler;
@@ -11,7 +14,8 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
-pub use grammar::{Grammar, GrammarError, Matcher, TooAmbiguous};
+pub use constraint::{Constraint, ConstraintError, Follow, Follower, Rules, Stuck};
+pub use grammar::{GrammarError, TooAmbiguous};
 pub use params::{Mirostat, SamplingParams};
 
 use std::collections::VecDeque;
@@ -35,7 +39,7 @@ pub struct Sampler {
     penalties: Option<LlamaSampler>,
     /// The generated tokens that the penalties look back on.
     recent: VecDeque<Token>,
-    grammar: Option<Matcher>,
+    constraint: Option<Follower>,
     /// What picks a token; `None` is greedy.
     selector: Option<LlamaSampler>,
     /// Candidates that the first cut leaves, whatever the others are; `None`: the whole vocabulary must be looked at.
@@ -47,30 +51,20 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    pub fn new(model: &Model, params: &SamplingParams) -> Result<Self, TooAmbiguous> {
+    pub fn new(model: &Model, params: &SamplingParams) -> Self {
         let vocab = model.vocab();
-        let grammar = params
-            .grammar
-            .as_ref()
-            .map(|grammar| grammar.matcher(model))
-            .transpose()?;
-        Ok(Self::over(vocab.len(), vocab.ends(), params, grammar))
+        Self::over(vocab.len(), vocab.ends(), params)
     }
 
-    /// Without a model: `ends` are the tokens that end a generation, and the grammar is at its beginning already.
-    pub fn over(
-        vocabulary: usize,
-        ends: &[Token],
-        params: &SamplingParams,
-        grammar: Option<Matcher>,
-    ) -> Self {
+    /// Without a model: `ends` are the tokens that end a generation.
+    pub fn over(vocabulary: usize, ends: &[Token], params: &SamplingParams) -> Self {
         let n_vocab = i32::try_from(vocabulary).unwrap_or(i32::MAX);
         let penalises = params.repeat_penalty != 1.0
             || params.frequency_penalty != 0.0
             || params.presence_penalty != 0.0;
         let selector = selector(n_vocab, params);
         let keeps = match (&selector, params.mirostat) {
-            _ if grammar.is_some() => None,
+            _ if params.constraint.is_some() => None,
             (None, _) => Some(1),
             (Some(_), Mirostat::Off) => usize::try_from(params.top_k).ok().filter(|&k| k > 0),
             _ => None,
@@ -94,7 +88,7 @@ impl Sampler {
                 )
             }),
             recent: VecDeque::new(),
-            grammar,
+            constraint: params.constraint.as_ref().map(Follower::new),
             selector,
             keeps,
             candidates: LlamaTokenDataArray::new(Vec::new(), false),
@@ -115,19 +109,30 @@ impl Sampler {
             .unwrap_or(0)
     }
 
-    /// Draws the next token, given a row of logits and its [`Sampler::wants`] likeliest tokens. `None`: the grammar
+    /// Lends out what knows the tokens that the constraint allows, so that another thread finds them. Until it is given
+    /// back, nothing can be drawn. `None`: every token is allowed.
+    pub fn lend(&mut self) -> Option<Follower> {
+        self.constraint.as_mut().map(Follower::take)
+    }
+
+    /// Takes back what was lent.
+    pub fn give_back(&mut self, follower: Follower) {
+        self.constraint = Some(follower);
+    }
+
+    /// Draws the next token, given a row of logits and its [`Sampler::wants`] likeliest tokens. `None`: the constraint
     /// allows no token, not even an end.
     pub fn sample(
         &mut self,
         logits: &[f32],
         likeliest: &Likeliest,
-    ) -> Result<Option<Token>, TooAmbiguous> {
+    ) -> Result<Option<Token>, Stuck> {
         if !self.gather_few(logits, likeliest) {
             self.gather_all(logits);
             self.change();
-            if let Some(grammar) = &mut self.grammar {
+            if let Some(constraint) = &mut self.constraint {
                 let candidates = self.candidates.data.iter_mut();
-                for (candidate, &allowed) in candidates.zip(grammar.allowed()?) {
+                for (candidate, &allowed) in candidates.zip(constraint.allowed()?) {
                     if !allowed {
                         candidate.set_logit(f32::NEG_INFINITY);
                     }
@@ -137,7 +142,7 @@ impl Sampler {
         let Some(token) = self.pick() else {
             return Ok(None);
         };
-        self.accept(token)?;
+        self.accept(token);
         Ok(Some(token))
     }
 
@@ -245,13 +250,13 @@ impl Sampler {
         };
         candidates.apply_sampler(selector);
         let chosen = candidates.selected_token()?;
-        if self.grammar.is_some() && !allowed(candidates, chosen) {
+        if self.constraint.is_some() && !allowed(candidates, chosen) {
             return None;
         }
         Some(Token(chosen.0))
     }
 
-    fn accept(&mut self, token: Token) -> Result<(), TooAmbiguous> {
+    fn accept(&mut self, token: Token) {
         self.drawn += 1;
         let accepted = LlamaToken::new(token.0);
         if let Some(penalties) = &mut self.penalties {
@@ -261,13 +266,12 @@ impl Sampler {
             }
             self.recent.push_back(token);
         }
-        if let Some(grammar) = &mut self.grammar {
-            grammar.accept(token)?;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(token);
         }
         if let Some(selector) = &mut self.selector {
             selector.accept(accepted);
         }
-        Ok(())
     }
 }
 
@@ -341,8 +345,8 @@ mod tests {
     /// Draws forty tokens from rows of 1,000; how many of them from few candidates.
     fn draws(params: &SamplingParams, steps: f32) -> usize {
         let ends = [Token(3), Token(998)];
-        let mut few = Sampler::over(1000, &ends, params, None);
-        let mut all = Sampler::over(1000, &ends, params, None);
+        let mut few = Sampler::over(1000, &ends, params);
+        let mut all = Sampler::over(1000, &ends, params);
         all.keeps = None;
         let mut likeliest = Likeliest::default();
         let mut short = 0;
@@ -412,7 +416,7 @@ mod tests {
     #[test]
     fn what_needs_the_whole_row_asks_for_nothing_else() {
         let check = |params: &SamplingParams, expect| {
-            assert_eq!(Sampler::over(1000, &[], params, None).wants(), expect);
+            assert_eq!(Sampler::over(1000, &[], params).wants(), expect);
         };
         check(&SamplingParams::default(), 41);
         check(

@@ -2,9 +2,9 @@
 
 use crate::model::Token;
 
-/// How tokens are drawn. The order of the steps is llama-cpp-python's: bias, penalties, grammar, top-k, typical,
-/// top-p, min-p, temperature, draw; a temperature of 0 is greedy after the grammar; mirostat stands for all that
-/// follows the grammar.
+/// How tokens are drawn. The order of the steps is llama-cpp-python's: bias, penalties, constraint, top-k, typical,
+/// top-p, min-p, temperature, draw; a temperature of 0 is greedy after the constraint; mirostat stands for all that
+/// follows the constraint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
     /// Divides the logits before the draw. 0: the likeliest token is taken.
@@ -28,8 +28,8 @@ pub struct SamplingParams {
     pub min_tokens: usize,
     /// Added to the logits of these tokens. Each id lies within the vocabulary.
     pub logit_bias: Vec<(Token, f32)>,
-    /// GBNF that the text must follow, as checked by [`super::Grammar::new`].
-    pub grammar: Option<super::Grammar>,
+    /// What the text must follow.
+    pub constraint: Option<super::Constraint>,
     /// State of the random numbers. The same seed draws the same tokens as llama-cpp-python does.
     pub seed: u32,
 }
@@ -49,7 +49,7 @@ impl Default for SamplingParams {
             mirostat: Mirostat::Off,
             min_tokens: 0,
             logit_bias: Vec::new(),
-            grammar: None,
+            constraint: None,
             seed: 0,
         }
     }

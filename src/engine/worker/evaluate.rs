@@ -7,6 +7,7 @@ use super::{Phase, Sequence, Worker};
 use crate::engine::draft;
 use crate::engine::error::EngineError;
 use crate::engine::lanes::{BRIDGED, Known, Whole};
+use crate::engine::masks::Lost;
 use crate::engine::request::{Delta, FinishReason, PromptOutput};
 use crate::engine::score::score_rows;
 use crate::logprobs::{self, TokenLogprob};
@@ -155,7 +156,19 @@ impl Worker<'_> {
         for index in 0..self.sequences.len() {
             let sequence = &self.sequences[index];
             if matches!(sequence.phase, Phase::Prompt { evaluated } if evaluated == sequence.request.prompt.len())
+                && sequence.row.is_none()
                 && let Some(end) = self.finish_prompt(index)
+            {
+                ended.push((index, end));
+            }
+        }
+    }
+
+    /// Draws for the sequences that had to wait for what their constraints allow.
+    pub(super) fn draw_waiting(&mut self, ended: &mut Vec<(usize, Delta)>) {
+        for index in 0..self.sequences.len() {
+            if let Some(row) = self.sequences[index].row.take()
+                && let Some(end) = self.advance(index, Logits::Kept(row))
             {
                 ended.push((index, end));
             }
@@ -170,7 +183,8 @@ impl Worker<'_> {
         let Phase::Generating { next } = sequence.phase else {
             return false;
         };
-        if most == 0 || !sequence.patience.is_over() {
+        // What a constraint allows after a token takes time to find, in which others would wait.
+        if most == 0 || sequence.lent.is_some() || !sequence.patience.is_over() {
             return false;
         }
         let start = sequence.next_position();
@@ -316,16 +330,34 @@ impl Worker<'_> {
         (self.runner.model().can_cut() && position < self.shared.lane_tokens).then_some(position)
     }
 
-    /// Draws the next token; what ends the sequence, if something does.
+    /// Draws the next token, or keeps the row until it is known what may be drawn; what ends the sequence, if something
+    /// does.
     fn advance(&mut self, index: usize, logits: Logits) -> Option<Delta> {
-        let logits = match &logits {
+        let row = match &logits {
             Logits::Row(row) => self.runner.logits(*row),
             Logits::Kept(row) => Some(&row[..]),
         };
-        let Some(logits) = logits else {
+        let Some(row) = row else {
             return Some(self.failed(index, &"a row of logits is missing"));
         };
         let sequence = &mut self.sequences[index];
+        if let Some(lent) = &sequence.lent {
+            match lent.take_back() {
+                Ok(Some(follower)) => {
+                    sequence.sampler.give_back(follower);
+                    sequence.lent = None;
+                }
+                Ok(None) => {
+                    sequence.row = Some(match logits {
+                        Logits::Row(_) => row.into(),
+                        Logits::Kept(row) => row,
+                    });
+                    return None;
+                }
+                Err(Lost) => return Some(self.failed(index, &"a constraint was lost")),
+            }
+        }
+        let logits = row;
         let top = sequence.request.logprobs;
         let wanted = sequence.sampler.wants().max(top.unwrap_or(0));
         if wanted > 0 || top.is_some() {
@@ -339,7 +371,7 @@ impl Worker<'_> {
             }
             Err(error) => {
                 flush(sequence);
-                return Some(Delta::Failed(EngineError::Grammar(error)));
+                return Some(Delta::Failed(EngineError::Stuck(error)));
             }
         };
         sequence.drawn += 1;
@@ -374,6 +406,7 @@ impl Worker<'_> {
             sequence.tell(Delta::Token(output));
         }
         sequence.phase = Phase::Generating { next: token };
+        sequence.lent = self.shared.find_allowed(self.number, &mut sequence.sampler);
         None
     }
 

@@ -1,0 +1,136 @@
+//! Threads that find which tokens a constraint allows next, while the decode that they are wanted after runs. They are
+//! few; what one of them finds slowly keeps no decode waiting.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::worker::Message;
+use crate::sampling::Follower;
+
+/// Grammars nest, and what follows them calls itself.
+const STACK_BYTES: usize = 16 << 20;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The threads end when this is dropped.
+pub struct Masks(Sender<Job>);
+
+/// What is lent to one of the threads comes back here.
+pub struct Lent(Receiver<Follower>);
+
+/// Nothing comes back any more.
+#[derive(Debug)]
+pub struct Lost;
+
+impl Masks {
+    pub fn start(threads: usize) -> Result<Self, std::io::Error> {
+        let (sender, jobs) = channel::<Job>();
+        let jobs = Arc::new(Mutex::new(jobs));
+        for number in 0..threads {
+            let jobs = Arc::clone(&jobs);
+            std::thread::Builder::new()
+                .name(format!("masks-{number}"))
+                .stack_size(STACK_BYTES)
+                .spawn(move || {
+                    loop {
+                        // In a statement of its own, so that others may wait while this one works.
+                        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        let Ok(job) = job else { return };
+                        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                            tracing::error!(
+                                "what finds the tokens that a constraint allows panicked"
+                            );
+                        }
+                    }
+                })?;
+        }
+        Ok(Self(sender))
+    }
+
+    /// Has it found what is allowed next; the worker with this mailbox is told when it is.
+    pub fn find(&self, mut follower: Follower, mailbox: Sender<Message>) -> Lent {
+        let (back, lent) = channel();
+        let _ = self.0.send(Box::new(move || {
+            follower.prepare();
+            // Nobody takes it back if the sequence has ended.
+            if back.send(follower).is_ok() {
+                let _ = mailbox.send(Message::Allowed);
+            }
+        }));
+        Lent(lent)
+    }
+}
+
+impl Lent {
+    /// What was lent, if it is back.
+    pub fn take_back(&self) -> Result<Option<Follower>, Lost> {
+        match self.0.try_recv() {
+            Ok(follower) => Ok(Some(follower)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(Lost),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Token;
+    use crate::sampling::{Constraint, Follow, Rules, Stuck};
+
+    /// Allows one token, or panics.
+    struct Only(Option<usize>);
+
+    struct Following(Vec<bool>);
+
+    impl Rules for Only {
+        fn follow(&self) -> Result<Box<dyn Follow>, Stuck> {
+            let only = self.0.expect("on command");
+            Ok(Box::new(Following((0..3).map(|id| id == only).collect())))
+        }
+    }
+
+    impl Follow for Following {
+        fn allowed(&mut self) -> Result<&[bool], Stuck> {
+            Ok(&self.0)
+        }
+        fn accept(&mut self, _: Token) -> Result<(), Stuck> {
+            self.0.rotate_right(1);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_lent_comes_back_and_the_worker_is_told() {
+        let masks = Masks::start(2).expect("threads");
+        let (mailbox, messages) = channel();
+        let follower = |only| Follower::new(&Constraint::new(Arc::new(Only(only))));
+        let mut lent: Vec<Lent> = (0..3)
+            .map(|only| masks.find(follower(Some(only)), mailbox.clone()))
+            .collect();
+        lent.push(masks.find(follower(None), mailbox.clone()));
+        // The one that panics is told of as well, and its thread lives on.
+        for _ in 0..4 {
+            assert!(matches!(messages.recv(), Ok(Message::Allowed)));
+        }
+        let mut back: Vec<Follower> = lent
+            .iter()
+            .map(|lent| lent.take_back().expect("not lost").expect("back"))
+            .collect();
+        assert!(back.pop().expect("the last").allowed().is_err());
+        for (only, follower) in back.iter_mut().enumerate() {
+            assert!(follower.allowed().expect("allowed")[only]);
+            follower.accept(Token(0));
+            assert!(follower.allowed().expect("allowed")[(only + 1) % 3]);
+        }
+        // Whoever is not waited for is not told of.
+        drop(masks.find(follower(None), mailbox.clone()));
+        let last = masks.find(follower(Some(0)), mailbox.clone());
+        drop(masks);
+        assert!(matches!(messages.recv(), Ok(Message::Allowed)));
+        while last.take_back().is_ok_and(|back| back.is_none()) {
+            std::thread::yield_now();
+        }
+    }
+}

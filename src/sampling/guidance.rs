@@ -1,0 +1,781 @@
+//! JSON schemas, regular expressions, Lark grammars and lists of choices, as llguidance follows them.
+//!
+//! What it may spend is bounded: bytes by the settings, the work of one mask and of reading a grammar by its own limits,
+//! depth and what it has no limit for here. It runs on stacks that hold any depth it allows, and what panics in it is an
+//! error.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::earley::SlicedBiasComputer;
+use llguidance::toktrie::{
+    ApproximateTokEnv, INVALID_TOKEN, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie,
+};
+use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
+use serde_json::Value;
+
+use super::constraint::{ConstraintError, Follow, Rules, Stuck};
+use crate::model::{Sorted, Token, Vocab};
+
+/// Between two parts of a JSON value: nothing, a space, or a line break and its indentation. Small models are at home in
+/// any of these; with no bound some write nothing but white space.
+const WHITE_SPACE: &str = r"\x20|\n\x20{0,24}";
+/// A token of more bytes is never allowed: llguidance's tree of tokens is no deeper than 1,024.
+const TOKEN_BYTES: usize = 512;
+/// What reads a grammar calls itself as deep as the grammar is nested.
+const STACK_BYTES: usize = 64 << 20;
+/// Each two of an object's `patternProperties` are held against each other, in a quarter of a millisecond at worst.
+const MOST_PAIRS: usize = 2_000;
+/// An object that may leave out any of more properties has too many ways to go on.
+const MOST_PROPERTIES: usize = 1000;
+/// Reading an expression takes time by the square of how many parts of it can be left out.
+const MOST_OPTIONAL: usize = 4_000;
+/// Of a message of llguidance's.
+const MOST_MESSAGE_CHARACTERS: usize = 300;
+
+const LIMITS: ParserLimits = ParserLimits {
+    max_items_in_row: 2_000,
+    initial_lexer_fuel: 1_000_000,
+    // Some 15 ms.
+    step_lexer_fuel: 200_000,
+    step_max_items: 50_000,
+    // Some kB each.
+    max_lexer_states: 20_000,
+    max_grammar_size: 200_000,
+    precompute_large_lexemes: true,
+    verbose_errors: false,
+};
+
+/// A vocabulary as llguidance wants it. It is made once for a model, which takes a tenth of a second.
+pub(super) struct Guidance {
+    factory: ParserFactory,
+    /// Tokens with the bytes of another, which stands first and is the one that llguidance knows.
+    twins: Vec<(Token, Token)>,
+    ends: Box<[Token]>,
+}
+
+impl Guidance {
+    pub(super) fn of(vocab: &Vocab) -> Result<Arc<Self>, ConstraintError> {
+        let made: Arc<Result<Arc<Self>, ConstraintError>> = vocab.derived(|vocab| {
+            let control = |token| vocab.bytes(token).is_empty().then(|| vocab.literal(token));
+            guarded(|| Self::new(&vocab.sorted(), vocab.ends(), control)).map(Arc::new)
+        });
+        Result::clone(&made)
+    }
+
+    /// `control` gives what a control token is called. Such tokens stand apart from all text: only a grammar that names
+    /// them, as `<|tool_call|>`, allows them.
+    fn new<'a>(
+        sorted: &Sorted,
+        ends: &[Token],
+        control: impl Fn(Token) -> Option<&'a [u8]>,
+    ) -> Result<Self, String> {
+        let mut first: HashMap<Vec<u8>, Token> = HashMap::new();
+        let mut twins = Vec::new();
+        let mut words = Vec::with_capacity(sorted.len());
+        for token in (0..).map(Token).take(sorted.len()) {
+            let mut word = sorted.bytes(token).to_vec();
+            if word.is_empty()
+                && !ends.contains(&token)
+                && let Some(name) = control(token)
+                && name.first() == Some(&b'<')
+                && name.last() == Some(&b'>')
+            {
+                word.push(TokTrie::SPECIAL_TOKEN_MARKER);
+                word.extend_from_slice(name);
+            } else if word.contains(&TokTrie::SPECIAL_TOKEN_MARKER) {
+                // It is part of no text, and means something else to llguidance.
+                word.clear();
+            }
+            if word.len() > TOKEN_BYTES {
+                word.clear();
+            }
+            if !word.is_empty() {
+                if let Some(&same) = first.get(&word) {
+                    twins.push((same, token));
+                    word.clear();
+                } else {
+                    first.insert(word.clone(), token);
+                }
+            }
+            words.push(word);
+        }
+        let id = |token: Token| u32::try_from(token.0).unwrap_or(INVALID_TOKEN);
+        let info = TokRxInfo::new(
+            u32::try_from(words.len()).unwrap_or(INVALID_TOKEN),
+            ends.first().map_or(INVALID_TOKEN, |&end| id(end)),
+        );
+        let mut trie = TokTrie::from(&info, &words);
+        if !ends.is_empty() {
+            let ends: Vec<u32> = ends.iter().map(|&end| id(end)).collect();
+            trie = trie.with_eos_tokens(&ends);
+        }
+        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let mut factory = ParserFactory::new(
+            &env,
+            InferenceCapabilities::default(),
+            &SlicedBiasComputer::general_slices(),
+        )
+        .map_err(|error| error.to_string())?;
+        factory.quiet();
+        *factory.limits_mut() = LIMITS;
+        Ok(Self {
+            factory,
+            twins,
+            ends: ends.into(),
+        })
+    }
+
+    /// Reads a grammar, and finds what it begins with.
+    fn compile(self: &Arc<Self>, grammar: TopLevelGrammar) -> Result<Compiled, ConstraintError> {
+        let matcher = guarded(|| {
+            let parser = self.factory.create_parser(grammar);
+            let parser = parser.map_err(|error| error.to_string())?;
+            let mut matcher = Matcher::new(Ok(parser));
+            matcher
+                .compute_mask_or_eos()
+                .map_err(|error| error.to_string())?;
+            Ok(matcher)
+        })?;
+        Ok(Compiled {
+            guidance: Arc::clone(self),
+            matcher: Mutex::new(matcher),
+        })
+    }
+
+    pub(super) fn json_schema(
+        self: &Arc<Self>,
+        schema: &Value,
+    ) -> Result<Arc<dyn Rules>, ConstraintError> {
+        check_schema(schema)?;
+        match self.compile(TopLevelGrammar::from_json_schema(with_options(schema))) {
+            Ok(compiled) => Ok(Arc::new(compiled)),
+            Err(ConstraintError::Refused(why)) => {
+                let place = find_fault(self, schema, &why);
+                Err(ConstraintError::Schema(why, place))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    pub(super) fn regex(self: &Arc<Self>, regex: &str) -> Result<Arc<dyn Rules>, ConstraintError> {
+        check_optional(&[regex])?;
+        // It names the place better than llguidance, which knows the rest.
+        if let Err(error) = regex_syntax::ast::parse::Parser::new().parse(regex) {
+            let place = error.span().start;
+            return Err(ConstraintError::Refused(format!(
+                "{} (line {}, character {})",
+                error.kind(),
+                place.line,
+                place.column
+            )));
+        }
+        match self.compile(TopLevelGrammar::from_regex(regex)) {
+            Ok(compiled) => Ok(Arc::new(compiled)),
+            // It is read as part of a Lark grammar, whose places say nothing.
+            Err(ConstraintError::Refused(why)) => {
+                let said = why
+                    .split_once("(in regex): ")
+                    .map_or(&*why, |(_, said)| said);
+                let said = said.split(" (line ").next().unwrap_or(said);
+                Err(ConstraintError::Refused(said.to_owned()))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    pub(super) fn lark(self: &Arc<Self>, text: &str) -> Result<Arc<dyn Rules>, ConstraintError> {
+        check_optional(&[text])?;
+        Ok(Arc::new(
+            self.compile(TopLevelGrammar::from_lark(text.to_owned()))?,
+        ))
+    }
+
+    pub(super) fn choice(
+        self: &Arc<Self>,
+        texts: &[String],
+    ) -> Result<Arc<dyn Rules>, ConstraintError> {
+        let escaped: Vec<String> = texts
+            .iter()
+            .map(|text| regex_syntax::escape(text))
+            .collect();
+        let grammar = TopLevelGrammar::from_regex(&format!("(?:{})", escaped.join("|")));
+        Ok(Arc::new(self.compile(grammar)?))
+    }
+}
+
+/// Runs what calls itself deeply, and may panic.
+fn guarded<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, ConstraintError> {
+    let work = AssertUnwindSafe(work);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("constraint".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, || catch_unwind(work));
+        let outcome = match thread.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(Ok(outcome))) => outcome,
+            _ => return Err(ConstraintError::Panicked),
+        };
+        outcome.map_err(|message| {
+            if message.starts_with("panic: ") {
+                ConstraintError::Panicked
+            } else {
+                ConstraintError::Refused(plain(&message))
+            }
+        })
+    })
+}
+
+/// What llguidance says, in one line, without the pieces of the grammar that it shows.
+fn plain(message: &str) -> String {
+    let message = message.split("\n<").next().unwrap_or_default();
+    let first = message.lines().next().unwrap_or_default();
+    let (place, said) = placed(first);
+    let said = match message
+        .lines()
+        .find_map(|line| line.strip_prefix("error: "))
+    {
+        // regex-syntax shows the expression, and what is wrong below it.
+        Some(error) => error,
+        None if said == "NoExtensionBias" => "nothing can follow",
+        None if said.starts_with("Only absolute $ref's") => {
+            "a `$ref` must point into the schema itself, as `#/…`"
+        }
+        None => said
+            .split("; following special tokens")
+            .next()
+            .unwrap_or(said),
+    };
+    let said = match said.char_indices().nth(MOST_MESSAGE_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &said[..end]),
+        None => said.to_owned(),
+    };
+    match place {
+        Some((line, character)) => format!("{said} (line {line}, character {character})"),
+        None => said,
+    }
+}
+
+/// A message's `at LINE(CHARACTER): `, if it begins so, and the rest.
+fn placed(message: &str) -> (Option<(usize, usize)>, &str) {
+    let read = || {
+        let (line, rest) = message
+            .strip_prefix("at ")
+            .unwrap_or(message)
+            .split_once('(')?;
+        let (character, said) = rest.split_once("): ")?;
+        Some(((line.parse().ok()?, character.parse().ok()?), said))
+    };
+    read().map_or((None, message), |(place, said)| (Some(place), said))
+}
+
+/// A grammar that was read.
+struct Compiled {
+    guidance: Arc<Guidance>,
+    /// At a text's beginning; it is copied for each text.
+    matcher: Mutex<Matcher>,
+}
+
+impl Rules for Compiled {
+    fn follow(&self) -> Result<Box<dyn Follow>, Stuck> {
+        let matcher = self.matcher.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Box::new(Text {
+            guidance: Arc::clone(&self.guidance),
+            matcher: matcher.deep_clone(),
+            allowed: Vec::new(),
+            is_known: false,
+        }))
+    }
+}
+
+/// A text so far.
+struct Text {
+    guidance: Arc<Guidance>,
+    matcher: Matcher,
+    allowed: Vec<bool>,
+    /// Whether `allowed` is what may come next.
+    is_known: bool,
+}
+
+impl Follow for Text {
+    fn allowed(&mut self) -> Result<&[bool], Stuck> {
+        if self.is_known {
+            return Ok(&self.allowed);
+        }
+        let stuck = |error: &dyn std::fmt::Display| Stuck::new(plain(&error.to_string()));
+        let trie = self.guidance.factory.tok_env().tok_trie();
+        self.allowed.clear();
+        self.allowed.resize(trie.vocab_size(), false);
+        let may_end = if self.matcher.is_stopped() && !self.matcher.is_error() {
+            true
+        } else {
+            let mask = self.matcher.compute_mask();
+            let mask = mask.map_err(|error| stuck(&error))?;
+            mask.iter_set_entries(|token| {
+                if let Some(allowed) = self.allowed.get_mut(token) {
+                    *allowed = true;
+                }
+            });
+            self.matcher.is_accepting().map_err(|error| stuck(&error))?
+        };
+        for &(first, twin) in &self.guidance.twins {
+            self.allowed[twin.index()] = self.allowed[first.index()];
+        }
+        for &end in &self.guidance.ends {
+            self.allowed[end.index()] = may_end;
+        }
+        self.is_known = true;
+        Ok(&self.allowed)
+    }
+
+    fn accept(&mut self, token: Token) -> Result<(), Stuck> {
+        self.is_known = false;
+        let guidance = &self.guidance;
+        if guidance.ends.contains(&token) {
+            return Ok(());
+        }
+        let first = guidance.twins.iter().find(|&&(_, twin)| twin == token);
+        let known = first.map_or(token, |&(first, _)| first);
+        self.matcher
+            .consume_token(u32::try_from(known.0).unwrap_or(INVALID_TOKEN))
+            .map_err(|error| Stuck::new(plain(&error.to_string())))
+    }
+}
+
+/// llguidance's own word for its options; a client may not set them.
+const OPTIONS: &str = "x-guidance";
+
+fn with_options(schema: &Value) -> Value {
+    let options = JsonCompileOptions {
+        whitespace_flexible: false,
+        whitespace_pattern: Some(WHITE_SPACE.to_owned()),
+        ..JsonCompileOptions::default()
+    };
+    let mut schema = schema.clone();
+    if schema.is_object() {
+        options.apply_to(&mut schema);
+    }
+    schema
+}
+
+/// Refuses what llguidance has no bound for.
+fn check_schema(schema: &Value) -> Result<(), ConstraintError> {
+    if schema.get(OPTIONS).is_some() {
+        return Err(ConstraintError::Refused(
+            "`x-guidance` is not for clients to set".to_owned(),
+        ));
+    }
+    let mut expressions: Vec<&str> = Vec::new();
+    // Pairs of patterns that must not match the same name, and what multiplies an object.
+    let (mut pairs, mut combined) = (0_usize, 1_usize);
+    let mut left = vec![schema];
+    while let Some(value) = left.pop() {
+        match value {
+            Value::Array(items) => left.extend(items),
+            Value::Object(fields) => {
+                left.extend(fields.values());
+                let inner = |name: &str| fields.get(name).and_then(Value::as_object);
+                if inner("properties").is_some_and(|inner| inner.len() > MOST_PROPERTIES) {
+                    return Err(ConstraintError::TooMuch(
+                        "an object of a schema may have 1000 properties",
+                    ));
+                }
+                if let Some(patterns) = inner("patternProperties") {
+                    expressions.extend(patterns.keys().map(String::as_str));
+                    pairs += patterns.len() * patterns.len().saturating_sub(1) / 2;
+                }
+                expressions.extend(fields.get("pattern").and_then(Value::as_str));
+                combined += usize::from(fields.contains_key("$ref"));
+                for name in ["allOf", "anyOf", "oneOf"] {
+                    let parts = fields.get(name).and_then(Value::as_array);
+                    combined += parts.map_or(0, Vec::len);
+                }
+            }
+            _ => {}
+        }
+    }
+    // Where schemas are combined, an object may come as often as there are ways to.
+    let cost = combined.saturating_pow(2).saturating_mul(pairs);
+    if cost > MOST_PAIRS {
+        return Err(ConstraintError::TooMuch(
+            "there are too many `patternProperties` in an object, or too many of `$ref`, `allOf`, `anyOf` and `oneOf` \
+             beside them",
+        ));
+    }
+    check_optional(&expressions)
+}
+
+fn check_optional(expressions: &[&str]) -> Result<(), ConstraintError> {
+    let optional: usize = expressions
+        .iter()
+        .map(|text| {
+            let marks = text.bytes().filter(|byte| b"?*{".contains(byte)).count();
+            let empty = ["(|", "||", "|)"].map(|mark| text.matches(mark).count());
+            marks + empty.iter().sum::<usize>()
+        })
+        .sum();
+    if optional > MOST_OPTIONAL {
+        return Err(ConstraintError::TooMuch(
+            "expressions may have 4000 parts that can be left out or repeated",
+        ));
+    }
+    Ok(())
+}
+
+/// The innermost part of a schema that is refused for the same reason, as a JSON pointer.
+fn find_fault(guidance: &Arc<Guidance>, schema: &Value, why: &str) -> String {
+    /// It helps the reader, and is worth no more.
+    const MOST_TIME: Duration = Duration::from_millis(200);
+    let started = Instant::now();
+    let mut place = "#".to_owned();
+    let mut part = schema;
+    'deeper: loop {
+        for (step, inner) in parts(part) {
+            if started.elapsed() > MOST_TIME {
+                return place;
+            }
+            let mut alone = inner.clone();
+            if let (Value::Object(alone), Value::Object(whole)) = (&mut alone, schema) {
+                for name in ["$defs", "definitions", "$schema"] {
+                    if let Some(value) = whole.get(name) {
+                        alone.entry(name).or_insert_with(|| value.clone());
+                    }
+                }
+            }
+            let outcome = guidance.compile(TopLevelGrammar::from_json_schema(with_options(&alone)));
+            if matches!(outcome, Err(ConstraintError::Refused(same)) if same == why) {
+                place.push_str(&step);
+                part = inner;
+                continue 'deeper;
+            }
+        }
+        return place;
+    }
+}
+
+/// The schemas that a schema holds, each with the way to it.
+fn parts(schema: &Value) -> Vec<(String, &Value)> {
+    let escaped = |name: &str| name.replace('~', "~0").replace('/', "~1");
+    let mut parts = Vec::new();
+    for (keyword, value) in schema.as_object().into_iter().flatten() {
+        match (keyword.as_str(), value) {
+            (
+                "properties" | "patternProperties" | "$defs" | "definitions",
+                Value::Object(inner),
+            ) => {
+                let each = inner.iter();
+                parts.extend(
+                    each.map(|(name, value)| (format!("/{keyword}/{}", escaped(name)), value)),
+                );
+            }
+            ("anyOf" | "allOf" | "oneOf" | "prefixItems", Value::Array(inner)) => {
+                let each = inner.iter().enumerate();
+                parts.extend(each.map(|(place, value)| (format!("/{keyword}/{place}"), value)));
+            }
+            ("items" | "additionalItems" | "additionalProperties", Value::Object(_)) => {
+                parts.push((format!("/{keyword}"), value));
+            }
+            _ => {}
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grammar::tests::gbnf;
+    use super::*;
+
+    /// Over tokens of these bytes; the last but one is a control token, the last one ends a text.
+    fn guidance(tokens: &[&[u8]]) -> Arc<Guidance> {
+        let sorted = Sorted::new(tokens.iter().copied().chain([&[][..], &[][..]]));
+        let control = Token(tokens.len() as i32);
+        let end = Token(control.0 + 1);
+        let name = |token| (token == control).then_some(&b"<|call|>"[..]);
+        Arc::new(Guidance::new(&sorted, &[end], name).expect("a vocabulary"))
+    }
+
+    /// All bytes that a text of ASCII holds, and some longer tokens.
+    fn ascii() -> Arc<Guidance> {
+        let bytes: Vec<Vec<u8>> = (1..=255).map(|byte| vec![byte]).collect();
+        let mut tokens: Vec<&[u8]> = bytes.iter().map(|byte| &byte[..]).collect();
+        tokens.extend([
+            &b"true"[..],
+            b"\": ",
+            b"\",\n",
+            b"  ",
+            b"\n  ",
+            b"{\"",
+            b"12",
+        ]);
+        guidance(&tokens)
+    }
+
+    fn allowed(text: &mut dyn Follow) -> Vec<usize> {
+        let allowed = text.allowed().expect("not stuck").iter().enumerate();
+        allowed
+            .filter(|&(_, &allowed)| allowed)
+            .map(|(id, _)| id)
+            .collect()
+    }
+
+    /// Whether it is taken whole, byte by byte.
+    fn takes(guidance: &Guidance, rules: &Arc<dyn Rules>, text: &str) -> bool {
+        let mut follow = rules.follow().expect("a beginning");
+        for &byte in text.as_bytes() {
+            let id = usize::from(byte) - 1;
+            if !follow.allowed().expect("not stuck")[id] {
+                return false;
+            }
+            follow.accept(Token(id as i32)).expect("not stuck");
+        }
+        let end = guidance.ends[0].index();
+        follow.allowed().expect("not stuck")[end]
+    }
+
+    /// Follows both through every row of tokens that both allow, up to a length; how many rows they are.
+    fn compare(
+        one: &dyn Fn() -> Box<dyn Follow>,
+        other: &dyn Fn() -> Box<dyn Follow>,
+        end: usize,
+        length: usize,
+        before: &mut Vec<Token>,
+    ) -> usize {
+        let after = |new: &dyn Fn() -> Box<dyn Follow>| {
+            let mut follow = new();
+            for &token in before.iter() {
+                follow.allowed().expect("not stuck");
+                follow.accept(token).expect("not stuck");
+            }
+            allowed(&mut *follow)
+        };
+        let next = after(one);
+        assert_eq!(next, after(other), "{before:?}");
+        let mut rows = 1;
+        if before.len() < length {
+            for id in next.into_iter().filter(|&id| id < end) {
+                before.push(Token(id as i32));
+                rows += compare(one, other, end, length, before);
+                before.pop();
+            }
+        }
+        rows
+    }
+
+    #[test]
+    fn what_is_allowed_is_what_another_engine_allows() {
+        // The last has the bytes of the first.
+        let tokens: [&[u8]; 8] = [b"a", b"b", b"x", b"ab", b"ba", b"xx", b"abx", b"a"];
+        let guidance = guidance(&tokens);
+        // Tokens, a control token that text never allows, the end.
+        let end = tokens.len() + 1;
+        let check = |rules: Result<Arc<dyn Rules>, ConstraintError>, same: &str, least: usize| {
+            let rules = rules.unwrap_or_else(|error| panic!("{same}: {error}"));
+            let other = || {
+                let mut tokens = tokens.to_vec();
+                tokens.push(b"");
+                Box::new(gbnf(same, &tokens)) as Box<dyn Follow>
+            };
+            let one = || rules.follow().expect("a beginning");
+            let rows = compare(&one, &other, tokens.len(), 5, &mut Vec::new());
+            assert!(rows >= least, "{same}: {rows} rows");
+            assert_eq!(guidance.ends[0].index(), end);
+        };
+        let regex = |regex| guidance.regex(regex);
+        check(
+            regex("a(b|ab)*x?"),
+            r#"root ::= "a" ("b" | "ab")* "x"?"#,
+            50,
+        );
+        check(regex("[ab]+x"), r#"root ::= [ab]+ "x""#, 500);
+        check(
+            regex("(a|b)*a(a|b)(a|b)"),
+            r#"root ::= [ab]* "a" [ab] [ab]"#,
+            500,
+        );
+        check(regex("a{2,3}b{0,2}"), r#"root ::= "a"{2,3} "b"{0,2}"#, 10);
+        check(regex("^(?:ab|x+)$"), r#"root ::= "ab" | "x"+"#, 5);
+        let lark = |text| guidance.lark(text);
+        check(
+            lark("start: \"a\" start \"b\" | \"x\""),
+            r#"root ::= "a" root "b" | "x""#,
+            15,
+        );
+        check(
+            lark("start: (s \"x\")+\ns: \"a\" | \"b\" s s"),
+            "root ::= (s \"x\")+\ns ::= \"a\" | \"b\" s s",
+            100,
+        );
+        check(
+            lark("start: A+\nA: /ab?/ | \"x\""),
+            r#"root ::= ("a" "b"? | "x")+"#,
+            500,
+        );
+        let choice = |texts: &[&str]| {
+            guidance.choice(
+                &texts
+                    .iter()
+                    .map(|&text| text.to_owned())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        check(
+            choice(&["ab", "abx", "b"]),
+            r#"root ::= "ab" | "abx" | "b""#,
+            6,
+        );
+        check(choice(&["a"]), r#"root ::= "a""#, 3);
+    }
+
+    #[test]
+    fn a_control_token_is_allowed_by_its_name_alone() {
+        let guidance = guidance(&[b"<", b"|", b"call", b">", b"<|call|>", b"a"]);
+        let begin = |text: &str| {
+            let rules = guidance.lark(text).expect(text);
+            allowed(&mut *rules.follow().expect("a beginning"))
+        };
+        // The one of these bytes, not the control token.
+        assert_eq!(begin("start: \"<|call|>\""), [0, 4]);
+        assert_eq!(begin("start: /(.|\\n)+/"), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(begin("start: <|call|>"), [6]);
+        assert_eq!(begin("start: <[6]> | \"a\""), [5, 6]);
+        // An end is allowed where a text may end, and nowhere else.
+        assert_eq!(begin("start: <[*]>"), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(begin("start: \"a\"*"), [5, 7]);
+    }
+
+    #[test]
+    fn schemas_take_what_is_valid_and_nothing_else() {
+        let guidance = ascii();
+        let check = |schema: &str, taken: &[&str], refused: &[&str]| {
+            let schema: Value = serde_json::from_str(schema).expect(schema);
+            let rules = guidance
+                .json_schema(&schema)
+                .unwrap_or_else(|e| panic!("{schema}: {e}"));
+            for text in taken {
+                assert!(takes(&guidance, &rules, text), "{schema}: {text}");
+                serde_json::from_str::<Value>(text).expect(text);
+            }
+            for text in refused {
+                assert!(!takes(&guidance, &rules, text), "{schema}: {text}");
+            }
+        };
+        let person = r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 3},
+            "age": {"type": "integer", "minimum": 0, "maximum": 150}}, "required": ["name"],
+            "additionalProperties": false}"#;
+        check(
+            person,
+            &[
+                r#"{"name":"Bo"}"#,
+                r#"{"name": "Bo", "age": 150}"#,
+                "{\n  \"name\": \"\\n\",\n  \"age\": 7\n}",
+            ],
+            &[
+                "",
+                " {\"name\":\"Bo\"}",
+                r#"{"name":"Bobo"}"#,
+                r#"{"age":1}"#,
+                r#"{"name":"Bo","age":151}"#,
+                r#"{"name":"Bo","x":1}"#,
+                // White space has an end.
+                "{  \"name\":\"Bo\"}",
+                "{\n\n\"name\":\"Bo\"}",
+                "{\t\"name\":\"Bo\"}",
+            ],
+        );
+        check(
+            r##"{"$ref": "#/$defs/tree", "$defs": {"tree": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}}"##,
+            &["[]", "[[],[[]]]", "[[], []]"],
+            &["[", "[[]", "1", "[1]"],
+        );
+        check(
+            r#"{"enum": ["a", 1, null, {"b": [true]}]}"#,
+            &["\"a\"", "1", "null", "{\"b\":[true]}"],
+            &["\"b\"", "2", "{}"],
+        );
+        check(
+            r#"{"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": "^x[0-9]+$"}]}"#,
+            &["true", "\"x12\""],
+            &["\"x\"", "\"y1\"", "1"],
+        );
+        check(
+            r#"{"type": "object"}"#,
+            &["{}", r#"{"a": {"b": [1.5, null]}}"#],
+            &["[]", "1", "{a}"],
+        );
+        check("{}", &["1", "\"é\"", "[]"], &["x"]);
+        check(
+            r#"{"type": "array", "maxItems": 1000000000, "items": {"const": 1}}"#,
+            &["[1,1]"],
+            &["[2]"],
+        );
+    }
+
+    #[test]
+    fn what_is_refused_is_refused_with_its_place() {
+        let guidance = ascii();
+        let schema = |schema: &str| {
+            let schema: Value = serde_json::from_str(schema).expect(schema);
+            let error = guidance.json_schema(&schema).err().expect("refused");
+            error.to_string()
+        };
+        for (text, expect) in [
+            (
+                r#"{"properties": {"a": {"items": {"not": {}}}}}"#,
+                "Unimplemented keys: [\"not\"], in the schema at #/properties/a/items",
+            ),
+            (
+                r#"{"type": "object", "anyOf": [{}, {"properties": {"a/b": {"pattern": "(("}}}]}"#,
+                "unclosed group, in the schema at #/anyOf/1/properties/a~1b",
+            ),
+            (
+                r##"{"$ref": "https://example.com/a"}"##,
+                "a `$ref` must point into the schema itself, as `#/…`, in the schema at #",
+            ),
+            (
+                r##"{"$defs": {"a": {"type": "strin"}}, "items": {"$ref": "#/$defs/a"}}"##,
+                "",
+            ),
+            (
+                r##"{"$ref": "#"}"##,
+                "nothing can follow, in the schema at #",
+            ),
+            (
+                r#"{"type": "object", "x-guidance": {"lenient": true}}"#,
+                "`x-guidance` is not for clients to set",
+            ),
+        ] {
+            assert_eq!(schema(text), expect);
+        }
+        let regex = |regex: &str| guidance.regex(regex).err().expect("refused").to_string();
+        assert_eq!(regex("ab(c"), "unclosed group (line 1, character 3)");
+        assert_eq!(
+            regex("(a)\\1"),
+            "backreferences are not supported (line 1, character 4)"
+        );
+        let lark = |text: &str| guidance.lark(text).err().expect("refused").to_string();
+        assert!(regex(r"\bfoo").starts_with("lookarounds not supported yet"));
+        for (text, expect) in [
+            (
+                "start: \"a\" b",
+                "unknown name: \"b\" (line 1, character 8)",
+            ),
+            (
+                "start: <|nope|>",
+                "unknown special token: \"<|nope|>\" (line 1, character 8)",
+            ),
+            ("\nstart: /(/", "unclosed group (line 2, character 8)"),
+            ("a: \"b\"", "no start rule found"),
+            (
+                "start: <[999]>",
+                "Token range end too large: 999 (line 1, character 8)",
+            ),
+            ("start: a\na: a", "nothing can follow"),
+        ] {
+            assert_eq!(lark(text), expect);
+        }
+    }
+}
