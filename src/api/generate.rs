@@ -11,9 +11,10 @@ use super::body::{counted, cut};
 use super::error::ApiError;
 use super::fields::{Fields, strings, whole, wrong};
 use super::models::Served;
+use super::structured::Structured;
 use crate::engine::Request;
 use crate::model::Token;
-use crate::sampling::{Constraint, Mirostat, SamplingParams};
+use crate::sampling::{Mirostat, SamplingParams};
 
 /// How text is to be generated.
 #[derive(Debug)]
@@ -27,10 +28,9 @@ pub struct Generate {
     cache_prompt: bool,
     /// `None`: a random one.
     seed: Option<u32>,
-    /// Without seed and grammar, which are filled in last.
+    /// Without seed and constraint, which are filled in last.
     sampling: SamplingParams,
-    /// GBNF, not checked yet: that takes a while.
-    grammar: Option<String>,
+    structured: Option<Structured>,
 }
 
 /// One prompt of a request, and what is asked of it.
@@ -63,7 +63,7 @@ impl Generate {
         let mirostat_mode = fields
             .field(
                 "mirostat_mode",
-                "Mirostat 1 or 2 instead of what follows the penalties and the grammar; 0: off \
+                "Mirostat 1 or 2 instead of what follows the penalties and the constraint; 0: off \
                                      (arXiv:2007.14966).",
             )
             .integer_or(0..=2, i64::from(defaults.mirostat_mode))?;
@@ -117,7 +117,7 @@ impl Generate {
             constraint: None,
             seed: 0,
         };
-        let generate = Self {
+        Ok(Self {
             n,
             stream,
             include_usage: include_usage(fields, stream)?,
@@ -128,38 +128,20 @@ impl Generate {
                 .boolean(true)?,
             seed: seed(fields)?,
             sampling,
-            grammar: fields
-                .field("grammar", "GBNF that the text must follow. Log-probabilities stay those of the raw distribution.")
-                .string()?,
-        };
-        if let Some(grammar) = &generate.grammar
-            && grammar.len() > limits.grammar_bytes
-        {
-            return Err(ApiError::field(
-                "grammar",
-                format!(
-                    "`grammar` must not be longer than {} bytes, but it has {}.",
-                    limits.grammar_bytes,
-                    grammar.len()
-                ),
-            ));
-        }
-        Ok(generate)
+            structured: Structured::parse(fields, served)?,
+        })
     }
 
-    /// The sequences that continue these prompts, those of one prompt beside each other. Takes milliseconds if there is
-    /// a grammar to be checked.
+    /// The sequences that continue these prompts, those of one prompt beside each other. Takes milliseconds if the
+    /// text must follow something, which is checked then.
     pub fn sequences(
         &mut self,
         prompts: Vec<Wanted>,
         served: &Served,
     ) -> Result<Vec<Request>, ApiError> {
-        let grammar = self.grammar.take().map(|gbnf| {
-            Constraint::gbnf(&served.model, &gbnf).map_err(|error| {
-                ApiError::field("grammar", format!("`grammar` is refused: {error}."))
-            })
-        });
-        self.sampling.constraint = grammar.transpose()?;
+        let structured = self.structured.take();
+        let constraint = structured.map(|structured| structured.constraint(&served.model));
+        self.sampling.constraint = constraint.transpose()?;
         let seed = self.seed.unwrap_or_else(|| (random() >> 32) as u32);
         let stop: Arc<[String]> = std::mem::take(&mut self.stop).into();
         let mut sequences = Vec::new();

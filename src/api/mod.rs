@@ -17,6 +17,7 @@ mod models;
 mod openapi;
 mod route;
 mod stream;
+mod structured;
 
 use std::any::Any;
 use std::sync::Arc;

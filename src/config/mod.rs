@@ -239,7 +239,7 @@ pub struct Limits {
     pub stop_bytes: usize,
     /// Entries of `logit_bias`.
     pub logit_bias: usize,
-    /// Bytes of a grammar.
+    /// Bytes of what a text must follow: a grammar, a schema, an expression, a list.
     pub grammar_bytes: usize,
     /// Requests that may wait for a place.
     pub queue_length: usize,

@@ -19,4 +19,5 @@ mod security;
 mod server;
 mod sharing;
 mod shutdown;
+mod structured;
 mod tidy;

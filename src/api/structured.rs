@@ -1,0 +1,333 @@
+//! The fields that say what a generated text must follow, for every route that generates: OpenAI's `response_format`,
+//! our own, and vLLM's names for them. They all say one thing, so a request has one of them at most.
+
+use serde_json::{Map, Value, json};
+
+use super::body::{cut, describe};
+use super::error::ApiError;
+use super::fields::{Fields, wrong};
+use super::models::Served;
+use crate::model::Model;
+use crate::sampling::{Constraint, ConstraintError};
+
+/// What the text must follow, as the client wrote it. It is not checked yet: that takes a while.
+#[derive(Debug)]
+pub struct Structured {
+    /// Where it stands.
+    field: &'static str,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Gbnf(String),
+    Lark(String),
+    Regex(String),
+    Schema(Value),
+    Object,
+    Choice(Vec<String>),
+}
+
+/// Those that were found.
+#[derive(Default)]
+struct Found(Vec<Structured>);
+
+impl Found {
+    fn push(&mut self, field: &'static str, kind: Option<Kind>) {
+        self.0.extend(kind.map(|kind| Structured { field, kind }));
+    }
+
+    /// The only one.
+    fn one(self) -> Result<Option<Structured>, ApiError> {
+        let mut found = self.0.into_iter();
+        let first = found.next();
+        if let (Some(first), Some(second)) = (&first, found.next()) {
+            return Err(ApiError::field(
+                second.field,
+                format!(
+                    "`{}` and `{}` cannot both say what the text must follow.",
+                    first.field, second.field
+                ),
+            ));
+        }
+        Ok(first)
+    }
+}
+
+impl Structured {
+    pub fn parse(fields: &mut Fields, served: &Served) -> Result<Option<Self>, ApiError> {
+        let mut found = Found::default();
+        let grammar = fields.field(
+            "grammar",
+            "GBNF that the text must follow. Log-probabilities stay those of the raw distribution, here and with the \
+             fields below.",
+        );
+        found.push("grammar", grammar.string()?.map(Kind::Gbnf));
+        let lark = fields.field(
+            "lark",
+            "A grammar that the text must follow, in llguidance's kind of Lark.",
+        );
+        found.push("lark", lark.string()?.map(Kind::Lark));
+        let regex = fields.field(
+            "regex",
+            "A regular expression (in Rust's syntax) that the whole text matches.",
+        );
+        found.push("regex", regex.string()?.map(Kind::Regex));
+        let schema = fields.field(
+            "json_schema",
+            "A JSON schema: the text is one value that is valid by it. Keywords that cannot be followed are refused.",
+        );
+        let schema = schema.value(|| json!({"type": ["object", "string"]}));
+        found.push("json_schema", schema_of(schema, "json_schema")?);
+        let choice = fields.field("choice", "The text is one of these.");
+        found.push("choice", choice_of(choice.value(strings), "choice")?);
+        let format = fields.field(
+            "response_format",
+            "As OpenAI has it: `{\"type\": \"text\"}`, `{\"type\": \"json_object\"}`, or `{\"type\": \"json_schema\", \
+             \"json_schema\": {\"schema\": …}}`, which is always followed strictly.",
+        );
+        let format = format.value(|| {
+            json!({"type": "object", "required": ["type"], "properties": {
+                "type": {"enum": ["text", "json_object", "json_schema"]},
+                "json_schema": {"type": "object"}}})
+        });
+        found.push("response_format", response_format(format)?);
+        let outputs = fields.field(
+            "structured_outputs",
+            "vLLM's name for these: one of `json`, `regex`, `choice`, `grammar` and `json_object`.",
+        );
+        let outputs = outputs.value(|| {
+            json!({"type": "object", "properties": {"json": {}, "regex": {"type": "string"}, "choice": strings(),
+                "grammar": {"type": "string"}, "json_object": {"type": "boolean"}}})
+        });
+        structured_outputs(outputs, &mut found)?;
+        let json = fields.field("guided_json", "vLLM's older name for `json_schema`.");
+        let json = json.value(|| json!({"type": ["object", "string"]}));
+        found.push("guided_json", schema_of(json, "guided_json")?);
+        let regex = fields.field("guided_regex", "vLLM's older name for `regex`.");
+        found.push("guided_regex", regex.string()?.map(Kind::Regex));
+        let choice = fields.field("guided_choice", "vLLM's older name for `choice`.");
+        found.push(
+            "guided_choice",
+            choice_of(choice.value(strings), "guided_choice")?,
+        );
+        let grammar = fields.field(
+            "guided_grammar",
+            "vLLM's older name for a grammar: GBNF if it holds `::=`, else Lark.",
+        );
+        found.push("guided_grammar", grammar.string()?.map(grammar_of));
+        let found = found.one()?;
+        if let Some(structured) = &found {
+            structured.check_length(served.config.limits.grammar_bytes)?;
+        }
+        Ok(found)
+    }
+
+    fn check_length(&self, most: usize) -> Result<(), ApiError> {
+        let length = match &self.kind {
+            Kind::Gbnf(text) | Kind::Lark(text) | Kind::Regex(text) => text.len(),
+            Kind::Schema(schema) => schema.to_string().len(),
+            Kind::Object => 1,
+            Kind::Choice(texts) => texts.iter().map(|text| text.len() + 1).sum(),
+        };
+        if length <= most {
+            return Ok(());
+        }
+        let field = self.field;
+        Err(ApiError::field(
+            field,
+            format!("`{field}` must not be longer than {most} bytes, but it has {length}."),
+        ))
+    }
+
+    /// Checks it; takes milliseconds, and some tenths of a second at worst.
+    pub fn constraint(&self, model: &Model) -> Result<Constraint, ApiError> {
+        let field = self.field;
+        let checked = match &self.kind {
+            Kind::Gbnf(text) => Constraint::gbnf(model, text),
+            Kind::Lark(text) => Constraint::lark(model, text),
+            Kind::Regex(text) => Constraint::regex(model, text),
+            Kind::Schema(schema) => Constraint::json_schema(model, schema),
+            Kind::Object => Constraint::json_object(model),
+            Kind::Choice(texts) => Constraint::choice(model, texts),
+        };
+        match checked {
+            Ok(constraint) => Ok(constraint.named(field)),
+            Err(ConstraintError::Panicked) => Err(ApiError::internal()),
+            Err(error) => Err(ApiError::field(
+                field,
+                format!("`{field}` is refused: {error}."),
+            )),
+        }
+    }
+}
+
+fn strings() -> Value {
+    json!({"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1})
+}
+
+/// A grammar in a notation that is not told.
+fn grammar_of(text: String) -> Kind {
+    if text.contains("::=") {
+        Kind::Gbnf(text)
+    } else {
+        Kind::Lark(text)
+    }
+}
+
+/// A JSON schema, or the text of one.
+fn schema_of(value: Option<Value>, name: &str) -> Result<Option<Kind>, ApiError> {
+    let schema = match value {
+        None => return Ok(None),
+        Some(Value::String(text)) => serde_json::from_str(&text).map_err(|error| {
+            ApiError::field(
+                name,
+                format!("`{name}` is a string that is not JSON: {error}."),
+            )
+        })?,
+        Some(value) => value,
+    };
+    if !schema.is_object() {
+        return Err(wrong(name, "a JSON schema, which is an object", &schema));
+    }
+    Ok(Some(Kind::Schema(schema)))
+}
+
+fn choice_of(value: Option<Value>, name: &str) -> Result<Option<Kind>, ApiError> {
+    const ALLOWED: &str = "an array of strings";
+    let items = match value {
+        None => return Ok(None),
+        Some(Value::Array(items)) => items,
+        Some(other) => return Err(wrong(name, ALLOWED, &other)),
+    };
+    if items.is_empty() {
+        return Err(ApiError::field(
+            name,
+            format!("`{name}` must hold at least one string."),
+        ));
+    }
+    let texts = items
+        .into_iter()
+        .enumerate()
+        .map(|(place, item)| match item {
+            Value::String(text) if text.is_empty() => Err(ApiError::field(
+                name,
+                format!("`{name}` must not hold an empty string: `{name}[{place}]` is one."),
+            )),
+            Value::String(text) => Ok(text),
+            other => Err(ApiError::field(
+                name,
+                format!(
+                    "`{name}` must be {ALLOWED}, but `{name}[{place}]` is {}.",
+                    describe(&other)
+                ),
+            )),
+        });
+    Ok(Some(Kind::Choice(texts.collect::<Result<_, _>>()?)))
+}
+
+fn response_format(value: Option<Value>) -> Result<Option<Kind>, ApiError> {
+    const NAME: &str = "response_format";
+    let mut object = match value {
+        None => return Ok(None),
+        Some(Value::Object(object)) => object,
+        Some(other) => return Err(wrong(NAME, "an object", &other)),
+    };
+    let kind = object.shift_remove("type").unwrap_or_default();
+    let (kind, rest) = match kind.as_str() {
+        Some("text") => (None, object),
+        // llama-server's way of a schema.
+        Some("json_object") => match object
+            .shift_remove("schema")
+            .filter(|schema| !schema.is_null())
+        {
+            None => (Some(Kind::Object), object),
+            schema => (schema_of(schema, "response_format.schema")?, object),
+        },
+        Some("json_schema") => {
+            const INNER: &str = "response_format.json_schema";
+            let inner = object.shift_remove("json_schema").unwrap_or_default();
+            let Value::Object(mut inner) = inner else {
+                return Err(wrong(INNER, "an object with `schema`", &inner));
+            };
+            let schema = inner.shift_remove("schema").unwrap_or_default();
+            let schema = schema_of(Some(schema), "response_format.json_schema.schema")?;
+            // It is followed strictly, whether that is asked for or not.
+            for about in ["name", "description", "strict"] {
+                inner.shift_remove(about);
+            }
+            nothing_else(
+                &inner,
+                INNER,
+                "`name`, `description`, `schema` and `strict`",
+            )?;
+            (schema, object)
+        }
+        _ => {
+            return Err(wrong(
+                "response_format.type",
+                "\"text\", \"json_object\" or \"json_schema\"",
+                &kind,
+            ));
+        }
+    };
+    nothing_else(&rest, NAME, "`type` and what belongs to it")?;
+    Ok(kind)
+}
+
+fn structured_outputs(value: Option<Value>, found: &mut Found) -> Result<(), ApiError> {
+    const NAME: &str = "structured_outputs";
+    let mut object = match value {
+        None => return Ok(()),
+        Some(Value::Object(object)) => object,
+        Some(other) => return Err(wrong(NAME, "an object", &other)),
+    };
+    let before = found.0.len();
+    let mut take = |name| object.shift_remove(name).filter(|value| !value.is_null());
+    let string = |value: Option<Value>, name: &str| match value {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(wrong(name, "a string", &other)),
+    };
+    let name = "structured_outputs.json";
+    found.push(name, schema_of(take("json"), name)?);
+    let name = "structured_outputs.regex";
+    found.push(name, string(take("regex"), name)?.map(Kind::Regex));
+    let name = "structured_outputs.choice";
+    found.push(name, choice_of(take("choice"), name)?);
+    let name = "structured_outputs.grammar";
+    found.push(name, string(take("grammar"), name)?.map(grammar_of));
+    let name = "structured_outputs.json_object";
+    match take("json_object") {
+        None | Some(Value::Bool(false)) => {}
+        Some(Value::Bool(true)) => found.push(name, Some(Kind::Object)),
+        Some(other) => return Err(wrong(name, "true or false", &other)),
+    }
+    nothing_else(
+        &object,
+        NAME,
+        "one of `json`, `regex`, `choice`, `grammar` and `json_object`",
+    )?;
+    if found.0.len() == before {
+        return Err(ApiError::field(
+            NAME,
+            "`structured_outputs` must hold one of `json`, `regex`, `choice`, `grammar` and `json_object`.",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses what nobody read; null says nothing.
+fn nothing_else(object: &Map<String, Value>, name: &str, holds: &str) -> Result<(), ApiError> {
+    match object.iter().find(|(_, value)| !value.is_null()) {
+        None => Ok(()),
+        Some((other, _)) => Err(ApiError::field(
+            format!("{name}.{}", cut(other)),
+            format!(
+                "`{name}` holds {holds}; `{}` is not known here.",
+                cut(other)
+            ),
+        )
+        .code("unknown_field")),
+    }
+}
