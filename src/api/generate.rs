@@ -132,6 +132,15 @@ impl Generate {
         })
     }
 
+    /// Has the text follow this; 400 if the request itself says what it must follow.
+    pub fn follow(&mut self, structured: Structured) -> Result<(), ApiError> {
+        match &self.structured {
+            None => self.structured = Some(structured),
+            Some(other) => return Err(other.excludes(&structured)),
+        }
+        Ok(())
+    }
+
     /// The sequences that continue these prompts, those of one prompt beside each other. Takes milliseconds if the
     /// text must follow something, which is checked then.
     pub fn sequences(

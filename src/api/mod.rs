@@ -2,6 +2,7 @@
 
 mod answer;
 mod body;
+mod chat;
 mod completions;
 mod docs;
 mod embeddings;
@@ -18,6 +19,7 @@ mod openapi;
 mod route;
 mod stream;
 mod structured;
+mod tokenizer;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -94,8 +96,9 @@ impl AppState {
 
 /// All that there is.
 fn routes() -> Vec<Route> {
-    vec![
+    let mut routes = vec![
         completions::route(),
+        chat::route(),
         embeddings::route(),
         models::list_route(),
         models::one_route(),
@@ -103,7 +106,9 @@ fn routes() -> Vec<Route> {
         openapi::route(),
         docs::route(),
         metrics::route(),
-    ]
+    ];
+    routes.extend(tokenizer::routes());
+    routes
 }
 
 /// The routes and what all of them have in common.

@@ -42,13 +42,7 @@ impl Found {
         let mut found = self.0.into_iter();
         let first = found.next();
         if let (Some(first), Some(second)) = (&first, found.next()) {
-            return Err(ApiError::field(
-                second.field,
-                format!(
-                    "`{}` and `{}` cannot both say what the text must follow.",
-                    first.field, second.field
-                ),
-            ));
+            return Err(first.excludes(&second));
         }
         Ok(first)
     }
@@ -121,6 +115,29 @@ impl Structured {
             structured.check_length(served.config.limits.grammar_bytes)?;
         }
         Ok(found)
+    }
+
+    /// A JSON schema that the server itself wants followed because of this field.
+    pub fn schema(field: &'static str, schema: Value) -> Self {
+        let kind = Kind::Schema(schema);
+        Self { field, kind }
+    }
+
+    /// As `schema`, a grammar in Lark.
+    pub fn lark(field: &'static str, text: String) -> Self {
+        let kind = Kind::Lark(text);
+        Self { field, kind }
+    }
+
+    /// 400: the other says something as well.
+    pub fn excludes(&self, other: &Self) -> ApiError {
+        ApiError::field(
+            other.field,
+            format!(
+                "`{}` and `{}` cannot both say what the text must follow.",
+                self.field, other.field
+            ),
+        )
     }
 
     fn check_length(&self, most: usize) -> Result<(), ApiError> {

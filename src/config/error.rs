@@ -17,9 +17,11 @@ pub enum ConfigError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// The file of `server.api_keys_file` is not there, or may not be read.
-    #[error("Cannot read the keys of server.api_keys_file, {}: {source}", path.display())]
-    KeysUnreadable {
+    /// A file that a setting names is not there, or may not be read.
+    #[error("Cannot read the file of {setting}, {}: {source}", path.display())]
+    FileUnreadable {
+        /// The setting.
+        setting: &'static str,
         /// The file.
         path: PathBuf,
         /// What the system says.

@@ -159,6 +159,11 @@ impl Config {
             let keys = keys_in(Path::new(&config.server.api_keys_file), &mut problems)?;
             config.server.api_keys.extend(keys);
         }
+        let template = &config.model.chat_template_file;
+        if !template.is_empty() {
+            let template = read("model.chat_template_file", Path::new(template))?;
+            config.model.chat_template = Some(template);
+        }
         if problems.is_empty() {
             Ok(Loaded { config, effective })
         } else {
@@ -241,12 +246,18 @@ fn file_layer(path: &PathBuf, problems: &mut Vec<Problem>) -> Result<Layer, Conf
     Ok(Layer { origin, values })
 }
 
-/// The keys of a file, one on each line.
-fn keys_in(path: &Path, problems: &mut Vec<Problem>) -> Result<Vec<String>, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|source| ConfigError::KeysUnreadable {
+/// What a file holds that a setting names.
+fn read(setting: &'static str, path: &Path) -> Result<String, ConfigError> {
+    fs::read_to_string(path).map_err(|source| ConfigError::FileUnreadable {
+        setting,
         path: path.to_owned(),
         source,
-    })?;
+    })
+}
+
+/// The keys of a file, one on each line.
+fn keys_in(path: &Path, problems: &mut Vec<Problem>) -> Result<Vec<String>, ConfigError> {
+    let text = read("server.api_keys_file", path)?;
     let lines = text.lines().map(str::trim);
     let keys: Vec<String> = lines
         .filter(|line| !line.is_empty() && !line.starts_with('#'))

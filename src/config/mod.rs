@@ -103,6 +103,11 @@ pub struct Model {
     pub gpu_layers: u32,
     /// Whether the file is mapped into memory rather than read.
     pub mmap: bool,
+    /// A file with the Jinja template that conversations are written out by. Empty: the model's own.
+    pub chat_template_file: String,
+    /// What that file holds; read when the settings are.
+    #[serde(skip)]
+    pub chat_template: Option<String>,
     /// Where downloaded models are kept. Empty: `$XDG_CACHE_HOME/candor/models`.
     pub cache_dir: String,
 }

@@ -171,6 +171,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("model.aliases", Allowed::Names),
     setting("model.gpu_layers", Allowed::Integer(0, 9_999)),
     setting("model.mmap", Allowed::Boolean),
+    setting("model.chat_template_file", Allowed::TextOrEmpty),
     setting("model.cache_dir", Allowed::TextOrEmpty),
     setting(
         "engine.mode",

@@ -453,7 +453,7 @@ fn keys_come_from_a_file_too() {
     let missing = [("CANDOR_SERVER__API_KEYS_FILE", "/nowhere/keys")];
     let error = message(from_environment(&missing));
     assert!(
-        error.starts_with("Cannot read the keys of server.api_keys_file, /nowhere/keys"),
+        error.starts_with("Cannot read the file of server.api_keys_file, /nowhere/keys"),
         "{error}"
     );
 }

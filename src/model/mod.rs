@@ -146,6 +146,14 @@ impl Model {
         self.weights.n_ctx_train() as usize
     }
 
+    /// The Jinja template that its metadata has for conversations.
+    pub fn chat_template(&self) -> Option<String> {
+        self.weights
+            .meta_val_str("tokenizer.chat_template")
+            .ok()
+            .filter(|template| !template.is_empty())
+    }
+
     /// Whether texts can be continued with it; else it makes embeddings only, as BERT does.
     pub fn generates(&self) -> bool {
         self.nature.has_memory && self.nature.is_causal

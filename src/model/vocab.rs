@@ -24,6 +24,9 @@ pub struct Vocab {
     bos: Option<Token>,
     eos: Option<Token>,
     adds_bos: bool,
+    adds_space: bool,
+    pad: Option<Token>,
+    unknown: Option<Token>,
     fim: Option<Fim>,
     tokenizer: context::Tokenizer,
     /// Made when it is first asked for: it takes a tenth of a second on a large vocabulary.
@@ -89,6 +92,14 @@ impl Vocab {
             }),
             _ => None,
         };
+        let tokenizer = context::Tokenizer::new(weights);
+        let adds_space = tokenizer
+            .tokenize("a", false, false)
+            .first()
+            .and_then(|token| texts.get(token.index()))
+            .map(AsRef::<str>::as_ref)
+            .is_some_and(|text| text.starts_with(' '));
+        let unknown = weights.meta_val_str("tokenizer.ggml.unknown_token_id");
         Self {
             texts: texts.into_boxed_slice(),
             broken,
@@ -98,8 +109,11 @@ impl Vocab {
             bos: known(vocab.bos()),
             eos: known(vocab.eos()),
             adds_bos: vocab.should_add_bos(),
+            adds_space,
+            pad: known(vocab.pad()),
+            unknown: unknown.ok().and_then(|id| id.parse().ok()).map(Token),
             fim,
-            tokenizer: context::Tokenizer::new(weights),
+            tokenizer,
             sorted: OnceLock::new(),
             derived: OnceLock::new(),
         }
@@ -190,6 +204,21 @@ impl Vocab {
     /// Whether texts get the BOS token put before them.
     pub fn adds_bos(&self) -> bool {
         self.adds_bos
+    }
+
+    /// Whether texts get a space put before them.
+    pub fn adds_space(&self) -> bool {
+        self.adds_space
+    }
+
+    /// The token that fills up rows of unequal length.
+    pub fn pad(&self) -> Option<Token> {
+        self.pad
+    }
+
+    /// The token that stands for what has none.
+    pub fn unknown(&self) -> Option<Token> {
+        self.unknown
     }
 
     /// The fill-in-the-middle tokens, on models that have them.

@@ -25,6 +25,7 @@ pub struct Case {
 
 const FIELDS: &str = include_str!("errors/fields.txt");
 const ROUTES: &str = include_str!("errors/routes.txt");
+const CHAT: &str = include_str!("errors/chat.txt");
 const EMBEDDINGS: &str = include_str!("errors/embeddings.txt");
 const LIMITS: &str = include_str!("errors/limits.txt");
 const KEYS: &str = include_str!("errors/keys.txt");
@@ -214,6 +215,19 @@ fn embeddings() {
 }
 
 #[test]
+fn conversations() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
+        config.model.chat_template = Some(template.to_owned());
+    });
+    check(
+        &server,
+        &bodies_for("/v1/chat/completions", CHAT),
+        &normal(),
+    );
+}
+
+#[test]
 fn routes_and_headers() {
     check(tiny(), &requests(ROUTES), &normal());
 }
@@ -259,6 +273,7 @@ fn keys_of_the_server() {
 fn there_are_many_cases_and_each_is_another() {
     let tables = [
         bodies(FIELDS),
+        bodies_for("/v1/chat/completions", CHAT),
         bodies_for("/v1/embeddings", EMBEDDINGS),
         requests(ROUTES),
         made::cases(),

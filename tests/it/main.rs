@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "figures, shown with --nocapture")]
 
 mod bert;
+mod chat;
 mod contract;
 mod embeddings;
 mod errors;
@@ -21,3 +22,4 @@ mod sharing;
 mod shutdown;
 mod structured;
 mod tidy;
+mod tokenizer;

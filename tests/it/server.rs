@@ -149,6 +149,11 @@ impl TestServer {
         )
     }
 
+    /// Sends a body as JSON.
+    pub fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(path, "application/json", body.to_string().as_bytes())
+    }
+
     pub fn try_complete(&self, body: &Value) -> Answer {
         self.send(
             "/v1/completions",

@@ -25,7 +25,7 @@ use super::route::Route;
 use super::stream;
 use crate::engine::{Generation, Request};
 use answer::{Choice, View};
-use prompt::Prompt;
+pub use prompt::Prompt;
 use request::CompletionRequest;
 
 pub fn route() -> Route {

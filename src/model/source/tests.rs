@@ -485,6 +485,8 @@ fn settings(source: &str, cache: &Path) -> Model {
         aliases: Vec::new(),
         gpu_layers: 0,
         mmap: false,
+        chat_template_file: String::new(),
+        chat_template: None,
         cache_dir: cache.display().to_string(),
     }
 }

@@ -1,0 +1,193 @@
+//! `POST /v1/chat/completions`: a conversation is written out by the model's template, and gone on with as any prompt.
+
+mod answer;
+mod prompt;
+mod request;
+mod template;
+mod tools;
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::post;
+use serde_json::json;
+
+use super::AppState;
+use super::answer::{Answer, Head, Usage, gather};
+use super::body::JsonObject;
+use super::completions::Prompt;
+use super::error::ApiError;
+use super::fields::Fields;
+use super::generate::{Entries, Generate, Room, Wanted};
+use super::guard::Client;
+use super::input::Input;
+use super::models::{Served, model_field};
+use super::route::Route;
+use super::stream;
+use super::structured::Structured;
+use crate::engine::{Generation, Request};
+use answer::{ChatPiece, Choice, Streamed, View};
+pub use prompt::{Rendered, model_template, render};
+pub use request::Conversation;
+use request::{ChatRequest, ToolChoice};
+use tools::Format;
+
+pub fn route() -> Route {
+    Route::post(
+        "/v1/chat/completions",
+        post(create),
+        "Answers a conversation, written out by the model's chat template, with log-probabilities if asked for.",
+        |served| {
+            let sample = json!({"messages": [{"role": "user", "content": "Hello"}]});
+            Fields::describe(sample, |fields| read(fields, served))
+        },
+    )
+    .answers_or_streams::<Answer<Choice>, stream::Chunk<'static, ChatPiece>>()
+}
+
+/// Reads the request, has its sequences run, and answers whole or as a stream.
+async fn create(
+    State(state): State<AppState>,
+    Extension(client): Extension<Client>,
+    body: JsonObject,
+) -> Result<Response, ApiError> {
+    let served = state.serves(&body.0)?;
+    let for_it = served.clone();
+    let prepared = state.work(move || prepare(body, &for_it)).await??;
+    let Prepared {
+        generate,
+        view,
+        prompt_tokens,
+        sequences,
+        entries,
+    } = prepared;
+    let generations = served
+        .engine
+        .submit(client.name, client.arrived, sequences)
+        .await?;
+    if generate.stream {
+        let head = Head::new("chatcmpl", "chat.completion.chunk", &served);
+        let sources = generations.into_iter().enumerate();
+        let sources = sources.map(|(index, generation)| stream::Source {
+            prompt_tokens: (index == 0).then_some(prompt_tokens),
+            show: Streamed::new(index, view.clone()),
+            generation,
+        });
+        let sources = sources.collect();
+        return Ok(stream::respond(head, sources, generate.include_usage));
+    }
+    let head = Head::new("chatcmpl", "chat.completion", &served);
+    collect(head, &view, prompt_tokens, generations)
+        .await?
+        .respond(&entries, &state)
+        .await
+}
+
+/// Reads the fields: what the documents say of the route, too, comes from here.
+fn read(fields: &mut Fields, served: &Served) -> Result<ChatRequest, ApiError> {
+    model_field(fields)?;
+    let request = ChatRequest::parse(fields, served)?;
+    fields.refuse_others(served.config.server.unknown_fields)?;
+    Ok(request)
+}
+
+/// A request that can be run.
+struct Prepared {
+    generate: Generate,
+    view: View,
+    prompt_tokens: usize,
+    sequences: Vec<Request>,
+    /// What the answer may come to.
+    entries: Entries,
+}
+
+/// Checks a request and writes out its conversation: pure work, of milliseconds if it is long.
+fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
+    let ChatRequest {
+        conversation,
+        max_tokens,
+        logprobs,
+        tool_choice,
+        parallel_tool_calls,
+        mut generate,
+    } = read(&mut Fields::new(body.0), served)?;
+    let room = Room {
+        param: "messages",
+        max_tokens,
+    };
+    let tools = conversation.tools.clone();
+    let Rendered { text, calls } = render(conversation, served)?;
+    let vocab = served.model.vocab();
+    room.check_length(vocab.least_tokens(&text), false, served)?;
+    let prompt = Prompt::new(Input::Text(text), vocab);
+    let max_tokens = room.after(prompt.tokens.len(), served)?;
+    let mut entries = Entries::default();
+    entries.add(max_tokens * generate.n, logprobs, served)?;
+    let mut view = View {
+        model: Arc::clone(&served.model),
+        logprobs: logprobs.is_some(),
+        calls: None,
+        named: None,
+    };
+    match tool_choice {
+        ToolChoice::None => {}
+        ToolChoice::Auto => view.calls = Some(calls),
+        ToolChoice::Required => {
+            view.calls = Some(calls);
+            generate.follow(calls.structure(&tools, parallel_tool_calls))?;
+        }
+        ToolChoice::Named(name) => {
+            let tool = tools
+                .iter()
+                .find(|tool| tool["function"]["name"] == name.as_str());
+            let schema = tool.map(|tool| tools::parameters(&tool["function"]));
+            view.calls = Some(Format::Arguments);
+            view.named = Some(name);
+            generate.follow(Structured::schema(
+                "tool_choice",
+                schema.unwrap_or_default(),
+            ))?;
+        }
+    }
+    let wanted = Wanted {
+        prompt: Arc::clone(&prompt.tokens),
+        max_tokens,
+        logprobs,
+        prompt_logprobs: None,
+        sequences: generate.n,
+        deliver_end_token: false,
+    };
+    let sequences = generate.sequences(vec![wanted], served)?;
+    Ok(Prepared {
+        generate,
+        view,
+        prompt_tokens: prompt.tokens.len(),
+        sequences,
+        entries,
+    })
+}
+
+async fn collect(
+    head: Head,
+    view: &View,
+    prompt_tokens: usize,
+    generations: Vec<Generation>,
+) -> Result<Answer<Choice>, ApiError> {
+    let mut usage = Usage::default();
+    let mut choices = Vec::with_capacity(generations.len());
+    for (index, generation) in generations.into_iter().enumerate() {
+        let gathered = gather(generation).await?;
+        if index == 0 {
+            usage.prompt(prompt_tokens, gathered.prompt.cached_tokens);
+        }
+        usage.completion(gathered.tokens.len());
+        choices.push(view.choice(index, &gathered));
+    }
+    Ok(Answer {
+        head,
+        choices,
+        usage,
+    })
+}
