@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candor::engine::{Completion, Utf8Decoder};
+use candor::engine::{Completion, Ending, Utf8Decoder};
 use candor::logprobs::{Likeliest, score};
 use candor::model::Token;
 use candor::sampling::{Sampler, SamplingParams};
@@ -68,7 +68,7 @@ mod sampling {
 
     fn draw(bencher: Bencher, vocabulary: usize, params: &SamplingParams) {
         let row = row(vocabulary);
-        let mut sampler = Sampler::over(vocabulary, &[Token(2)], params);
+        let mut sampler = Sampler::over(vocabulary, &[Token(2)], params, &[]);
         let mut likeliest = Likeliest::default();
         bencher.bench_local(|| {
             likeliest.find(black_box(&row), sampler.wants());
@@ -136,7 +136,7 @@ mod text {
     fn complete_128_tokens_with_stops(bencher: Bencher, stops: usize) {
         let stops: Arc<[String]> = (0..stops).map(|i| format!("\n\nUser {i}:")).collect();
         bencher.bench_local(|| {
-            let mut completion = Completion::new(Arc::clone(&stops));
+            let mut completion = Completion::new(Arc::clone(&stops), Ending::BeforeStop);
             let mut released = 0;
             for i in 0..128 {
                 completion.push(Token(0), black_box(PIECES[i % 6]), None);

@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use candor::api::{AppState, app};
 use candor::config::{Config, ConfigError, Problem, Sources};
-use candor::engine::{Completion, Engine, TokenOutput, Utf8Decoder};
+use candor::engine::{Completion, Ending, Engine, TokenOutput, Utf8Decoder};
 use candor::logprobs::Likeliest;
 use candor::model::{Model, Token};
 use candor::sampling::{Constraint, Sampler, SamplingParams};
@@ -62,16 +62,29 @@ pub fn stop_search(data: &[u8]) {
     let Ok((stops, tokens)) = stops_and_tokens(&mut choices) else {
         return;
     };
-    let mut completion = Completion::new(stops.clone().into());
+    for ending in [Ending::BeforeStop, Ending::BehindStop] {
+        search(&stops, &tokens, ending);
+    }
+}
+
+fn search(stops: &[String], tokens: &[Vec<u8>], ending: Ending) {
+    let mut completion = Completion::new(stops.into(), ending);
     let mut all = Vec::new();
     // What the text was before each token.
     let mut texts = vec![String::new()];
     let mut given: Vec<TokenOutput> = Vec::new();
     let mut cut = None;
-    for (id, bytes) in (0..).zip(&tokens) {
+    for (id, bytes) in (0..).zip(tokens) {
         all.extend_from_slice(bytes);
         let text = decoded(&all);
-        cut = stops.iter().filter_map(|stop| text.find(stop)).min();
+        cut = stops
+            .iter()
+            .filter_map(|stop| Some((text.find(stop)?, stop.len())))
+            .min()
+            .map(|(hit, length)| match ending {
+                Ending::BeforeStop => hit,
+                Ending::BehindStop => hit + length,
+            });
         let stopped = completion.push(Token(id), bytes, None);
         assert_eq!(stopped, cut.is_some(), "{stops:?} in {text:?}");
         texts.push(text);
@@ -80,9 +93,11 @@ pub fn stop_search(data: &[u8]) {
         }
         given.extend(std::iter::from_fn(|| completion.release()));
         let text = &texts[texts.len() - 1];
-        let undecided = stops.iter().any(|stop| {
-            (1..stop.len()).any(|length| text.as_bytes().ends_with(&stop.as_bytes()[..length]))
-        });
+        let may_take_back = ending == Ending::BeforeStop;
+        let undecided = may_take_back
+            && stops.iter().any(|stop| {
+                (1..stop.len()).any(|length| text.as_bytes().ends_with(&stop.as_bytes()[..length]))
+            });
         assert!(
             undecided || given.len() == texts.len() - 1,
             "held for nothing: {stops:?} in {text:?}"
@@ -270,7 +285,7 @@ fn draw_under(model: &Model, constraint: Constraint, data: &[u8]) {
         constraint: Some(constraint),
         ..SamplingParams::default()
     };
-    let mut sampler = Sampler::new(model, &params);
+    let mut sampler = Sampler::new(model, &params, &[]);
     let mut state = data.iter().fold(0x9e37_79b9_7f4a_7c15_u64, |state, &byte| {
         (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     }) | 1;

@@ -116,6 +116,7 @@ impl Generate {
             logit_bias: logit_bias(fields, served)?,
             constraint: None,
             seed: 0,
+            ..SamplingParams::default()
         };
         Ok(Self {
             n,
@@ -166,6 +167,7 @@ impl Generate {
                         ..self.sampling.clone()
                     },
                     stop: Arc::clone(&stop),
+                    include_stop: false,
                     cache_prompt: self.cache_prompt,
                     streamed: self.stream,
                     deliver_end_token: wanted.deliver_end_token,

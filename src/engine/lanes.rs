@@ -274,6 +274,7 @@ pub(super) mod tests {
         prompt_logprobs: Option<usize>,
     ) -> Request {
         Request {
+            include_stop: false,
             prompt: prompt.map(Token).collect(),
             max_tokens: 1,
             logprobs: None,

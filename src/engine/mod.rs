@@ -34,7 +34,7 @@ use tokio::sync::{mpsc::UnboundedReceiver, mpsc::UnboundedSender, mpsc::unbounde
 pub use embeddings::{EmbeddingBounds, EmbeddingRequest};
 pub use error::EngineError;
 pub use request::{Delta, FinishReason, PromptOutput, Request, TokenOutput};
-pub use text::{Completion, Utf8Decoder};
+pub use text::{Completion, Ending, Utf8Decoder};
 pub use tune::Table;
 
 use crate::config::{self, Config, Mode};

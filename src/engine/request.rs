@@ -20,6 +20,8 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// The text ends before the first of these.
     pub stop: Arc<[String]>,
+    /// Whether the text ends behind the stop string instead, and a token of `sampling.stop_tokens` is given out.
+    pub include_stop: bool,
     /// Whether the prompt may start from what other sequences have evaluated.
     pub cache_prompt: bool,
     /// Whether its tokens are wanted as they come. Else all are told at the end, and nobody is woken for each of them.
@@ -63,7 +65,7 @@ pub struct TokenOutput {
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// A stop string, an end-of-generation token, or a finished grammar.
+    /// A stop string, a token that ends the generation, a finished grammar, or that no token is allowed.
     Stop,
     /// `max_tokens` or the context's end.
     Length,

@@ -53,11 +53,19 @@ impl Utf8Decoder {
     }
 }
 
+/// Where the text ends when it comes to a stop string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    BeforeStop,
+    BehindStop,
+}
+
 /// A completion as it grows. Tokens are held back while their text may turn out to belong to a stop string.
 #[derive(Debug)]
 pub struct Completion {
     decoder: Utf8Decoder,
     stops: Arc<[String]>,
+    ending: Ending,
     /// Bytes of the longest stop string.
     longest: usize,
     text: String,
@@ -69,8 +77,9 @@ pub struct Completion {
 
 impl Completion {
     /// The stop strings are not empty.
-    pub fn new(stops: Arc<[String]>) -> Self {
+    pub fn new(stops: Arc<[String]>, ending: Ending) -> Self {
         Self {
+            ending,
             decoder: Utf8Decoder::new(),
             longest: stops.iter().map(String::len).max().unwrap_or(0),
             stops,
@@ -80,8 +89,9 @@ impl Completion {
         }
     }
 
-    /// Takes the next token; whether the text has come to a stop string. If so, what follows the first hit is cut from
-    /// the text of the tokens, which themselves all stay.
+    /// Takes the next token; whether the text has come to a stop string. If so, the first hit and what follows it is cut
+    /// from the text of the tokens, which themselves all stay; or only what follows it, if it ends behind the hit. Of
+    /// several that begin at one place the shortest counts.
     pub fn push(&mut self, token: Token, bytes: &[u8], logprob: Option<Arc<TokenLogprob>>) -> bool {
         let added = self.decoder.push(bytes);
         let offset = self.characters;
@@ -105,11 +115,14 @@ impl Completion {
         match self
             .stops
             .iter()
-            .filter_map(|stop| tail.find(stop.as_str()))
+            .filter_map(|stop| Some((tail.find(stop.as_str())?, stop.len())))
             .min()
         {
-            Some(hit) => {
-                self.cut(from + hit);
+            Some((hit, length)) => {
+                self.cut(match self.ending {
+                    Ending::BeforeStop => from + hit,
+                    Ending::BehindStop => from + hit + length,
+                });
                 true
             }
             None => false,
@@ -151,8 +164,11 @@ impl Completion {
         }
     }
 
-    /// Bytes at the text's end that may be the beginning of a stop string.
+    /// Bytes at the text's end that a stop string may still take back: that may be the beginning of one.
     fn undecided(&self) -> usize {
+        if self.ending == Ending::BehindStop {
+            return 0;
+        }
         let text = self.text.as_bytes();
         self.stops
             .iter()
@@ -194,9 +210,13 @@ mod tests {
     }
 
     /// Feeds texts as tokens; gives what was released after each, then the flushed rest, and whether it stopped.
-    fn run(stops: &[&str], tokens: &[&[u8]]) -> (Vec<Vec<String>>, Vec<String>, bool) {
+    fn run(
+        stops: &[&str],
+        ending: Ending,
+        tokens: &[&[u8]],
+    ) -> (Vec<Vec<String>>, Vec<String>, bool) {
         let stops: Arc<[String]> = stops.iter().map(|&s| s.to_owned()).collect();
-        let mut completion = Completion::new(stops);
+        let mut completion = Completion::new(stops, ending);
         let (mut released, mut stopped) = (Vec::new(), false);
         for bytes in tokens {
             assert!(!stopped);
@@ -220,7 +240,7 @@ mod tests {
                      released: &[&[&str]],
                      rest: &[&str],
                      stopped: bool| {
-            let got = run(stops, tokens);
+            let got = run(stops, Ending::BeforeStop, tokens);
             let released: Vec<Vec<String>> = released
                 .iter()
                 .map(|r| r.iter().map(|&s| s.to_owned()).collect())
@@ -274,8 +294,29 @@ mod tests {
     }
 
     #[test]
+    fn text_ends_behind_the_first_hit_and_nothing_is_held_for_it() {
+        let check = |stops: &[&str], tokens: &[&[u8]], released: &[&str], stopped: bool| {
+            let got = run(stops, Ending::BehindStop, tokens);
+            let texts: Vec<String> = got.0.into_iter().flatten().collect();
+            assert_eq!(texts, released, "{stops:?}");
+            assert_eq!(got.1, [""; 0], "{stops:?}");
+            assert_eq!(got.2, stopped, "{stops:?}");
+        };
+        check(&[" 9,"], &[b"8", b" ", b"9"], &["8", " ", "9"], false);
+        check(
+            &[" 9,"],
+            &[b"8", b" ", b"9", b", then"],
+            &["8", " ", "9", ","],
+            true,
+        );
+        // The earliest, and of those that begin together the shortest.
+        check(&["b", "abc", "ab"], &[b"xabcd"], &["xab"], true);
+        check(&["é!"], &[b"\xc3", b"\xa9!?"], &["", "é!"], true);
+    }
+
+    #[test]
     fn offsets_count_characters() {
-        let mut completion = Completion::new(Arc::new([]));
+        let mut completion = Completion::new(Arc::new([]), Ending::BeforeStop);
         let mut offsets = Vec::new();
         for bytes in [&b"a\xc3"[..], b"\xa9", "日本".as_bytes(), b"!"] {
             completion.push(Token(0), bytes, None);

@@ -20,7 +20,7 @@ use super::plan::PromptPlan;
 use super::request::{Delta, FinishReason, Request};
 use super::schedule::{Progress, Round};
 use super::supervisor::Alive;
-use super::text::Completion;
+use super::text::{Completion, Ending};
 use crate::logprobs::Likeliest;
 use crate::metrics::{self, Outcome};
 use crate::model::{Row, Runner, Token};
@@ -357,9 +357,14 @@ impl<'a> Worker<'a> {
             let _ = deltas.send(Delta::Failed(EngineError::Decode));
             return;
         }
-        let mut sampler = Sampler::new(self.runner.model(), &request.sampling);
+        let mut sampler = Sampler::new(self.runner.model(), &request.sampling, &request.prompt);
         // Its prompt is evaluated meanwhile.
         let lent = self.shared.find_allowed(self.number, &mut sampler);
+        let ending = if request.include_stop {
+            Ending::BehindStop
+        } else {
+            Ending::BeforeStop
+        };
         self.sequences.push(Sequence {
             id: sequence,
             arrived,
@@ -367,7 +372,7 @@ impl<'a> Worker<'a> {
             lane: 0,
             plan,
             sampler,
-            completion: Completion::new(Arc::clone(&request.stop)),
+            completion: Completion::new(Arc::clone(&request.stop), ending),
             drawn: 0,
             generated: Vec::new(),
             patience: Patience::default(),

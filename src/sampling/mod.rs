@@ -1,30 +1,32 @@
-//! A row of logits and [`SamplingParams`] become a token. The arithmetic of each step is llama.cpp's own, in the order
-//! of llama-cpp-python, so that a seed draws the very tokens that it draws there. Grammars are followed here: llama.cpp
-//! keeps every way to read a text, which can double with each character, and ends the process on some. JSON schemas,
-//! regular expressions and Lark grammars are llguidance's.
+//! A row of logits and [`SamplingParams`] become a token, stage by stage (`stages` has the table). The arithmetic of each
+//! is llama.cpp's own, in the order of llama-cpp-python, so that a seed draws the very tokens that it draws there.
+//! Grammars are followed here: llama.cpp keeps every way to read a text, which can double with each character, and ends
+//! the process on some. So is DRY (`dry` says why). JSON schemas, regular expressions and Lark grammars are llguidance's.
 
 mod constraint;
+mod dry;
 mod gbnf;
 mod grammar;
 mod guidance;
 mod params;
+mod stages;
 
-use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
 pub use constraint::{Constraint, ConstraintError, Follow, Follower, Rules, Stuck};
+pub use dry::Breakers;
 pub use grammar::{GrammarError, TooAmbiguous};
 pub use params::{Mirostat, SamplingParams};
+pub use stages::SamplerName;
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::logprobs::Likeliest;
-use crate::model::{Model, Token};
+use crate::model::{Model, Token, Vocab};
+use stages::{Ground, Stage, Stages, add};
 
-/// Generated tokens that the penalties look back on: llama-cpp-python's `last_n_tokens_size`.
-const PENALTY_WINDOW: u8 = 64;
 /// Beyond this many candidates, finding them costs as much as looking at the whole vocabulary.
 const FEW: usize = 512;
 
@@ -36,12 +38,15 @@ pub struct Sampler {
     ends: Vec<Token>,
     min_tokens: usize,
     drawn: usize,
-    penalties: Option<LlamaSampler>,
-    /// The generated tokens that the penalties look back on.
-    recent: VecDeque<Token>,
+    bad_words: Arc<[Vec<Token>]>,
+    /// Generated tokens, the last ones: as many as the longest bad word has, at least.
+    recent: Vec<Token>,
+    /// Tokens that would complete a bad word now.
+    completing: Vec<Token>,
+    /// All others are banned; ascending.
+    allowed: Option<Arc<[Token]>>,
     constraint: Option<Follower>,
-    /// What picks a token; `None` is greedy.
-    selector: Option<LlamaSampler>,
+    stages: Stages,
     /// Candidates that the first cut leaves, whatever the others are; `None`: the whole vocabulary must be looked at.
     keeps: Option<usize>,
     /// The candidates as llama.cpp's samplers want them; kept from token to token, as is the list below.
@@ -51,60 +56,62 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    pub fn new(model: &Model, params: &SamplingParams) -> Self {
+    /// For a text that begins with `prompt`, which DRY looks at.
+    pub fn new(model: &Model, params: &SamplingParams, prompt: &[Token]) -> Self {
         let vocab = model.vocab();
-        Self::over(vocab.len(), vocab.ends(), params)
+        Self::over(vocab.len(), vocab.ends(), params, prompt)
     }
 
     /// Without a model: `ends` are the tokens that end a generation.
-    pub fn over(vocabulary: usize, ends: &[Token], params: &SamplingParams) -> Self {
-        let n_vocab = i32::try_from(vocabulary).unwrap_or(i32::MAX);
-        let penalises = params.repeat_penalty != 1.0
-            || params.frequency_penalty != 0.0
-            || params.presence_penalty != 0.0;
-        let selector = selector(n_vocab, params);
-        let keeps = match (&selector, params.mirostat) {
-            _ if params.constraint.is_some() => None,
-            (None, _) => Some(1),
-            (Some(_), Mirostat::Off) => usize::try_from(params.top_k).ok().filter(|&k| k > 0),
-            _ => None,
+    pub fn over(
+        vocabulary: usize,
+        ends: &[Token],
+        params: &SamplingParams,
+        prompt: &[Token],
+    ) -> Self {
+        let stages = Stages::new(&Ground {
+            params,
+            n_vocab: i32::try_from(vocabulary).unwrap_or(i32::MAX),
+            prompt,
+        });
+        let keeps = if params.constraint.is_some() || params.allowed_tokens.is_some() {
+            None
+        } else {
+            stages.keeps()
         };
-        Self {
-            bias: params.logit_bias.clone(),
+        let mut bias = params.logit_bias.clone();
+        if params.ignore_eos {
+            bias.extend(ends.iter().map(|&token| (token, f32::NEG_INFINITY)));
+        }
+        let mut sampler = Self {
+            bias,
             ends: if params.min_tokens > 0 {
-                ends.to_vec()
+                [ends, &params.stop_tokens].concat()
             } else {
                 Vec::new()
             },
             min_tokens: params.min_tokens,
             drawn: 0,
-            penalties: penalises.then(|| {
-                LlamaSampler::penalties(
-                    n_vocab,
-                    i32::from(PENALTY_WINDOW),
-                    params.repeat_penalty,
-                    params.frequency_penalty,
-                    params.presence_penalty,
-                )
-            }),
-            recent: VecDeque::new(),
+            bad_words: Arc::clone(&params.bad_words),
+            recent: Vec::new(),
+            completing: Vec::new(),
+            allowed: params.allowed_tokens.clone(),
             constraint: params.constraint.as_ref().map(Follower::new),
-            selector,
+            stages,
             keeps,
             candidates: LlamaTokenDataArray::new(Vec::new(), false),
             touched: Vec::new(),
-        }
+        };
+        sampler.find_completing();
+        sampler
     }
 
     /// How many of the likeliest tokens [`Sampler::sample`] wants to be told; it does not look at the rest of the row
     /// then. 0: it looks at the row only.
     pub fn wants(&self) -> usize {
-        let touched = self.bias.len()
-            + self.recent.len()
-            + if self.bans_ends() { self.ends.len() } else { 0 };
         self.keeps
             // One more than are kept: whether an equal follows decides whether the cut is clear.
-            .map(|keeps| keeps.saturating_add(touched + 1))
+            .map(|keeps| keeps.saturating_add(self.touched().count() + 1))
             .filter(|&count| count <= FEW)
             .unwrap_or(0)
     }
@@ -120,8 +127,14 @@ impl Sampler {
         self.constraint = Some(follower);
     }
 
-    /// Draws the next token, given a row of logits and its [`Sampler::wants`] likeliest tokens. `None`: the constraint
-    /// allows no token, not even an end.
+    /// The names of the stages that are on, in their order; the last one draws, and greedy has none that does.
+    pub fn stages(&self) -> impl Iterator<Item = &'static str> {
+        let Stages { changes, picks } = &self.stages;
+        changes.iter().chain(picks).map(|stage| stage.name)
+    }
+
+    /// Draws the next token, given a row of logits and its [`Sampler::wants`] likeliest tokens. `None`: no token is
+    /// allowed, not even an end.
     pub fn sample(
         &mut self,
         logits: &[f32],
@@ -130,14 +143,7 @@ impl Sampler {
         if !self.gather_few(logits, likeliest) {
             self.gather_all(logits);
             self.change();
-            if let Some(constraint) = &mut self.constraint {
-                let candidates = self.candidates.data.iter_mut();
-                for (candidate, &allowed) in candidates.zip(constraint.allowed()?) {
-                    if !allowed {
-                        candidate.set_logit(f32::NEG_INFINITY);
-                    }
-                }
-            }
+            self.mask()?;
         }
         let Some(token) = self.pick() else {
             return Ok(None);
@@ -146,8 +152,21 @@ impl Sampler {
         Ok(Some(token))
     }
 
-    fn bans_ends(&self) -> bool {
-        self.drawn < self.min_tokens
+    /// The tokens that end a generation, while they are banned.
+    fn banned_ends(&self) -> &[Token] {
+        if self.drawn < self.min_tokens {
+            &self.ends
+        } else {
+            &[]
+        }
+    }
+
+    /// Tokens whose logits are about to be changed; some of them twice.
+    fn touched(&self) -> impl Iterator<Item = Token> {
+        let biased = self.bias.iter().map(|&(token, _)| token);
+        let banned = self.banned_ends().iter().chain(&self.completing).copied();
+        let changed = self.stages.changes.iter().flat_map(Stage::touched);
+        biased.chain(banned).chain(changed)
     }
 
     /// Makes candidates of the whole row, each at its own id.
@@ -171,7 +190,7 @@ impl Sampler {
     /// that, none from outside belongs to those kept. Among equals llama.cpp's order depends on its sort: then, too,
     /// the whole row is looked at.
     fn gather_few(&mut self, logits: &[f32], likeliest: &Likeliest) -> bool {
-        let (wants, bans_ends) = (self.wants(), self.bans_ends());
+        let wants = self.wants();
         let (Some(keeps), Some(&(outside, _))) = (self.keeps, likeliest.as_slice().last()) else {
             return false;
         };
@@ -179,6 +198,9 @@ impl Sampler {
         if wants == 0 || found.len() < wants.min(logits.len()) {
             return false;
         }
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.clear();
+        touched.extend(self.touched());
         let data = &mut self.candidates.data;
         data.clear();
         data.extend(
@@ -186,14 +208,7 @@ impl Sampler {
                 .iter()
                 .map(|&(logit, token)| LlamaTokenData::new(LlamaToken::new(token.0), logit, 0.0)),
         );
-        self.touched.clear();
-        self.touched
-            .extend(self.bias.iter().map(|&(token, _)| token));
-        self.touched.extend(&self.recent);
-        if bans_ends {
-            self.touched.extend(&self.ends);
-        }
-        for &token in &self.touched {
+        for &token in &touched {
             let id = LlamaToken::new(token.0);
             if let Some(&logit) = logits.get(token.index())
                 && !data.iter().any(|candidate| candidate.id() == id)
@@ -201,6 +216,7 @@ impl Sampler {
                 data.push(LlamaTokenData::new(id, logit, 0.0));
             }
         }
+        self.touched = touched;
         self.change();
         let data = &mut self.candidates.data;
         data.sort_unstable_by(|a, b| b.logit().total_cmp(&a.logit()));
@@ -218,27 +234,51 @@ impl Sampler {
         true
     }
 
-    /// Bias, ban and penalties.
+    /// Bias, bans of single tokens, penalties.
     fn change(&mut self) {
-        let bans_ends = self.bans_ends();
         let candidates = &mut self.candidates;
         for &(token, bias) in &self.bias {
             add(candidates, token, bias);
         }
-        if bans_ends {
-            for &token in &self.ends {
-                add(candidates, token, f32::NEG_INFINITY);
-            }
+        let ends: &[Token] = if self.drawn < self.min_tokens {
+            &self.ends
+        } else {
+            &[]
+        };
+        for &token in ends.iter().chain(&self.completing) {
+            add(candidates, token, f32::NEG_INFINITY);
         }
-        if let Some(penalties) = &mut self.penalties {
-            candidates.apply_sampler(penalties);
+        for stage in &mut self.stages.changes {
+            stage.apply(candidates);
         }
     }
 
-    /// Picks one of the candidates.
+    /// Bans what the constraint does not allow, and what is not among the tokens that are allowed, in the whole row.
+    fn mask(&mut self) -> Result<(), Stuck> {
+        let candidates = &mut self.candidates.data;
+        if let Some(constraint) = &mut self.constraint {
+            for (candidate, &allowed) in candidates.iter_mut().zip(constraint.allowed()?) {
+                if !allowed {
+                    candidate.set_logit(f32::NEG_INFINITY);
+                }
+            }
+        }
+        if let Some(allowed) = &self.allowed {
+            let mut allowed = allowed.iter().peekable();
+            for candidate in candidates {
+                let id = candidate.id().0;
+                if allowed.next_if(|token| token.0 == id).is_none() {
+                    candidate.set_logit(f32::NEG_INFINITY);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Picks one of the candidates; `None` if all are banned.
     fn pick(&mut self) -> Option<Token> {
         let candidates = &mut self.candidates;
-        let Some(selector) = &mut self.selector else {
+        if self.stages.picks.is_empty() {
             // The first of the largest, as llama.cpp's greedy sampler picks it.
             let mut best = candidates.data.first()?;
             for candidate in &candidates.data {
@@ -246,86 +286,67 @@ impl Sampler {
                     best = candidate;
                 }
             }
-            return Some(Token(best.id().0));
-        };
-        candidates.apply_sampler(selector);
-        let chosen = candidates.selected_token()?;
-        if self.constraint.is_some() && !allowed(candidates, chosen) {
-            return None;
+            return (best.logit() != f32::NEG_INFINITY).then_some(Token(best.id().0));
         }
-        Some(Token(chosen.0))
+        for stage in &mut self.stages.picks {
+            // llama.cpp's samplers make numbers that are none of bans alone, or end the process.
+            let all_banned = candidates
+                .data
+                .iter()
+                .all(|candidate| candidate.logit() == f32::NEG_INFINITY);
+            if all_banned {
+                return None;
+            }
+            stage.apply(candidates);
+        }
+        let chosen = candidates.data.get(candidates.selected?)?;
+        (chosen.logit() != f32::NEG_INFINITY).then_some(Token(chosen.id().0))
     }
 
     fn accept(&mut self, token: Token) {
         self.drawn += 1;
-        let accepted = LlamaToken::new(token.0);
-        if let Some(penalties) = &mut self.penalties {
-            penalties.accept(accepted);
-            if self.recent.len() == usize::from(PENALTY_WINDOW) {
-                self.recent.pop_front();
-            }
-            self.recent.push_back(token);
-        }
         if let Some(constraint) = &mut self.constraint {
             constraint.accept(token);
         }
-        if let Some(selector) = &mut self.selector {
-            selector.accept(accepted);
+        let Stages { changes, picks } = &mut self.stages;
+        for stage in changes.iter_mut().chain(picks) {
+            stage.accept(token);
+        }
+        if !self.bad_words.is_empty() {
+            self.recent.push(token);
+            self.find_completing();
+        }
+    }
+
+    /// Finds the tokens that would complete a bad word.
+    fn find_completing(&mut self) {
+        self.completing.clear();
+        for word in self.bad_words.iter() {
+            if let Some((&last, before)) = word.split_last()
+                && self.recent.ends_with(before)
+                && !self.completing.contains(&last)
+            {
+                self.completing.push(last);
+            }
         }
     }
 }
 
-/// The steps that end in a draw, or `None` for greedy.
-fn selector(n_vocab: i32, params: &SamplingParams) -> Option<LlamaSampler> {
-    /// What llama-cpp-python gives mirostat 1 for its estimate, as the paper does.
-    const MIROSTAT_M: i32 = 100;
-    /// Below it the likeliest token is certain, and dividing by it overflows.
-    const COLDEST: f32 = 1e-6;
-    if params.temperature < COLDEST {
-        return None;
+/// A word that is not to be generated, as tokens: by itself and behind a space, as vLLM has it. (There the latter is left
+/// out where it has another number of tokens; then words are generated that were forbidden.) Empty if nothing is left
+/// of the word without its leading spaces.
+pub fn bad_word(vocab: &Vocab, word: &str) -> Vec<Vec<Token>> {
+    let word = word.trim_start();
+    if word.is_empty() {
+        return Vec::new();
     }
-    let no_perf = true;
-    let steps = match params.mirostat {
-        Mirostat::V1 { tau, eta } => {
-            vec![LlamaSampler::mirostat(
-                n_vocab,
-                params.seed,
-                tau,
-                eta,
-                MIROSTAT_M,
-            )]
-        }
-        Mirostat::V2 { tau, eta } => vec![LlamaSampler::mirostat_v2(params.seed, tau, eta)],
-        Mirostat::Off => vec![
-            LlamaSampler::top_k(params.top_k),
-            LlamaSampler::typical(params.typical_p, 1),
-            LlamaSampler::top_p(params.top_p, 1),
-            LlamaSampler::min_p(params.min_p, 1),
-            LlamaSampler::temp(params.temperature),
-            LlamaSampler::dist(params.seed),
-        ],
-    };
-    Some(LlamaSampler::chain(steps, no_perf))
-}
-
-fn add(candidates: &mut LlamaTokenDataArray, token: Token, bias: f32) {
-    let id = LlamaToken::new(token.0);
-    let data = &mut candidates.data;
-    // In the whole row each stands at its own id.
-    let place = match data.get(token.index()) {
-        Some(candidate) if candidate.id() == id => Some(token.index()),
-        _ => data.iter().position(|candidate| candidate.id() == id),
-    };
-    if let Some(place) = place {
-        data[place] = LlamaTokenData::new(id, data[place].logit() + bias, 0.0);
-    }
-}
-
-fn allowed(candidates: &LlamaTokenDataArray, token: LlamaToken) -> bool {
-    candidates
-        .data
-        .iter()
-        .any(|candidate| candidate.id() == token && candidate.logit() > f32::NEG_INFINITY)
+    let mut words = vec![
+        vocab.tokenize(word, false, false),
+        vocab.tokenize(&format!(" {word}"), false, false),
+    ];
+    words.dedup();
+    words.retain(|tokens| !tokens.is_empty());
+    words
 }
 
 #[cfg(test)]
@@ -342,11 +363,26 @@ mod tests {
         row
     }
 
+    fn names(names: &[&str]) -> Vec<SamplerName> {
+        names
+            .iter()
+            .map(|name| SamplerName::read(name).expect("a name"))
+            .collect()
+    }
+
+    fn words(words: &[&[i32]]) -> Arc<[Vec<Token>]> {
+        words
+            .iter()
+            .map(|ids| ids.iter().copied().map(Token).collect())
+            .collect()
+    }
+
     /// Draws forty tokens from rows of 1,000; how many of them from few candidates.
     fn draws(params: &SamplingParams, steps: f32) -> usize {
         let ends = [Token(3), Token(998)];
-        let mut few = Sampler::over(1000, &ends, params);
-        let mut all = Sampler::over(1000, &ends, params);
+        let prompt: Vec<Token> = [7, 8, 9, 7, 8].map(Token).repeat(4);
+        let mut few = Sampler::over(1000, &ends, params, &prompt);
+        let mut all = Sampler::over(1000, &ends, params, &prompt);
         all.keeps = None;
         let mut likeliest = Likeliest::default();
         let mut short = 0;
@@ -405,6 +441,38 @@ mod tests {
                 ..SamplingParams::default()
             },
         ];
+        let mut variants = variants.to_vec();
+        variants.extend([
+            SamplingParams {
+                dry_multiplier: 2.0,
+                dry_allowed_length: 1,
+                repeat_penalty: 1.1,
+                ..SamplingParams::default()
+            },
+            SamplingParams {
+                xtc_probability: 0.5,
+                xtc_threshold: 0.05,
+                dynatemp_range: 0.5,
+                ..SamplingParams::default()
+            },
+            SamplingParams {
+                ignore_eos: true,
+                logit_bias: vec![(Token(3), 30.0), (Token(998), 30.0)],
+                bad_words: words(&[&[1], &[2, 3], &[500]]),
+                temperature: 0.0,
+                ..SamplingParams::default()
+            },
+            SamplingParams {
+                stop_tokens: (0..200).map(Token).collect(),
+                min_tokens: 20,
+                samplers: names(&["dry", "top_k", "penalties", "top_n_sigma", "temperature"]),
+                dry_multiplier: 1.0,
+                dry_allowed_length: 0,
+                presence_penalty: 1.0,
+                top_n_sigma: 1.0,
+                ..SamplingParams::default()
+            },
+        ]);
         for params in &variants {
             // Fine steps: no equals to speak of, and nearly all draws are from few. Coarse ones: many equals.
             assert!(draws(params, 1e6) >= 35, "{params:?}");
@@ -416,7 +484,7 @@ mod tests {
     #[test]
     fn what_needs_the_whole_row_asks_for_nothing_else() {
         let check = |params: &SamplingParams, expect| {
-            assert_eq!(Sampler::over(1000, &[], params).wants(), expect);
+            assert_eq!(Sampler::over(1000, &[], params, &[]).wants(), expect);
         };
         check(&SamplingParams::default(), 41);
         check(
@@ -447,5 +515,284 @@ mod tests {
             },
             0,
         );
+    }
+
+    /// Draws this many tokens, each from the row of its number.
+    fn drawn(params: &SamplingParams, rows: &[Vec<f32>], ends: &[Token]) -> Vec<Option<i32>> {
+        let mut sampler = Sampler::over(rows[0].len(), ends, params, &[]);
+        let mut likeliest = Likeliest::default();
+        rows.iter()
+            .map(|row| {
+                likeliest.find(row, sampler.wants());
+                let token = sampler.sample(row, &likeliest);
+                token.expect("no grammar").map(|token| token.0)
+            })
+            .collect()
+    }
+
+    fn greedy() -> SamplingParams {
+        SamplingParams {
+            temperature: 0.0,
+            ..SamplingParams::default()
+        }
+    }
+
+    #[test]
+    fn stages_come_in_the_order_that_is_asked_for() {
+        let check = |params: SamplingParams, expect: &[&str]| {
+            let sampler = Sampler::over(1000, &[], &params, &[]);
+            assert_eq!(sampler.stages().collect::<Vec<_>>(), expect);
+        };
+        let everything = SamplingParams {
+            repeat_penalty: 1.1,
+            dry_multiplier: 0.8,
+            top_n_sigma: 1.0,
+            typical_p: 0.9,
+            xtc_probability: 0.5,
+            ..SamplingParams::default()
+        };
+        check(
+            SamplingParams::default(),
+            &["top_k", "top_p", "min_p", "temperature", "dist"],
+        );
+        check(greedy(), &[]);
+        check(
+            everything.clone(),
+            &[
+                "penalties",
+                "dry",
+                "top_n_sigma",
+                "top_k",
+                "typ_p",
+                "top_p",
+                "min_p",
+                "xtc",
+                "temperature",
+                "dist",
+            ],
+        );
+        check(
+            SamplingParams {
+                samplers: names(&["temperature", "dry", "typical_p", "top_k"]),
+                ..everything.clone()
+            },
+            &["temperature", "dry", "typ_p", "top_k", "dist"],
+        );
+        check(
+            SamplingParams {
+                samplers: Vec::new(),
+                ..everything.clone()
+            },
+            &["dist"],
+        );
+        check(
+            SamplingParams {
+                mirostat: Mirostat::V2 { tau: 5.0, eta: 0.1 },
+                ..everything.clone()
+            },
+            &["penalties", "dry", "mirostat"],
+        );
+        // At a temperature of 0 the likeliest is taken, unless something may leave it out.
+        check(
+            SamplingParams {
+                temperature: 0.0,
+                xtc_probability: 0.0,
+                ..everything.clone()
+            },
+            &["penalties", "dry"],
+        );
+        check(
+            SamplingParams {
+                temperature: 0.0,
+                samplers: names(&["top_k", "xtc", "temperature"]),
+                ..everything
+            },
+            &["top_k", "xtc", "temperature", "dist"],
+        );
+        assert_eq!(SamplerName::read("Top_k"), None);
+        assert_eq!(SamplerName::read("typ_p"), SamplerName::read("typical_p"));
+    }
+
+    #[test]
+    fn the_order_matters_and_what_is_left_out_is_not_applied() {
+        // At this temperature all are within a tenth of the likeliest; before it, one is.
+        let row: Vec<f32> = (0..50).map(|id| id as f32).collect();
+        let rows = vec![row; 200];
+        let distinct = |samplers: &[&str]| {
+            let params = SamplingParams {
+                temperature: 50.0,
+                min_p: 0.1,
+                samplers: names(samplers),
+                ..SamplingParams::default()
+            };
+            let mut drawn = drawn(&params, &rows, &[]);
+            drawn.sort_unstable();
+            drawn.dedup();
+            drawn
+        };
+        let hot = distinct(&["temperature", "min_p"]);
+        assert!(hot.len() > 40, "{hot:?}");
+        let cut = distinct(&["min_p", "temperature"]);
+        assert_eq!(cut, [Some(47), Some(48), Some(49)]);
+        // Neither hot nor cut: nearly all of it lies within a few.
+        let plain = distinct(&[]);
+        assert!((3..20).contains(&plain.len()), "{plain:?}");
+        // A temperature of 0 that is not named has no effect either.
+        let params = SamplingParams {
+            temperature: 0.0,
+            samplers: Vec::new(),
+            ..SamplingParams::default()
+        };
+        let drawn = drawn(&params, &rows, &[]);
+        assert!(drawn.iter().any(|&token| token != Some(49)), "{drawn:?}");
+    }
+
+    #[test]
+    fn seeds_repeat_with_every_sampler_that_draws() {
+        let rows: Vec<Vec<f32>> = (0..60).map(|seed| row(300, seed, 1e6)).collect();
+        for params in [
+            SamplingParams::default(),
+            SamplingParams {
+                xtc_probability: 0.5,
+                xtc_threshold: 0.01,
+                temperature: 2.0,
+                ..SamplingParams::default()
+            },
+            // XTC alone draws here.
+            SamplingParams {
+                xtc_probability: 0.5,
+                xtc_threshold: 0.01,
+                temperature: 0.0,
+                ..SamplingParams::default()
+            },
+            SamplingParams {
+                dynatemp_range: 2.0,
+                ..SamplingParams::default()
+            },
+        ] {
+            let with = |seed| {
+                let params = SamplingParams {
+                    seed,
+                    ..params.clone()
+                };
+                drawn(&params, &rows, &[])
+            };
+            assert_eq!(with(1), with(1), "{params:?}");
+            assert_ne!(with(1), with(2), "{params:?}");
+        }
+    }
+
+    #[test]
+    fn bans_hold_whatever_the_logits_say() {
+        let row = [5.0_f32, 4.0, 3.0, 2.0, 1.0, 0.0].to_vec();
+        let rows = vec![row; 5];
+        let check = |params: SamplingParams, ends: &[i32], expect: &[i32]| {
+            let ends: Vec<Token> = ends.iter().copied().map(Token).collect();
+            let expect: Vec<Option<i32>> = expect.iter().copied().map(Some).collect();
+            assert_eq!(drawn(&params, &rows, &ends), expect, "{params:?}");
+        };
+        check(greedy(), &[0], &[0; 5]);
+        check(
+            SamplingParams {
+                ignore_eos: true,
+                logit_bias: vec![(Token(1), 100.0)],
+                ..greedy()
+            },
+            &[0, 1],
+            &[2; 5],
+        );
+        check(
+            SamplingParams {
+                min_tokens: 2,
+                stop_tokens: vec![Token(1)],
+                ..greedy()
+            },
+            &[0],
+            &[2, 2, 0, 0, 0],
+        );
+        check(
+            SamplingParams {
+                allowed_tokens: Some([Token(3), Token(5)].into()),
+                ..greedy()
+            },
+            &[0],
+            &[3; 5],
+        );
+        // The last token of a bad word, where the others stand at the end.
+        check(
+            SamplingParams {
+                bad_words: words(&[&[0, 0, 1, 0], &[0, 0, 0], &[0, 0, 1, 1]]),
+                ..greedy()
+            },
+            &[],
+            &[0, 0, 1, 2, 0],
+        );
+        check(
+            SamplingParams {
+                bad_words: words(&[&[0], &[1]]),
+                ..greedy()
+            },
+            &[],
+            &[2; 5],
+        );
+    }
+
+    #[test]
+    fn with_everything_banned_there_is_no_token() {
+        let rows = vec![row(6, 1, 1e6)];
+        let all = || (0..6).map(Token);
+        let bans = [
+            SamplingParams {
+                logit_bias: all().map(|token| (token, f32::NEG_INFINITY)).collect(),
+                ..SamplingParams::default()
+            },
+            SamplingParams {
+                bad_words: all().map(|token| vec![token]).collect(),
+                ..SamplingParams::default()
+            },
+            SamplingParams {
+                allowed_tokens: Some([Token(4)].into()),
+                logit_bias: vec![(Token(4), f32::NEG_INFINITY)],
+                ..SamplingParams::default()
+            },
+            SamplingParams {
+                allowed_tokens: Some([Token(0), Token(1)].into()),
+                ignore_eos: true,
+                ..SamplingParams::default()
+            },
+        ];
+        for ban in bans {
+            let expect = [None];
+            let check = |params| assert_eq!(drawn(&params, &rows, &[Token(0), Token(1)]), expect);
+            check(ban.clone());
+            check(SamplingParams {
+                temperature: 0.0,
+                ..ban.clone()
+            });
+            check(SamplingParams {
+                mirostat: Mirostat::V1 { tau: 5.0, eta: 0.1 },
+                ..ban.clone()
+            });
+            check(SamplingParams {
+                mirostat: Mirostat::V2 { tau: 5.0, eta: 0.1 },
+                ..ban.clone()
+            });
+            // Each sampler first.
+            for first in SamplerName::all() {
+                let mut samplers: Vec<SamplerName> = SamplerName::all().collect();
+                samplers.retain(|&name| name != first);
+                samplers.insert(0, first);
+                check(SamplingParams {
+                    samplers,
+                    repeat_penalty: 1.1,
+                    dry_multiplier: 1.0,
+                    top_n_sigma: 1.0,
+                    typical_p: 0.5,
+                    xtc_probability: 1.0,
+                    dynatemp_range: 2.0,
+                    ..ban.clone()
+                });
+            }
+        }
     }
 }

@@ -384,7 +384,8 @@ impl Worker<'_> {
         }
         let logprob = top.map(|top| Arc::new(logprobs::score(logits, &self.likeliest, token, top)));
         let vocab = self.runner.model().vocab();
-        if vocab.is_end(token) {
+        let stops_here = sequence.request.sampling.stop_tokens.contains(&token);
+        if vocab.is_end(token) || (stops_here && !sequence.request.include_stop) {
             flush(sequence);
             if sequence.request.deliver_end_token {
                 sequence.tell(Delta::Token(sequence.completion.end(token, logprob)));
@@ -394,6 +395,7 @@ impl Worker<'_> {
         let stopped = sequence.completion.push(token, vocab.bytes(token), logprob);
         let full = sequence.drawn >= sequence.request.max_tokens
             || sequence.request.prompt.len() + sequence.drawn >= self.shared.lane_tokens;
+        let stopped = stopped || stops_here;
         if stopped || full {
             flush(sequence);
             return Some(Delta::Finished(if stopped {

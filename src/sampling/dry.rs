@@ -1,0 +1,445 @@
+//! DRY: a token that would go on with a repetition is made less likely, the more so the longer the repetition is.
+//! (<https://github.com/oobabooga/text-generation-webui/pull/5677>.)
+//!
+//! Penalties and breakers are llama.cpp's, to the bit; a test holds ours against its own. They are found here because
+//! llama.cpp goes through the vocabulary for each breaker of each request, on the thread that others wait for: a tenth of
+//! a second for the usual four and 262,144 tokens, and as much for each long one. And because it changes a whole row
+//! where few tokens are meant.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::params::SamplingParams;
+use crate::model::{Token, Vocab};
+
+/// Tokens of a breaker beyond its first, as in llama.cpp.
+const TAIL: usize = 20;
+
+/// What no repetition reaches across, as tokens.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Breakers(Arc<HashMap<Token, Tails>>);
+
+/// Of a token in which a breaker begins, what must follow for the breaker to be whole.
+type Tails = Vec<Arc<[Token]>>;
+
+impl Breakers {
+    /// Finds the tokens that hold one of these texts, or in which one begins. One pass over the vocabulary: some
+    /// milliseconds.
+    /// Empty texts break nothing.
+    pub fn new(vocab: &Vocab, texts: &[String]) -> Self {
+        if texts.iter().all(String::is_empty) {
+            return Self::default();
+        }
+        let mut begin_with: Vec<Vec<usize>> = vec![Vec::new(); 256];
+        for (number, text) in texts.iter().enumerate() {
+            if let Some(&first) = text.as_bytes().first() {
+                begin_with[usize::from(first)].push(number);
+            }
+        }
+        // Of each breaker, by how many of its bytes are left out at its beginning.
+        let mut rests: Vec<Vec<Option<Arc<[Token]>>>> =
+            texts.iter().map(|text| vec![None; text.len()]).collect();
+        let whole: Arc<[Token]> = Arc::new([]);
+        let mut found: HashMap<Token, Tails> = HashMap::new();
+        for token in (0..).map(Token).take(vocab.len()) {
+            let word = vocab.literal(token);
+            for (place, &byte) in word.iter().enumerate() {
+                for &number in &begin_with[usize::from(byte)] {
+                    let (text, here) = (&texts[number], &word[place..]);
+                    let shared = text.len().min(here.len());
+                    if text.as_bytes()[..shared] != here[..shared] {
+                        continue;
+                    }
+                    let tail = if shared == text.len() {
+                        Arc::clone(&whole)
+                    } else if let Some(rest) = text.get(shared..) {
+                        let tail = rests[number][shared].get_or_insert_with(|| {
+                            let mut tokens = vocab.tokenize(rest, false, false);
+                            tokens.truncate(TAIL);
+                            tokens.into()
+                        });
+                        Arc::clone(tail)
+                    } else {
+                        // The rest begins within a character: that is not a text.
+                        continue;
+                    };
+                    let tails = found.entry(token).or_default();
+                    if !tails.contains(&tail) {
+                        tails.push(tail);
+                    }
+                }
+            }
+        }
+        Self(Arc::new(found))
+    }
+
+    /// Whether the token alone is one, or holds one.
+    fn is_whole(&self, token: Token) -> bool {
+        self.0
+            .get(&token)
+            .is_some_and(|tails| tails.iter().any(|tail| tail.is_empty()))
+    }
+
+    /// How many tokens stand behind the last breaker in `text`.
+    fn tokens_since(&self, text: &[Token]) -> usize {
+        if self.0.is_empty() {
+            return text.len();
+        }
+        for after in 0..text.len() {
+            let (before, behind) = text.split_at(text.len() - after);
+            let Some(tails) = before.last().and_then(|head| self.0.get(head)) else {
+                continue;
+            };
+            let longest = tails
+                .iter()
+                .filter(|tail| behind.starts_with(tail))
+                .map(|tail| tail.len())
+                .max();
+            if let Some(longest) = longest {
+                return after - longest;
+            }
+        }
+        text.len()
+    }
+}
+
+/// The state of DRY for one sequence.
+pub struct Dry {
+    multiplier: f32,
+    base: f32,
+    allowed_length: usize,
+    /// Tokens that are looked at.
+    window: usize,
+    breakers: Breakers,
+    /// Prompt and completion, the last `window` of them and perhaps more.
+    text: Vec<Token>,
+    /// What the next token's logits lose, each token once.
+    penalties: Vec<(Token, f32)>,
+    // Kept for their memory.
+    repeats: Vec<usize>,
+    longest: HashMap<Token, usize>,
+}
+
+impl Dry {
+    pub fn new(params: &SamplingParams, prompt: &[Token]) -> Self {
+        let window = params.dry_penalty_last_n.unwrap_or(usize::MAX);
+        let mut dry = Self {
+            multiplier: params.dry_multiplier,
+            base: params.dry_base,
+            allowed_length: params.dry_allowed_length,
+            window,
+            breakers: params.dry_breakers.clone(),
+            text: prompt[prompt.len().saturating_sub(window)..].to_vec(),
+            penalties: Vec::new(),
+            repeats: Vec::new(),
+            longest: HashMap::new(),
+        };
+        dry.find();
+        dry
+    }
+
+    /// What logits lose at the next token.
+    pub fn penalties(&self) -> &[(Token, f32)] {
+        &self.penalties
+    }
+
+    pub fn accept(&mut self, token: Token) {
+        self.text.push(token);
+        // Now and then, so that a token costs no moving of all.
+        if self.text.len() / 2 > self.window {
+            self.text.drain(..self.text.len() - self.window);
+        }
+        self.find();
+    }
+
+    /// Finds where the end of the text stood before, and which tokens followed. Time grows with the window, not with
+    /// its square.
+    fn find(&mut self) {
+        self.penalties.clear();
+        let text = &self.text[self.text.len().saturating_sub(self.window)..];
+        if text.len() <= self.allowed_length {
+            return;
+        }
+        let most = self.breakers.tokens_since(text);
+        if most < self.allowed_length {
+            return;
+        }
+        common_suffixes(text, &mut self.repeats);
+        self.longest.clear();
+        for (back, &repeat) in self.repeats.iter().enumerate().skip(1) {
+            let repeat = repeat.min(most);
+            if repeat >= self.allowed_length {
+                let followed_by = text[text.len() - back];
+                let longest = self.longest.entry(followed_by).or_insert(repeat);
+                *longest = repeat.max(*longest);
+            }
+        }
+        for (&token, &repeat) in &self.longest {
+            if !self.breakers.is_whole(token) {
+                let exponent = repeat - self.allowed_length;
+                self.penalties.push((token, self.penalty(exponent)));
+            }
+        }
+    }
+
+    fn penalty(&self, exponent: usize) -> f32 {
+        /// The natural logarithm of the largest f32.
+        const LARGEST_LN: f32 = 88.722_84;
+        let mut exponent = exponent;
+        if self.base > 1.000_001 {
+            let most = (LARGEST_LN / self.base.ln()) as usize;
+            if most > 0 {
+                exponent = exponent.min(most);
+            }
+        }
+        let growth = f64::from(self.base).powf(exponent as f64);
+        (f64::from(self.multiplier) * growth) as f32
+    }
+}
+
+/// For each `back`: how many tokens the text's end shares with the end of what stands `back` tokens before it (the
+/// Z-function of the text read backwards). The first number means nothing.
+fn common_suffixes(text: &[Token], repeats: &mut Vec<usize>) {
+    let length = text.len();
+    let from_end = |place: usize| text[length - 1 - place];
+    repeats.clear();
+    repeats.resize(length, 0);
+    // What is known to equal the end begins at `left`, and ends before `right`.
+    let (mut left, mut right) = (0, 0);
+    for back in 1..length {
+        let mut shared = 0;
+        if back < right {
+            shared = repeats[back - left].min(right - back);
+        }
+        while back + shared < length && from_end(shared) == from_end(back + shared) {
+            shared += 1;
+        }
+        repeats[back] = shared;
+        if back + shared > right {
+            (left, right) = (back, back + shared);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::ManuallyDrop;
+    use std::path::{Path, PathBuf};
+
+    use llama_cpp_2::llama_backend::LlamaBackend;
+    use llama_cpp_2::model::LlamaModel;
+    use llama_cpp_2::model::params::LlamaModelParams;
+    use llama_cpp_2::sampling::LlamaSampler;
+    use llama_cpp_2::token::LlamaToken;
+    use llama_cpp_2::token::data::LlamaTokenData;
+    use llama_cpp_2::token::data_array::LlamaTokenDataArray;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::model::Model;
+
+    fn tokens(ids: &[i32]) -> Vec<Token> {
+        ids.iter().copied().map(Token).collect()
+    }
+
+    fn params(allowed_length: usize, last_n: Option<usize>) -> SamplingParams {
+        SamplingParams {
+            dry_multiplier: 0.8,
+            dry_allowed_length: allowed_length,
+            dry_penalty_last_n: last_n,
+            ..SamplingParams::default()
+        }
+    }
+
+    /// Random tokens of so few kinds that they repeat themselves.
+    fn repetitive(count: usize, kinds: i32, seed: u64) -> Vec<Token> {
+        crate::logprobs::tests::logits(count, seed)
+            .iter()
+            .map(|number| Token(number.abs() as i32 % kinds))
+            .collect()
+    }
+
+    #[test]
+    fn the_longest_repetition_that_a_token_would_go_on_with_counts() {
+        // By trying each token behind each beginning.
+        let definition = |text: &[Token], allowed: usize| {
+            let mut found = std::collections::BTreeMap::new();
+            for (place, &token) in text.iter().enumerate().skip(1) {
+                let repeat = (0..=place)
+                    .rev()
+                    .find(|&length| place >= length && text.ends_with(&text[place - length..place]))
+                    .unwrap_or(0);
+                if repeat >= allowed && text.len() > allowed {
+                    let longest = found.entry(token.0).or_insert(0);
+                    *longest = repeat.max(*longest);
+                }
+            }
+            found
+                .into_iter()
+                .map(|(token, repeat)| (token, 0.8 * 1.75_f64.powi((repeat - allowed) as i32)))
+                .collect::<Vec<_>>()
+        };
+        let check = |text: &[Token], allowed, last_n: Option<usize>| {
+            let mut dry = Dry::new(&params(allowed, last_n), &text[..text.len() / 2]);
+            for &token in &text[text.len() / 2..] {
+                dry.accept(token);
+            }
+            let mut got: Vec<(i32, f64)> = dry
+                .penalties()
+                .iter()
+                .map(|&(token, penalty)| (token.0, f64::from(penalty)))
+                .collect();
+            got.sort_unstable_by_key(|&(token, _)| token);
+            let window = last_n.unwrap_or(text.len()).min(text.len());
+            let expect = definition(&text[text.len() - window..], allowed);
+            assert_eq!(got.len(), expect.len(), "{allowed} {last_n:?} {text:?}");
+            for (got, expect) in got.iter().zip(&expect) {
+                assert_eq!(got.0, expect.0);
+                let off = (got.1 - expect.1).abs() / expect.1;
+                assert!(
+                    off < 1e-6,
+                    "{got:?} {expect:?} {allowed} {last_n:?} {text:?}"
+                );
+            }
+        };
+        check(&tokens(&[1, 2, 3, 4, 1, 2, 3]), 2, None);
+        check(&tokens(&[7, 7, 7, 7, 7]), 2, None);
+        check(&tokens(&[1, 2, 3]), 2, None);
+        check(&tokens(&[1, 2]), 2, None);
+        check(&tokens(&[]), 0, None);
+        for seed in 1..40 {
+            for kinds in [2, 3, 6] {
+                let text = repetitive(30, kinds, seed);
+                for allowed in [0, 1, 2, 5] {
+                    for last_n in [None, Some(1), Some(3), Some(12), Some(29), Some(1000)] {
+                        check(&text, allowed, last_n);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_penalty_is_more_than_all() {
+        let mut params = params(0, None);
+        for (multiplier, base) in [
+            (1000.0, 1000.0),
+            (0.1, 1.0),
+            (1e-3, 1.000_000_1),
+            (5.0, 1.01),
+        ] {
+            (params.dry_multiplier, params.dry_base) = (multiplier, base);
+            let dry = Dry::new(&params, &vec![Token(1); 4000]);
+            let [(Token(1), penalty)] = dry.penalties()[..] else {
+                panic!("{:?}", dry.penalties());
+            };
+            assert!(penalty > 0.0, "{penalty}");
+        }
+        // Nothing is set aside for what may come.
+        params.dry_penalty_last_n = Some(usize::MAX);
+        params.dry_allowed_length = usize::MAX;
+        assert_eq!(Dry::new(&params, &[Token(1); 9]).penalties(), []);
+    }
+
+    /// The model of the repository, or another one.
+    fn model() -> (PathBuf, Model) {
+        let path = std::env::var_os("CANDOR_TEST_DRY").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/llama2-vocab-tiny.gguf"),
+            PathBuf::from,
+        );
+        let model = Model::load(&path, &Config::default().model).expect("the model loads");
+        (path, model)
+    }
+
+    #[test]
+    fn penalties_are_those_of_llama_cpp_to_the_bit() {
+        let (path, model) = model();
+        let vocab = model.vocab();
+        // It was initialised with the model above, and stays so.
+        let backend = ManuallyDrop::new(LlamaBackend {});
+        let only_vocabulary = LlamaModelParams::default().with_vocab_only(true);
+        let theirs =
+            LlamaModel::load_from_file(&backend, &path, &only_vocabulary).expect("the model loads");
+        let text = "The cat sat on the mat. The cat sat on the mat: \"the cat sat\" * the cat\nsat on the mat. The \
+                    cat sat, said the cat: on the mat, on the mat. A cat: A cat: A ca";
+        let text = vocab.tokenize(text, true, true);
+        let breakers: [&[&str]; 6] = [
+            &["\n", ":", "\"", "*"],
+            &[],
+            &["cat"],
+            &["at on the mat. The", "at", " mat: \"the", "t"],
+            &[
+                "é",
+                "🚀",
+                "</s>",
+                "",
+                "a sentence of more than twenty tokens?",
+            ],
+            &["the cat sat on the mat"],
+        ];
+        let mut differing = 0;
+        for texts in breakers {
+            let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
+            let started = std::time::Instant::now();
+            let ours = Breakers::new(vocab, &texts);
+            let took = started.elapsed();
+            for (allowed, last_n, base) in [(2, 300, 1.75), (1, 20, 1.1), (0, 300, 3.0)] {
+                let started = std::time::Instant::now();
+                let mut their = LlamaSampler::dry(&theirs, 0.8, base, allowed, last_n, &texts);
+                println!("{took:?}, llama.cpp {:?} {texts:?}", started.elapsed());
+                let params = SamplingParams {
+                    dry_base: base,
+                    dry_breakers: ours.clone(),
+                    ..params(allowed as usize, Some(last_n as usize))
+                };
+                let (prompt, generated) = text.split_at(12);
+                let mut dry = Dry::new(&params, prompt);
+                for &token in prompt {
+                    their.accept(LlamaToken::new(token.0));
+                }
+                for &token in generated {
+                    dry.accept(token);
+                    their.accept(LlamaToken::new(token.0));
+                    let row = (0..vocab.len() as i32)
+                        .map(|id| LlamaTokenData::new(LlamaToken::new(id), 0.0, 0.0))
+                        .collect();
+                    let mut row = LlamaTokenDataArray::new(row, false);
+                    row.apply_sampler(&mut their);
+                    for &(token, penalty) in dry.penalties() {
+                        assert_eq!(row.data[token.index()].logit(), -penalty, "{texts:?}");
+                    }
+                    let penalised = row.data.iter().filter(|token| token.logit() != 0.0).count();
+                    assert_eq!(dry.penalties().len(), penalised, "{texts:?}");
+                    differing += penalised;
+                }
+            }
+        }
+        assert!(differing > 1000, "{differing}");
+    }
+
+    #[test]
+    fn a_breaker_may_be_several_tokens() {
+        let tail = |ids: &[i32]| -> Arc<[Token]> { tokens(ids).into() };
+        let breakers = Breakers(Arc::new(HashMap::from([
+            (
+                Token(5),
+                vec![tail(&[6, 7]), tail(&[6]), tail(&[6, 7, 8, 9])],
+            ),
+            (Token(9), vec![tail(&[])]),
+        ])));
+        let check = |text: &[i32], expect: usize| {
+            assert_eq!(breakers.tokens_since(&tokens(text)), expect, "{text:?}");
+        };
+        check(&[], 0);
+        check(&[1, 2, 3], 3);
+        check(&[1, 9], 0);
+        check(&[1, 9, 2, 3], 2);
+        check(&[1, 5], 2);
+        check(&[1, 5, 6], 0);
+        check(&[1, 5, 6, 7], 0);
+        check(&[1, 5, 6, 7, 8, 1], 2);
+        check(&[1, 5, 7, 6, 7], 5);
+        check(&[9, 1, 5, 6, 1, 2, 3], 3);
+        assert_eq!(Breakers::default().tokens_since(&tokens(&[9, 9])), 2);
+    }
+}

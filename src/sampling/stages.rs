@@ -1,0 +1,582 @@
+//! The samplers that a request may name, and what it takes to make and apply each: a table, in the default order. Who adds
+//! a sampler adds a row here, and its field to the request.
+
+use std::collections::VecDeque;
+
+use llama_cpp_2::sampling::LlamaSampler;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token::data::LlamaTokenData;
+use llama_cpp_2::token::data_array::LlamaTokenDataArray;
+
+use super::dry::Dry;
+use super::params::{Mirostat, SamplingParams};
+use crate::model::Token;
+
+/// Generated tokens that the penalties look back on: llama-cpp-python's `last_n_tokens_size`.
+const PENALTY_WINDOW: u8 = 64;
+/// Below it the likeliest token is certain, and dividing by it overflows.
+const COLDEST: f32 = 1e-6;
+/// Candidates that every cut leaves, as in llama-cpp-python.
+const LEAST: usize = 1;
+
+/// A row of the table.
+struct Known {
+    /// llama-server's name.
+    name: &'static str,
+    /// Another name for it.
+    alias: Option<&'static str>,
+    /// Whether it changes single tokens' logits, whatever the others are, and leaves no candidate out. Those of that
+    /// kind that stand first come before the constraint.
+    changes: bool,
+    /// Makes it, if it is on.
+    make: fn(&Ground) -> Option<Act>,
+}
+
+/// What samplers are made from.
+pub struct Ground<'a> {
+    pub params: &'a SamplingParams,
+    /// Tokens of the vocabulary.
+    pub n_vocab: i32,
+    pub prompt: &'a [Token],
+}
+
+static TABLE: [Known; 9] = [
+    Known {
+        name: "penalties",
+        alias: None,
+        changes: true,
+        make: |&Ground {
+                   params, n_vocab, ..
+               }| {
+            let on = params.repeat_penalty != 1.0
+                || params.frequency_penalty != 0.0
+                || params.presence_penalty != 0.0;
+            on.then(|| Act::Penalties {
+                sampler: LlamaSampler::penalties(
+                    n_vocab,
+                    i32::from(PENALTY_WINDOW),
+                    params.repeat_penalty,
+                    params.frequency_penalty,
+                    params.presence_penalty,
+                ),
+                recent: VecDeque::new(),
+            })
+        },
+    },
+    Known {
+        name: "dry",
+        alias: None,
+        changes: true,
+        make: |ground| {
+            let on = ground.params.uses_dry();
+            on.then(|| Act::Dry(Dry::new(ground.params, ground.prompt)))
+        },
+    },
+    Known {
+        name: "top_n_sigma",
+        alias: None,
+        changes: false,
+        make: |&Ground { params, .. }| {
+            let on = params.top_n_sigma > 0.0;
+            on.then(|| Act::Llama(LlamaSampler::top_n_sigma(params.top_n_sigma)))
+        },
+    },
+    Known {
+        name: "top_k",
+        alias: None,
+        changes: false,
+        make: |&Ground { params, .. }| {
+            let count = usize::try_from(params.top_k).ok().filter(|&k| k > 0)?;
+            Some(Act::TopK {
+                sampler: LlamaSampler::top_k(params.top_k),
+                count,
+            })
+        },
+    },
+    Known {
+        name: "typ_p",
+        alias: Some("typical_p"),
+        changes: false,
+        make: |&Ground { params, .. }| {
+            let on = params.typical_p < 1.0;
+            on.then(|| Act::OfAllowed(LlamaSampler::typical(params.typical_p, LEAST)))
+        },
+    },
+    Known {
+        name: "top_p",
+        alias: None,
+        changes: false,
+        make: |&Ground { params, .. }| {
+            let on = params.top_p < 1.0;
+            on.then(|| Act::Llama(LlamaSampler::top_p(params.top_p, LEAST)))
+        },
+    },
+    Known {
+        name: "min_p",
+        alias: None,
+        changes: false,
+        make: |&Ground { params, .. }| {
+            let on = params.min_p > 0.0;
+            on.then(|| Act::Llama(LlamaSampler::min_p(params.min_p, LEAST)))
+        },
+    },
+    Known {
+        name: "xtc",
+        alias: None,
+        changes: false,
+        make: |&Ground { params, .. }| {
+            let (probability, threshold) = (params.xtc_probability, params.xtc_threshold);
+            let on = probability > 0.0 && threshold <= 0.5;
+            on.then(|| {
+                Act::Xtc(LlamaSampler::xtc(
+                    probability,
+                    threshold,
+                    LEAST,
+                    params.seed,
+                ))
+            })
+        },
+    },
+    Known {
+        name: "temperature",
+        alias: None,
+        changes: false,
+        make: |&Ground { params, .. }| {
+            let (range, exponent) = (params.dynatemp_range, params.dynatemp_exponent);
+            let is_cold = params.temperature < COLDEST;
+            let temperature = if is_cold { 0.0 } else { params.temperature };
+            if range > 0.0 {
+                let sampler = LlamaSampler::temp_ext(temperature, range, exponent);
+                return Some(Act::DynamicTemperature(sampler));
+            }
+            if is_cold {
+                return Some(Act::Cold(LlamaSampler::temp(0.0)));
+            }
+            (temperature != 1.0).then(|| Act::Llama(LlamaSampler::temp(temperature)))
+        },
+    },
+];
+
+/// The name of a sampler that there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SamplerName(&'static str);
+
+impl SamplerName {
+    /// Reads a name as a request has it.
+    pub fn read(name: &str) -> Option<Self> {
+        TABLE
+            .iter()
+            .find(|known| known.name == name || known.alias == Some(name))
+            .map(|known| Self(known.name))
+    }
+
+    /// All of them, in the default order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        TABLE.iter().map(|known| Self(known.name))
+    }
+
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+
+    fn known(self) -> Option<&'static Known> {
+        TABLE.iter().find(|known| known.name == self.0)
+    }
+}
+
+/// One step from a row to a token.
+pub struct Stage {
+    pub name: &'static str,
+    act: Act,
+}
+
+enum Act {
+    Llama(LlamaSampler),
+    /// llama.cpp's, which takes the entropy of a banned candidate for no number: those are left out first.
+    OfAllowed(LlamaSampler),
+    TopK {
+        sampler: LlamaSampler,
+        count: usize,
+    },
+    Penalties {
+        sampler: LlamaSampler,
+        /// The generated tokens that they look back on.
+        recent: VecDeque<Token>,
+    },
+    Dry(Dry),
+    /// It may leave out the likeliest candidate.
+    Xtc(LlamaSampler),
+    DynamicTemperature(LlamaSampler),
+    /// Leaves the likeliest candidate only.
+    Cold(LlamaSampler),
+}
+
+/// A request's stages.
+pub struct Stages {
+    /// Those that come before the constraint: each changes the logits of single tokens.
+    pub changes: Vec<Stage>,
+    /// Those after it; the last one draws. None at all: the likeliest is taken.
+    pub picks: Vec<Stage>,
+}
+
+impl Stages {
+    pub fn new(ground: &Ground) -> Self {
+        let mut changes = Vec::new();
+        let mut picks = Vec::new();
+        let mut leading = true;
+        for known in ground
+            .params
+            .samplers
+            .iter()
+            .filter_map(|name| name.known())
+        {
+            leading &= known.changes;
+            if let Some(act) = (known.make)(ground) {
+                let name = known.name;
+                let list = if leading { &mut changes } else { &mut picks };
+                list.push(Stage { name, act });
+            }
+        }
+        // Whatever else stands there leaves the likeliest in (typical alone may not; llama-cpp-python does not ask it).
+        let greedy = picks.iter().any(|stage| matches!(stage.act, Act::Cold(_)))
+            && !picks
+                .iter()
+                .any(|stage| stage.changes() || matches!(stage.act, Act::Xtc(_)));
+        if greedy {
+            picks.clear();
+        } else if let Some(mirostat) = mirostat(ground) {
+            picks = vec![mirostat];
+        } else {
+            picks.push(Stage {
+                name: "dist",
+                act: Act::Llama(LlamaSampler::dist(ground.params.seed)),
+            });
+        }
+        Self { changes, picks }
+    }
+
+    /// Candidates that the first cut leaves, whatever the others are; `None`: all of them must be looked at.
+    pub fn keeps(&self) -> Option<usize> {
+        match self.picks.first().map(|stage| &stage.act) {
+            None => Some(1),
+            Some(&Act::TopK { count, .. }) => Some(count),
+            Some(_) => None,
+        }
+    }
+}
+
+fn mirostat(ground: &Ground) -> Option<Stage> {
+    /// What llama-cpp-python gives mirostat 1 for its estimate, as the paper does.
+    const MIROSTAT_M: i32 = 100;
+    let (n_vocab, seed) = (ground.n_vocab, ground.params.seed);
+    let sampler = match ground.params.mirostat {
+        Mirostat::Off => return None,
+        Mirostat::V1 { tau, eta } => LlamaSampler::mirostat(n_vocab, seed, tau, eta, MIROSTAT_M),
+        Mirostat::V2 { tau, eta } => LlamaSampler::mirostat_v2(seed, tau, eta),
+    };
+    Some(Stage {
+        name: "mirostat",
+        act: Act::Llama(sampler),
+    })
+}
+
+impl Stage {
+    fn changes(&self) -> bool {
+        matches!(self.act, Act::Penalties { .. } | Act::Dry(_))
+    }
+
+    /// Applies it to candidates of which one at least is not banned.
+    pub fn apply(&mut self, candidates: &mut LlamaTokenDataArray) {
+        match &mut self.act {
+            Act::Llama(sampler)
+            | Act::TopK { sampler, .. }
+            | Act::Penalties { sampler, .. }
+            | Act::Xtc(sampler)
+            | Act::Cold(sampler) => candidates.apply_sampler(sampler),
+            Act::OfAllowed(sampler) => {
+                candidates
+                    .data
+                    .retain(|candidate| candidate.logit() > f32::NEG_INFINITY);
+                candidates.apply_sampler(sampler);
+            }
+            Act::Dry(dry) => {
+                for &(token, penalty) in dry.penalties() {
+                    add(candidates, token, -penalty);
+                    candidates.sorted = false;
+                }
+            }
+            Act::DynamicTemperature(sampler) => {
+                candidates.apply_sampler(sampler);
+                // So cold that what was divided is not finite any more: the first, which is the likeliest, is certain.
+                if let Some(first) = candidates.data.first()
+                    && !first.logit().is_finite()
+                {
+                    let first = LlamaTokenData::new(first.id(), 0.0, 1.0);
+                    candidates.data.clear();
+                    candidates.data.push(first);
+                }
+            }
+        }
+    }
+
+    /// Hears of the token that was drawn.
+    pub fn accept(&mut self, token: Token) {
+        let accepted = LlamaToken::new(token.0);
+        match &mut self.act {
+            Act::Llama(sampler)
+            | Act::OfAllowed(sampler)
+            | Act::TopK { sampler, .. }
+            | Act::Xtc(sampler)
+            | Act::DynamicTemperature(sampler)
+            | Act::Cold(sampler) => sampler.accept(accepted),
+            Act::Penalties { sampler, recent } => {
+                sampler.accept(accepted);
+                if recent.len() == usize::from(PENALTY_WINDOW) {
+                    recent.pop_front();
+                }
+                recent.push_back(token);
+            }
+            Act::Dry(dry) => dry.accept(token),
+        }
+    }
+
+    /// The tokens whose logits it is about to change, if it is one that changes single tokens.
+    pub fn touched(&self) -> impl Iterator<Item = Token> {
+        let (recent, repeated) = match &self.act {
+            Act::Penalties { recent, .. } => (Some(recent), None),
+            Act::Dry(dry) => (None, Some(dry.penalties())),
+            _ => (None, None),
+        };
+        let repeated = repeated.into_iter().flatten().map(|&(token, _)| token);
+        recent.into_iter().flatten().copied().chain(repeated)
+    }
+}
+
+/// Adds to the logit of one token, if it is a candidate.
+pub fn add(candidates: &mut LlamaTokenDataArray, token: Token, bias: f32) {
+    let id = LlamaToken::new(token.0);
+    let data = &mut candidates.data;
+    // In the whole row each stands at its own id.
+    let place = match data.get(token.index()) {
+        Some(candidate) if candidate.id() == id => Some(token.index()),
+        _ => data.iter().position(|candidate| candidate.id() == id),
+    };
+    if let Some(place) = place {
+        data[place] = LlamaTokenData::new(id, data[place].logit() + bias, 0.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logprobs::tests::logits;
+
+    /// What one sampler makes of a row: the ids that are left in, with their logits, by id.
+    fn after(name: &str, params: SamplingParams, row: &[f32]) -> Vec<(usize, f32)> {
+        let params = SamplingParams {
+            samplers: SamplerName::read(name).into_iter().collect(),
+            ..params
+        };
+        let Stages { changes, picks } = Stages::new(&Ground {
+            params: &params,
+            n_vocab: row.len() as i32,
+            prompt: &[],
+        });
+        let mut stages: Vec<Stage> = changes.into_iter().chain(picks).collect();
+        assert_eq!(stages[0].name, name);
+        let candidates = (0..)
+            .zip(row)
+            .map(|(id, &logit)| LlamaTokenData::new(LlamaToken::new(id), logit, 0.0));
+        let mut candidates = LlamaTokenDataArray::new(candidates.collect(), false);
+        stages[0].apply(&mut candidates);
+        let mut left: Vec<(usize, f32)> = candidates
+            .data
+            .iter()
+            .filter(|candidate| candidate.logit() > f32::NEG_INFINITY)
+            .map(|candidate| (candidate.id().0 as usize, candidate.logit()))
+            .collect();
+        left.sort_unstable_by_key(|&(id, _)| id);
+        left
+    }
+
+    fn ids(left: &[(usize, f32)]) -> Vec<usize> {
+        left.iter().map(|&(id, _)| id).collect()
+    }
+
+    fn softmax(row: &[f32]) -> Vec<f64> {
+        let largest = row.iter().copied().fold(f32::MIN, f32::max);
+        let powers: Vec<f64> = row
+            .iter()
+            .map(|&logit| f64::from(logit - largest).exp())
+            .collect();
+        let sum: f64 = powers.iter().sum();
+        powers.iter().map(|power| power / sum).collect()
+    }
+
+    /// Rows of several kinds: even, steep, with bans.
+    fn rows() -> Vec<Vec<f32>> {
+        let mut rows: Vec<Vec<f32>> = (1..20)
+            .flat_map(|seed| {
+                [0.02, 0.1, 1.0].map(|scale| {
+                    let row = logits(200, seed);
+                    row.iter().map(|logit| logit * scale).collect()
+                })
+            })
+            .collect();
+        rows.push(vec![1.0, 1.0 - 1e-3]);
+        rows.push(vec![3.0]);
+        for (number, row) in rows.iter_mut().enumerate().skip(40) {
+            row.insert(number % row.len(), f32::NEG_INFINITY);
+        }
+        rows
+    }
+
+    #[test]
+    fn top_n_sigma_keeps_what_lies_within_n_standard_deviations_of_the_largest() {
+        for row in rows() {
+            for sigma in [0.5, 1.0, 2.7] {
+                let known: Vec<f64> = row
+                    .iter()
+                    .filter(|logit| logit.is_finite())
+                    .map(|&logit| f64::from(logit))
+                    .collect();
+                let count = known.len() as f64;
+                let mean = known.iter().sum::<f64>() / count;
+                let variance = known.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
+                let largest = known.iter().copied().fold(f64::MIN, f64::max);
+                let least = largest - f64::from(sigma) * variance.sqrt();
+                let expect: Vec<usize> = (0..row.len())
+                    .filter(|&id| f64::from(row[id]) >= least - 1e-5)
+                    .collect();
+                let params = SamplingParams {
+                    top_n_sigma: sigma,
+                    ..SamplingParams::default()
+                };
+                let left = after("top_n_sigma", params, &row);
+                assert_eq!(ids(&left), expect, "{sigma} {row:?}");
+                assert!(left.iter().all(|&(id, logit)| logit == row[id]));
+            }
+        }
+    }
+
+    #[test]
+    fn xtc_leaves_out_the_likeliest_but_for_the_last_above_the_threshold() {
+        let mut cuts = 0;
+        for row in rows() {
+            for threshold in [0.01, 0.1, 0.3, 0.5] {
+                let probabilities = softmax(&row);
+                let mut above: Vec<usize> = (0..row.len())
+                    .filter(|&id| probabilities[id] >= f64::from(threshold))
+                    .collect();
+                above.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
+                above.pop();
+                let expect: Vec<usize> = (0..row.len())
+                    .filter(|id| row[*id].is_finite() && !above.contains(id))
+                    .collect();
+                cuts += usize::from(!above.is_empty());
+                let params = |xtc_probability| SamplingParams {
+                    xtc_probability,
+                    xtc_threshold: threshold,
+                    ..SamplingParams::default()
+                };
+                let left = after("xtc", params(1.0), &row);
+                assert_eq!(ids(&left), expect, "{threshold} {row:?}");
+                // It hardly ever happens at this probability, and did not with this seed.
+                let left = after("xtc", params(1e-6), &row);
+                assert_eq!(
+                    left.len(),
+                    row.iter().filter(|logit| logit.is_finite()).count()
+                );
+            }
+        }
+        assert!(cuts > 20, "{cuts}");
+        // Two cannot both be above a half.
+        let off = SamplingParams {
+            xtc_probability: 1.0,
+            xtc_threshold: 0.500_01,
+            ..SamplingParams::default()
+        };
+        let stages = Stages::new(&Ground {
+            params: &off,
+            n_vocab: 2,
+            prompt: &[],
+        });
+        assert!(stages.picks.iter().all(|stage| stage.name != "xtc"));
+    }
+
+    #[test]
+    fn a_dynamic_temperature_is_that_of_the_entropy() {
+        let check = |row: &[f32], temperature: f32, range: f32, exponent: f32| {
+            let probabilities = softmax(row);
+            let entropy: f64 = probabilities
+                .iter()
+                .filter(|&&p| p > 0.0)
+                .map(|p| -p * p.ln())
+                .sum();
+            let normalised = entropy / (row.len() as f64).ln();
+            let least = f64::from((temperature - range).max(0.0));
+            let most = f64::from(temperature + range);
+            let expect = least + (most - least) * normalised.powf(f64::from(exponent));
+            let params = SamplingParams {
+                temperature,
+                dynatemp_range: range,
+                dynatemp_exponent: exponent,
+                ..SamplingParams::default()
+            };
+            for (id, logit) in after("temperature", params, row) {
+                let divided = f64::from(row[id]) / expect;
+                let off = (f64::from(logit) - divided).abs();
+                assert!(off <= 1e-3 * divided.abs(), "{logit} {divided} {expect}");
+            }
+        };
+        for row in rows().iter().filter(|row| row.len() > 2) {
+            check(row, 0.8, 0.5, 1.0);
+            check(row, 1.0, 1.0, 0.5);
+            check(row, 2.0, 1.9, 3.0);
+        }
+    }
+
+    #[test]
+    fn however_cold_it_is_the_likeliest_is_a_number() {
+        // Nearly certain: what is divided by such a temperature is not finite.
+        let row = [90.0, 20.0, -90.0];
+        let mut draws = 0;
+        for exponent in [
+            0.0, 1.0, 1.1, 1.2, 1.21, 1.22, 1.23, 1.24, 1.25, 1.3, 1.4, 2.0, 100.0,
+        ] {
+            let params = SamplingParams {
+                temperature: 0.0,
+                dynatemp_range: 1.0,
+                dynatemp_exponent: exponent,
+                ..SamplingParams::default()
+            };
+            let left = after("temperature", params, &row);
+            assert_eq!(left.first().map(|&(id, _)| id), Some(0), "{exponent}");
+            assert!(left.iter().all(|&(_, logit)| logit.is_finite()), "{left:?}");
+            draws += left.len();
+        }
+        assert!(draws > 13, "{draws}");
+    }
+
+    #[test]
+    fn typical_takes_no_notice_of_what_is_banned() {
+        for row in rows() {
+            let params = || SamplingParams {
+                typical_p: 0.5,
+                ..SamplingParams::default()
+            };
+            let mut banned = row.clone();
+            banned.extend([f32::NEG_INFINITY; 3]);
+            let known: Vec<f32> = row
+                .iter()
+                .copied()
+                .filter(|logit| logit.is_finite())
+                .collect();
+            let logits = |left: Vec<(usize, f32)>| left.iter().map(|&(_, l)| l).collect::<Vec<_>>();
+            assert_eq!(
+                logits(after("typ_p", params(), &banned)),
+                logits(after("typ_p", params(), &known))
+            );
+        }
+    }
+}
