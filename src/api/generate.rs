@@ -1,6 +1,8 @@
 //! What all routes that generate text have in common: the fields that say how, what they may come to, and the sequences
 //! that they become. Each field stands here once: its name, bounds, meaning and effect.
 
+mod samplers;
+
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -25,6 +27,8 @@ pub struct Generate {
     /// Whether a stream tells its usage at the end.
     pub include_usage: bool,
     stop: Vec<String>,
+    /// Whether the text keeps the stop string that it ended at.
+    include_stop: bool,
     cache_prompt: bool,
     /// `None`: a random one.
     seed: Option<u32>,
@@ -118,11 +122,16 @@ impl Generate {
             seed: 0,
             ..SamplingParams::default()
         };
+        let sampling = samplers::read(fields, served, sampling)?;
         Ok(Self {
             n,
             stream,
             include_usage: include_usage(fields, stream)?,
             stop: stop(fields, served)?,
+            include_stop: fields
+                .field("include_stop_str_in_output", "Whether the text keeps the stop string, or the text of the token of \
+                                                      `stop_token_ids`, that it ended at.")
+                .boolean(false)?,
             cache_prompt: fields
                 .field("cache_prompt", "Whether what is known of the prompt's beginning may be used again. `false`: the \
                                         prompt is evaluated whole.")
@@ -167,7 +176,7 @@ impl Generate {
                         ..self.sampling.clone()
                     },
                     stop: Arc::clone(&stop),
-                    include_stop: false,
+                    include_stop: self.include_stop,
                     cache_prompt: self.cache_prompt,
                     streamed: self.stream,
                     deliver_end_token: wanted.deliver_end_token,

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use super::body::describe;
 use super::error::ApiError;
-use super::fields::{token_ids, wrong};
+use super::fields::{Fields, token_ids, wrong};
+use super::generate::Room;
+use super::models::Served;
 use crate::model::Token;
 
 /// A text as it came.
@@ -13,6 +15,75 @@ pub enum Input {
     Text(String),
     /// Each id lies within the vocabulary; there is at least one.
     Tokens(Vec<Token>),
+}
+
+/// How prompts become tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tokenising {
+    /// Whether a text gets what the model wants before it.
+    pub adds_special: bool,
+    /// Tokens kept of a longer prompt, the last ones; at least one.
+    pub keeps: Option<usize>,
+}
+
+impl Tokenising {
+    /// Refuses what cannot fit before it is tokenised, or written out.
+    pub fn check_length(self, input: &Input, room: Room, served: &Served) -> Result<(), ApiError> {
+        /// Bytes of a text of which the last tokens are kept: all of it is made into tokens.
+        const TRUNCATED_BYTES: usize = 1 << 20;
+        match input {
+            Input::Text(text) if self.keeps.is_none() => {
+                let least = served.model.vocab().least_tokens(text);
+                room.check_length(least, false, served)
+            }
+            Input::Tokens(tokens) if self.keeps.is_none() => {
+                room.check_length(tokens.len(), true, served)
+            }
+            Input::Text(text) if text.len() > TRUNCATED_BYTES => Err(ApiError::field(
+                room.param,
+                format!(
+                    "`{}` that is to be truncated must not come to more than {TRUNCATED_BYTES} bytes, but it comes to {}.",
+                    room.param,
+                    text.len()
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How many tokens of a prompt are kept at most, for a request of so many tokens to generate.
+pub fn keeps(
+    fields: &mut Fields,
+    max_tokens: Option<usize>,
+    served: &Served,
+) -> Result<Option<usize>, ApiError> {
+    const NAME: &str = "truncate_prompt_tokens";
+    let context_length = served.engine.context_length();
+    let most = i64::try_from(context_length).unwrap_or(i64::MAX);
+    let number = fields
+        .field(NAME, "Only so many tokens of each prompt are kept, the last ones; a BOS counts, and goes first. -1: as many as \
+                      leave room in the context for `max_tokens`.")
+        .integer(-1..=most)?;
+    let room = match max_tokens {
+        // One more is to be made.
+        None => context_length - 1,
+        Some(max_tokens) => context_length.saturating_sub(max_tokens),
+    };
+    match number {
+        None => Ok(None),
+        Some(0) => Err(ApiError::field(
+            NAME,
+            format!("`{NAME}` must be a whole number from 1 to {most}, or -1, but it is 0."),
+        )),
+        Some(-1) if room == 0 => Err(ApiError::field(
+            NAME,
+            format!(
+                "`{NAME}` is -1, but `max_tokens` leaves no room for a prompt in the context of {most} tokens."
+            ),
+        )),
+        Some(number) => Ok(Some(usize::try_from(number).unwrap_or(room))),
+    }
 }
 
 /// What the field may be.

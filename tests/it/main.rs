@@ -16,6 +16,7 @@ mod overload;
 mod parity;
 mod process;
 mod raw;
+mod samplers;
 mod security;
 mod server;
 mod sharing;

@@ -22,7 +22,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::generate::{Entries, Generate, Room, Wanted};
 use super::guard::Client;
-use super::input::Input;
+use super::input::{Input, Tokenising};
 use super::models::{Served, model_field};
 use super::route::Route;
 use super::stream;
@@ -108,6 +108,7 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
     let ChatRequest {
         conversation,
         max_tokens,
+        keeps,
         logprobs,
         tool_choice,
         parallel_tool_calls,
@@ -120,8 +121,13 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
     let tools = conversation.tools.clone();
     let Rendered { text, calls } = render(conversation, served)?;
     let vocab = served.model.vocab();
-    room.check_length(vocab.least_tokens(&text), false, served)?;
-    let prompt = Prompt::new(Input::Text(text), vocab);
+    let tokenising = Tokenising {
+        adds_special: true,
+        keeps,
+    };
+    let text = Input::Text(text);
+    tokenising.check_length(&text, room, served)?;
+    let prompt = Prompt::new(text, tokenising, vocab);
     let max_tokens = room.after(prompt.tokens.len(), served)?;
     let mut entries = Entries::default();
     entries.add(max_tokens * generate.n, logprobs, served)?;

@@ -6,6 +6,7 @@ use crate::api::body::{counted, cut, describe};
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, wrong};
 use crate::api::generate::Generate;
+use crate::api::input;
 use crate::api::models::Served;
 
 /// What a client asks for.
@@ -14,6 +15,8 @@ pub struct ChatRequest {
     pub conversation: Conversation,
     /// `None`: until the context is full.
     pub max_tokens: Option<usize>,
+    /// Tokens kept of a longer prompt, the last ones.
+    pub keeps: Option<usize>,
     /// Alternatives of each token.
     pub logprobs: Option<usize>,
     pub tool_choice: ToolChoice,
@@ -92,6 +95,7 @@ impl ChatRequest {
         Ok(Self {
             conversation,
             max_tokens,
+            keeps: input::keeps(fields, max_tokens, served)?,
             logprobs: logprobs.then_some(top_logprobs.unwrap_or(0)),
             tool_choice,
             parallel_tool_calls: fields

@@ -19,7 +19,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::generate::{Entries, Generate, Room, Wanted};
 use super::guard::Client;
-use super::input::Input;
+use super::input::{Input, Tokenising};
 use super::models::{Served, model_field};
 use super::route::Route;
 use super::stream;
@@ -108,6 +108,7 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
         echo,
         best_of,
         suffix,
+        tokenising,
         mut generate,
     } = read(&mut Fields::new(body.0), served)?;
     let room = Room {
@@ -118,7 +119,7 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
     let mut views = Vec::new();
     let mut wanted = Vec::new();
     for input in prompts {
-        let prompt = Arc::new(prompt(input, suffix.as_deref(), room, served)?);
+        let prompt = Arc::new(prompt(input, suffix.as_deref(), tokenising, room, served)?);
         let max_tokens = room.after(prompt.tokens.len(), served)?;
         // best_of ranks by logprobs, whether they are shown or not.
         let scored = logprobs.or((best_of > generate.n).then_some(0));
@@ -153,6 +154,7 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
 fn prompt(
     input: Input,
     suffix: Option<&str>,
+    tokenising: Tokenising,
     room: Room,
     served: &Served,
 ) -> Result<Prompt, ApiError> {
@@ -161,20 +163,15 @@ fn prompt(
         (Some(suffix), Input::Text(prefix)) => {
             let least = vocab.least_tokens(&prefix) + vocab.least_tokens(suffix);
             room.check_length(least, false, served)?;
-            Prompt::infill(&prefix, suffix, vocab)
+            Prompt::infill(&prefix, suffix, tokenising, vocab)
         }
         (Some(_), Input::Tokens(_)) => Err(ApiError::field(
             "suffix",
             "`suffix` needs a prompt that is a string.",
         )),
         (None, input) => {
-            match &input {
-                Input::Text(text) => {
-                    room.check_length(vocab.least_tokens(text), false, served)?;
-                }
-                Input::Tokens(tokens) => room.check_length(tokens.len(), true, served)?,
-            }
-            Ok(Prompt::new(input, vocab))
+            tokenising.check_length(&input, room, served)?;
+            Ok(Prompt::new(input, tokenising, vocab))
         }
     }
 }

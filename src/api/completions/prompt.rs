@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::api::error::ApiError;
-use crate::api::input::Input;
+use crate::api::input::{Input, Tokenising};
 use crate::engine::Utf8Decoder;
 use crate::model::{Token, Vocab};
 
@@ -20,17 +20,26 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    pub fn new(input: Input, vocab: &Vocab) -> Self {
+    pub fn new(input: Input, tokenising: Tokenising, vocab: &Vocab) -> Self {
+        let Tokenising {
+            adds_special,
+            keeps,
+        } = tokenising;
+        let keeps = keeps.unwrap_or(usize::MAX);
         match input {
             Input::Text(text) => {
-                let mut tokens = vocab.tokenize(&text, true, true);
+                let mut tokens = vocab.tokenize(&text, adds_special, true);
+                if tokens.len() > keeps {
+                    // What is left of it is a text no more.
+                    return Self::new(Input::Tokens(tokens), tokenising, vocab);
+                }
                 if tokens.is_empty() {
                     // Something must be evaluated: what a text begins with, though the model does not ask for it.
                     tokens.extend(vocab.bos().or(vocab.eos()).or(Some(Token(0))));
                 }
-                let added = usize::from(
-                    text.is_empty() || (vocab.adds_bos() && tokens.first().copied() == vocab.bos()),
-                );
+                let has_bos =
+                    adds_special && vocab.adds_bos() && tokens.first().copied() == vocab.bos();
+                let added = usize::from(text.is_empty() || has_bos);
                 let leading = tokens
                     .iter()
                     .take_while(|&&token| Some(token) == vocab.bos())
@@ -42,7 +51,8 @@ impl Prompt {
                     text,
                 }
             }
-            Input::Tokens(tokens) => {
+            Input::Tokens(mut tokens) => {
+                tokens.drain(..tokens.len().saturating_sub(keeps));
                 let first_text = usize::from(tokens.first().copied() == vocab.bos());
                 let mut decoder = Utf8Decoder::new();
                 Self {
@@ -59,7 +69,12 @@ impl Prompt {
     }
 
     /// A fill-in-the-middle prompt, in the order prefix, suffix, middle.
-    pub fn infill(prefix: &str, suffix: &str, vocab: &Vocab) -> Result<Self, ApiError> {
+    pub fn infill(
+        prefix: &str,
+        suffix: &str,
+        tokenising: Tokenising,
+        vocab: &Vocab,
+    ) -> Result<Self, ApiError> {
         let fim = vocab.fim().ok_or_else(|| {
             ApiError::field(
                 "suffix",
@@ -67,7 +82,11 @@ impl Prompt {
             )
         })?;
         let mut tokens: Vec<Token> = Vec::new();
-        tokens.extend(vocab.bos().filter(|_| vocab.adds_bos()));
+        tokens.extend(
+            vocab
+                .bos()
+                .filter(|_| tokenising.adds_special && vocab.adds_bos()),
+        );
         tokens.push(fim.prefix);
         tokens.extend(vocab.tokenize(prefix, false, false));
         tokens.push(fim.suffix);

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::api::error::ApiError;
 use crate::api::fields::Fields;
 use crate::api::generate::Generate;
-use crate::api::input::{self, Input};
+use crate::api::input::{self, Input, Tokenising};
 use crate::api::models::Served;
 use crate::model::Model;
 
@@ -19,6 +19,7 @@ pub struct CompletionRequest {
     pub echo: bool,
     pub best_of: usize,
     pub suffix: Option<String>,
+    pub tokenising: Tokenising,
     pub generate: Generate,
 }
 
@@ -75,7 +76,17 @@ impl CompletionRequest {
                 "`best_of` above `n` cannot be streamed: which choices are best is known at the end only.",
             ));
         }
+        let tokenising = Tokenising {
+            adds_special: fields
+                .field(
+                    "add_special_tokens",
+                    "Whether a text gets the tokens that the model wants before it, as its BOS.",
+                )
+                .boolean(true)?,
+            keeps: input::keeps(fields, max_tokens, served)?,
+        };
         let request = Self {
+            tokenising,
             prompts,
             max_tokens,
             logprobs,
@@ -110,6 +121,12 @@ impl CompletionRequest {
             return Err(ApiError::field(
                 "suffix",
                 "`suffix` with `echo` and `logprobs` together is not supported.",
+            ));
+        }
+        if request.suffix.is_some() && tokenising.keeps.is_some() {
+            return Err(ApiError::field(
+                "truncate_prompt_tokens",
+                "`truncate_prompt_tokens` with `suffix` is not supported.",
             ));
         }
         Ok(request)

@@ -192,6 +192,12 @@ fn nesting() -> Vec<Case> {
 fn sizes() -> Vec<Case> {
     vec![
         body(
+            "a text that is too long to be truncated",
+            long("prompt", (1 << 20) + 1).replace('}', ", \"truncate_prompt_tokens\": 5}"),
+            "400 {\"message\":\"`prompt` that is to be truncated must not come to more than 1048576 bytes, but it comes to \
+             1048577.\",\"type\":\"invalid_request_error\",\"param\":\"prompt\",\"code\":null}",
+        ),
+        body(
             "1025 prompts",
             many("prompt", "\"a\"", 1025),
             r#"400 {"message":"`prompt` must hold at most 1024 prompts, but it holds 1025.","type":"invalid_request_error","param":"prompt","code":null}"#,
