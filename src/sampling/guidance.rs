@@ -241,13 +241,19 @@ fn plain(message: &str) -> String {
         // regex-syntax shows the expression, and what is wrong below it.
         Some(error) => error,
         None if said == "NoExtensionBias" => "nothing can follow",
-        None if said.starts_with("Only absolute $ref's") => {
+        None if said.contains("Only absolute $ref's") => {
             "a `$ref` must point into the schema itself, as `#/…`"
         }
-        None => said
-            .split("; following special tokens")
-            .next()
-            .unwrap_or(said),
+        // Its advice is for who calls it.
+        None => {
+            let advice = ["; following special", "; consider ", "; either increase"];
+            let end = advice.iter().find_map(|advice| said.find(advice));
+            let said = &said[..end.unwrap_or(said.len())];
+            ["Parser Error: ", "parser error: ", "lexer error: "]
+                .iter()
+                .find_map(|kind| said.strip_prefix(kind))
+                .unwrap_or(said)
+        }
     };
     let said = match said.char_indices().nth(MOST_MESSAGE_CHARACTERS) {
         Some((end, _)) => format!("{}…", &said[..end]),
@@ -737,7 +743,7 @@ mod tests {
             ),
             (
                 r##"{"$defs": {"a": {"type": "strin"}}, "items": {"$ref": "#/$defs/a"}}"##,
-                "",
+                "Invalid type: strin, in the schema at #/$defs/a",
             ),
             (
                 r##"{"$ref": "#"}"##,
@@ -756,6 +762,21 @@ mod tests {
             regex("(a)\\1"),
             "backreferences are not supported (line 1, character 4)"
         );
+        let many: String = (0..2_100).map(|i| format!("{{\"a\":{i}}},")).collect();
+        let many = format!("{{\"enum\": [{}]}}", many.trim_end_matches(','));
+        let many: Value = serde_json::from_str(&many).expect("JSON");
+        let rules = guidance.json_schema(&many).expect("it shows later");
+        let mut text = rules.follow().expect("a beginning");
+        let stuck = text
+            .allowed()
+            .map(drop)
+            .and_then(|()| text.accept(Token(i32::from(b'{') - 1)))
+            .and_then(|()| text.allowed().map(drop));
+        let said = stuck.expect_err("too many ways to go on").to_string();
+        assert!(
+            said.contains("any further: Current row has 2100 items; max is 2000."),
+            "{said}"
+        );
         let lark = |text: &str| guidance.lark(text).err().expect("refused").to_string();
         assert!(regex(r"\bfoo").starts_with("lookarounds not supported yet"));
         for (text, expect) in [
@@ -773,7 +794,11 @@ mod tests {
                 "start: <[999]>",
                 "Token range end too large: 999 (line 1, character 8)",
             ),
-            ("start: a\na: a", "nothing can follow"),
+            ("start: a\na: b\nb: a", "nothing can follow"),
+            (
+                "\nstart: %json {\"$ref\": \"https://example.com/a\"}",
+                "a `$ref` must point into the schema itself, as `#/…` (line 2, character 8)",
+            ),
         ] {
             assert_eq!(lark(text), expect);
         }
