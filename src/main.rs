@@ -3,7 +3,7 @@
 use std::env;
 use std::io::{self, IsTerminal, Write};
 
-use candor::config::cli::{Cli, Command};
+use candor::config::cli::{self, Cli, Command};
 use candor::config::{Config, LogFormat};
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -49,20 +49,20 @@ fn run(command: Command) -> Result<(), Failure> {
             runtime.shutdown_background();
             outcome
         }
-        Command::Config(flags) => {
-            print(&flags.load(environment).map_err(wrong_settings)?.to_toml())
-        }
+        Command::Config(flags) => print(flags.load(environment).map_err(wrong_settings)?.to_toml()),
         Command::Tune(flags) => {
             let config = flags.load(environment).map_err(wrong_settings)?.config;
             start_logging(config.server.log_format)?;
-            print(&candor::engine::tune(&config).map_err(failed)?.to_string())
+            print(candor::engine::tune(&config).map_err(failed)?.to_string())
         }
         Command::Fetch(fetch) => {
             let config = fetch.load(environment).map_err(wrong_settings)?.config;
             start_logging(config.server.log_format)?;
             let path = candor::model::source::resolve(&config.model).map_err(failed)?;
-            print(&format!("{}\n", path.display()))
+            print(format!("{}\n", path.display()))
         }
+        Command::Completions { shell } => print(cli::completions(shell)),
+        Command::Man { command } => print(cli::man(command.as_deref()).map_err(failed)?),
     }
 }
 
@@ -137,8 +137,8 @@ fn start_logging(format: LogFormat) -> Result<(), Failure> {
 }
 
 /// To standard output; a reader that has left (`candor config | head`) is no failure.
-fn print(text: &str) -> Result<(), Failure> {
-    match io::stdout().write_all(text.as_bytes()) {
+fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    match io::stdout().write_all(text.as_ref()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),
         _ => Ok(()),
     }

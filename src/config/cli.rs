@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use super::{Config, ConfigError, Flag, Given, Loaded, Sources};
 
@@ -52,6 +53,68 @@ pub enum Command {
     Tune(SettingFlags),
     /// Download a model into the cache, if it is not there yet, and print its path.
     Fetch(Fetch),
+    /// Print what a shell needs to complete this command line.
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print a manual page: of `candor` itself, or of one of its commands.
+    #[command(after_help = MAN_HELP)]
+    Man {
+        /// The command, as in `candor man serve`.
+        #[arg(value_parser = command_name)]
+        command: Option<String>,
+    },
+}
+
+const COMPLETIONS_HELP: &str = "\
+Try it:
+  source <(candor completions bash)
+To keep it:
+  candor completions bash > ~/.local/share/bash-completion/completions/candor
+  candor completions fish > ~/.config/fish/completions/candor.fish
+  candor completions zsh > _candor, in a folder of $fpath";
+
+const MAN_HELP: &str = "\
+Try it:
+  candor man | man -l -
+  candor man serve | man -l -
+To keep it:
+  candor man > ~/.local/share/man/man1/candor.1
+  candor man serve > ~/.local/share/man/man1/candor-serve.1";
+
+/// The script by which a shell completes this command line.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "candor", &mut script);
+    script
+}
+
+/// The manual page of a command, or of the program if none is named.
+pub fn man(command: Option<&str>) -> std::io::Result<Vec<u8>> {
+    let mut cli = Cli::command().disable_help_subcommand(true);
+    // Each command then knows its whole name, `candor serve`, and its page's, candor-serve.
+    cli.build();
+    let page = command
+        .and_then(|name| cli.find_subcommand(name))
+        .unwrap_or(&cli);
+    let mut text = Vec::new();
+    clap_mangen::Man::new(page.clone())
+        .source(concat!("candor ", env!("CARGO_PKG_VERSION")))
+        .render(&mut text)?;
+    Ok(text)
+}
+
+/// One of the program's commands.
+fn command_name(name: &str) -> Result<String, String> {
+    let cli = Cli::command();
+    let names: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
+    if names.contains(&name) {
+        Ok(name.to_owned())
+    } else {
+        Err(format!("the commands are {}", names.join(", ")))
+    }
 }
 
 /// The flags of `candor fetch`.
@@ -218,7 +281,6 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 mod tests {
     use super::super::settings::SETTINGS;
     use super::*;
-    use clap::CommandFactory;
 
     fn load(arguments: &[&str]) -> Result<Loaded, ConfigError> {
         let cli = Cli::try_parse_from(arguments).unwrap();
@@ -227,6 +289,7 @@ mod tests {
                 flags.load(Vec::new())
             }
             Command::Fetch(fetch) => fetch.load(Vec::new()),
+            Command::Completions { .. } | Command::Man { .. } => panic!("no settings"),
         }
     }
 
@@ -296,6 +359,42 @@ mod tests {
             load(&["candor", "fetch"]).unwrap().config.model.source,
             "default"
         );
+    }
+
+    #[test]
+    fn completions_know_every_command_and_flag() {
+        let check = |shell: Shell, word: &str| {
+            let script = String::from_utf8(completions(shell)).unwrap();
+            assert!(script.contains(word), "{shell}: {word}");
+        };
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            check(shell, "context-length");
+            for command in Cli::command().get_subcommands() {
+                check(shell, command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_has_a_manual_page() {
+        let check = |command: Option<&str>, title: &str, word: &str| {
+            let page = String::from_utf8(man(command).unwrap()).unwrap();
+            assert!(page.contains(&format!(".TH {title} 1")), "{page}");
+            assert!(page.contains(word), "{word}: {page}");
+        };
+        check(None, "candor", "SUBCOMMANDS");
+        check(Some("serve"), "candor-serve", "CANDOR_SERVER__PORT");
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            check(Some(name), &format!("candor-{name}"), "SYNOPSIS");
+        }
+    }
+
+    #[test]
+    fn a_manual_page_that_there_is_not_is_refused_with_those_there_are() {
+        let error = Cli::try_parse_from(["candor", "man", "milk"]).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("milk") && error.contains("serve"), "{error}");
     }
 
     #[test]

@@ -126,3 +126,47 @@ impl Drop for Process {
         let _ = self.child.wait();
     }
 }
+
+/// What the program prints for these arguments; it must end with 0.
+fn printed(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_candor"))
+        .args(arguments)
+        .output()
+        .expect("it starts");
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn bash_completes_commands_and_flags() {
+    let script = printed(&["completions", "bash"]);
+    let check = |words: &str, expect: &str| {
+        let asked = format!(
+            "{script}\nCOMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\
+             _candor candor \"${{COMP_WORDS[COMP_CWORD]}}\"; echo \"${{COMPREPLY[@]}}\""
+        );
+        let output = Command::new("bash")
+            .args(["--norc", "-c", &asked])
+            .output()
+            .expect("bash runs");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout).trim(),
+            expect,
+            "{words}: {output:?}"
+        );
+    };
+    check("candor ser", "serve");
+    check("candor serve --context", "--context-length --contexts");
+    check("candor serve --no-such-flag", "");
+}
+
+#[test]
+fn manual_pages_are_printed() {
+    let check = |arguments: &[&str], expect: &str| {
+        let page = printed(arguments);
+        assert!(page.contains(".SH NAME"), "{page}");
+        assert!(page.contains(expect), "{page}");
+    };
+    check(&["man"], "candor\\-serve(1)");
+    check(&["man", "serve"], "parallel\\-sequences");
+}
