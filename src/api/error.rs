@@ -19,7 +19,13 @@ pub struct ApiError {
     pub param: Option<String>,
     /// What programs go by.
     pub code: Option<&'static str>,
+    /// What it is counted under, where the code leaves that open.
+    pub reason: Option<&'static str>,
 }
+
+/// What a refusal is counted under; stands beside the answer, not in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Refused(pub &'static str);
 
 /// The body: `{"error": {"message", "type", "param", "code"}}`; all four are always there, the last two may be null.
 #[derive(Debug, Serialize, ToSchema)]
@@ -42,6 +48,7 @@ impl ApiError {
             message: message.into(),
             param: None,
             code: None,
+            reason: None,
         }
     }
 
@@ -71,6 +78,20 @@ impl ApiError {
             code: Some(code),
             ..self
         }
+    }
+
+    /// Why the request was refused: one of a few words. `None`: it was not, it failed.
+    fn refused(&self) -> Option<Refused> {
+        let reason = match self.status {
+            StatusCode::BAD_REQUEST => "invalid_request",
+            StatusCode::REQUEST_TIMEOUT => "body_timeout",
+            StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
+            StatusCode::SERVICE_UNAVAILABLE => "server_unavailable",
+            status if status.is_client_error() => "other",
+            _ => return None,
+        };
+        Some(Refused(self.reason.or(self.code).unwrap_or(reason)))
     }
 
     /// 404 about a model.
@@ -109,6 +130,11 @@ impl ApiError {
 
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
+        let reason = match error {
+            EngineError::QueueFull { .. } => Some("queue_full"),
+            EngineError::QueueTimeout { .. } => Some("queue_timeout"),
+            _ => None,
+        };
         let (status, code) = match error {
             EngineError::QueueFull { .. } | EngineError::QueueTimeout { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "server_overloaded")
@@ -120,7 +146,10 @@ impl From<EngineError> for ApiError {
             }
             EngineError::Stuck(ref stuck) => return Self::field(stuck.field, error.to_string()),
         };
-        Self::new(status, error.to_string()).code(code)
+        Self {
+            reason,
+            ..Self::new(status, error.to_string()).code(code)
+        }
     }
 }
 
@@ -129,6 +158,9 @@ impl IntoResponse for ApiError {
         /// Seconds after which a place may be free.
         const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
         let mut response = (self.status, Json(self.as_body())).into_response();
+        if let Some(refused) = self.refused() {
+            response.extensions_mut().insert(refused);
+        }
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 response
@@ -166,5 +198,25 @@ mod tests {
             EngineError::Decode.into(),
             r#"{"error":{"message":"The model could not be evaluated.","type":"server_error","param":null,"code":"evaluation_failed"}}"#,
         );
+    }
+
+    #[test]
+    fn refusals_are_counted_under_a_few_words() {
+        let check = |error: ApiError, expect: Option<&str>| {
+            let response = error.into_response();
+            let refused = response.extensions().get::<Refused>();
+            assert_eq!(refused.map(|refused| refused.0), expect);
+        };
+        let full = EngineError::QueueFull { waiting: 1 };
+        check(full.into(), Some("queue_full"));
+        let late = EngineError::QueueTimeout { waited_ms: 1 };
+        check(late.into(), Some("queue_timeout"));
+        check(EngineError::closing().into(), Some("server_unavailable"));
+        check(EngineError::Decode.into(), None);
+        check(ApiError::internal(), None);
+        check(ApiError::field("n", "bad"), Some("invalid_request"));
+        check(ApiError::model_not_found("x"), Some("model_not_found"));
+        let teapot = ApiError::new(StatusCode::IM_A_TEAPOT, "short and stout");
+        check(teapot, Some("other"));
     }
 }

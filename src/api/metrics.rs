@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::AppState;
+use super::error::Refused;
 use super::route::Route;
 use crate::metrics;
 
@@ -24,10 +25,13 @@ async fn metrics(State(state): State<AppState>) -> Response {
     (kind, metrics::render(state.engine.load_now())).into_response()
 }
 
-/// Counts each request by its route.
+/// Counts each request by its route, and by the reason if it was refused.
 pub async fn count(request: Request, next: Next) -> Response {
     let route = super::route(&request).to_owned();
     let response = next.run(request).await;
     metrics::answered(route, response.status().as_u16());
+    if let Some(&Refused(reason)) = response.extensions().get() {
+        metrics::refused(reason);
+    }
     response
 }

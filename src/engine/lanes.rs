@@ -1,6 +1,7 @@
 //! The lanes of a context as the engine knows them: what each holds, who uses it, and which of them a new prompt
 //! starts from.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::plan::{PromptPlan, common_prefix};
@@ -100,6 +101,28 @@ pub struct Lane {
     pub sequence: Option<u64>,
     /// When it was last given back: the smallest goes first.
     pub used: u64,
+}
+
+/// Cells that a context's lanes hold, for those who ask how full it is.
+#[derive(Debug, Default)]
+pub struct Filled {
+    running: AtomicUsize,
+    cached: AtomicUsize,
+}
+
+impl Filled {
+    pub fn set(&self, running: usize, cached: usize) {
+        self.running.store(running, Ordering::Relaxed);
+        self.cached.store(cached, Ordering::Relaxed);
+    }
+
+    /// Those of sequences that run, and those that are kept.
+    pub fn get(&self) -> (usize, usize) {
+        (
+            self.running.load(Ordering::Relaxed),
+            self.cached.load(Ordering::Relaxed),
+        )
+    }
 }
 
 /// Where a prompt's first cells come from.

@@ -38,11 +38,11 @@ pub use text::{Completion, Ending, Utf8Decoder};
 pub use tune::Table;
 
 use crate::config::{self, Config, Mode};
-use crate::metrics::{self, Load};
+use crate::metrics::{self, Cells, Load};
 use crate::model::{self, ContextShape, Model, Output, Runners};
 use cores::Cores;
 use embeddings::Embeddings;
-use lanes::Directory;
+use lanes::{Directory, Filled};
 use masks::Masks;
 use places::{Lease, Places};
 use supervisor::{Alive, Supervisor};
@@ -93,6 +93,8 @@ struct Pool {
     embeddings: Embeddings,
     threads: Mutex<Vec<JoinHandle<()>>>,
     fingerprint: String,
+    /// Cells of all lanes.
+    cells: usize,
 }
 
 impl Engine {
@@ -271,6 +273,7 @@ impl Engine {
             workers: alive.workers(),
             workers_alive: alive.workers() - alive.down().count(),
             embeddings_waiting: pool.embeddings.waiting(),
+            cells: pool.cells(),
         })
     }
 
@@ -435,6 +438,7 @@ impl Pool {
             directory: Directory::new(workers, lanes),
             alive: alive.clone(),
             mailboxes: senders,
+            cells: (0..workers).map(|_| Filled::default()).collect(),
             active: AtomicUsize::new(0),
             masks,
             // With flash attention llama.cpp splits a long lane among the threads, and adds up what they found.
@@ -509,7 +513,21 @@ impl Pool {
             shared,
             embeddings,
             threads: Mutex::new(handles),
+            cells: workers * lanes * settings.context_length,
         })
+    }
+
+    fn cells(&self) -> Cells {
+        let mut cells = Cells {
+            total: self.cells,
+            group: plan::GROUP_ROWS,
+            ..Cells::default()
+        };
+        for (running, cached) in self.shared.cells.iter().map(Filled::get) {
+            cells.running += running;
+            cells.cached += cached;
+        }
+        cells
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::cores::Cores;
 use super::draft::Patience;
 use super::error::EngineError;
-use super::lanes::{Directory, Lane};
+use super::lanes::{Directory, Filled, Lane};
 use super::masks::{Lent, Masks};
 use super::places::Lease;
 use super::plan::PromptPlan;
@@ -89,6 +89,8 @@ pub struct Shared {
     pub alive: Alive,
     /// Each worker's mailbox, by number.
     pub mailboxes: Vec<Sender<Message>>,
+    /// What each worker's lanes held when its last round began, by number.
+    pub cells: Vec<Filled>,
     /// Who is evaluating something at this moment, workers and what makes embeddings: they share the cores.
     pub active: AtomicUsize,
     pub masks: Masks,
@@ -154,7 +156,8 @@ enum Phase {
 
 struct Sequence {
     id: u64,
-    arrived: Instant,
+    /// When its newest token was drawn; before there is one, when the request came in.
+    latest: Instant,
     phase: Phase,
     /// Valid in the phases `Prompt` and `Generating`.
     lane: usize,
@@ -193,6 +196,15 @@ impl Sequence {
     /// Where the token that was drawn last goes.
     fn next_position(&self) -> usize {
         self.request.prompt.len() + self.drawn - 1
+    }
+
+    /// Cells of its lane that are filled.
+    fn cells(&self) -> usize {
+        match self.phase {
+            Phase::New { .. } | Phase::Fetching => 0,
+            Phase::Prompt { evaluated } => evaluated,
+            Phase::Generating { .. } => self.next_position(),
+        }
     }
 }
 
@@ -259,6 +271,7 @@ impl<'a> Worker<'a> {
             // Whoever waits for a lane or a neighbour looks again before this worker sleeps.
             let look_again = !ended.is_empty();
             self.end_all(ended);
+            self.count_cells();
             let mut round = std::mem::take(&mut self.round);
             round.fill(self.sequences.iter().map(|sequence| match sequence.phase {
                 _ if sequence.row.is_some() => Progress::Waiting,
@@ -311,6 +324,14 @@ impl<'a> Worker<'a> {
             drop(active);
             self.end_all(ended);
         }
+    }
+
+    /// For those who ask how full it is.
+    fn count_cells(&self) {
+        let running = self.sequences.iter().map(Sequence::cells).sum();
+        let idle = self.lanes.iter().filter(|lane| lane.sequence.is_none());
+        let cached = idle.map(|lane| lane.known.cells()).sum();
+        self.shared.cells[self.number].set(running, cached);
     }
 
     /// Ends sequences, each with its last word.
@@ -367,7 +388,7 @@ impl<'a> Worker<'a> {
         };
         self.sequences.push(Sequence {
             id: sequence,
-            arrived,
+            latest: arrived,
             phase: Phase::New { may_fetch: true },
             lane: 0,
             plan,
@@ -472,6 +493,7 @@ impl Drop for Worker<'_> {
     fn drop(&mut self) {
         // Before its places are free: nobody shall be sent here.
         self.shared.alive.set(self.number, false);
+        self.shared.cells[self.number].set(0, 0);
         for sequence in self.sequences.drain(..) {
             let deltas = sequence.deltas.clone();
             drop(sequence);

@@ -12,6 +12,7 @@ mod faulty;
 mod fuzz;
 mod leaving;
 mod numbers;
+mod observe;
 mod overload;
 mod parity;
 mod process;

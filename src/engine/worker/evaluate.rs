@@ -2,6 +2,7 @@
 //! goes out.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Phase, Sequence, Worker};
 use crate::engine::draft;
@@ -140,7 +141,11 @@ impl Worker<'_> {
             .map(|score| with_top(score, top))
             .collect();
         let row = Arc::clone(&whole.row);
-        metrics::prompt_cached(sequence.cached);
+        metrics::prompt_known(
+            sequence.request.prompt.len(),
+            sequence.cached,
+            sequence.request.prompt_logprobs.is_some(),
+        );
         sequence.tell(Delta::Prompt(PromptOutput {
             cached_tokens: sequence.cached,
             logprobs,
@@ -375,9 +380,13 @@ impl Worker<'_> {
             }
         };
         sequence.drawn += 1;
-        metrics::token_drawn();
+        let now = Instant::now();
+        let passed = now.duration_since(sequence.latest);
+        sequence.latest = now;
         if sequence.drawn == 1 {
-            metrics::first_token(sequence.arrived.elapsed());
+            metrics::first_token(passed);
+        } else {
+            metrics::further_token(passed);
         }
         if self.shared.reuses_generated {
             sequence.generated.push(token);
