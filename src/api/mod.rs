@@ -20,6 +20,7 @@ mod route;
 mod stream;
 mod structured;
 mod tokenizer;
+mod trace;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -32,7 +33,6 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::trace::TraceLayer;
 
 use crate::config::Config;
 use crate::engine::{Engine, EngineError};
@@ -75,9 +75,10 @@ impl AppState {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         let hand = Arc::clone(&self.hands).acquire_owned().await;
+        let span = tracing::Span::current();
         let done = tokio::task::spawn_blocking(move || {
             let _hand = hand;
-            work()
+            span.in_scope(work)
         });
         done.await.map_err(|_| ApiError::internal())
     }
@@ -135,18 +136,8 @@ pub fn app(state: AppState) -> Router {
             leftover::drain,
         ))
         .layer(middleware::from_fn(metrics::count))
-        // Whoever fails says so; a 503 while the model loads is no failure.
-        .layer(
-            TraceLayer::new_for_http()
-                .make_span_with(span)
-                .on_failure(()),
-        )
+        .layer(middleware::from_fn(trace::trace))
         .with_state(state)
-}
-
-/// What a request's log lines begin with: the route, not what a client put into the URL.
-fn span(request: &Request) -> tracing::Span {
-    tracing::debug_span!("request", method = %request.method(), route = route(request))
 }
 
 /// The route's pattern, for logs and metrics: what clients make up stands in neither.

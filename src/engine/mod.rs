@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio::sync::{mpsc::UnboundedReceiver, mpsc::UnboundedSender, mpsc::unbounded_channel, watch};
+use tracing::Instrument;
 
 pub use embeddings::{EmbeddingBounds, EmbeddingRequest};
 pub use error::EngineError;
@@ -235,11 +236,12 @@ impl Engine {
         }
         if !later.is_empty() {
             let (places, shared) = (Arc::clone(&pool.places), Arc::clone(&pool.shared));
-            tokio::spawn(async move {
+            let rest = async move {
                 for (request, deltas) in later {
                     run_later(&places, &shared, arrived, &client, request, deltas).await;
                 }
-            });
+            };
+            tokio::spawn(rest.in_current_span());
         }
         Ok(generations)
     }
@@ -323,6 +325,7 @@ fn run(
         .send(Message::Run(Box::new(Job {
             sequence,
             arrived,
+            span: tracing::Span::current(),
             request,
             deltas,
             lease,

@@ -77,6 +77,8 @@ pub struct Job {
     pub sequence: u64,
     /// When the request came in.
     pub arrived: Instant,
+    /// What is logged of the sequence belongs to it.
+    pub span: tracing::Span,
     pub request: Request,
     pub deltas: UnboundedSender<Delta>,
     /// Given back when the sequence ends.
@@ -158,6 +160,8 @@ struct Sequence {
     id: u64,
     /// When its newest token was drawn; before there is one, when the request came in.
     latest: Instant,
+    /// The request's, for the log.
+    span: tracing::Span,
     phase: Phase,
     /// Valid in the phases `Prompt` and `Generating`.
     lane: usize,
@@ -191,6 +195,19 @@ impl Sequence {
         } else {
             self.untold.push(delta);
         }
+    }
+
+    /// Says how it ended.
+    fn log(&self, outcome: &str) {
+        tracing::debug!(
+            parent: &self.span,
+            sequence = self.id,
+            outcome,
+            prompt_tokens = self.request.prompt.len(),
+            cached_tokens = self.cached,
+            generated_tokens = self.drawn,
+            "a sequence ended"
+        );
     }
 
     /// Where the token that was drawn last goes.
@@ -366,6 +383,7 @@ impl<'a> Worker<'a> {
         let Job {
             sequence,
             arrived,
+            span,
             request,
             deltas,
             lease,
@@ -374,7 +392,7 @@ impl<'a> Worker<'a> {
         let fits = !request.prompt.is_empty() && request.prompt.len() <= self.shared.lane_tokens;
         if !fits {
             // It was checked where the request came in.
-            tracing::error!(sequence, "a request reached the engine that cannot be run");
+            tracing::error!(parent: &span, sequence, "a request reached the engine that cannot be run");
             let _ = deltas.send(Delta::Failed(EngineError::Decode));
             return;
         }
@@ -389,6 +407,7 @@ impl<'a> Worker<'a> {
         self.sequences.push(Sequence {
             id: sequence,
             latest: arrived,
+            span,
             phase: Phase::New { may_fetch: true },
             lane: 0,
             plan,
@@ -416,7 +435,7 @@ impl<'a> Worker<'a> {
     fn drop_abandoned(&mut self) {
         for index in (0..self.sequences.len()).rev() {
             if self.is_abandoned(index) {
-                tracing::debug!(sequence = self.sequences[index].id, "the client left");
+                self.sequences[index].log("its client left");
                 metrics::sequence_ended(Outcome::Cancelled);
                 self.free(index);
             }
@@ -430,6 +449,10 @@ impl<'a> Worker<'a> {
             sequence.deltas.clone(),
             std::mem::take(&mut sequence.untold),
         );
+        sequence.log(match &last {
+            Delta::Finished(reason) => reason.as_str(),
+            _ => "failed",
+        });
         self.free(index);
         metrics::sequence_ended(match &last {
             Delta::Finished(FinishReason::Stop) => Outcome::Stop,

@@ -1,4 +1,6 @@
-//! What those who run a server see of it: metrics.
+//! What those who run a server see of it: metrics, and the log by request.
+
+use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
@@ -168,4 +170,116 @@ fn gateways_find_what_they_look_for() {
             .expect("a number");
         assert!(value >= 0.0, "{line}");
     }
+}
+
+#[test]
+fn a_request_has_an_id() {
+    let address = tiny().address();
+    let ask = |lines: &[&str], path: &str| {
+        let answer = Request::new("GET", path, lines, "").send(address);
+        answer.header("x-request-id").expect("an id").to_owned()
+    };
+    let check = |id: &str, is_taken: bool| {
+        let given = ask(&[&format!("x-request-id: {id}")], "/health");
+        assert_eq!(given == id, is_taken, "{id}: {given}");
+        assert!(is_taken || given.starts_with("req-"), "{given}");
+    };
+    check("7f3c2b6e-1d2f-4c11-9d59-0f4a2f0f7c11", true);
+    check(&"x".repeat(128), true);
+    check(&"x".repeat(129), false);
+    check("two words", false);
+    check("größe", false);
+    check("", false);
+    let made: HashSet<String> = (0..50).map(|_| ask(&[], "/health")).collect();
+    assert_eq!(made.len(), 50);
+    // Errors have one as well.
+    assert_eq!(ask(&["x-request-id: lost"], "/milk"), "lost");
+    assert_eq!(
+        ask(
+            &["x-request-id: evil", "origin: https://evil.example"],
+            "/health"
+        ),
+        "evil"
+    );
+    let stream = Request::complete(r#"{"prompt": "Once", "max_tokens": 2, "stream": true}"#)
+        .with_header("x-request-id: streamed")
+        .send(address);
+    assert_eq!(stream.header("x-request-id"), Some("streamed"));
+    let wrong = Request::complete(r#"{"prompt": "Once", "max_tokens": -2}"#)
+        .with_header("x-request-id: wrong")
+        .send(address);
+    assert_eq!(
+        (wrong.status, wrong.header("x-request-id")),
+        (400, Some("wrong"))
+    );
+}
+
+#[test]
+fn every_line_of_a_request_has_its_id() {
+    let mut server = process(&[
+        ("CANDOR_LOG", "debug"),
+        ("CANDOR_SERVER__LOG_FORMAT", "json"),
+    ]);
+    let body = json!({"prompt": "Once", "max_tokens": 3, "n": 2, "stream": true, "temperature": 0});
+    for (id, body) in [("mine-1", body), ("mine-2", json!({"prompt": 1.5}))] {
+        Request::complete(body.to_string())
+            .with_header(&format!("x-request-id: {id}"))
+            .send(server.address());
+        server.wait_for_line("answered");
+    }
+    let ended = server.terminate();
+    assert_eq!(ended.status, Some(0), "{}", ended.log);
+    let lines: Vec<Value> = ended
+        .log
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let of = |id: &str, message: &str| -> Vec<&Value> {
+        let all = lines.iter();
+        all.filter(|line| line["span"]["request_id"] == id && line["message"] == message)
+            .collect()
+    };
+    let check = |id: &str, status: u16| {
+        let lines = of(id, "answered");
+        let [line] = &lines[..] else {
+            panic!("{id}: {lines:?}")
+        };
+        assert_eq!(line["status"], status, "{line}");
+        assert_eq!(line["level"], "INFO", "{line}");
+        assert_eq!(line["span"]["route"], "/v1/completions", "{line}");
+        assert!(
+            line["duration_ms"].as_f64().expect("a number") > 0.0,
+            "{line}"
+        );
+    };
+    check("mine-1", 200);
+    check("mine-2", 400);
+    // The worker's own lines, too.
+    let sequences = of("mine-1", "a sequence ended");
+    assert_eq!(sequences.len(), 2, "{}", ended.log);
+    for line in sequences {
+        assert_eq!(line["generated_tokens"], 3, "{line}");
+        assert_eq!(line["outcome"], "length", "{line}");
+    }
+}
+
+#[test]
+fn who_leaves_is_said_to_have_left() {
+    let mut server = process(&[]);
+    let stream =
+        json!({"prompt": "Once", "max_tokens": 1500, "stream": true, "logit_bias": {"2": -1e6}});
+    let connection = Request::complete(stream.to_string())
+        .with_header("x-request-id: gone")
+        .start(server.address());
+    let mut first = [0];
+    std::io::Read::read_exact(&mut &connection, &mut first).expect("it has begun");
+    drop(connection);
+    server.wait_for_line("the client left");
+    let ended = server.terminate();
+    let line = ended
+        .log
+        .lines()
+        .find(|line| line.contains("the client left"))
+        .expect("waited for");
+    assert!(line.contains("request_id=\"gone\""), "{line}");
 }

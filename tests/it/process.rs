@@ -46,7 +46,8 @@ impl Process {
             seen += &line;
             seen.push('\n');
             if let Some((_, url)) = line.split_once("ready: ") {
-                break url.trim().to_owned();
+                // As text or as JSON.
+                break url.split('"').next().unwrap_or(url).trim().to_owned();
             }
         };
         Self {

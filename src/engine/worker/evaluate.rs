@@ -424,7 +424,13 @@ impl Worker<'_> {
     /// A decode failed: this sequence ends, the others go on. What its lane holds is not known any more.
     fn failed(&mut self, index: usize, error: &dyn std::fmt::Display) -> Delta {
         let sequence = &mut self.sequences[index];
-        tracing::error!(worker = self.number, sequence = sequence.id, %error, "a decode failed");
+        tracing::error!(
+            parent: &sequence.span,
+            worker = self.number,
+            sequence = sequence.id,
+            %error,
+            "a decode failed"
+        );
         // It stands at its beginning again, with nothing in its lane that anybody could use.
         sequence.phase = Phase::Prompt { evaluated: 0 };
         self.lanes[sequence.lane].known = Known::default();
