@@ -91,6 +91,7 @@ fuzz: setup ## Fuzz each target: make fuzz SECONDS_EACH=60
 lint: claim ## Check format, clippy and documentation; a warning is an error.
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets $(FEATURES) -- -D warnings
+	cargo clippy --release --locked --all-targets $(FEATURES) --features otel -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --document-private-items $(FEATURES)
 
 clean: ## Remove what was built. Downloaded models stay.

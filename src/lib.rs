@@ -13,7 +13,7 @@
 //! | [`engine`] | a [`engine::Request`] | a [`engine::Generation`], a stream of [`engine::Delta`]s; vectors of texts | threads, channels, permits, lanes, the cache, time |
 //! | [`api`] | JSON | JSON or SSE | axum, OpenAI's field names |
 //!
-//! [`metrics`] is a leaf that anyone may count with; `serve` takes in connections. `main` parses and runs; [`run`] wires,
+//! [`metrics`] is a leaf that anyone may count with, and `otel` one that sends traces; `serve` takes in connections. `main` parses and runs; [`run`] wires,
 //! so that a test can start the real server on port 0, and [`run_on`] lets it put a [`model::Runner`] that fails on
 //! command around the engine's contexts.
 //!
@@ -54,6 +54,8 @@ pub mod engine;
 pub mod logprobs;
 pub mod metrics;
 pub mod model;
+#[cfg(feature = "otel")]
+pub mod otel;
 pub mod sampling;
 mod serve;
 

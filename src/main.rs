@@ -9,6 +9,8 @@ use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The exit status of what Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
@@ -28,6 +30,8 @@ fn main() {
         }
     };
     let _ = io::stdout().flush();
+    #[cfg(feature = "otel")]
+    candor::otel::finish();
     leave(status);
 }
 
@@ -125,13 +129,15 @@ fn start_logging(format: LogFormat) -> Result<(), Failure> {
         status: 2,
     })?;
     let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && !no_color);
+    let registry = tracing_subscriber::registry().with(filter);
+    #[cfg(feature = "otel")]
+    let registry = registry.with(candor::otel::layer());
     match format {
-        LogFormat::Text => subscriber.init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+        LogFormat::Text => registry.with(lines).init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
     }
     Ok(())
 }

@@ -30,13 +30,9 @@ pub async fn trace(request: Request, next: Next) -> Response {
         .and_then(acceptable)
         .map_or_else(made, str::to_owned);
     let route = super::route(&request);
-    // Of the highest level: whatever is logged at all says which request it belongs to.
-    let span = tracing::error_span!(
-        "request",
-        request_id = id,
-        method = %request.method(),
-        route,
-    );
+    let span = span(&id, request.method(), route);
+    #[cfg(feature = "otel")]
+    crate::otel::join(&span, request.headers());
     let mut end = End {
         span: span.clone(),
         arrived: Instant::now(),
@@ -47,11 +43,32 @@ pub async fn trace(request: Request, next: Next) -> Response {
     };
     let mut response = next.run(request).instrument(span).await;
     end.status = Some(response.status());
+    #[cfg(feature = "otel")]
+    crate::otel::answered(&end.span, response.status());
     // What was taken or made is fit for a header.
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response.map(|body| Body::new(Told { body, end }))
+}
+
+/// Of the highest level: whatever is logged at all says which request it belongs to.
+#[cfg(not(feature = "otel"))]
+fn span(id: &str, method: &Method, route: &str) -> Span {
+    tracing::error_span!("request", request_id = id, %method, route)
+}
+
+/// Likewise; and what collectors read out of it.
+#[cfg(feature = "otel")]
+fn span(id: &str, method: &Method, route: &str) -> Span {
+    tracing::error_span!(
+        "request",
+        request_id = id,
+        http.request.method = %method,
+        http.route = route,
+        otel.kind = "server",
+        otel.name = format!("{method} {route}"),
+    )
 }
 
 /// A client's id, if it is short and nothing but visible ASCII.
