@@ -115,3 +115,34 @@ fn the_readme_names_every_route_metric_and_setting() {
         }
     }
 }
+
+#[test]
+fn the_dashboard_asks_for_metrics_that_there_are() {
+    let path = root().join("config/grafana-dashboard.json");
+    let text = fs::read_to_string(path).expect("the dashboard");
+    let dashboard: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let known = metric_names();
+    let mut asked = Vec::new();
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        for target in panel["targets"].as_array().expect("targets") {
+            let query = target["expr"].as_str().expect("a query");
+            let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let metrics: Vec<&str> = words.filter(|word| word.starts_with("candor_")).collect();
+            assert!(!metrics.is_empty(), "{query}");
+            for metric in metrics {
+                let name = metric.trim_end_matches("_bucket");
+                assert!(known.iter().any(|one| one == name), "{query}");
+                asked.push(name.to_owned());
+            }
+        }
+    }
+    for name in [
+        "candor_requests_waiting",
+        "candor_sequences_running",
+        "candor_workers_alive",
+        "candor_inter_token_latency_seconds",
+        "candor_refusals_total",
+    ] {
+        assert!(asked.iter().any(|one| one == name), "{name}");
+    }
+}
