@@ -3,8 +3,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -15,6 +15,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Frame, SizeHint};
 use tracing::{Instrument, Span};
+
+use crate::engine::Tally;
 
 /// The header by which a request's id comes and goes.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -36,12 +38,14 @@ pub async fn trace(request: Request, next: Next) -> Response {
     let mut end = End {
         span: span.clone(),
         arrived: Instant::now(),
+        tally: Arc::default(),
         is_probe: matches!(route, "/health" | "/metrics"),
         has_body: request.method() != Method::HEAD,
         status: None,
         is_whole: false,
     };
-    let mut response = next.run(request).instrument(span).await;
+    let answer = end.tally.of(next.run(request));
+    let mut response = answer.instrument(span).await;
     end.status = Some(response.status());
     #[cfg(feature = "otel")]
     crate::otel::answered(&end.span, response.status());
@@ -91,6 +95,7 @@ fn made() -> String {
 struct End {
     span: Span,
     arrived: Instant,
+    tally: Arc<Tally>,
     /// Asked again and again by those who watch.
     is_probe: bool,
     has_body: bool,
@@ -105,13 +110,26 @@ impl Drop for End {
         let _inside = self.span.enter();
         let duration_ms = self.arrived.elapsed().as_micros() as f64 / 1000.0;
         let status = self.status.map(|status| status.as_u16());
-        if !self.is_whole {
-            tracing::info!(status, duration_ms, "the client left");
-        } else if self.is_probe {
-            tracing::debug!(status, duration_ms, "answered");
-        } else {
-            tracing::info!(status, duration_ms, "answered");
+        let (prompt_tokens, generated_tokens) = self.tally.read().unzip();
+        #[cfg(feature = "otel")]
+        if let Some((prompt, generated)) = self.tally.read() {
+            crate::otel::tokens(&self.span, prompt, generated);
         }
+        if self.is_probe && self.is_whole {
+            return tracing::debug!(status, duration_ms, "answered");
+        }
+        let how = if self.is_whole {
+            "answered"
+        } else {
+            "the client left"
+        };
+        tracing::info!(
+            status,
+            duration_ms,
+            prompt_tokens,
+            generated_tokens,
+            "{how}"
+        );
     }
 }
 

@@ -17,6 +17,7 @@ mod request;
 mod schedule;
 mod score;
 mod supervisor;
+mod tally;
 mod text;
 mod tune;
 mod worker;
@@ -35,6 +36,7 @@ use tracing::Instrument;
 pub use embeddings::{EmbeddingBounds, EmbeddingRequest};
 pub use error::EngineError;
 pub use request::{Delta, FinishReason, PromptOutput, Request, TokenOutput};
+pub use tally::Tally;
 pub use text::{Completion, Ending, Utf8Decoder};
 pub use tune::Table;
 
@@ -216,6 +218,8 @@ impl Engine {
         if !pool.model.generates() {
             return Err(EngineError::OnlyEmbeddings);
         }
+        let tally = Tally::current();
+        tally.submitted(&requests);
         let mut requests = requests.into_iter();
         let Some(first) = requests.next() else {
             return Ok(Vec::new());
@@ -241,7 +245,7 @@ impl Engine {
                     run_later(&places, &shared, arrived, &client, request, deltas).await;
                 }
             };
-            tokio::spawn(rest.in_current_span());
+            tokio::spawn(tally.of(rest).in_current_span());
         }
         Ok(generations)
     }
@@ -326,6 +330,7 @@ fn run(
             sequence,
             arrived,
             span: tracing::Span::current(),
+            tally: Tally::current(),
             request,
             deltas,
             lease,

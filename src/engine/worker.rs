@@ -20,6 +20,7 @@ use super::plan::PromptPlan;
 use super::request::{Delta, FinishReason, Request};
 use super::schedule::{Progress, Round};
 use super::supervisor::Alive;
+use super::tally::Tally;
 use super::text::{Completion, Ending};
 use crate::logprobs::Likeliest;
 use crate::metrics::{self, Outcome};
@@ -79,6 +80,8 @@ pub struct Job {
     pub arrived: Instant,
     /// What is logged of the sequence belongs to it.
     pub span: tracing::Span,
+    /// Its tokens are counted here.
+    pub tally: Arc<Tally>,
     pub request: Request,
     pub deltas: UnboundedSender<Delta>,
     /// Given back when the sequence ends.
@@ -162,6 +165,8 @@ struct Sequence {
     latest: Instant,
     /// The request's, for the log.
     span: tracing::Span,
+    /// Where its request's tokens are counted.
+    tally: Arc<Tally>,
     phase: Phase,
     /// Valid in the phases `Prompt` and `Generating`.
     lane: usize,
@@ -384,6 +389,7 @@ impl<'a> Worker<'a> {
             sequence,
             arrived,
             span,
+            tally,
             request,
             deltas,
             lease,
@@ -408,6 +414,7 @@ impl<'a> Worker<'a> {
             id: sequence,
             latest: arrived,
             span,
+            tally,
             phase: Phase::New { may_fetch: true },
             lane: 0,
             plan,

@@ -254,6 +254,11 @@ fn every_line_of_a_request_has_its_id() {
     };
     check("mine-1", 200);
     check("mine-2", 400);
+    // The prompt once, the tokens of both choices.
+    let line = of("mine-1", "answered")[0];
+    assert_eq!(line["prompt_tokens"], 2, "{line}");
+    assert_eq!(line["generated_tokens"], 6, "{line}");
+    assert!(of("mine-2", "answered")[0]["prompt_tokens"].is_null());
     // The worker's own lines, too.
     let sequences = of("mine-1", "a sequence ended");
     assert_eq!(sequences.len(), 2, "{}", ended.log);

@@ -383,6 +383,7 @@ impl Worker<'_> {
         let now = Instant::now();
         let passed = now.duration_since(sequence.latest);
         sequence.latest = now;
+        sequence.tally.drawn();
         if sequence.drawn == 1 {
             metrics::first_token(passed);
         } else {
