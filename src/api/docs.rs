@@ -58,7 +58,7 @@ fn page(routes: &[Route], served: &Served) -> Result<String, minijinja::Error> {
             json!({
                 "method": route.method.as_str(),
                 "path": route.path(),
-                "about": route.about,
+                "about": parts(route.about),
                 "fields": fields.iter().map(row).collect::<Vec<_>>(),
                 "streams": matches!(route.answers, Answers::JsonOrStream(..)),
             })
@@ -73,6 +73,11 @@ fn page(routes: &[Route], served: &Served) -> Result<String, minijinja::Error> {
     })
 }
 
+/// What stands between backticks is code: every second part.
+fn parts(text: &str) -> Vec<&str> {
+    text.split('`').collect()
+}
+
 fn row(field: &Described) -> Value {
     let schema = field.shape.schema();
     let default = schema.get("default").map(Value::to_string);
@@ -85,7 +90,7 @@ fn row(field: &Described) -> Value {
     };
     json!({
         "name": field.name,
-        "about": field.about,
+        "about": parts(field.about),
         "allowed": allowed,
         "default": if field.required { Some("required".to_owned()) } else { default },
     })

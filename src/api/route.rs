@@ -7,8 +7,10 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::AppState;
+use super::answer::Answer;
 use super::fields::Described;
 use super::models::Served;
+use super::stream::Chunk;
 
 /// How something is asked for, who answers, and what the documents say of it.
 pub struct Route {
@@ -29,12 +31,14 @@ pub enum Answers {
     Text,
     Page,
     Json(SchemaOf),
-    /// JSON, or with `stream: true` events of another shape.
-    JsonOrStream(SchemaOf, SchemaOf),
+    /// JSON, or with `stream: true` events of another shape; the documents call them by this name.
+    JsonOrStream(&'static str, SchemaAs, SchemaAs),
 }
 
 /// See [`schema_of`].
 pub type SchemaOf = fn(&mut Map<String, Value>) -> Value;
+/// See [`schema_as`].
+pub type SchemaAs = fn(String, &mut Map<String, Value>) -> Value;
 
 impl Route {
     pub fn get(
@@ -70,9 +74,11 @@ impl Route {
         self.answers_with(Answers::Json(schema_of::<T>))
     }
 
-    /// What comes back is a `T` in JSON, or a stream of `P`s.
-    pub fn answers_or_streams<T: ToSchema, P: ToSchema>(self) -> Self {
-        self.answers_with(Answers::JsonOrStream(schema_of::<T>, schema_of::<P>))
+    /// What comes back is an answer of choices `C`, or a stream of their pieces `P`.
+    pub fn answers_or_streams<C: ToSchema, P: ToSchema>(self, name: &'static str) -> Self {
+        let whole = schema_as::<Answer<C>, C>;
+        let event = schema_as::<Chunk<'static, P>, P>;
+        self.answers_with(Answers::JsonOrStream(name, whole, event))
     }
 
     pub fn answers_with(self, answers: Answers) -> Self {
@@ -101,9 +107,9 @@ impl Answers {
             Self::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
             Self::Page => json!({"text/html": {"schema": {"type": "string"}}}),
             Self::Json(schema) => json!({"application/json": {"schema": schema(schemas)}}),
-            Self::JsonOrStream(schema, event) => json!({
-                "application/json": {"schema": schema(schemas)},
-                "text/event-stream": {"schema": event(schemas)},
+            Self::JsonOrStream(name, schema, event) => json!({
+                "application/json": {"schema": schema(name.to_owned(), schemas)},
+                "text/event-stream": {"schema": event(format!("{name}Event"), schemas)},
             }),
         }
     }
@@ -116,12 +122,20 @@ pub fn shown(pattern: &str) -> String {
 
 /// A reference to a type's JSON Schema, which is put among `schemas` with all that it refers to.
 pub fn schema_of<T: ToSchema>(schemas: &mut Map<String, Value>) -> Value {
+    schema_as::<T, T>(T::name().into_owned(), schemas)
+}
+
+/// As [`schema_of`], by a name of its own: types with a parameter, here `C`, have one name whatever that is.
+fn schema_as<T: ToSchema, C: ToSchema>(name: String, schemas: &mut Map<String, Value>) -> Value {
+    let reference = json!({"$ref": format!("#/components/schemas/{name}")});
     let mut all = Vec::new();
     T::schemas(&mut all);
-    all.push((T::name().into_owned(), T::schema()));
+    C::schemas(&mut all);
+    all.push((C::name().into_owned(), C::schema()));
+    all.push((name, T::schema()));
     for (name, schema) in all {
         let schema = serde_json::to_value(schema).unwrap_or_default();
         schemas.entry(name).or_insert(schema);
     }
-    json!({"$ref": format!("#/components/schemas/{}", T::name())})
+    reference
 }

@@ -4,6 +4,7 @@
 mod bert;
 mod chat;
 mod contract;
+mod documents;
 mod embeddings;
 mod errors;
 mod exactness;

@@ -44,7 +44,7 @@ pub fn route() -> Route {
             Fields::describe(sample, |fields| read(fields, served))
         },
     )
-    .answers_or_streams::<Answer<Choice>, stream::Chunk<'static, ChatPiece>>()
+    .answers_or_streams::<Choice, ChatPiece>("ChatCompletion")
 }
 
 /// Reads the request, has its sequences run, and answers whole or as a stream.

@@ -35,7 +35,7 @@ pub fn route() -> Route {
         "Goes on from a text, with the log-probabilities of its tokens if asked for.",
         |served| Fields::describe(json!({}), |fields| read(fields, served)),
     )
-    .answers_or_streams::<Answer<Choice>, stream::Chunk<'static, Choice>>()
+    .answers_or_streams::<Choice, Choice>("Completion")
 }
 
 /// Reads the request, has its sequences run, and answers whole or as a stream.
