@@ -17,11 +17,40 @@ const WINDOW: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_millis(1000);
 const TRIAL: Duration = Duration::from_millis(60);
 
+/// Workers of all models that are evaluating something at this moment, and what makes embeddings: they share the cores.
+static EVALUATING: AtomicUsize = AtomicUsize::new(0);
+/// How often one began to.
+static TURNS: AtomicUsize = AtomicUsize::new(0);
+
+/// How often a worker of any model began to evaluate something; `None` while one does. What was measured between two equal
+/// numbers was measured alone.
+pub fn turns() -> Option<usize> {
+    let evaluating = EVALUATING.load(Ordering::SeqCst);
+    (evaluating == 0).then(|| TURNS.load(Ordering::SeqCst))
+}
+
+/// Counts a worker among those that are evaluating something, however that ends.
+pub struct Evaluating<'a> {
+    /// Those of its own model.
+    active: &'a AtomicUsize,
+}
+
+impl Drop for Evaluating<'_> {
+    fn drop(&mut self) {
+        self.active.fetch_sub(1, Ordering::Relaxed);
+        EVALUATING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// The cores of this machine, as they are seen from here.
 pub struct Cores {
     /// Most threads that this process uses at once.
     most: usize,
     free: AtomicUsize,
+    /// Workers that are evaluating something, of those that these cores are for.
+    active: AtomicUsize,
+    /// Whether the number of threads was set: then it is this model's own, whatever others do.
+    fixed: bool,
     /// `None`: the number of threads is fixed, or the system does not tell.
     last: Option<Mutex<Reading>>,
 }
@@ -65,6 +94,8 @@ impl Cores {
         Self {
             most,
             free: AtomicUsize::new(most),
+            active: AtomicUsize::new(0),
+            fixed: threads != 0,
             last: (threads == 0)
                 .then(Ticks::read)
                 .flatten()
@@ -77,8 +108,29 @@ impl Cores {
         self.most
     }
 
+    /// A worker begins to evaluate something.
+    pub fn evaluate(&self) -> Evaluating<'_> {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        EVALUATING.fetch_add(1, Ordering::SeqCst);
+        TURNS.fetch_add(1, Ordering::SeqCst);
+        Evaluating {
+            active: &self.active,
+        }
+    }
+
+    /// Threads for one decode: for the cores that neither another process nor another worker is using, be it another
+    /// model's; at least one.
+    pub fn share(&self) -> usize {
+        let active = if self.fixed {
+            &self.active
+        } else {
+            &EVALUATING
+        };
+        (self.free() / active.load(Ordering::Relaxed).max(1)).max(1)
+    }
+
     /// Threads that find a core at this moment; at least one. Cheap: the system is asked five times a second.
-    pub fn free(&self) -> usize {
+    fn free(&self) -> usize {
         if let Some(last) = &self.last
             && let Ok(mut last) = last.try_lock()
             && Instant::now() >= last.until
@@ -229,6 +281,19 @@ mod tests {
         };
         assert!(rested(9));
         assert!(!rested(10));
+    }
+
+    #[test]
+    fn models_share_the_cores_unless_each_has_its_own() {
+        let (one, other) = (Cores::new(0), Cores::new(0));
+        let (fixed, fixed_too) = (Cores::new(6), Cores::new(4));
+        let _turns: Vec<_> = (0..one.most()).map(|_| other.evaluate()).collect();
+        // Nothing is left for this one, whose own workers do nothing.
+        assert_eq!(one.share(), 1);
+        assert_eq!((fixed.share(), fixed_too.share()), (6, 4));
+        let (_one, _two) = (fixed.evaluate(), fixed.evaluate());
+        assert_eq!((fixed.share(), fixed_too.share()), (3, 4));
+        assert_eq!(turns(), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::error::EngineError;
 use super::places::{Lease, Places};
 use super::supervisor::Alive;
-use super::worker::{Active, Shared};
+use super::worker::Shared;
 use super::{StartError, WORKER_STACK_BYTES, fitting_rows};
 use crate::config::{self, Config};
 use crate::metrics;
@@ -278,7 +278,7 @@ impl Host {
                     logits: true,
                 })
                 .collect();
-            let active = Active::new(&self.shared.active);
+            let active = self.shared.cores.evaluate();
             let outcome = runner.decode(&rows, self.shared.threads());
             drop(active);
             metrics::decoded(outcome.is_ok());

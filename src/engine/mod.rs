@@ -23,7 +23,7 @@ mod tune;
 mod worker;
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::task::{Context as TaskContext, Poll};
 use std::thread::JoinHandle;
@@ -447,7 +447,6 @@ impl Pool {
             alive: alive.clone(),
             mailboxes: senders,
             cells: (0..workers).map(|_| Filled::default()).collect(),
-            active: AtomicUsize::new(0),
             masks,
             // With flash attention llama.cpp splits a long lane among the threads, and adds up what they found.
             fixed_threads: (settings.flash_attention && mode == Mode::Exact)

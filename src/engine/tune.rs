@@ -8,14 +8,16 @@
 //! routines: for weights in their plain layout (Q4_1, say) a row is computed alike whatever stands beside it, at any
 //! width; for weights that llama.cpp repacks (K-quants), four rows and more go through another routine.
 
+use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::cores;
 use crate::config::{self, Config, Mode};
 use crate::model::{self, Context, ContextError, Model, Row, Runner, Token};
 
@@ -158,6 +160,10 @@ fn split(seconds: &[(usize, f64)], most: usize) -> (Vec<usize>, f64) {
     (groups, least[most])
 }
 
+/// Models are measured one after the other. What was measured while another was at work stands here, by its path: it is good
+/// enough for this process, and the next start measures again.
+static MEASURING: Mutex<BTreeMap<PathBuf, Measured>> = Mutex::new(BTreeMap::new());
+
 /// The arrangement for this model, machine and mode: as the settings say, else as measured before, else as measured
 /// now.
 pub fn arrange(
@@ -166,8 +172,14 @@ pub fn arrange(
     mode: Mode,
     threads: usize,
 ) -> Result<Arrangement, ContextError> {
+    let mut disturbed = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
+    let turns = cores::turns();
     let notes = notes(model, config, threads);
-    let mut measured = notes.as_deref().map(load).unwrap_or_default();
+    let here = notes.as_ref().and_then(|path| disturbed.get(path));
+    let was_alone = here.is_none();
+    let mut measured = here
+        .cloned()
+        .unwrap_or_else(|| notes.as_deref().map(load).unwrap_or_default());
     let before = measured.clone();
     let settings = &config.engine;
     let widest = match mode {
@@ -187,11 +199,16 @@ pub fn arrange(
     };
     let candidates = candidates(settings, widest, threads, config.model.gpu_layers > 0);
     let most = settings.parallel_sequences;
-    let keep = |measured: &Measured| {
-        if before != *measured
-            && let Some(path) = &notes
-        {
+    let mut keep = |measured: &Measured| {
+        if before == *measured {
+            return;
+        }
+        let Some(path) = &notes else { return };
+        if was_alone && turns.is_some() && turns == cores::turns() {
             save(path, measured);
+        } else {
+            tracing::info!("another model was at work: the next start measures again");
+            disturbed.insert(path.clone(), measured.clone());
         }
     };
     if let [only] = candidates[..] {

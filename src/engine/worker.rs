@@ -4,7 +4,6 @@ mod evaluate;
 mod start;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
@@ -38,22 +37,6 @@ pub enum Ended {
     Closed,
     /// Nothing can be evaluated any more.
     Lost,
-}
-
-/// Counts a worker among those that are evaluating something, however that ends.
-pub struct Active<'a>(&'a AtomicUsize);
-
-impl<'a> Active<'a> {
-    pub fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Active<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// What a worker is told.
@@ -96,8 +79,6 @@ pub struct Shared {
     pub mailboxes: Vec<Sender<Message>>,
     /// What each worker's lanes held when its last round began, by number.
     pub cells: Vec<Filled>,
-    /// Who is evaluating something at this moment, workers and what makes embeddings: they share the cores.
-    pub active: AtomicUsize,
     pub masks: Masks,
     pub cores: Cores,
     /// Threads of every decode, where their number moves bits.
@@ -124,9 +105,7 @@ pub struct Shared {
 impl Shared {
     /// Threads for one decode: for the cores that neither another process nor anyone else here is using.
     pub fn threads(&self) -> usize {
-        self.fixed_threads.unwrap_or_else(|| {
-            (self.cores.free() / self.active.load(Ordering::Relaxed).max(1)).max(1)
-        })
+        self.fixed_threads.unwrap_or_else(|| self.cores.share())
     }
 
     /// The worker that knows most of a request's prompt.
@@ -315,7 +294,7 @@ impl<'a> Worker<'a> {
                 }
             }
             let mut ended = Vec::new();
-            let active = Active::new(&self.shared.active);
+            let active = self.shared.cores.evaluate();
             if self.shared.width > 1 {
                 round
                     .tokens
