@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use candor::api::{AppState, app};
 use candor::config::{Config, ConfigError, Problem, Sources};
-use candor::engine::{Completion, Ending, Engine, TokenOutput, Utf8Decoder};
+use candor::engine::{Completion, Ending, Models, TokenOutput, Utf8Decoder};
 use candor::logprobs::Likeliest;
 use candor::model::{Model, Token};
 use candor::sampling::{Constraint, Sampler, SamplingParams};
@@ -177,10 +177,14 @@ pub fn config_file(data: &[u8]) {
                 assert_eq!(message.lines().count(), problems.len(), "{message}");
                 for problem in problems {
                     let names = match problem {
-                        Problem::NotTogether(why) => {
-                            why.starts_with("engine.kv_type_v")
-                                || why.starts_with("model.gpu_layers")
-                        }
+                        Problem::NotTogether(why) => [
+                            "engine.kv_type_v",
+                            "model.",
+                            "models[",
+                            "limits.loaded_models",
+                        ]
+                        .iter()
+                        .any(|name| why.starts_with(name)),
                         other => other.to_string().contains(&path),
                     };
                     assert!(names, "{problem}");
@@ -545,14 +549,9 @@ fn server() -> &'static (Runtime, Router) {
             .build()
             .expect("a runtime");
         let app = runtime.block_on(async {
-            let (engine, mut started) = Engine::start(&config, candor::model::contexts());
-            let outcome = started
-                .wait_for(Option::is_some)
-                .await
-                .expect("it tells")
-                .clone();
-            assert!(matches!(outcome, Some(Ok(()))), "{outcome:?}");
-            app(AppState::new(engine, Arc::new(config), true))
+            let (models, started) = Models::start(&config, candor::model::contexts());
+            started.await.expect("the model can be loaded");
+            app(AppState::new(models, Arc::new(config), true))
         });
         (runtime, app)
     })

@@ -22,7 +22,8 @@
 //! 1. `api::guard` lets the request through: name, origin, key, how many at once. `api::body` reads a JSON object;
 //!    `api::generate` and the route's own `request` check each field against the contract, by `api::fields`, which tells
 //!    the documents (`api::openapi`, `api::docs`) of what was read.
-//! 2. The route makes tokens of its prompts; `api::generate` makes one [`engine::Request`] for each choice.
+//! 2. [`engine::Models`] gives out the engine of the model that is asked for, loaded if need be, for as long as anything of
+//!    the request is there. The route makes tokens of its prompts; `api::generate` makes one [`engine::Request`] for each choice.
 //! 3. [`engine::Engine::submit`] waits for a place (`engine::places`): a permit and a worker with room. Clients take turns.
 //! 4. The worker (`engine::worker`) gives the sequence a lane, with the cells that another lane already has
 //!    (`engine::lanes`), evaluates the rest of the prompt in chunks (`engine::plan`), and then one token a round with
@@ -77,7 +78,7 @@ pub enum RunError {
 }
 
 /// Serves on the listener until `shutdown` completes, then lets requests end for a while. The server answers at once;
-/// the model is loaded meanwhile.
+/// models are loaded meanwhile.
 pub async fn run(
     config: config::Config,
     listener: tokio::net::TcpListener,
@@ -100,29 +101,21 @@ pub async fn run_on(
     let grace = Duration::from_millis(config.server.shutdown_grace_ms);
     let door = serve::Door::new(&config).await?;
     let url = format!("{}://{address}", door.scheme());
-    let (engine, mut started) = engine::Engine::start(&config, runners);
+    let (models, started) = engine::Models::start(&config, runners);
     let is_loopback = address.ip().is_loopback();
     let app = api::app(api::AppState::new(
-        engine.clone(),
+        models.clone(),
         Arc::new(config),
         is_loopback,
     ));
     let handle = axum_server::Handle::new();
     let mut server = tokio::spawn(door.serve(listener, handle.clone(), app));
-    let ready = engine.clone();
+    let ready = models.clone();
     let loaded = async {
-        match started
-            .wait_for(Option::is_some)
-            .await
-            .map(|outcome| outcome.clone())
-        {
-            Ok(Some(Err(error))) => Err(RunError::from(error)),
-            _ => {
-                announce(&url, ready.generates());
-                // From here on only `shutdown` ends it.
-                std::future::pending().await
-            }
-        }
+        started.await?;
+        announce(&url, ready.generates());
+        // From here on only `shutdown` ends it.
+        std::future::pending().await
     };
     let outcome = tokio::select! {
         outcome = loaded => outcome,
@@ -141,7 +134,7 @@ pub async fn run_on(
     // those that do other work may all be busy.
     let (closed, closing) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
-        engine.close();
+        models.close();
         let _ = closed.send(());
     });
     let _ = tokio::time::timeout(LAST_WORDS, closing).await;

@@ -57,13 +57,22 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Tune(flags) => {
             let config = flags.load(environment).map_err(wrong_settings)?.config;
             start_logging(config.server.log_format)?;
-            print(candor::engine::tune(&config).map_err(failed)?.to_string())
+            for one in config.of_each_model() {
+                if !config.models.is_empty() {
+                    print(format!("{}:\n\n", one.model.names().join(", ")))?;
+                }
+                print(format!("{}\n", candor::engine::tune(one).map_err(failed)?))?;
+            }
+            Ok(())
         }
         Command::Fetch(fetch) => {
             let config = fetch.load(environment).map_err(wrong_settings)?.config;
             start_logging(config.server.log_format)?;
-            let path = candor::model::source::resolve(&config.model).map_err(failed)?;
-            print(format!("{}\n", path.display()))
+            for one in config.of_each_model() {
+                let path = candor::model::source::resolve(&one.model).map_err(failed)?;
+                print(format!("{}\n", path.display()))?;
+            }
+            Ok(())
         }
         Command::Completions { shell } => print(cli::completions(shell)),
         Command::Man { command } => print(cli::man(command.as_deref()).map_err(failed)?),

@@ -21,8 +21,8 @@ pub enum Outcome {
     Failed,
 }
 
-/// How full the engine is, at the moment of asking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How full an engine is, at the moment of asking, or all of them together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
     /// Sequences that hold a place.
     pub running: usize,
@@ -49,6 +49,26 @@ pub struct Cells {
     pub running: usize,
     /// Kept for those to come. They stand in nobody's way.
     pub cached: usize,
+}
+
+impl std::iter::Sum for Load {
+    fn sum<I: Iterator<Item = Self>>(loads: I) -> Self {
+        loads.fold(Self::default(), |one, other| Self {
+            running: one.running + other.running,
+            waiting: one.waiting + other.waiting,
+            places: one.places + other.places,
+            workers: one.workers + other.workers,
+            workers_alive: one.workers_alive + other.workers_alive,
+            embeddings_waiting: one.embeddings_waiting + other.embeddings_waiting,
+            cells: Cells {
+                total: one.cells.total + other.cells.total,
+                // The same for all.
+                group: one.cells.group.max(other.cells.group),
+                running: one.cells.running + other.cells.running,
+                cached: one.cells.cached + other.cells.cached,
+            },
+        })
+    }
 }
 
 const REQUESTS: &str = "candor_requests_total";
@@ -255,35 +275,36 @@ fn describe() {
 }
 
 /// All of it as text; the gauges say how things stand now.
-pub fn render(load: Option<Load>) -> String {
+pub fn render(load: Load) -> String {
     /// Of two servers in one process each tells its own.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let Some(handle) = handle() else {
         return String::new();
     };
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(load) = load {
-        gauge!(RUNNING).set(load.running as f64);
-        gauge!(WAITING).set(load.waiting as f64);
-        gauge!(PLACES).set(load.places as f64);
-        gauge!(PLACES_FREE).set(load.places.saturating_sub(load.running) as f64);
-        gauge!(WORKERS).set(load.workers as f64);
-        gauge!(EMBEDDINGS_WAITING).set(load.embeddings_waiting as f64);
-        gauge!(WORKERS_ALIVE).set(load.workers_alive as f64);
-        let Cells {
-            total,
-            group,
-            running,
-            cached,
-        } = load.cells;
-        gauge!(CELLS).set(total as f64);
-        gauge!(CELLS_RUNNING).set(running as f64);
-        gauge!(CELLS_CACHED).set(cached as f64);
-        gauge!(GATEWAY_WAITING).set(load.waiting as f64);
-        gauge!(GATEWAY_RUNNING).set(load.running as f64);
-        let used = running as f64 / total.max(1) as f64;
-        gauge!(GATEWAY_CELLS_USED).set(used);
-        gauge!(GATEWAY_CELLS_USED_OLD).set(used);
+    gauge!(RUNNING).set(load.running as f64);
+    gauge!(WAITING).set(load.waiting as f64);
+    gauge!(PLACES).set(load.places as f64);
+    gauge!(PLACES_FREE).set(load.places.saturating_sub(load.running) as f64);
+    gauge!(WORKERS).set(load.workers as f64);
+    gauge!(EMBEDDINGS_WAITING).set(load.embeddings_waiting as f64);
+    gauge!(WORKERS_ALIVE).set(load.workers_alive as f64);
+    let Cells {
+        total,
+        group,
+        running,
+        cached,
+    } = load.cells;
+    gauge!(CELLS).set(total as f64);
+    gauge!(CELLS_RUNNING).set(running as f64);
+    gauge!(CELLS_CACHED).set(cached as f64);
+    gauge!(GATEWAY_WAITING).set(load.waiting as f64);
+    gauge!(GATEWAY_RUNNING).set(load.running as f64);
+    let used = running as f64 / total.max(1) as f64;
+    gauge!(GATEWAY_CELLS_USED).set(used);
+    gauge!(GATEWAY_CELLS_USED_OLD).set(used);
+    // Of what is not there yet there is nothing to tell.
+    if total > 0 {
         let blocks = [
             ("block_size", group.to_string()),
             ("num_gpu_blocks", (total / group.max(1)).to_string()),

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use minijinja::value::Serde;
 use minijinja::{Environment, context};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::AppState;
@@ -26,7 +26,7 @@ pub fn route() -> Route {
 }
 
 async fn docs(State(state): State<AppState>) -> Result<Response, ApiError> {
-    let served = state.serves(&Map::new())?;
+    let served = state.serves_documents().await?;
     let page = page(&super::routes(), &served).map_err(|error| {
         tracing::error!(%error, "the page of the documents could not be made");
         ApiError::internal()

@@ -1,4 +1,5 @@
-//! `GET /health`: 200 `{"status": "ok"}`, or 503 with the reason until the model is loaded and while a worker is down.
+//! `GET /health`: 200 `{"status": "ok"}`, or 503 with the reason until the models are loaded that are to be there from the
+//! start, and while a worker is down.
 
 use axum::Json;
 use axum::extract::State;
@@ -25,7 +26,7 @@ struct Health {
 
 /// Never waits for the engine.
 async fn health(State(state): State<AppState>) -> Response {
-    match state.engine.health() {
+    match state.models.health() {
         Ok(()) => Json(Health { status: "ok" }).into_response(),
         Err(error) => ApiError::from(error).into_response(),
     }

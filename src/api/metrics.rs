@@ -22,7 +22,7 @@ async fn metrics(State(state): State<AppState>) -> Response {
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     )];
-    (kind, metrics::render(state.engine.load_now())).into_response()
+    (kind, metrics::render(state.models.load_now())).into_response()
 }
 
 /// Counts each request by its route, and by the reason if it was refused.

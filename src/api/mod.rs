@@ -35,7 +35,7 @@ use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::config::Config;
-use crate::engine::{Engine, EngineError};
+use crate::engine::Models;
 use body::cut;
 use error::ApiError;
 use route::Route;
@@ -43,7 +43,7 @@ use route::Route;
 /// What handlers share.
 #[derive(Clone)]
 pub struct AppState {
-    pub engine: Engine,
+    pub models: Models,
     pub config: Arc<Config>,
     /// Whether only this machine can reach the server.
     is_loopback: bool,
@@ -55,9 +55,9 @@ pub struct AppState {
 }
 
 impl AppState {
-    pub fn new(engine: Engine, config: Arc<Config>, is_loopback: bool) -> Self {
+    pub fn new(models: Models, config: Arc<Config>, is_loopback: bool) -> Self {
         Self {
-            engine,
+            models,
             config,
             is_loopback,
             counts: guard::Counts::default(),
@@ -81,17 +81,6 @@ impl AppState {
             span.in_scope(work)
         });
         done.await.map_err(|_| ApiError::internal())
-    }
-
-    /// The names that the model answers to; the first is the one it is called by.
-    fn model_names(&self) -> Result<Vec<String>, EngineError> {
-        let aliases = &self.config.model.aliases;
-        if aliases.is_empty() {
-            Ok(vec![self.engine.model()?.name().to_owned()])
-        } else {
-            self.engine.model()?;
-            Ok(aliases.clone())
-        }
     }
 }
 

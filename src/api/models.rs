@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::route::Route;
 use crate::config::Config;
-use crate::engine::Engine;
+use crate::engine::{Described, Engine, Status};
 use crate::model::Model;
 
 /// The model that a request is for.
@@ -30,20 +30,36 @@ pub struct Served {
 }
 
 impl AppState {
-    /// The model that a body is for; 404 if there is none of that name, 503 while it is being loaded.
-    pub fn serves(&self, body: &Map<String, Value>) -> Result<Served, ApiError> {
-        let names = self.model_names()?;
-        let name = match body.get("model") {
-            Some(Value::String(name)) if names.contains(name) => name.clone(),
-            Some(Value::String(name)) => return Err(ApiError::model_not_found(name)),
+    /// The model that a body is for, loaded if need be; 404 if there is none of that name, 503 while those that were to be
+    /// there from the start are being loaded, and if it cannot be loaded, or not in time.
+    pub async fn serves(&self, body: &Map<String, Value>) -> Result<Served, ApiError> {
+        let names = self.models.names()?;
+        let mut names = names.into_iter();
+        let found = match body.get("model") {
+            Some(Value::String(name)) => names
+                .find(|(other, _)| other == name)
+                .ok_or_else(|| ApiError::model_not_found(name))?,
             // What is no string is refused where the field is read.
-            _ => names.into_iter().next().unwrap_or_default(),
+            _ => names.next().unwrap_or_default(),
         };
+        self.served(found).await
+    }
+
+    /// The model whose bounds the documents tell: the first that is loaded, so that none is for their sake.
+    pub async fn serves_documents(&self) -> Result<Served, ApiError> {
+        let number = self.models.at_hand();
+        let mut names = self.models.names()?.into_iter();
+        let found = names.find(|(_, other)| *other == number);
+        self.served(found.unwrap_or_default()).await
+    }
+
+    async fn served(&self, (name, number): (String, usize)) -> Result<Served, ApiError> {
+        let engine = self.models.engine(number).await?;
         Ok(Served {
             name,
-            model: self.engine.model()?,
-            engine: self.engine.clone(),
-            config: Arc::clone(&self.config),
+            model: engine.model()?,
+            engine,
+            config: self.models.config(number),
         })
     }
 }
@@ -54,7 +70,7 @@ pub fn model_field(fields: &mut Fields) -> Result<(), ApiError> {
     fields.field("model", about).string().map(|_| ())
 }
 
-/// A model as OpenAI lists it.
+/// A model as OpenAI lists it, and what vLLM (`max_model_len`) and llama-server (`status`, `meta`) tell beside.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelObject {
     id: String,
@@ -62,6 +78,32 @@ pub struct ModelObject {
     /// Seconds since 1970; when the server started.
     created: u64,
     owned_by: &'static str,
+    /// Tokens that a prompt and its completion may hold together.
+    max_model_len: usize,
+    status: ModelStatus,
+    /// What the file tells; null until the model has been loaded for the first time.
+    meta: Option<ModelMeta>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ModelStatus {
+    /// "loaded", "loading" or "unloaded"; the first request for one that is not loaded waits until it is.
+    value: &'static str,
+    /// The last try to load it failed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    failed: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ModelMeta {
+    description: String,
+    n_vocab: usize,
+    /// Tokens of context that it was trained with.
+    n_ctx_train: usize,
+    n_embd: usize,
+    n_params: u64,
+    /// Bytes of its weights.
+    size: u64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -69,8 +111,10 @@ pub struct ModelList {
     object: &'static str,
     data: Vec<ModelObject>,
 }
+
 pub fn list_route() -> Route {
-    let about = "The names that models answer to.";
+    let about =
+        "The names that models answer to, what each model is like, and whether it is loaded.";
     Route::get("/v1/models", get(list), about).answers::<ModelList>()
 }
 
@@ -79,17 +123,21 @@ pub fn one_route() -> Route {
     Route::get("/v1/models/{*id}", get(one), about).answers::<ModelObject>()
 }
 
-/// All names that the model answers to.
+/// All names of all models.
 async fn list(State(state): State<AppState>) -> Result<Json<ModelList>, ApiError> {
-    let names = state.model_names()?;
-    let data = names.into_iter().map(|id| object(&state, id)).collect();
+    let names = state.models.names()?;
+    let models = state.models.list();
+    let data = names
+        .into_iter()
+        .map(|(id, number)| object(&state, id, &models[number]))
+        .collect();
     Ok(Json(ModelList {
         object: "list",
         data,
     }))
 }
 
-/// One name; 404 if the model does not answer to it. Names may hold slashes.
+/// One name; 404 if no model answers to it. Names may hold slashes.
 async fn one(
     State(state): State<AppState>,
     id: Result<Path<String>, PathRejection>,
@@ -100,18 +148,37 @@ async fn one(
             "The model's name in the path must be percent-encoded UTF-8, but it is not UTF-8.",
         )
     })?;
-    if state.model_names()?.contains(&id) {
-        Ok(Json(object(&state, id)))
-    } else {
-        Err(ApiError::model_not_found(&id))
+    let mut names = state.models.names()?.into_iter();
+    match names.find(|(name, _)| *name == id) {
+        Some((id, number)) => Ok(Json(object(&state, id, &state.models.list()[number]))),
+        None => Err(ApiError::model_not_found(&id)),
     }
 }
 
-fn object(state: &AppState, id: String) -> ModelObject {
+fn object(state: &AppState, id: String, model: &Described) -> ModelObject {
+    let value = match model.status {
+        Status::Unloaded | Status::Failed => "unloaded",
+        Status::Loading => "loading",
+        Status::Loaded => "loaded",
+    };
+    let meta = model.facts.clone().map(|facts| ModelMeta {
+        description: facts.description,
+        n_vocab: facts.vocabulary,
+        n_ctx_train: facts.trained_context,
+        n_embd: facts.embedding_width,
+        n_params: facts.parameters,
+        size: facts.size_bytes,
+    });
     ModelObject {
         id,
         object: "model",
         created: state.started,
         owned_by: "candor",
+        max_model_len: model.config.engine.context_length,
+        status: ModelStatus {
+            value,
+            failed: model.status == Status::Failed,
+        },
+        meta,
     }
 }

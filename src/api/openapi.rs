@@ -18,7 +18,7 @@ pub fn route() -> Route {
 }
 
 async fn openapi(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
-    let served = state.serves(&Map::new())?;
+    let served = state.serves_documents().await?;
     Ok(Json(document(&super::routes(), &served)))
 }
 

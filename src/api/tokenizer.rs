@@ -170,7 +170,7 @@ async fn tokenize(
     State(state): State<AppState>,
     body: JsonObject,
 ) -> Result<Json<Tokenized>, ApiError> {
-    let served = state.serves(&body.0)?;
+    let served = state.serves(&body.0).await?;
     let made = move || {
         let Tokenize {
             input,
@@ -261,7 +261,7 @@ async fn detokenize(
     State(state): State<AppState>,
     body: JsonObject,
 ) -> Result<Json<Detokenized>, ApiError> {
-    let served = state.serves(&body.0)?;
+    let served = state.serves(&body.0).await?;
     let made = move || {
         let tokens = read_tokens(&mut Fields::new(body.0), &served)?;
         let vocab = served.model.vocab();
@@ -302,7 +302,7 @@ struct TokenizerInfo {
 }
 
 async fn tokenizer_info(State(state): State<AppState>) -> Result<Json<TokenizerInfo>, ApiError> {
-    let served = state.serves(&Map::new())?;
+    let served = state.serves(&Map::new()).await?;
     let vocab = served.model.vocab();
     let literal = |token: Option<Token>| {
         token.map(|token| String::from_utf8_lossy(vocab.literal(token)).into_owned())
@@ -336,7 +336,7 @@ async fn apply_template(
     State(state): State<AppState>,
     body: JsonObject,
 ) -> Result<Json<Applied>, ApiError> {
-    let served = state.serves(&body.0)?;
+    let served = state.serves(&body.0).await?;
     let made = move || {
         let conversation = read_conversation(&mut Fields::new(body.0), &served)?;
         let prompt = chat::render(conversation, &served)?.text;
@@ -366,7 +366,7 @@ fn describe_input(served: &Served) -> Vec<super::fields::Described> {
 
 /// Tokens of a text, as llama-cpp-python makes them: BOS added, control tokens read.
 async fn input_tokens(state: &AppState, body: JsonObject) -> Result<Vec<i32>, ApiError> {
-    let served = state.serves(&body.0)?;
+    let served = state.serves(&body.0).await?;
     let made = move || {
         let input = read_input(&mut Fields::new(body.0), &served)?;
         let tokens = served.model.vocab().tokenize(&input, true, true);
@@ -410,7 +410,7 @@ async fn extras_detokenize(
     State(state): State<AppState>,
     body: JsonObject,
 ) -> Result<Json<ExtrasText>, ApiError> {
-    let served = state.serves(&body.0)?;
+    let served = state.serves(&body.0).await?;
     let made = move || {
         let tokens = read_tokens(&mut Fields::new(body.0), &served)?;
         let vocab = served.model.vocab();

@@ -26,7 +26,7 @@ Try it:
 const SETTINGS_HELP: &str = "\
 Where settings come from, the last one wins:
   1. the defaults (config/default.toml in the source tells about every setting)
-  2. a TOML file: --config FILE or CANDOR_CONFIG
+  2. a TOML file: --config FILE or CANDOR_CONFIG; it alone can hold several models ([[models]])
   3. the environment: CANDOR_SECTION__FIELD, as in CANDOR_LIMITS__LOGPROBS=20;
      lists with commas or as TOML: CANDOR_MODEL__ALIASES=a,b
   4. flags; those without a name of their own with --set: --set limits.logprobs=20
@@ -38,7 +38,7 @@ or by module: info,candor::engine=debug";
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Load the model and answer requests, until Ctrl-C or SIGTERM.
+    /// Load the models and answer requests, until Ctrl-C or SIGTERM.
     ///
     /// The first signal lets running requests finish; a second one ends at once.
     #[command(after_help = SETTINGS_HELP)]
@@ -46,12 +46,12 @@ pub enum Command {
     /// Print the settings in force as TOML, each with where it comes from. API keys are hidden.
     #[command(after_help = SETTINGS_HELP)]
     Config(SettingFlags),
-    /// Measure how this machine is fastest with the model, print a table, and keep it for the next start.
+    /// Measure how this machine is fastest with each model, print a table, and keep it for the next start.
     ///
     /// The first start measures what it needs by itself; this is for looking, and for a machine that was busy then.
     #[command(after_help = SETTINGS_HELP)]
     Tune(SettingFlags),
-    /// Download a model into the cache, if it is not there yet, and print its path.
+    /// Download the model, or all of `[[models]]`, into the cache, if not there yet, and print the paths.
     Fetch(Fetch),
     /// Print what a shell needs to complete this command line.
     #[command(after_help = COMPLETIONS_HELP)]
@@ -120,7 +120,7 @@ fn command_name(name: &str) -> Result<String, String> {
 /// The flags of `candor fetch`.
 #[derive(Debug, Args)]
 pub struct Fetch {
-    /// `default`, `hf:ORG/REPO[:FILE-or-QUANT]`, or a path (which is only checked). Default: the setting model.source.
+    /// `default`, `hf:ORG/REPO[:FILE-or-QUANT]`, or a path (which is only checked). Default: what the settings say.
     model: Option<String>,
     #[command(flatten)]
     common: CommonFlags,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::Origin;
-use super::settings::{SETTINGS, Setting};
+use super::settings::{OF_A_MODEL, SETTINGS, Setting};
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +52,8 @@ pub enum Problem {
     },
     /// There is such a setting, and its value is not one it may have.
     NotAllowed {
-        /// `section.field`.
-        key: &'static str,
+        /// `section.field`, or `models[0].field`.
+        key: String,
         /// What came; `***` for secrets.
         got: String,
         /// What may come.
@@ -90,8 +90,43 @@ impl fmt::Display for Problem {
     }
 }
 
+/// What the writer of an unknown name in a table of `[[models]]` may have meant: the same field in another place, the
+/// section's fields, or all that may stand there.
+fn instead_of_in_a_model(table: &str, name: &str) -> String {
+    let write = |setting: &Setting| Some(format!("{table}.{}", setting.of_a_model()?));
+    let (section, field) = name.split_once('.').unwrap_or(("model", name));
+    let has_field = |setting: &&Setting| setting.section_and_field().1 == field;
+    let same_field: Vec<_> = SETTINGS
+        .iter()
+        .filter(has_field)
+        .filter_map(write)
+        .collect();
+    if !same_field.is_empty() {
+        return format!("Did you mean {}?", same_field.join(" or "));
+    }
+    let in_section = |setting: &&Setting| setting.section_and_field().0 == section;
+    let mut there: Vec<_> = SETTINGS
+        .iter()
+        .filter(in_section)
+        .filter_map(write)
+        .collect();
+    if section == "model" {
+        there.extend(OF_A_MODEL.map(|section| format!("{table}.{section}")));
+    }
+    if there.is_empty() {
+        return instead_of_in_a_model(table, "");
+    }
+    format!("There are {}.", there.join(", "))
+}
+
 /// What the writer of an unknown name may have meant: the same field elsewhere, the section's fields, the sections.
 fn instead_of(name: &str) -> String {
+    if let Some((table, rest)) = name
+        .split_once("].")
+        .filter(|_| name.starts_with("models["))
+    {
+        return instead_of_in_a_model(&format!("{table}]"), rest);
+    }
     let is_variable = name.starts_with("CANDOR_");
     let write = |setting: &Setting| {
         if is_variable {

@@ -7,8 +7,8 @@ use std::{fmt, fs};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use super::settings::{Allowed, SETTINGS, Setting};
-use super::{Config, ConfigError, KvType, Problem};
+use super::settings::{Allowed, OF_A_MODEL, SETTINGS, Setting};
+use super::{Config, ConfigError, KvType, LoadAt, Problem};
 
 /// The defaults, and the documentation of every setting.
 pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -78,7 +78,33 @@ pub struct Loaded {
     pub config: Config,
     /// The same as they were written, with their origins, in the order of `config/default.toml`.
     effective: Vec<(&'static Setting, Value, Origin)>,
+    /// The tables of `[[models]]` that are in force, as they were written.
+    tables: Vec<ModelTable>,
 }
+
+/// A table of `[[models]]`.
+#[derive(Debug)]
+struct ModelTable {
+    /// What it says, in the order of `config/default.toml`.
+    values: Vec<(&'static Setting, Value)>,
+    /// The file it stands in.
+    origin: Origin,
+}
+
+impl ModelTable {
+    /// The settings in force for its model, given all others.
+    fn over(&self, sections: &Figment) -> Result<Config, ConfigError> {
+        self.values
+            .iter()
+            .map(|(setting, value)| layer(self.origin.clone(), setting.key, value.clone()))
+            .fold(sections.clone(), Figment::merge)
+            .extract()
+            .map_err(refused_by_figment)
+    }
+}
+
+/// What belongs to one model and to no other, so that no table inherits it.
+const ITS_OWN: [&str; 3] = ["model.source", "model.name", "model.aliases"];
 
 impl Loaded {
     /// Where the value of `section.field` comes from.
@@ -94,6 +120,9 @@ impl Loaded {
         let mut lines = Vec::new();
         let mut last_section = "";
         for (setting, value, origin) in &self.effective {
+            if !self.tables.is_empty() && ITS_OWN.contains(&setting.key) {
+                continue;
+            }
             let (section, field) = setting.section_and_field();
             if section != last_section {
                 if !last_section.is_empty() {
@@ -102,12 +131,19 @@ impl Loaded {
                 lines.push(format!("[{section}]"));
                 last_section = section;
             }
-            // A line break in a file's name must not end the comment.
-            let origin = origin.to_string().replace(char::is_control, "?");
-            lines.push(format!(
-                "{:<40} # {origin}",
-                format!("{field} = {}", shown(setting, value))
-            ));
+            lines.push(line(setting, field, value, origin));
+        }
+        for table in &self.tables {
+            lines.extend([String::new(), "[[models]]".to_owned()]);
+            let mut last_section = "model";
+            for (setting, value) in &table.values {
+                let (section, field) = setting.section_and_field();
+                if section != last_section {
+                    lines.push(format!("[models.{section}]"));
+                    last_section = section;
+                }
+                lines.push(line(setting, field, value, &table.origin));
+            }
         }
         lines.push(String::new());
         lines.join("\n")
@@ -119,8 +155,9 @@ impl Config {
     pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         let mut problems = Vec::new();
         let mut layers = vec![defaults()];
+        let mut tables = Vec::new();
         if let Some(path) = &sources.file {
-            layers.push(file_layer(path, &mut problems)?);
+            layers.push(file_layer(path, &mut tables, &mut problems)?);
         }
         layers.extend(variable_layers(&sources.environment, &mut problems));
         layers.extend(flag_layers(&sources.flags, &mut problems));
@@ -142,13 +179,28 @@ impl Config {
                 .unwrap_or(&Origin::Default);
             if !setting.allowed.admits(&value) {
                 problems.push(Problem::NotAllowed {
-                    key: setting.key,
+                    key: setting.key.to_owned(),
                     got: shown(setting, &value),
                     allowed: setting.allowed.to_string(),
                     origin: origin.clone(),
                 });
             }
             effective.push((setting, value, origin.clone()));
+        }
+        for (setting, _, origin) in &effective {
+            // What stands above a file wins over its tables, as over all else in it.
+            if setting.key == "model.source"
+                && matches!(origin, Origin::Variable(_) | Origin::Flag(_))
+            {
+                tables.clear();
+            }
+            if !tables.is_empty() && ITS_OWN.contains(&setting.key) && *origin != Origin::Default {
+                problems.push(Problem::NotTogether(format!(
+                    "{} is set ({}), but with [[models]] each table says its own, and [model] is for defaults.",
+                    setting.key,
+                    origin.to_string().replace(char::is_control, "?")
+                )));
+            }
         }
         if !problems.is_empty() {
             return Err(ConfigError::Refused(problems));
@@ -159,13 +211,27 @@ impl Config {
             let keys = keys_in(Path::new(&config.server.api_keys_file), &mut problems)?;
             config.server.api_keys.extend(keys);
         }
-        let template = &config.model.chat_template_file;
-        if !template.is_empty() {
-            let template = read("model.chat_template_file", Path::new(template))?;
-            config.model.chat_template = Some(template);
+        with_template(&mut config)?;
+        for (number, table) in tables.iter().enumerate() {
+            let mut one = Config {
+                server: config.server.clone(),
+                ..table.over(&figment)?
+            };
+            with_template(&mut one)?;
+            // What is wrong with the sections was said.
+            let wrong = not_together(&one).filter(|problem| !problems.contains(problem));
+            problems
+                .extend(wrong.map(|why| Problem::NotTogether(format!("models[{number}]: {why}"))));
+            config.models.push(one);
         }
+        problems.extend(wrong_names(&config));
+        problems.extend(too_many_at_start(&config));
         if problems.is_empty() {
-            Ok(Loaded { config, effective })
+            Ok(Loaded {
+                config,
+                effective,
+                tables,
+            })
         } else {
             Err(ConfigError::Refused(problems))
         }
@@ -206,8 +272,12 @@ fn defaults() -> Layer {
     }
 }
 
-/// The file's settings; keys that do not exist are left out and reported.
-fn file_layer(path: &PathBuf, problems: &mut Vec<Problem>) -> Result<Layer, ConfigError> {
+/// The file's settings, and its tables of `[[models]]`; keys that do not exist are left out and reported.
+fn file_layer(
+    path: &PathBuf,
+    tables: &mut Vec<ModelTable>,
+    problems: &mut Vec<Problem>,
+) -> Result<Layer, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
         path: path.clone(),
         source,
@@ -227,6 +297,12 @@ fn file_layer(path: &PathBuf, problems: &mut Vec<Problem>) -> Result<Layer, Conf
     let mut values = Dict::new();
     for (section, content) in table {
         match content {
+            Value::Array(_, content) if section == "models" => {
+                for (number, table) in content.into_iter().enumerate() {
+                    tables.extend(model_table(number, table, &origin, problems));
+                }
+            }
+            other if section == "models" => problems.push(no_tables("models", &other, &origin)),
             Value::Dict(tag, fields) if is_section(&section) => {
                 let (known, unknown): (Dict, Dict) = fields
                     .into_iter()
@@ -244,6 +320,128 @@ fn file_layer(path: &PathBuf, problems: &mut Vec<Problem>) -> Result<Layer, Conf
         }
     }
     Ok(Layer { origin, values })
+}
+
+/// A table of `[[models]]`, checked as the sections are. What is wrong with it is reported.
+fn model_table(
+    number: usize,
+    table: Value,
+    origin: &Origin,
+    problems: &mut Vec<Problem>,
+) -> Option<ModelTable> {
+    let name = format!("models[{number}]");
+    let Value::Dict(_, fields) = table else {
+        problems.push(no_tables(&name, &table, origin));
+        return None;
+    };
+    let mut values = Vec::new();
+    let mut take = |section: &str, field: &str, value: Value| {
+        let named = |setting: &&Setting| setting.section_and_field() == (section, field);
+        let key = match section {
+            "model" => format!("{name}.{field}"),
+            section => format!("{name}.{section}.{field}"),
+        };
+        match SETTINGS.iter().find(named) {
+            None => problems.push(Problem::Unknown {
+                name: key,
+                origin: origin.clone(),
+            }),
+            Some(setting) if !setting.allowed.admits(&value) => {
+                problems.push(Problem::NotAllowed {
+                    key,
+                    got: shown(setting, &value),
+                    allowed: setting.allowed.to_string(),
+                    origin: origin.clone(),
+                })
+            }
+            Some(setting) => values.push((setting, value)),
+        }
+    };
+    let has_source = fields.contains_key("source");
+    for (field, value) in fields {
+        match value {
+            Value::Dict(_, fields) if OF_A_MODEL.contains(&field.as_str()) => {
+                for (of_section, value) in fields {
+                    take(&field, &of_section, value);
+                }
+            }
+            value => take("model", &field, value),
+        }
+    }
+    if !has_source {
+        problems.push(Problem::NotTogether(format!(
+            "{name} has no source: {name}.source must say which model it is ({}).",
+            origin.to_string().replace(char::is_control, "?")
+        )));
+    }
+    let place = |key| SETTINGS.iter().position(|setting| setting.key == key);
+    values.sort_by_key(|(setting, _)| place(setting.key));
+    Some(ModelTable {
+        values,
+        origin: origin.clone(),
+    })
+}
+
+fn no_tables(name: &str, value: &Value, origin: &Origin) -> Problem {
+    Problem::NotAllowed {
+        key: name.to_owned(),
+        got: toml::Value::try_from(value)
+            .map_or_else(|_| format!("{value:?}"), |value| in_a_line(&value)),
+        allowed: "a table for each model, written [[models]]".to_owned(),
+        origin: origin.clone(),
+    }
+}
+
+/// Names that requests could not tell models by.
+fn wrong_names(config: &Config) -> Vec<Problem> {
+    let is_one = config.models.is_empty();
+    let mut problems = Vec::new();
+    let mut known: Vec<(String, usize)> = Vec::new();
+    for (number, one) in config.of_each_model().iter().enumerate() {
+        let names = one.model.names();
+        if names.is_empty() && !(is_one && one.model.load == LoadAt::Start) {
+            problems.push(if is_one {
+                "model.load = \"first-use\" needs model.name: requests must have a name to ask for."
+                    .to_owned()
+            } else {
+                format!(
+                    "models[{number}] needs a name: only the path of a file tells one by itself."
+                )
+            });
+        }
+        for name in names {
+            match known.iter().find(|(other, _)| *other == name) {
+                Some((_, other)) => problems.push(format!(
+                    "models[{other}] and models[{number}] both answer to {}: give one of them another name.",
+                    quoted(&name)
+                )),
+                None => known.push((name, number)),
+            }
+        }
+    }
+    problems.into_iter().map(Problem::NotTogether).collect()
+}
+
+fn too_many_at_start(config: &Config) -> Option<Problem> {
+    let at_start = |one: &&Config| one.model.load == LoadAt::Start;
+    let wanted = config.of_each_model().iter().filter(at_start).count();
+    let most = config.limits.loaded_models;
+    (most > 0 && wanted > most).then(|| {
+        Problem::NotTogether(format!(
+            "limits.loaded_models is {most}, but {wanted} models are to be loaded at the start: set load = \"first-use\" \
+             for some of them."
+        ))
+    })
+}
+
+/// Reads the chat template of the model, if the settings name a file for it.
+fn with_template(config: &mut Config) -> Result<(), ConfigError> {
+    let path = &config.model.chat_template_file;
+    if !path.is_empty() {
+        let template = read("model.chat_template_file", Path::new(path))?;
+        config.model.chat_template = Some(template);
+    }
+    Ok(())
 }
 
 /// What a file holds that a setting names.
@@ -298,7 +496,7 @@ fn variable_layers(
         match value.to_str() {
             Some(text) => layers.push(layer(origin, setting.key, setting.allowed.read(text))),
             None => problems.push(Problem::NotAllowed {
-                key: setting.key,
+                key: setting.key.to_owned(),
                 got: "not valid UTF-8".to_owned(),
                 allowed: setting.allowed.to_string(),
                 origin,
@@ -346,6 +544,16 @@ fn layer(origin: Origin, key: &str, value: Value) -> Layer {
         .into_dict()
         .unwrap_or_default();
     Layer { origin, values }
+}
+
+/// A setting as a line of a settings file, with its origin behind it.
+fn line(setting: &Setting, field: &str, value: &Value, origin: &Origin) -> String {
+    // A line break in a file's name must not end the comment.
+    let origin = origin.to_string().replace(char::is_control, "?");
+    format!(
+        "{:<40} # {origin}",
+        format!("{field} = {}", shown(setting, value))
+    )
 }
 
 /// A value as TOML writes it; secrets hidden; numbers with a point where the setting is not a whole number.

@@ -16,6 +16,8 @@ mod tests;
 pub use error::{ConfigError, Problem};
 pub use load::{Flag, Given, Loaded, Origin, Sources};
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 /// Every setting of the server. `config/default.toml` is compiled in and *is* the defaults.
@@ -34,6 +36,20 @@ pub struct Config {
     pub limits: Limits,
     /// What a request gets that does not say otherwise.
     pub sampling: Sampling,
+    /// Several models, each with the settings in force for it: those of the sections, but where its table of `[[models]]`
+    /// says otherwise. Empty: `model` is served alone. The loader fills it in, as tables leave most out.
+    #[serde(skip)]
+    pub models: Vec<Config>,
+}
+
+impl Config {
+    /// The settings in force for each model that is served. The first is for requests that name none.
+    pub fn of_each_model(&self) -> &[Config] {
+        match &self.models[..] {
+            [] => std::slice::from_ref(self),
+            models => models,
+        }
+    }
 }
 
 /// Where and how the server listens.
@@ -97,8 +113,14 @@ pub enum LogFormat {
 pub struct Model {
     /// `default`, a path to a GGUF file, or `hf:ORG/REPO[:FILE-or-QUANT]`.
     pub source: String,
-    /// Names the model answers to. Empty: the file's name without its ending.
+    /// The name it is called by in answers. Empty: the first alias, else the file's name without its ending.
+    pub name: String,
+    /// Further names the model answers to.
     pub aliases: Vec<String>,
+    /// When it is loaded.
+    pub load: LoadAt,
+    /// How long it stays loaded when nobody uses it; 0: until the server ends.
+    pub unload_after_ms: u64,
     /// Layers on the GPU; needs a build with a GPU back end.
     pub gpu_layers: u32,
     /// Whether the file is mapped into memory rather than read.
@@ -110,6 +132,44 @@ pub struct Model {
     pub chat_template: Option<String>,
     /// Where downloaded models are kept. Empty: `$XDG_CACHE_HOME/candor/models`.
     pub cache_dir: String,
+}
+
+impl Model {
+    /// The names the model answers to, as far as settings tell them; the first is the one it is called by. None: that is
+    /// known when the file is.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        let given = std::iter::once(&self.name).chain(&self.aliases);
+        for name in given.filter(|name| !name.trim().is_empty()) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        if names.is_empty() {
+            names.extend(self.file_stem());
+        }
+        names
+    }
+
+    /// The file's name without its ending, where the source is a path.
+    fn file_stem(&self) -> Option<String> {
+        let source = self.source.trim();
+        if source == "default" || source.starts_with("hf:") {
+            return None;
+        }
+        let stem = Path::new(source).file_stem()?;
+        Some(stem.to_string_lossy().into_owned())
+    }
+}
+
+/// When a model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoadAt {
+    /// When the server starts.
+    Start,
+    /// When a request asks for it.
+    FirstUse,
 }
 
 /// How the model is run.
@@ -250,6 +310,8 @@ pub struct Limits {
     pub queue_length: usize,
     /// How long a request may wait for its first place.
     pub queue_timeout_ms: u64,
+    /// Models that may be loaded at once; 0: all.
+    pub loaded_models: usize,
 }
 
 /// Defaults of the sampling parameters that a request does not give.

@@ -29,6 +29,16 @@ impl Setting {
         self.key.split_once('.').unwrap_or((self.key, ""))
     }
 
+    /// How a table of `[[models]]` names it, if it may: fields of `model` by themselves, others with their section.
+    pub(super) fn of_a_model(&self) -> Option<&'static str> {
+        let (section, field) = self.section_and_field();
+        match section {
+            "model" => Some(field),
+            section if OF_A_MODEL.contains(&section) => Some(self.key),
+            _ => None,
+        }
+    }
+
     /// Whether its value must not be shown to anyone.
     pub(super) fn is_secret(&self) -> bool {
         matches!(self.allowed, Allowed::Keys)
@@ -151,6 +161,9 @@ const fn setting(key: &'static str, allowed: Allowed) -> Setting {
     Setting { key, allowed }
 }
 
+/// Sections beside `model` that a table of `[[models]]` may say otherwise.
+pub(super) const OF_A_MODEL: [&str; 3] = ["engine", "embeddings", "sampling"];
+
 /// In the order of `config/default.toml`.
 ///
 /// llama.cpp gives a context at most 256 sequences: the bounds of `parallel_sequences` and `cache_lanes` add up to that.
@@ -168,7 +181,10 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("server.unknown_fields", Allowed::OneOf(&["reject", "warn"])),
     setting("server.log_format", Allowed::OneOf(&["text", "json"])),
     setting("model.source", Allowed::Text),
+    setting("model.name", Allowed::TextOrEmpty),
     setting("model.aliases", Allowed::Names),
+    setting("model.load", Allowed::OneOf(&["start", "first-use"])),
+    setting("model.unload_after_ms", Allowed::Integer(0, 604_800_000)),
     setting("model.gpu_layers", Allowed::Integer(0, 9_999)),
     setting("model.mmap", Allowed::Boolean),
     setting("model.chat_template_file", Allowed::TextOrEmpty),
@@ -232,6 +248,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("limits.grammar_bytes", Allowed::Integer(0, 1_048_576)),
     setting("limits.queue_length", Allowed::Integer(0, 1_000_000)),
     setting("limits.queue_timeout_ms", Allowed::Integer(1, 86_400_000)),
+    setting("limits.loaded_models", Allowed::Integer(0, 1_000)),
     setting("sampling.max_tokens", Allowed::Integer(0, 1_048_576)),
     setting("sampling.temperature", Allowed::Number(0.0, 100.0)),
     setting("sampling.top_k", Allowed::Integer(0, 1_000_000)),

@@ -159,7 +159,7 @@ fn variables_that_are_not_settings_are_passed_over_only_if_they_are_known() {
     assert_eq!(
         message(from_environment(&[("CANDOR_MODEL__PATH", "x")])),
         "Unknown setting CANDOR_MODEL__PATH (environment variable CANDOR_MODEL__PATH). There are CANDOR_MODEL__SOURCE, \
-         CANDOR_MODEL__ALIASES, CANDOR_MODEL__GPU_LAYERS, CANDOR_MODEL__MMAP, CANDOR_MODEL__CACHE_DIR."
+         CANDOR_MODEL__NAME, CANDOR_MODEL__ALIASES, CANDOR_MODEL__LOAD, CANDOR_MODEL__UNLOAD_AFTER_MS, CANDOR_MODEL__GPU_LAYERS, CANDOR_MODEL__MMAP, CANDOR_MODEL__CHAT_TEMPLATE_FILE, CANDOR_MODEL__CACHE_DIR."
     );
 }
 
@@ -227,7 +227,7 @@ fn values_out_of_bounds_are_refused_with_the_bounds() {
             "Unknown setting limits.m (flag --set). There are limits.body_bytes, limits.header_bytes, \
           limits.connections, limits.connections_per_address, limits.header_timeout_ms, limits.body_timeout_ms, limits.write_timeout_ms, \
           limits.requests_per_key, limits.requests_per_address, limits.prompt_tokens, limits.prompts, limits.n, limits.logprobs, limits.answer_entries, limits.stop_strings, limits.stop_bytes, limits.logit_bias, \
-          limits.grammar_bytes, limits.queue_length, limits.queue_timeout_ms.",
+          limits.grammar_bytes, limits.queue_length, limits.queue_timeout_ms, limits.loaded_models.",
         ),
         (
             "port",
@@ -412,9 +412,10 @@ fn the_types_hold_all_that_is_allowed_and_every_word_differs() {
         };
         let mut configs = Vec::new();
         for value in values {
-            // Flash attention lets quantized values pass.
+            // Flash attention lets quantized values pass, and a name lets models be loaded at the first use.
             let flags = vec![
                 set("engine.flash_attention", "true"),
+                set("model.name", "a"),
                 set(setting.key, &value),
             ];
             let loaded = Config::load(&Sources {
@@ -462,4 +463,240 @@ fn keys_come_from_a_file_too() {
 fn tls_needs_both_files() {
     let error = message(from_environment(&[("CANDOR_SERVER__TLS_KEY", "key.pem")]));
     assert!(error.contains("set both, or none"), "{error}");
+}
+
+const SEVERAL: &str = "\
+[model]
+mmap = true
+[engine]
+context_length = 4096
+cache_lanes = 1
+[[models]]
+source = 'a/small.gguf'
+[[models]]
+source = 'hf:ORG/REPO:Q4_K_M'
+name = 'large'
+aliases = ['gpt', 'large']
+load = 'first-use'
+unload_after_ms = 1000
+mmap = false
+engine = { context_length = 8192, kv_type_v = 'q8_0', flash_attention = true }
+[models.sampling]
+temperature = 1
+";
+
+#[test]
+fn tables_of_models_say_otherwise_than_the_sections() {
+    let loaded = from_file("several", SEVERAL).unwrap();
+    let [small, large] = loaded.config.of_each_model() else {
+        panic!("{:?}", loaded.config.models)
+    };
+    assert_eq!(small.model.source, "a/small.gguf");
+    assert_eq!(small.model.names(), ["small"]);
+    assert_eq!(large.model.names(), ["large", "gpt"]);
+    let of = |one: &Config| {
+        let Config {
+            model,
+            engine,
+            sampling,
+            ..
+        } = one;
+        (
+            (model.load, model.unload_after_ms, model.mmap),
+            (
+                engine.context_length,
+                engine.cache_lanes,
+                engine.flash_attention,
+            ),
+            sampling.temperature,
+        )
+    };
+    assert_eq!(of(small), ((LoadAt::Start, 0, true), (4096, 1, false), 0.8));
+    assert_eq!(
+        of(large),
+        ((LoadAt::FirstUse, 1000, false), (8192, 1, true), 1.0)
+    );
+
+    // Without tables it is the one of the sections.
+    let one = Config::default();
+    assert_eq!(one.of_each_model(), [Config::default()]);
+    assert_eq!(one.model.names(), [""; 0]);
+
+    let printed = loaded.to_toml();
+    let tables = printed.split_once("\n[[models]]\n").unwrap().1;
+    assert_eq!(
+        tables.replace(
+            &format!("{}/candor-{}-", env::temp_dir().display(), process::id()),
+            ""
+        ),
+        "source = \"a/small.gguf\"                  # file several.toml\n\
+         \n\
+         [[models]]\n\
+         source = \"hf:ORG/REPO:Q4_K_M\"            # file several.toml\n\
+         name = \"large\"                           # file several.toml\n\
+         aliases = [\"gpt\", \"large\"]               # file several.toml\n\
+         load = \"first-use\"                       # file several.toml\n\
+         unload_after_ms = 1000                   # file several.toml\n\
+         mmap = false                             # file several.toml\n\
+         [models.engine]\n\
+         context_length = 8192                    # file several.toml\n\
+         flash_attention = true                   # file several.toml\n\
+         kv_type_v = \"q8_0\"                       # file several.toml\n\
+         [models.sampling]\n\
+         temperature = 1.0                        # file several.toml\n"
+    );
+    assert!(!printed.contains("source = \"default\""), "{printed}");
+    assert_eq!(from_file("again", &printed).unwrap().config, loaded.config);
+}
+
+#[test]
+fn what_is_wrong_with_a_table_is_told_by_its_place() {
+    let there = "models[0].source, models[0].name, models[0].aliases, models[0].load, models[0].unload_after_ms, \
+                 models[0].gpu_layers, models[0].mmap, models[0].chat_template_file, models[0].cache_dir, models[0].engine, models[0].embeddings, \
+                 models[0].sampling";
+    let check = |text: &str, expect: &str| {
+        assert_eq!(message(from_file("wrong", text)), expect, "{text}");
+    };
+    check(
+        "models = 3",
+        "models is 3 (file wrong.toml). Allowed: a table for each model, written [[models]].",
+    );
+    check(
+        "models = ['a.gguf']",
+        "models[0] is \"a.gguf\" (file wrong.toml). Allowed: a table for each model, written [[models]].",
+    );
+    check(
+        "[[models]]\nname = 'a'",
+        "models[0] has no source: models[0].source must say which model it is (file wrong.toml).",
+    );
+    check(
+        "[[models]]\nsource = 'a'\n[[models]]\nsource = ''\nmmap = 1\nengine.context_length = 7",
+        "models[1].engine.context_length is 7 (file wrong.toml). Allowed: a whole number from 16 to 1048576.\n\
+         models[1].mmap is 1 (file wrong.toml). Allowed: true or false.\n\
+         models[1].source is \"\" (file wrong.toml). Allowed: text, not empty.",
+    );
+    check(
+        "[[models]]\nsource = 'a'\ncontext_length = 1000",
+        "Unknown setting models[0].context_length (file wrong.toml). Did you mean models[0].engine.context_length?",
+    );
+    check(
+        "[[models]]\nsource = 'a'\ncolour = 1\n'engine.mode' = 'exact'",
+        &format!(
+            "Unknown setting models[0].colour (file wrong.toml). There are {there}.\n\
+             Unknown setting models[0].engine.mode (file wrong.toml). Did you mean models[0].engine.mode?"
+        ),
+    );
+    check(
+        "[[models]]\nsource = 'a'\nlimits.n = 1",
+        &format!("Unknown setting models[0].limits (file wrong.toml). There are {there}."),
+    );
+    check(
+        "[[models]]\nsource = 'a'\nengine = 1\nsampling.top = 1",
+        &format!(
+            "Unknown setting models[0].engine (file wrong.toml). There are {there}.\n\
+             Unknown setting models[0].sampling.top (file wrong.toml). There are models[0].sampling.max_tokens, \
+             models[0].sampling.temperature, models[0].sampling.top_k, models[0].sampling.top_p, \
+             models[0].sampling.min_p, models[0].sampling.typical_p, models[0].sampling.repeat_penalty, \
+             models[0].sampling.frequency_penalty, models[0].sampling.presence_penalty, \
+             models[0].sampling.mirostat_mode, models[0].sampling.mirostat_tau, models[0].sampling.mirostat_eta, \
+             models[0].sampling.min_tokens."
+        ),
+    );
+    check(
+        "[[models]]\nsource = 'a'\nengine.kv_type_v = 'q8_0'",
+        "models[0]: engine.kv_type_v = \"q8_0\" needs engine.flash_attention = true: llama.cpp cannot read quantized \
+         values without it.",
+    );
+}
+
+#[test]
+fn models_are_told_apart_by_their_names() {
+    let check = |text: &str, expect: &str| {
+        assert_eq!(message(from_file("names", text)), expect, "{text}");
+    };
+    check(
+        "[[models]]\nsource = 'x/a.gguf'\n[[models]]\nsource = 'b'\nname = 'c'\naliases = ['a']",
+        "models[0] and models[1] both answer to \"a\": give one of them another name.",
+    );
+    check(
+        "[[models]]\nsource = 'hf:ORG/REPO'\n[[models]]\nsource = 'default'\naliases = ['a']",
+        "models[0] needs a name: only the path of a file tells one by itself.",
+    );
+    check(
+        "[model]\nload = 'first-use'",
+        "model.load = \"first-use\" needs model.name: requests must have a name to ask for.",
+    );
+    check(
+        "[model]\nname = 'a'\n[[models]]\nsource = 'b'",
+        "model.name is set (file names.toml), but with [[models]] each table says its own, and [model] is for defaults.",
+    );
+    check(
+        "[limits]\nloaded_models = 1\n[[models]]\nsource = 'a'\n[[models]]\nsource = 'b'",
+        "limits.loaded_models is 1, but 2 models are to be loaded at the start: set load = \"first-use\" for some of them.",
+    );
+    from_file(
+        "first-use",
+        "[model]\nsource = 'a.gguf'\nload = 'first-use'",
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_model_given_with_a_flag_or_variable_is_served_alone() {
+    let path = env::temp_dir().join(format!("candor-{}-alone.toml", process::id()));
+    fs::write(&path, SEVERAL).unwrap();
+    let load = |flags, variables| {
+        Config::load(&Sources {
+            file: Some(path.clone()),
+            environment: environment(variables),
+            flags,
+        })
+    };
+    let loaded = load(vec![set("model.source", "b.gguf")], &[]).unwrap();
+    assert_eq!(
+        loaded.config.of_each_model(),
+        std::slice::from_ref(&loaded.config)
+    );
+    assert_eq!(loaded.config.model.source, "b.gguf");
+    assert!(!loaded.to_toml().contains("[[models]]"));
+    let loaded = load(vec![], &[("CANDOR_MODEL__SOURCE", "b.gguf")]).unwrap();
+    assert!(loaded.config.models.is_empty());
+    // Other flags and variables reach those tables that do not say otherwise.
+    let flags = vec![
+        set("engine.context_length", "1024"),
+        set("engine.cache_lanes", "7"),
+    ];
+    let loaded = load(flags, &[("CANDOR_SERVER__API_KEYS", "secret")]).unwrap();
+    let lengths = loaded
+        .config
+        .models
+        .iter()
+        .map(|one| (one.engine.context_length, one.engine.cache_lanes));
+    assert_eq!(lengths.collect::<Vec<_>>(), [(1024, 7), (8192, 7)]);
+    assert!(
+        loaded
+            .config
+            .models
+            .iter()
+            .all(|one| one.server.api_keys == ["secret"])
+    );
+    let error = message(load(vec![set("model.aliases", "x")], &[]));
+    fs::remove_file(&path).unwrap();
+    assert_eq!(
+        error,
+        "model.aliases is set (flag --set), but with [[models]] each table says its own, and [model] is for defaults."
+    );
+}
+
+#[test]
+fn the_example_of_several_models_loads() {
+    let config = from_file("example", include_str!("../../config/several-models.toml"))
+        .unwrap()
+        .config;
+    let names: Vec<_> = config
+        .models
+        .iter()
+        .flat_map(|one| one.model.names())
+        .collect();
+    assert_eq!(names, ["small", "gpt-3.5-turbo-instruct", "large"]);
 }

@@ -11,6 +11,7 @@ mod embeddings;
 mod error;
 mod lanes;
 mod masks;
+mod models;
 mod places;
 mod plan;
 mod request;
@@ -35,6 +36,7 @@ use tracing::Instrument;
 
 pub use embeddings::{EmbeddingBounds, EmbeddingRequest};
 pub use error::EngineError;
+pub use models::{Described, Models, Status};
 pub use request::{Delta, FinishReason, PromptOutput, Request, TokenOutput};
 pub use tally::Tally;
 pub use text::{Completion, Ending, Utf8Decoder};
@@ -47,6 +49,7 @@ use cores::Cores;
 use embeddings::Embeddings;
 use lanes::{Directory, Filled};
 use masks::Masks;
+use models::Use;
 use places::{Lease, Places};
 use supervisor::{Alive, Supervisor};
 use tune::Arrangement;
@@ -75,12 +78,27 @@ pub enum StartError {
     Panicked,
 }
 
+impl StartError {
+    /// What those who ask for the model may know: no paths.
+    fn for_clients(&self) -> &'static str {
+        match self {
+            Self::Source(_) => "its file could not be had",
+            Self::Load(_) => "llama.cpp could not load its file",
+            Self::Context(_) => "there was too little memory for it",
+            Self::Thread(_) | Self::Panicked | Self::OnlyEmbeddings => {
+                "the server met an error of its own"
+            }
+        }
+    }
+}
+
 /// How the start ended; `None` while the model is being loaded.
 pub type Started = Option<Result<(), Arc<StartError>>>;
 
-/// A handle to the engine. It is there at once; the model comes later.
+/// A handle to the engine of a model. It is there at once; the model comes later. One that [`Models`] gave out keeps the
+/// model loaded.
 #[derive(Clone)]
-pub struct Engine(Arc<Inner>);
+pub struct Engine(Arc<Inner>, Option<Arc<Use>>);
 
 struct Inner {
     settings: config::Engine,
@@ -104,11 +122,12 @@ impl Engine {
     /// Starts to fetch and load the model on a thread of its own. The receiver tells how that ended.
     /// Workers run on what `runners` makes of their contexts.
     pub fn start(config: &Config, runners: Runners) -> (Self, watch::Receiver<Started>) {
-        let engine = Self(Arc::new(Inner {
+        let inner = Inner {
             settings: config.engine.clone(),
             pool: OnceLock::new(),
             closing: AtomicBool::new(false),
-        }));
+        };
+        let engine = Self(Arc::new(inner), None);
         let (sender, receiver) = watch::channel(None);
         let (loader, config) = (engine.clone(), config.clone());
         let ended = sender.clone();
@@ -174,6 +193,11 @@ impl Engine {
             .ok_or_else(|| EngineError::Unavailable("The model is still being loaded.".to_owned()))
     }
 
+    /// Another handle, with which and with whose generations somebody uses it.
+    fn held_by(&self, user: Arc<Use>) -> Self {
+        Self(Arc::clone(&self.0), Some(user))
+    }
+
     /// The loaded model, or why there is none.
     pub fn model(&self) -> Result<Arc<Model>, EngineError> {
         Ok(Arc::clone(&self.pool()?.model))
@@ -229,12 +253,12 @@ impl Engine {
             .enter(&client, pool.shared.prefer(&first))
             .await?;
         metrics::waited(arrived.elapsed());
-        let (deltas, generation) = Generation::new();
+        let (deltas, generation) = Generation::new(self);
         run(&pool.shared, arrived, first, deltas, lease)?;
         let mut generations = vec![generation];
         let mut later = Vec::new();
         for request in requests {
-            let (deltas, generation) = Generation::new();
+            let (deltas, generation) = Generation::new(self);
             later.push((request, deltas));
             generations.push(generation);
         }
@@ -544,16 +568,19 @@ impl Pool {
 pub struct Generation {
     deltas: UnboundedReceiver<Delta>,
     over: bool,
+    /// Its model stays loaded.
+    _use: Option<Arc<Use>>,
 }
 
 impl Generation {
-    fn new() -> (UnboundedSender<Delta>, Self) {
+    fn new(engine: &Engine) -> (UnboundedSender<Delta>, Self) {
         let (sender, deltas) = unbounded_channel();
         (
             sender,
             Self {
                 deltas,
                 over: false,
+                _use: engine.1.clone(),
             },
         )
     }

@@ -63,6 +63,20 @@ pub enum NamedPooling {
     Pools(Pooling),
 }
 
+/// What a model is like, for those who list models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// llama.cpp's description, as in `llama 256M Q4_1`.
+    pub description: String,
+    pub parameters: u64,
+    /// Of all its tensors.
+    pub size_bytes: u64,
+    pub vocabulary: usize,
+    /// Numbers that stand for a token within it.
+    pub embedding_width: usize,
+    pub trained_context: usize,
+}
+
 /// Why a model could not be loaded; written for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -172,6 +186,18 @@ impl Model {
     /// Numbers of one embedding.
     pub fn embedding_width(&self) -> usize {
         context::embedding_width(&self.weights)
+    }
+
+    /// What it is like.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            description: self.description.clone(),
+            parameters: self.weights.n_params(),
+            size_bytes: self.weights.size(),
+            vocabulary: self.vocab.len(),
+            embedding_width: self.embedding_width(),
+            trained_context: self.trained_context(),
+        }
     }
 
     /// Whether a lane's tail can be cut off and the rest used again. Recurrent and hybrid models keep one state for

@@ -12,6 +12,7 @@ mod faults;
 mod faulty;
 mod fuzz;
 mod leaving;
+mod models;
 mod numbers;
 mod observe;
 mod overload;

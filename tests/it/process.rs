@@ -8,12 +8,19 @@ use serde_json::Value;
 
 use crate::server::tiny_model;
 
-/// `candor serve` with the tiny model on a free port.
+/// `candor serve` on a free port.
 pub struct Process {
     child: Child,
     pub url: String,
     log: Receiver<String>,
     seen: String,
+}
+
+/// The program, which is told nothing by the environment of the tests.
+pub fn candor() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_candor"));
+    command.env_remove("CANDOR_LOG");
+    command
 }
 
 /// How it ended.
@@ -26,9 +33,14 @@ pub struct Ended {
 impl Process {
     /// Waits until it is ready.
     pub fn start(environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_candor"))
-            .args(["serve", "--port", "0", "--model", &tiny_model()])
-            .env_remove("CANDOR_LOG")
+        Self::start_with(&["--model", &tiny_model()], environment)
+    }
+
+    /// With these flags.
+    pub fn start_with(flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut child = candor()
+            .args(["serve", "--port", "0"])
+            .args(flags)
             .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
@@ -56,6 +68,10 @@ impl Process {
             log,
             seen,
         }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn address(&self) -> &str {

@@ -482,12 +482,8 @@ fn links_are_found_and_joined() {
 fn settings(source: &str, cache: &Path) -> Model {
     Model {
         source: source.to_owned(),
-        aliases: Vec::new(),
-        gpu_layers: 0,
-        mmap: false,
-        chat_template_file: String::new(),
-        chat_template: None,
         cache_dir: cache.display().to_string(),
+        ..crate::config::Config::default().model
     }
 }
 
