@@ -11,7 +11,7 @@ use super::error::ApiError;
 use crate::config::UnknownFields;
 
 /// Fields that change nothing in an answer, and are accepted.
-const WITHOUT_EFFECT: [&str; 6] = [
+pub const WITHOUT_EFFECT: [&str; 6] = [
     "user",
     "metadata",
     "store",

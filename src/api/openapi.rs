@@ -8,9 +8,10 @@ use serde_json::{Map, Value, json};
 
 use super::AppState;
 use super::error::{ApiError, ErrorBody};
-use super::fields::Described;
+use super::fields::{Described, WITHOUT_EFFECT};
 use super::models::Served;
 use super::route::{Answers, Route, schema_of};
+use crate::config::UnknownFields;
 
 pub fn route() -> Route {
     let about = "This document.";
@@ -79,7 +80,7 @@ fn operation(
     if let Some(fields) = route.fields {
         operation["requestBody"] = json!({
             "required": true,
-            "content": {"application/json": {"schema": body(&fields(served))}},
+            "content": {"application/json": {"schema": body(&fields(served), served.config.server.unknown_fields)}},
         });
         for (status, what) in [
             ("400", "A field is wrong; `param` names it."),
@@ -106,8 +107,9 @@ fn operation_id(route: &Route) -> String {
         .join("_")
 }
 
-/// The schema of a body with these fields. Each may be null, which is as good as absent.
-fn body(fields: &[Described]) -> Value {
+/// The schema of a body with these fields, and with those that change nothing. Each may be null, which is as good as
+/// absent.
+fn body(fields: &[Described], unknown: UnknownFields) -> Value {
     let mut properties = Map::new();
     let mut required = Vec::new();
     for field in fields {
@@ -134,7 +136,14 @@ fn body(fields: &[Described]) -> Value {
         schema["description"] = field.about.into();
         properties.insert(field.name.to_owned(), schema);
     }
+    for name in WITHOUT_EFFECT {
+        let about = json!({"description": "Changes nothing."});
+        properties.entry(name).or_insert(about);
+    }
     let mut schema = json!({"type": "object", "properties": properties});
+    if unknown == UnknownFields::Reject {
+        schema["additionalProperties"] = false.into();
+    }
     if !required.is_empty() {
         schema["required"] = required.into();
     }

@@ -30,16 +30,12 @@ pub fn render(conversation: Conversation, served: &Served) -> Result<Rendered, A
         add_generation_prompt,
         continue_final_message,
     } = conversation;
-    let param = if template.is_some() {
-        "chat_template"
-    } else {
-        "messages"
-    };
+    let is_sent = template.is_some();
     let template = template.or_else(|| model_template(served)).ok_or_else(|| {
         ApiError::field(
             "messages",
-            "This model's file has no chat template. Send one as `chat_template`, set model.chat_template_file, or send a text \
-             to POST /v1/completions.",
+            "`messages` need a chat template, and this model's file has none. Send one as `chat_template`, set \
+             model.chat_template_file, or send a text to POST /v1/completions.",
         )
     })?;
     let format = Format::of_template(&template);
@@ -88,13 +84,19 @@ pub fn render(conversation: Conversation, served: &Served) -> Result<Rendered, A
         "add_generation_prompt".to_owned(),
         add_generation_prompt.into(),
     );
-    let mut text = template::render(&template, &scope)
-        .map_err(|error| ApiError::field(param, format!("{}.", capitalised(&error.to_string()))))?;
+    let mut text = template::render(&template, &scope).map_err(|error| {
+        if is_sent {
+            ApiError::field("chat_template", format!("`chat_template` {error}."))
+        } else {
+            let who = "The model's chat template, applied to `messages`,";
+            ApiError::field("messages", format!("{who} {error}."))
+        }
+    })?;
     if continue_final_message {
         let end = text.rfind(&last).ok_or_else(|| {
             ApiError::field(
                 "continue_final_message",
-                "The chat template does not show the last message as it is, so it cannot be gone on with.",
+                "`continue_final_message` is not possible: the chat template does not show the last message as it is.",
             )
         })?;
         text.truncate(end + last.len());
@@ -138,14 +140,4 @@ fn tell_of_tools(messages: &mut Vec<Value>, tools: &[Value]) {
             message["role"] = "user".into();
         }
     }
-}
-
-fn capitalised(text: &str) -> String {
-    let mut characters = text.chars();
-    characters
-        .next()
-        .into_iter()
-        .flat_map(char::to_uppercase)
-        .chain(characters)
-        .collect()
 }

@@ -15,17 +15,17 @@ const FUEL: u64 = 1_000_000;
 /// Calls within calls.
 const RECURSION: usize = 100;
 
-/// Why a template gave no text; for the person who sent the request.
+/// Why a template gave no text; goes on from "the template", for the person who sent the request.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// What the template itself says of the messages, by `raise_exception`.
-    #[error("the chat template says: {0}")]
+    #[error("says: {0}")]
     Raised(String),
-    #[error("the chat template cannot be read: {0}")]
+    #[error("cannot be read: {0}")]
     Syntax(String),
-    #[error("the chat template took too much time or memory")]
+    #[error("took too much time or memory")]
     OutOfFuel,
-    #[error("the chat template failed: {0}")]
+    #[error("failed: {0}")]
     Failed(String),
 }
 
