@@ -26,7 +26,7 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim build run test test-gemma bench soak overload fuzz audit lint clean
+.PHONY: help setup claim build run test test-gemma bench soak overload fuzz documents audit lint clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ soak: build ## Let 32 clients loose on a server for some minutes: make soak MINU
 overload: build ## Put 500 clients on 8 places for a minute.
 	$(CANDOR) fetch default
 	scripts/overload.py --candor $(CANDOR) $(ARGS)
+
+documents: build ## Hold every answer against /openapi.json, by requests that Schemathesis makes from it.
+	scripts/schemathesis.sh $(CANDOR)
 
 # What is known of the dependencies: holes, licences, where they come from. The data base of holes comes from GitHub; where
 # that cannot be reached, the rest is checked.
