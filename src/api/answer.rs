@@ -13,6 +13,7 @@ use super::error::ApiError;
 use super::generate::{Entries, new_id};
 use super::models::Served;
 use crate::engine::{Delta, EngineError, FinishReason, Generation, PromptOutput, TokenOutput};
+use crate::model::Adapters;
 
 /// What all parts of one answer begin with.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -27,14 +28,14 @@ pub struct Head {
 }
 
 impl Head {
-    /// The head of a new answer, whose id begins with `kind`.
-    pub fn new(kind: &str, object: &'static str, served: &Served) -> Self {
+    /// The head of a new answer, whose id begins with `kind`, and which these adapters apply to.
+    pub fn new(kind: &str, object: &'static str, served: &Served, adapters: &Adapters) -> Self {
         Self {
             id: new_id(kind),
             object,
             created: super::now(),
             model: served.name.clone(),
-            system_fingerprint: served.engine.fingerprint(),
+            system_fingerprint: served.engine.fingerprint(adapters),
         }
     }
 }

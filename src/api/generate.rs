@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 use super::body::{counted, cut};
 use super::error::ApiError;
 use super::fields::{Fields, strings, whole, wrong};
+use super::lora;
 use super::models::Served;
 use super::structured::Structured;
 use crate::engine::Request;
-use crate::model::Token;
+use crate::model::{Adapters, Token};
 use crate::sampling::{Mirostat, SamplingParams};
 
 /// How text is to be generated.
@@ -26,6 +27,7 @@ pub struct Generate {
     pub stream: bool,
     /// Whether a stream tells its usage at the end.
     pub include_usage: bool,
+    pub adapters: Adapters,
     stop: Vec<String>,
     /// Whether the text keeps the stop string that it ended at.
     include_stop: bool,
@@ -127,6 +129,7 @@ impl Generate {
             n,
             stream,
             include_usage: include_usage(fields, stream)?,
+            adapters: lora::adapters(fields, &served.model)?,
             stop: stop(fields, served)?,
             include_stop: fields
                 .field("include_stop_str_in_output", "Whether the text keeps the stop string, or the text of the token of \
@@ -168,6 +171,7 @@ impl Generate {
             for choice in 0..wanted.sequences {
                 sequences.push(Request {
                     prompt: Arc::clone(&wanted.prompt),
+                    adapters: self.adapters.clone(),
                     max_tokens: wanted.max_tokens,
                     logprobs: wanted.logprobs,
                     prompt_logprobs: wanted.prompt_logprobs,

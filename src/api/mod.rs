@@ -13,6 +13,7 @@ pub mod guard;
 mod health;
 mod input;
 mod leftover;
+mod lora;
 mod metrics;
 mod models;
 mod openapi;
@@ -92,6 +93,7 @@ fn routes() -> Vec<Route> {
         embeddings::route(),
         models::list_route(),
         models::one_route(),
+        lora::route(),
         health::route(),
         openapi::route(),
         docs::route(),

@@ -162,6 +162,9 @@ pub struct SettingFlags {
     /// Name the model answers to, instead of its file's name; may be repeated [env: CANDOR_MODEL__ALIASES].
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<String>,
+    /// LoRA adapter to load, `[NAME=]PATH[@SCALE]`; may be repeated [env: CANDOR_MODEL__LORA].
+    #[arg(long = "lora", value_name = "ADAPTER")]
+    adapters: Vec<String>,
     /// Tokens one sequence may hold, prompt and completion together [env: CANDOR_ENGINE__CONTEXT_LENGTH].
     #[arg(long, short, value_name = "TOKENS", allow_negative_numbers = true)]
     context_length: Option<String>,
@@ -227,6 +230,7 @@ impl SettingFlags {
         };
         repeated("--api-key", "server.api_keys", self.api_keys);
         repeated("--alias", "model.aliases", self.aliases);
+        repeated("--lora", "model.lora", self.adapters);
         self.common.load(environment, flags)
     }
 }
@@ -310,6 +314,8 @@ mod tests {
             "a,b",
             "--alias",
             "c",
+            "--lora",
+            "a=a.gguf@0.5",
             "--flash-attention",
             "--set",
             "limits.logprobs=7",
@@ -321,6 +327,7 @@ mod tests {
         assert_eq!(config.model.source, "some.gguf");
         assert_eq!(config.server.port, 81);
         assert_eq!(config.model.aliases, ["a,b", "c"]);
+        assert_eq!(config.model.lora, ["a=a.gguf@0.5"]);
         assert!(config.engine.flash_attention);
         assert_eq!(config.limits.logprobs, 7);
         assert_eq!(config.sampling.temperature, 0.0);

@@ -130,6 +130,8 @@ pub struct Model {
     /// What that file holds; read when the settings are.
     #[serde(skip)]
     pub chat_template: Option<String>,
+    /// LoRA adapters, each `[NAME=]PATH[@SCALE]`.
+    pub lora: Vec<String>,
     /// Where downloaded models are kept. Empty: `$XDG_CACHE_HOME/candor/models`.
     pub cache_dir: String,
 }

@@ -188,6 +188,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("model.gpu_layers", Allowed::Integer(0, 9_999)),
     setting("model.mmap", Allowed::Boolean),
     setting("model.chat_template_file", Allowed::TextOrEmpty),
+    setting("model.lora", Allowed::Names),
     setting("model.cache_dir", Allowed::TextOrEmpty),
     setting(
         "engine.mode",

@@ -252,7 +252,10 @@ impl Host {
             rows_mib_at_most = mib((shape.batch_rows * self.model.vocab().len() * 8) as f64),
             "made the context for embeddings"
         );
-        Ok((self.runners)(self.shared.mailboxes.len(), context))
+        let mut runner = (self.runners)(self.shared.mailboxes.len(), context);
+        // A request has no say in it.
+        runner.adapt(self.model.default_adapters());
+        Ok(runner)
     }
 
     /// The text's vector; `None` if it is not wanted any more.

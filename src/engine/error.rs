@@ -23,6 +23,11 @@ pub enum EngineError {
     /// 400: the model is made for embeddings.
     #[error("This model makes embeddings only (POST /v1/embeddings): it cannot continue a text.")]
     OnlyEmbeddings,
+    /// 400: it is a matter of the scales, most likely.
+    #[error(
+        "The model's numbers overflow under the adapters of `lora` at these scales; smaller ones may do."
+    )]
+    Overflow,
     /// 400: only as the text grew did it show.
     #[error(transparent)]
     Stuck(#[from] Stuck),

@@ -4,15 +4,17 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::plan::{PromptPlan, common_prefix};
+use super::plan::{PromptPlan, Stem};
 use super::request::Request;
 use crate::logprobs::TokenLogprob;
-use crate::model::Token;
+use crate::model::{Adapters, Token};
 
 /// What is known of a lane's cells, in exact mode apart from those of generated tokens, which no other prompt may use
 /// then: they were evaluated one row at a time.
 #[derive(Debug, Default, Clone)]
 pub struct Known {
+    /// The adapters under which all of it was evaluated.
+    pub adapters: Adapters,
     /// Tokens whose cells hold what any fresh evaluation would.
     pub tokens: Vec<Token>,
     /// Scores of the tokens from the second on, as far as they are known: `scores[i]` belongs to `tokens[i + 1]`.
@@ -44,24 +46,33 @@ impl Known {
         self.tokens.len().max(whole)
     }
 
+    fn stem<'a>(&'a self, tokens: &'a [Token]) -> Stem<'a> {
+        Stem {
+            tokens,
+            adapters: &self.adapters,
+        }
+    }
+
+    /// The prompt that was evaluated to its end, if it is this one.
+    fn whole(&self, stem: Stem<'_>) -> Option<&Whole> {
+        self.whole
+            .as_ref()
+            .filter(|whole| self.stem(&whole.prompt) == stem)
+    }
+
     /// Whether the lane holds the first `cells` tokens of a prompt so that another may take them over.
-    pub fn holds(&self, prompt: &[Token], cells: usize) -> bool {
-        common_prefix(&self.tokens, prompt) >= cells
-            || self
-                .whole
-                .as_ref()
-                .is_some_and(|whole| *whole.prompt == *prompt)
+    pub fn holds(&self, stem: Stem<'_>, cells: usize) -> bool {
+        self.stem(&self.tokens).common(stem) >= cells || self.whole(stem).is_some()
     }
 
     /// Cells that a request may take over; all of its prompt, if this very prompt was evaluated here.
     pub fn usable(&self, request: &Request, plan: &PromptPlan) -> usize {
-        if let Some(whole) = &self.whole
-            && whole.prompt == request.prompt
+        if let Some(whole) = self.whole(request.stem())
             && same_scores(request, whole.scores.is_some(), self.top)
         {
             return request.prompt.len();
         }
-        let common = common_prefix(&self.tokens, &request.prompt);
+        let common = self.stem(&self.tokens).common(request.stem());
         plan.reuse(scored(common, request, self.scores.len(), self.top))
     }
 
@@ -101,6 +112,9 @@ pub struct Lane {
     pub sequence: Option<u64>,
     /// When it was last given back: the smallest goes first.
     pub used: u64,
+    /// Whether its cells may hold what is not a number: adapters at a large scale can have numbers overflow. They were
+    /// evaluated under adapters, and no row that follows from them has been looked at yet.
+    pub suspect: bool,
 }
 
 /// Cells that a context's lanes hold, for those who ask how full it is.
@@ -213,6 +227,7 @@ pub struct Directory(Mutex<Vec<Vec<Option<Entry>>>>);
 /// A lane's entry.
 #[derive(Debug, Clone)]
 pub struct Entry {
+    pub adapters: Adapters,
     pub prompt: Arc<[Token]>,
     /// Tokens of it that can be had, once they are evaluated.
     pub tokens: usize,
@@ -220,6 +235,16 @@ pub struct Entry {
     pub top: Option<usize>,
     /// Present if the prompt is, or is about to be, evaluated to its end: whether it is scored then.
     pub whole: Option<bool>,
+}
+
+impl Entry {
+    /// The first tokens of its prompt, at most all.
+    fn stem(&self, tokens: usize) -> Stem<'_> {
+        Stem {
+            tokens: &self.prompt[..tokens.min(self.prompt.len())],
+            adapters: &self.adapters,
+        }
+    }
 }
 
 impl Directory {
@@ -266,16 +291,13 @@ impl Directory {
             .filter_map(|(worker, lane, entry)| {
                 let entry = entry.as_ref()?;
                 if let Some(scored) = entry.whole
-                    && entry.prompt == request.prompt
+                    && entry.stem(usize::MAX) == request.stem()
                     && same_scores(request, scored, entry.top.unwrap_or(0))
                 {
                     let cells = request.prompt.len();
                     return Some((worker, Source { lane, cells }));
                 }
-                let common = common_prefix(
-                    &entry.prompt[..entry.tokens.min(entry.prompt.len())],
-                    &request.prompt,
-                );
+                let common = entry.stem(entry.tokens).common(request.stem());
                 let usable = match (request.prompt_logprobs, entry.top) {
                     (Some(_), None) => 0,
                     (_, top) => scored(common, request, common.saturating_sub(1), top.unwrap_or(0)),
@@ -299,6 +321,7 @@ pub(super) mod tests {
         Request {
             include_stop: false,
             prompt: prompt.map(Token).collect(),
+            adapters: Adapters::default(),
             max_tokens: 1,
             logprobs: None,
             prompt_logprobs,
@@ -324,6 +347,7 @@ pub(super) mod tests {
         });
         Lane {
             known: Known {
+                adapters: Adapters::default(),
                 tokens: tokens.map(Token).collect(),
                 scores: vec![score; scores],
                 top,
@@ -331,6 +355,7 @@ pub(super) mod tests {
             },
             sequence,
             used,
+            suspect: false,
         }
     }
 
@@ -472,6 +497,7 @@ pub(super) mod tests {
         let plan = PromptPlan::new(100, 512);
         let entry = |tokens, top| {
             Some(Entry {
+                adapters: Adapters::default(),
                 prompt: (0..80).map(Token).collect(),
                 tokens,
                 top,
@@ -488,5 +514,52 @@ pub(super) mod tests {
         assert_eq!(best(1, Some(0)), None);
         directory.publish(0, 1, None);
         assert_eq!(best(1, None), None);
+    }
+
+    #[test]
+    fn what_was_evaluated_under_other_adapters_is_of_no_use() {
+        let plan = PromptPlan::new(100, 512);
+        let (none, some, other) = (
+            Adapters::default(),
+            Adapters::new([(0, 1.0)]),
+            Adapters::new([(0, 0.5)]),
+        );
+        let check = |held: &Adapters, asked: &Adapters, expect| {
+            let mut request = request(0..100, None);
+            request.adapters = asked.clone();
+            let mut lane = lane(0..96, 0, 0, None, 0);
+            lane.known.adapters = held.clone();
+            assert_eq!(lane.known.holds(request.stem(), 64), expect > 0);
+            assert_eq!(lane.known.usable(&request, &plan), expect);
+            lane.known.whole = Some(Whole {
+                prompt: request.prompt.clone(),
+                scores: None,
+                row: Arc::new([]),
+            });
+            let whole = if expect > 0 { 100 } else { 0 };
+            assert_eq!(lane.known.usable(&request, &plan), whole);
+            assert_eq!(lane.known.holds(request.stem(), 100), expect > 0);
+            let directory = Directory::new(1, 1);
+            for (is_whole, cells) in [(None, expect), (Some(false), whole)] {
+                directory.publish(
+                    0,
+                    0,
+                    Some(Entry {
+                        adapters: held.clone(),
+                        prompt: request.prompt.clone(),
+                        tokens: 96,
+                        top: None,
+                        whole: is_whole,
+                    }),
+                );
+                let found = directory.best(None, &request, &plan);
+                assert_eq!(found.map_or(0, |(_, source)| source.cells), cells);
+            }
+        };
+        check(&none, &none, 88);
+        check(&some, &some, 88);
+        check(&none, &some, 0);
+        check(&some, &none, 0);
+        check(&some, &other, 0);
     }
 }

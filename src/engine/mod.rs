@@ -44,7 +44,7 @@ pub use tune::Table;
 
 use crate::config::{self, Config, Mode};
 use crate::metrics::{self, Cells, Load};
-use crate::model::{self, ContextShape, Model, Output, Runners};
+use crate::model::{self, Adapters, ContextShape, Model, Output, Runners};
 use cores::Cores;
 use embeddings::Embeddings;
 use lanes::{Directory, Filled};
@@ -158,6 +158,10 @@ impl Engine {
             trained_context = model.trained_context(),
             "loaded"
         );
+        for (id, adapter) in model.adapters().iter().enumerate() {
+            let (name, scale) = (adapter.name(), adapter.scale());
+            tracing::info!(id, name, scale, "loaded a LoRA adapter");
+        }
         tracing::info!(
             version = model::llama_cpp_version(),
             system = model::system_info(),
@@ -221,12 +225,18 @@ impl Engine {
         self.0.settings.context_length
     }
 
-    /// What an answer's bits depend on: weights, llama.cpp, mode, flash attention.
-    pub fn fingerprint(&self) -> String {
-        self.0
-            .pool
-            .get()
-            .map_or_else(String::new, |pool| pool.fingerprint.clone())
+    /// What an answer's bits depend on: weights, llama.cpp, mode, flash attention, and the adapters that apply to it.
+    pub fn fingerprint(&self, adapters: &Adapters) -> String {
+        let Some(pool) = self.0.pool.get() else {
+            return String::new();
+        };
+        let mut fingerprint = pool.fingerprint.clone();
+        for (id, scale) in adapters.iter() {
+            if let Some(adapter) = pool.model.adapters().get(id) {
+                fingerprint += &format!("-lora-{}x{scale}", adapter.fingerprint());
+            }
+        }
+        fingerprint
     }
 
     /// Waits for a place for the first request (bounded: [`EngineError::QueueFull`], [`EngineError::QueueTimeout`]),
@@ -433,7 +443,10 @@ impl Pool {
             Arrangement::none()
         };
         let width = groups.iter().copied().max().unwrap_or(1);
+        // llama.cpp gives a context at most 256 lanes.
+        let spare = model::spare_lanes(&model);
         let lanes = settings.parallel_sequences.div_ceil(workers.max(1)) + settings.cache_lanes;
+        let lanes = lanes.min(256 - spare);
         let scored_rows = match settings.logits_rows {
             0 => fitting_rows(model.vocab().len()),
             rows => rows,
@@ -448,7 +461,9 @@ impl Pool {
         let kv_mib = model
             .kv_bytes_per_token(settings.kv_type_k.bytes(), settings.kv_type_v.bytes())
             .map(|bytes| {
-                bytes * (workers * lanes * settings.context_length.next_multiple_of(256)) as f64
+                bytes
+                    * (workers * (lanes + spare) * settings.context_length.next_multiple_of(256))
+                        as f64
                     / 1_048_576.0
             });
         if model.generates() {
@@ -478,6 +493,7 @@ impl Pool {
             cores,
             groups,
             width,
+            shares_adapted: mode == Mode::Throughput,
             reuses_generated: mode == Mode::Throughput,
             draft_tokens: if mode == Mode::Throughput && model.can_cut() {
                 settings.draft_tokens

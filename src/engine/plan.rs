@@ -1,7 +1,7 @@
 //! How a prompt is cut into decodes, and what of a known prefix may be used again, so that every bit is that of the
 //! prompt evaluated whole on a fresh context. All of it is arithmetic on lengths.
 
-use crate::model::Token;
+use crate::model::{Adapters, Token};
 
 /// llama.cpp's kernels take rows four at a time and compute what is left over by another routine, with other low bits;
 /// and decodes of fewer than eight rows differ throughout. So prompts are cut at multiples of this, and no decode is
@@ -67,9 +67,23 @@ fn floor(rows: usize) -> usize {
     rows / GROUP_ROWS * GROUP_ROWS
 }
 
-/// Length of the longest common prefix.
-pub fn common_prefix(a: &[Token], b: &[Token]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+/// All that cells depend on: tokens, and the adapters under which they are evaluated. Here alone it is decided whether
+/// what one sequence has evaluated is what another begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stem<'a> {
+    pub tokens: &'a [Token],
+    pub adapters: &'a Adapters,
+}
+
+impl Stem<'_> {
+    /// Tokens that both begin with; none if their adapters differ.
+    pub fn common(self, other: Stem<'_>) -> usize {
+        if self.adapters != other.adapters {
+            return 0;
+        }
+        let pairs = self.tokens.iter().zip(other.tokens);
+        pairs.take_while(|(a, b)| a == b).count()
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +138,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn stems_are_common_under_equal_adapters() {
+        let none = Adapters::default();
+        let half = Adapters::new([(0, 0.5), (1, 0.0)]);
+        let same = Adapters::new([(0, 0.5)]);
+        let other = Adapters::new([(1, 0.5)]);
+        let tokens: Vec<Token> = (0..9).map(Token).collect();
+        let check = |a: &Adapters, b: &Adapters, expect| {
+            let stem = |adapters, length| Stem {
+                tokens: &tokens[..length],
+                adapters,
+            };
+            assert_eq!(stem(a, 9).common(stem(b, 5)), expect, "{a:?} {b:?}");
+            assert_eq!(stem(a, 9) == stem(b, 9), expect > 0, "{a:?} {b:?}");
+        };
+        check(&none, &none, 5);
+        check(&half, &same, 5);
+        check(&none, &half, 0);
+        check(&half, &other, 0);
+        check(&half, &Adapters::new([(0, 0.25)]), 0);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::plan::Stem;
 use crate::logprobs::TokenLogprob;
-use crate::model::Token;
+use crate::model::{Adapters, Token};
 use crate::sampling::SamplingParams;
 
 /// One sequence to score and to continue. A request of `n` choices is `n` of these with one prompt.
@@ -11,6 +12,8 @@ use crate::sampling::SamplingParams;
 pub struct Request {
     /// Token ids, each within the vocabulary; at least one, at most the context's length.
     pub prompt: Arc<[Token]>,
+    /// The adapters that apply to all of it, prompt and completion.
+    pub adapters: Adapters,
     /// Tokens to generate at most; 0 scores only. Prompt and completion fit the context together.
     pub max_tokens: usize,
     /// `Some(k)`: every generated token carries its logprob and those of the `k` likeliest tokens.
@@ -28,6 +31,16 @@ pub struct Request {
     pub streamed: bool,
     /// Whether a final end-of-generation token is delivered as a token (with empty text) before the end.
     pub deliver_end_token: bool,
+}
+
+impl Request {
+    /// What the cells of its prompt depend on.
+    pub(super) fn stem(&self) -> Stem<'_> {
+        Stem {
+            tokens: &self.prompt,
+            adapters: &self.adapters,
+        }
+    }
 }
 
 /// What a running sequence tells, in this order: one `Prompt`, any number of `Token`s, one `Finished` or `Failed`.

@@ -23,7 +23,7 @@ use super::tally::Tally;
 use super::text::{Completion, Ending};
 use crate::logprobs::Likeliest;
 use crate::metrics::{self, Outcome};
-use crate::model::{Row, Runner, Token};
+use crate::model::{Adapters, Row, Runner, Token};
 use crate::sampling::Sampler;
 use start::{Gift, Want};
 
@@ -87,6 +87,8 @@ pub struct Shared {
     pub groups: Vec<usize>,
     /// Most rows of such a decode.
     pub width: usize,
+    /// Whether sequences with adapters share decodes: not in exact mode.
+    pub shares_adapted: bool,
     /// Whether cells of generated tokens may be used again: not in exact mode, for they were not evaluated as a prompt
     /// is.
     pub reuses_generated: bool,
@@ -225,6 +227,8 @@ pub struct Worker<'a> {
     /// These are filled anew for each round, decode or row; they stay, so that a token allocates nothing for them.
     round: Round,
     rows: Vec<Row>,
+    /// Those under which `rows` are evaluated.
+    adapters: Adapters,
     likeliest: Likeliest,
 }
 
@@ -248,6 +252,7 @@ impl<'a> Worker<'a> {
             clock: 0,
             round: Round::default(),
             rows: Vec::new(),
+            adapters: Adapters::default(),
             likeliest: Likeliest::default(),
         }
     }
@@ -295,11 +300,7 @@ impl<'a> Worker<'a> {
             }
             let mut ended = Vec::new();
             let active = self.shared.cores.evaluate();
-            if self.shared.width > 1 {
-                round
-                    .tokens
-                    .sort_unstable_by_key(|&index| self.sequences[index].lane);
-            }
+            self.arrange(&mut round.tokens);
             let mut rest = &round.tokens[..];
             if let &[index] = rest
                 && self.evaluate_draft(index, &mut ended)
@@ -333,6 +334,22 @@ impl<'a> Worker<'a> {
         let idle = self.lanes.iter().filter(|lane| lane.sequence.is_none());
         let cached = idle.map(|lane| lane.known.cells()).sum();
         self.shared.cells[self.number].set(running, cached);
+    }
+
+    /// Puts those side by side that may share decodes: first by their adapters, those of the last decode in front, for
+    /// changing them costs llama.cpp time; then by their lanes.
+    fn arrange(&self, tokens: &mut [usize]) {
+        let lane = |index: usize| {
+            if self.shared.width > 1 {
+                self.sequences[index].lane
+            } else {
+                index
+            }
+        };
+        tokens.sort_unstable_by(|&a, &b| {
+            let [one, other] = [a, b].map(|index| &self.sequences[index].request.adapters);
+            (one != &self.adapters, one, lane(a)).cmp(&(other != &self.adapters, other, lane(b)))
+        });
     }
 
     /// Ends sequences, each with its last word.
@@ -374,7 +391,9 @@ impl<'a> Worker<'a> {
             lease,
         } = job;
         let plan = PromptPlan::new(request.prompt.len(), self.shared.batch_tokens);
-        let fits = !request.prompt.is_empty() && request.prompt.len() <= self.shared.lane_tokens;
+        let fits = !request.prompt.is_empty()
+            && request.prompt.len() <= self.shared.lane_tokens
+            && request.adapters.fit(self.runner.model());
         if !fits {
             // It was checked where the request came in.
             tracing::error!(parent: &span, sequence, "a request reached the engine that cannot be run");

@@ -8,14 +8,15 @@
     reason = "calls into llama.cpp; each block states why it holds"
 )]
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
-use super::{Model, NamedPooling, Pooling, Runner, Token, owned};
+use super::{Adapters, Model, NamedPooling, Pooling, Runner, Token, owned};
 
 /// What a context is made for.
 #[derive(Debug, Clone)]
@@ -102,6 +103,8 @@ pub struct Context {
     outputs: Vec<bool>,
     /// llama.cpp copies cells at the next decode that is not refused, not before.
     copies_pending: bool,
+    /// Those that apply to decodes now.
+    adapters: Adapters,
     /// Dropped after the context, which points into it.
     model: Arc<Model>,
 }
@@ -112,12 +115,13 @@ impl Context {
         let lane_cells = shape.lane_tokens.next_multiple_of(256);
         // SAFETY: returns a plain struct by value.
         let mut params = unsafe { sys::llama_context_default_params() };
-        params.n_ctx = u32_of(lane_cells * shape.lanes);
+        let lanes = shape.lanes + spare_lanes(model);
+        params.n_ctx = u32_of(lane_cells * lanes);
         params.n_batch = u32_of(shape.batch_rows);
         params.n_ubatch = u32_of(shape.batch_rows);
-        params.n_seq_max = u32_of(shape.lanes);
+        params.n_seq_max = u32_of(lanes);
         // llama.cpp asserts that every lane could ask for a row.
-        params.n_outputs_max = u32_of(shape.logits_rows.max(shape.lanes));
+        params.n_outputs_max = u32_of(shape.logits_rows.max(lanes));
         params.flash_attn_type = if shape.flash_attention {
             sys::LLAMA_FLASH_ATTN_TYPE_ENABLED
         } else {
@@ -144,19 +148,43 @@ impl Context {
         };
         // SAFETY: the model is loaded and outlives the context, which holds an Arc of it.
         let raw = unsafe { sys::llama_init_from_model(weights_ptr(model.weights()), params) };
-        let raw = NonNull::new(raw).ok_or(error)?;
+        let raw = NonNull::new(raw).ok_or_else(|| error.clone())?;
         // SAFETY: allocates; freed in drop.
         let batch = unsafe { sys::llama_batch_init(i32_of(shape.batch_rows), 0, 1) };
-        Ok(Self {
+        let mut context = Self {
             raw,
             batch,
             vocab: model.vocab().len(),
             width: model.embedding_width(),
             outputs: Vec::with_capacity(shape.batch_rows),
             copies_pending: false,
+            adapters: Adapters::default(),
             shape,
             model: Arc::clone(model),
-        })
+        };
+        if !context.tries_adapters() {
+            return Err(error);
+        }
+        Ok(context)
+    }
+
+    /// Decodes a token with all adapters of the model at once. Should there be one that llama.cpp aborts on, it does so
+    /// at the start and not when a client asks for it.
+    fn tries_adapters(&mut self) -> bool {
+        let count = self.model.adapters().len();
+        if count == 0 || self.shape.output != Output::Logits {
+            return true;
+        }
+        self.adapt(&Adapters::new((0..count).map(|id| (id, 1.0))));
+        let row = Row {
+            token: Token(0),
+            position: 0,
+            lane: 0,
+            logits: true,
+        };
+        let decoded = self.decode(&[row], 1).is_ok();
+        self.adapt(&Adapters::default());
+        self.cut(0, 0) && decoded
     }
 
     fn memory(&self) -> sys::llama_memory_t {
@@ -166,6 +194,30 @@ impl Context {
 }
 
 impl Runner for Context {
+    /// llama.cpp plans its buffers anew at the decode after this, if anything has changed.
+    fn adapt(&mut self, adapters: &Adapters) {
+        if self.adapters == *adapters {
+            return;
+        }
+        let (mut loras, mut scales): (Vec<_>, Vec<_>) = adapters
+            .iter()
+            .filter_map(|(id, scale)| {
+                Some((self.model.adapters().get(id)?.lora().0.as_ptr(), scale))
+            })
+            .unzip();
+        // SAFETY: the context is live; both lists have the length that is told, and llama.cpp copies them. The adapters
+        // were loaded for this context's model, and live as long as that does.
+        unsafe {
+            sys::llama_set_adapters_lora(
+                self.raw.as_ptr(),
+                loras.as_mut_ptr(),
+                loras.len(),
+                scales.as_mut_ptr(),
+            );
+        }
+        self.adapters = adapters.clone();
+    }
+
     fn decode(&mut self, rows: &[Row], threads: usize) -> Result<(), DecodeError> {
         self.outputs.clear();
         if rows.is_empty() || rows.len() > self.shape.batch_rows {
@@ -250,6 +302,22 @@ impl Runner for Context {
         unsafe { sys::llama_memory_seq_rm(self.memory(), i32_of(lane), i32_of(from), -1) }
     }
 
+    /// What is cut off stays in memory, and llama.cpp multiplies it with zero as it goes over a lane: with what is not a
+    /// number, as adapters at a large scale can make it, that is no zero. So a lane that nobody uses is written over it.
+    fn cleanse(&mut self, lane: usize) {
+        debug_assert!(lane < self.shape.lanes);
+        if spare_lanes(&self.model) > 0 {
+            self.copies_pending = true;
+            // SAFETY: both lanes exist, the spare one behind those of the shape.
+            unsafe {
+                let (from, to) = (i32_of(self.shape.lanes), i32_of(lane));
+                sys::llama_memory_seq_rm(self.memory(), to, -1, -1);
+                sys::llama_memory_seq_cp(self.memory(), from, to, -1, -1);
+            }
+        }
+        self.cut(lane, 0);
+    }
+
     fn copy(&mut self, from: usize, to: usize) {
         debug_assert!(from != to && from.max(to) < self.shape.lanes);
         self.copies_pending = true;
@@ -326,6 +394,32 @@ impl Drop for Context {
             sys::llama_batch_free(self.batch);
             sys::llama_free(self.raw.as_ptr());
         }
+    }
+}
+
+/// Lanes of a context beyond those of its shape, in which nothing is ever evaluated: where adapters are loaded, one for
+/// `cleanse`.
+pub fn spare_lanes(model: &Model) -> usize {
+    usize::from(!model.adapters().is_empty())
+}
+
+/// A LoRA adapter as llama.cpp holds it: it is freed with the model that it was loaded for, so that model must
+/// outlive it. `Model` holds both.
+#[derive(Debug)]
+pub(super) struct Lora(NonNull<sys::llama_adapter_lora>);
+
+// SAFETY: an adapter does not change after loading.
+unsafe impl Send for Lora {}
+// SAFETY: as above.
+unsafe impl Sync for Lora {}
+
+impl Lora {
+    /// `None`: llama.cpp refused the file. What it aborts on, `adapter` has looked for before.
+    pub(super) fn load(weights: &LlamaModel, path: &Path) -> Option<Self> {
+        let path = CString::new(path.to_str()?).ok()?;
+        // SAFETY: the model is loaded, and no context is made over it yet; the path is a terminated string.
+        let lora = unsafe { sys::llama_adapter_lora_init(weights_ptr(weights), path.as_ptr()) };
+        NonNull::new(lora).map(Self)
     }
 }
 

@@ -1,7 +1,9 @@
 //! The model: text ⇄ tokens, and tokens → rows of logits. The only module that knows llama.cpp's handles, what of
 //! them is bound to a thread, and where weights come from.
 
+mod adapter;
 mod context;
+mod gguf;
 mod huge_pages;
 mod runner;
 pub mod source;
@@ -18,7 +20,10 @@ use sha2::{Digest, Sha256};
 
 use crate::config;
 
-pub use context::{Context, ContextError, ContextShape, DecodeError, LaneState, Output, Row};
+pub use adapter::{Adapter, Adapters, LARGEST_SCALE};
+pub use context::{
+    Context, ContextError, ContextShape, DecodeError, LaneState, Output, Row, spare_lanes,
+};
 pub use runner::{Runner, Runners, contexts};
 pub use vocab::{Fim, Sorted, Vocab};
 
@@ -41,6 +46,10 @@ pub struct Model {
     description: String,
     fingerprint: String,
     nature: context::Nature,
+    /// Freed by llama.cpp with the weights.
+    adapters: Vec<Adapter>,
+    /// Those that apply to whoever asks for nothing else.
+    default_adapters: Adapters,
 }
 
 /// How one vector is made of those of a text's tokens.
@@ -101,12 +110,31 @@ pub enum LoadError {
         "llama.cpp could not make even the smallest context over {path}. Is it a whole model, and is there memory for it?"
     )]
     Context { path: String },
+    #[error(
+        "model.lora holds {setting:?}, of which {why}. Allowed: [NAME=]PATH[@SCALE], as in \"adapter.gguf\" or \
+         \"pirate=adapters/pirate.gguf@0.5\""
+    )]
+    AdapterSetting { setting: String, why: &'static str },
+    #[error(
+        "model.lora holds {given} adapters. Allowed: at most {}",
+        adapter::MOST_ADAPTERS
+    )]
+    TooManyAdapters { given: usize },
+    #[error("the LoRA adapter {path} {why}")]
+    Adapter { path: String, why: String },
+    #[error(
+        "llama.cpp could not load the LoRA adapter {path}. Is the file whole, and was it made for this model? \
+         (CANDOR_LOG=debug shows llama.cpp's own messages)"
+    )]
+    AdapterLoad { path: String },
 }
 
 impl Model {
     /// Loads the weights; takes seconds to minutes, so call it on a thread that may block.
     pub fn load(path: &Path, settings: &config::Model) -> Result<Self, LoadError> {
         let shown = path.display().to_string();
+        // What is wrong with the settings is told before seconds are spent.
+        let named = adapter::Named::all(&settings.lora)?;
         let backend = backend()?;
         let fingerprint = fingerprint(path).map_err(|source| LoadError::Read {
             path: shown.clone(),
@@ -123,7 +151,13 @@ impl Model {
             return Err(LoadError::Encoder { path: shown });
         }
         let nature = context::nature(&weights).ok_or(LoadError::Context { path: shown })?;
+        let adapters = named
+            .into_iter()
+            .map(|named| named.load(&weights, path))
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
+            default_adapters: Adapters::new(adapters.iter().map(Adapter::scale).enumerate()),
+            adapters,
             vocab: Vocab::new(&weights),
             name: path.file_stem().map_or_else(
                 || "model".to_owned(),
@@ -153,6 +187,16 @@ impl Model {
     /// Twelve hexadecimal digits that tell these weights from others.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// The LoRA adapters that were loaded with it. A request may call one by its place here, or by its name.
+    pub fn adapters(&self) -> &[Adapter] {
+        &self.adapters
+    }
+
+    /// The adapters that apply to whoever asks for nothing else.
+    pub fn default_adapters(&self) -> &Adapters {
+        &self.default_adapters
     }
 
     /// Tokens of context that the model was trained with.

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Context, DecodeError, LaneState, Model, Row};
+use super::{Adapters, Context, DecodeError, LaneState, Model, Row};
 
 /// A [`Context`], or whatever stands around one: tests put one here that fails on command.
 pub trait Runner {
     /// The model whose logits these are.
     fn model(&self) -> &Arc<Model>;
+    /// The adapters that apply to the decodes that follow.
+    fn adapt(&mut self, adapters: &Adapters);
     /// Evaluates the rows with this many threads.
     fn decode(&mut self, rows: &[Row], threads: usize) -> Result<(), DecodeError>;
     /// The logits of a row of the last decode; `None` if none were asked for.
@@ -16,6 +18,8 @@ pub trait Runner {
     fn embedding(&self, row: usize) -> Option<&[f32]>;
     /// Forgets what the lane holds from this position on. `false`: the model cannot cut there.
     fn cut(&mut self, lane: usize, from: usize) -> bool;
+    /// Empties a lane, of which nothing is left in memory either.
+    fn cleanse(&mut self, lane: usize);
     /// Replaces what one lane holds by all that another holds.
     fn copy(&mut self, from: usize, to: usize);
     /// All that the lane holds, for another runner over the same model, if it can be had now.

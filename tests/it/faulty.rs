@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use candor::model::{Context, DecodeError, LaneState, Model, Row, Runner, Runners};
+use candor::model::{Adapters, Context, DecodeError, LaneState, Model, Row, Runner, Runners};
 
 /// What a decode meets.
 pub enum Fault {
@@ -43,6 +43,9 @@ impl Runner for Faulty {
     fn model(&self) -> &Arc<Model> {
         self.context.model()
     }
+    fn adapt(&mut self, adapters: &Adapters) {
+        self.context.adapt(adapters);
+    }
     fn decode(&mut self, rows: &[Row], threads: usize) -> Result<(), DecodeError> {
         self.decodes.fetch_add(1, Ordering::SeqCst);
         match (self.trouble)(self.number, rows) {
@@ -59,6 +62,9 @@ impl Runner for Faulty {
     }
     fn cut(&mut self, lane: usize, from: usize) -> bool {
         self.context.cut(lane, from)
+    }
+    fn cleanse(&mut self, lane: usize) {
+        self.context.cleanse(lane);
     }
     fn copy(&mut self, from: usize, to: usize) {
         self.context.copy(from, to);

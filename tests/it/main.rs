@@ -12,6 +12,7 @@ mod faults;
 mod faulty;
 mod fuzz;
 mod leaving;
+mod lora;
 mod models;
 mod numbers;
 mod observe;

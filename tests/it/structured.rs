@@ -80,6 +80,7 @@ impl Bench {
             Constraint::new(Arc::new(Everything { vocabulary, before })).named("regex")
         });
         let request = Request {
+            adapters: candor::model::Adapters::default(),
             include_stop: false,
             prompt: [1, 300 + number, 400 + number, 500].map(Token).into(),
             max_tokens: 12,
@@ -401,6 +402,7 @@ fn numbers_are_raw(model: &str, tolerance: f32) {
     let constraint = Constraint::json_schema(&model, &schema).expect("a schema");
     let ask = |prompt: &[Token], max_tokens, logprobs: Option<usize>, constraint| {
         let request = Request {
+            adapters: candor::model::Adapters::default(),
             include_stop: false,
             prompt: prompt.into(),
             max_tokens,

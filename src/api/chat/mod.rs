@@ -68,7 +68,12 @@ async fn create(
         .submit(client.name, client.arrived, sequences)
         .await?;
     if generate.stream {
-        let head = Head::new("chatcmpl", "chat.completion.chunk", &served);
+        let head = Head::new(
+            "chatcmpl",
+            "chat.completion.chunk",
+            &served,
+            &generate.adapters,
+        );
         let sources = generations.into_iter().enumerate();
         let sources = sources.map(|(index, generation)| stream::Source {
             prompt_tokens: (index == 0).then_some(prompt_tokens),
@@ -78,7 +83,7 @@ async fn create(
         let sources = sources.collect();
         return Ok(stream::respond(head, sources, generate.include_usage));
     }
-    let head = Head::new("chatcmpl", "chat.completion", &served);
+    let head = Head::new("chatcmpl", "chat.completion", &served, &generate.adapters);
     collect(head, &view, prompt_tokens, generations)
         .await?
         .respond(&entries, &state)

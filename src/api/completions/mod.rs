@@ -58,7 +58,7 @@ async fn create(
         .engine
         .submit(client.name, client.arrived, sequences)
         .await?;
-    let head = Head::new("cmpl", "text_completion", &served);
+    let head = Head::new("cmpl", "text_completion", &served, &generate.adapters);
     if generate.stream {
         let sources = generations.into_iter().enumerate();
         let sources = sources.map(|(index, generation)| {

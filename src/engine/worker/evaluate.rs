@@ -46,9 +46,19 @@ impl Worker<'_> {
 
     fn try_decode(&mut self) -> Result<(), DecodeError> {
         let threads = self.shared.threads();
+        self.runner.adapt(&self.adapters);
         let outcome = self.runner.decode(&self.rows, threads);
         metrics::decoded(outcome.is_ok());
         outcome
+    }
+
+    /// Begins to gather the rows of a decode, which is made under the adapters of this sequence.
+    fn begin_rows(&mut self, index: usize) {
+        self.rows.clear();
+        let adapters = &self.sequences[index].request.adapters;
+        if self.adapters != *adapters {
+            self.adapters = adapters.clone();
+        }
     }
 
     /// Evaluates the next chunk of a prompt; what ends the sequence, if something does.
@@ -77,13 +87,18 @@ impl Worker<'_> {
             self.shared.chunk_tokens
         };
         let end = sequence.plan.chunk_end(evaluated, rows);
-        self.rows.clear();
+        self.begin_rows(index);
+        let sequence = &self.sequences[index];
+        let request = &sequence.request;
         self.rows.extend((evaluated..end).map(|position| Row {
             token: request.prompt[position],
             position,
             lane: sequence.lane,
             logits: scores || position + 1 == length,
         }));
+        let adapted = !request.adapters.is_empty();
+        let lane = sequence.lane;
+        self.lanes[lane].suspect |= adapted;
         if let Err(error) = self.decode() {
             return Some(self.failed(index, &error));
         }
@@ -116,6 +131,12 @@ impl Worker<'_> {
         let Some(row) = self.runner.logits(end - 1 - evaluated) else {
             return Some(self.failed(index, &"a row of logits is missing"));
         };
+        if adapted && overflows(row) {
+            return Some(self.overflowed(index));
+        }
+        // It follows from all of the lane's cells.
+        self.lanes[lane].suspect = false;
+        let known = &mut self.lanes[lane].known;
         known.whole = Some(Whole {
             prompt: Arc::clone(&sequence.request.prompt),
             scores: scores.then(|| known.scores.clone()),
@@ -205,7 +226,7 @@ impl Worker<'_> {
             return false;
         }
         let lane = sequence.lane;
-        self.rows.clear();
+        self.begin_rows(index);
         self.rows.extend(
             (start..)
                 .zip([next].iter().chain(&draft))
@@ -242,28 +263,46 @@ impl Worker<'_> {
     /// order of their lanes; how many of them it takes.
     ///
     /// Lanes that stand side by side are evaluated together; llama.cpp cuts a decode where one is left out. So a lane
-    /// or two in between are given a token that is forgotten again, which costs less than another decode.
+    /// or two in between are given a token that is forgotten again, which costs less than another decode. Not under
+    /// adapters: what they leave in a lane would stay in its memory.
+    ///
+    /// In exact mode sequences with adapters are evaluated one by one. An adapter's weights are f32, f16 or bf16 mostly,
+    /// and llama.cpp multiplies one row with those by another routine than several: bits would depend on neighbours.
     pub(super) fn gather_tokens(&mut self, sequences: &[usize]) -> usize {
+        let Some(&first) = sequences.first() else {
+            return 0;
+        };
+        self.begin_rows(first);
         let groups = &self.shared.groups;
-        let group = groups[sequences.len().min(groups.len() - 1)];
-        self.rows.clear();
+        let group = if self.adapters.is_empty() || self.shared.shares_adapted {
+            groups[sequences.len().min(groups.len() - 1)]
+        } else {
+            1
+        };
         for (taken, &index) in sequences.iter().enumerate() {
             let sequence = &self.sequences[index];
             let Phase::Generating { next } = sequence.phase else {
                 return taken;
             };
-            if taken > 0 && (taken >= group || self.is_abandoned(index)) {
+            if taken > 0
+                && (taken >= group
+                    || self.is_abandoned(index)
+                    || sequence.request.adapters != self.adapters)
+            {
                 return taken;
             }
             let start = self.rows.len();
             if let Some(last) = self.rows.last().map(|row| row.lane) {
                 for lane in last + 1..sequence.lane {
-                    let bridge = self.free_position(lane).map(|position| Row {
-                        token: next,
-                        position,
-                        lane,
-                        logits: false,
-                    });
+                    let free = self.free_position(lane);
+                    let bridge = free
+                        .filter(|_| self.adapters.is_empty())
+                        .map(|position| Row {
+                            token: next,
+                            position,
+                            lane,
+                            logits: false,
+                        });
                     self.rows.extend(bridge);
                 }
                 let between = sequence.lane - last - 1;
@@ -345,6 +384,9 @@ impl Worker<'_> {
         let Some(row) = row else {
             return Some(self.failed(index, &"a row of logits is missing"));
         };
+        if !self.sequences[index].request.adapters.is_empty() && overflows(row) {
+            return Some(self.overflowed(index));
+        }
         let sequence = &mut self.sequences[index];
         if let Some(lent) = &sequence.lent {
             match lent.take_back() {
@@ -422,9 +464,9 @@ impl Worker<'_> {
         None
     }
 
-    /// A decode failed: this sequence ends, the others go on. What its lane holds is not known any more.
+    /// A decode failed: this sequence ends, the others go on.
     fn failed(&mut self, index: usize, error: &dyn std::fmt::Display) -> Delta {
-        let sequence = &mut self.sequences[index];
+        let sequence = &self.sequences[index];
         tracing::error!(
             parent: &sequence.span,
             worker = self.number,
@@ -432,12 +474,34 @@ impl Worker<'_> {
             %error,
             "a decode failed"
         );
-        // It stands at its beginning again, with nothing in its lane that anybody could use.
-        sequence.phase = Phase::Prompt { evaluated: 0 };
-        self.lanes[sequence.lane].known = Known::default();
-        self.runner.cut(sequence.lane, 0);
+        self.give_up(index);
         Delta::Failed(EngineError::Decode)
     }
+
+    /// Adapters made numbers overflow: this sequence ends, the others go on.
+    fn overflowed(&mut self, index: usize) -> Delta {
+        let sequence = &mut self.sequences[index];
+        flush(sequence);
+        self.give_up(index);
+        Delta::Failed(EngineError::Overflow)
+    }
+
+    /// What this sequence's lane holds is not known any more.
+    fn give_up(&mut self, index: usize) {
+        let sequence = &mut self.sequences[index];
+        // It stands at its beginning again, with nothing in its lane that anybody could use.
+        sequence.phase = Phase::Prompt { evaluated: 0 };
+        let lane = &mut self.lanes[sequence.lane];
+        lane.known = Known::default();
+        lane.suspect |= !sequence.request.adapters.is_empty();
+        self.runner.cut(sequence.lane, 0);
+    }
+}
+
+/// Whether a row holds what no softmax can be made of.
+fn overflows(row: &[f32]) -> bool {
+    row.iter()
+        .any(|logit| logit.is_nan() || *logit == f32::INFINITY)
 }
 
 /// Gives out all tokens that were held back.

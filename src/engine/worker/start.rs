@@ -6,9 +6,9 @@ use std::sync::mpsc::Sender;
 
 use super::{Message, Phase, Sequence, Worker};
 use crate::engine::lanes::{Entry, Known, Placement, Source, best_source, choose_lane, refuge};
-use crate::engine::plan::{PromptPlan, common_prefix};
+use crate::engine::plan::{PromptPlan, Stem};
 use crate::engine::request::Request;
-use crate::model::{LaneState, Token};
+use crate::model::{Adapters, LaneState, Token};
 
 /// Cells that must be won for a sequence to wait for a neighbour in the same context who is evaluating them. Below,
 /// evaluating them again is sooner done.
@@ -25,9 +25,17 @@ pub struct Want {
     lane: usize,
     cells: usize,
     prompt: Arc<[Token]>,
+    adapters: Adapters,
 }
 
 impl Want {
+    fn stem(&self) -> Stem<'_> {
+        Stem {
+            tokens: &self.prompt,
+            adapters: &self.adapters,
+        }
+    }
+
     fn answer(&mut self, gift: Option<Gift>) {
         if let Some(reply) = self.reply.take() {
             let _ = reply.send(Message::Gift {
@@ -48,6 +56,8 @@ impl Drop for Want {
 /// A lane's cells and what is known of them.
 pub struct Gift {
     known: Known,
+    /// As of the lane: see `Lane`.
+    suspect: bool,
     state: LaneState,
 }
 
@@ -55,6 +65,7 @@ impl Worker<'_> {
     pub(super) fn publish_known(&self, lane: usize) {
         let known = &self.lanes[lane].known;
         let entry = (known.cells() > 0).then(|| Entry {
+            adapters: known.adapters.clone(),
             prompt: match &known.whole {
                 Some(whole) if whole.prompt.len() >= known.tokens.len() => {
                     Arc::clone(&whole.prompt)
@@ -109,7 +120,7 @@ impl Worker<'_> {
                 // One neighbour has asked for it already: it is copied from that one, then.
                 if self.sequences.iter().any(|other| {
                     matches!(other.phase, Phase::Fetching)
-                        && common_prefix(&other.request.prompt, &request.prompt) >= there.cells
+                        && other.request.stem().common(request.stem()) >= there.cells
                 }) {
                     return;
                 }
@@ -119,6 +130,7 @@ impl Worker<'_> {
                     lane: there.lane,
                     cells: there.cells,
                     prompt: Arc::clone(&request.prompt),
+                    adapters: request.adapters.clone(),
                 };
                 if self.shared.mailboxes[worker]
                     .send(Message::Want(want))
@@ -140,6 +152,7 @@ impl Worker<'_> {
                 if source.lane != lane {
                     self.runner.copy(source.lane, lane);
                     self.lanes[lane].known = self.lanes[source.lane].known.clone();
+                    self.lanes[lane].suspect = self.lanes[source.lane].suspect;
                 }
             }
             None => cells = 0,
@@ -161,6 +174,7 @@ impl Worker<'_> {
             self.runner.copy(lane, to);
             self.lanes[to].known = std::mem::take(&mut self.lanes[lane].known);
             self.lanes[to].used = self.lanes[lane].used;
+            self.lanes[to].suspect = self.lanes[lane].suspect;
             self.publish_known(to);
         }
     }
@@ -171,6 +185,10 @@ impl Worker<'_> {
             // Forgetting all never fails.
             cells = 0;
             self.runner.cut(lane, 0);
+        }
+        if cells == 0 && self.lanes[lane].suspect {
+            self.runner.cleanse(lane);
+            self.lanes[lane].suspect = false;
         }
         let sequence = &mut self.sequences[index];
         sequence.lane = lane;
@@ -191,6 +209,7 @@ impl Worker<'_> {
             .prompt_logprobs
             .and_then(|_| known.scores.get(cells.wrapping_sub(1)).cloned());
         known.truncate(cells);
+        known.adapters = sequence.request.adapters.clone();
         if known.scores.is_empty() {
             known.top = sequence.request.prompt_logprobs.unwrap_or(0);
         }
@@ -208,6 +227,7 @@ impl Worker<'_> {
             self.number,
             sequence.lane,
             Some(Entry {
+                adapters: sequence.request.adapters.clone(),
                 prompt: Arc::clone(&sequence.request.prompt),
                 tokens: sequence.plan.shareable(),
                 top: sequence.request.prompt_logprobs.map(|_| known.top),
@@ -222,21 +242,22 @@ impl Worker<'_> {
             .into_iter()
             .partition(|want| {
                 let lane = &self.lanes[want.lane];
-                lane.known.holds(&want.prompt, want.cells)
+                lane.known.holds(want.stem(), want.cells)
                     || !self.sequences.iter().any(|sequence| {
                         Some(sequence.id) == lane.sequence
                             && matches!(sequence.phase, Phase::Prompt { .. })
-                            && common_prefix(&sequence.request.prompt, &want.prompt) >= want.cells
+                            && sequence.request.stem().common(want.stem()) >= want.cells
                     })
             });
         self.wants = later;
         for mut want in ready {
             let known = &self.lanes[want.lane].known;
-            let worth = known.holds(&want.prompt, WORTH_FETCHING);
+            let worth = known.holds(want.stem(), WORTH_FETCHING);
             let known = worth.then(|| known.clone());
             let gift = known.and_then(|known| {
                 Some(Gift {
                     known,
+                    suspect: self.lanes[want.lane].suspect,
                     state: self.runner.export(want.lane)?,
                 })
             });
@@ -262,6 +283,7 @@ impl Worker<'_> {
             // The donor may have gone on from there.
             self.runner.cut(lane, gift.known.cells());
             self.lanes[lane].known = gift.known;
+            self.lanes[lane].suspect |= gift.suspect;
             self.clock += 1;
             self.lanes[lane].used = self.clock;
         } else {
@@ -280,11 +302,11 @@ fn promised(neighbour: &Sequence, known: &Known, request: &Request, plan: &Promp
         (Some(_), _) => return 0,
     };
     let scores = |request: &Request| request.prompt_logprobs.is_some();
-    if neighbour.request.prompt == request.prompt && scores(&neighbour.request) == scores(request) {
+    if neighbour.request.stem() == request.stem() && scores(&neighbour.request) == scores(request) {
         // Nothing is left to do then, so that is worth waiting for, however short it is.
         return request.prompt.len() + WORTH_WAITING;
     }
-    let common = common_prefix(&neighbour.request.prompt, &request.prompt);
+    let common = neighbour.request.stem().common(request.stem());
     plan.reuse(
         common
             .min(neighbour.plan.shareable())
