@@ -158,12 +158,26 @@ impl Tokenize {
 
 #[derive(Serialize, ToSchema)]
 struct Tokenized {
-    /// Token ids, or objects `{"id", "piece"}`.
-    #[schema(value_type = Vec<Object>)]
-    tokens: Vec<Value>,
+    tokens: Vec<Shown>,
     count: usize,
     /// The context's length.
     max_model_len: usize,
+}
+
+/// A token's id, or with `with_pieces` what it stands for as well.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum Shown {
+    Id(i32),
+    Whole { id: i32, piece: Piece },
+}
+
+/// A token's text, or its bytes if they are none.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum Piece {
+    Text(String),
+    Bytes(Vec<u8>),
 }
 
 async fn tokenize(
@@ -189,10 +203,12 @@ async fn tokenize(
         };
         let count = tokens.len();
         let shown = tokens.into_iter().map(|token| {
+            let id = token.0;
             if with_pieces {
-                json!({"id": token.0, "piece": piece(token, vocab)})
+                let piece = piece(token, vocab);
+                Shown::Whole { id, piece }
             } else {
-                token.0.into()
+                Shown::Id(id)
             }
         });
         Ok(Json(Tokenized {
@@ -204,12 +220,11 @@ async fn tokenize(
     state.work(made).await?
 }
 
-/// A token's text, or its bytes if they are none.
-fn piece(token: Token, vocab: &Vocab) -> Value {
+fn piece(token: Token, vocab: &Vocab) -> Piece {
     let bytes = vocab.literal(token);
     match std::str::from_utf8(bytes) {
-        Ok(text) => text.into(),
-        Err(_) => bytes.into(),
+        Ok(text) => Piece::Text(text.to_owned()),
+        Err(_) => Piece::Bytes(bytes.to_vec()),
     }
 }
 

@@ -552,7 +552,7 @@ fn tables_of_models_say_otherwise_than_the_sections() {
 #[test]
 fn what_is_wrong_with_a_table_is_told_by_its_place() {
     let there = "models[0].source, models[0].name, models[0].aliases, models[0].load, models[0].unload_after_ms, \
-                 models[0].gpu_layers, models[0].mmap, models[0].chat_template_file, models[0].cache_dir, models[0].engine, models[0].embeddings, \
+                 models[0].gpu_layers, models[0].mmap, models[0].chat_template_file, models[0].lora, models[0].cache_dir, models[0].engine, models[0].embeddings, \
                  models[0].sampling";
     let check = |text: &str, expect: &str| {
         assert_eq!(message(from_file("wrong", text)), expect, "{text}");
