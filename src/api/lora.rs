@@ -1,24 +1,28 @@
 //! LoRA adapters: the field `lora`, and `GET /lora-adapters`.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::routing::get;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::body::{counted, cut, describe};
 use super::error::ApiError;
 use super::fields::{Fields, whole, wrong};
+use super::models::ModelQuery;
 use super::route::{Answers, Route, schema_of};
 use crate::model::{Adapters, LARGEST_SCALE, Model};
 
 pub fn route() -> Route {
-    let about = "The LoRA adapters that are loaded with the first model, each with the scale at which it applies to whoever sends no `lora`.";
-    Route::get("/lora-adapters", get(list), about).answers_with(Answers::Json(
-        |schemas| json!({"type": "array", "items": schema_of::<AdapterObject>(schemas)}),
-    ))
+    let about = "The LoRA adapters that are loaded with a model, each with the scale at which it applies to whoever sends no `lora`.";
+    Route::get("/lora-adapters", get(list), about)
+        .of_a_model()
+        .answers_with(Answers::Json(
+            |schemas| json!({"type": "array", "items": schema_of::<AdapterObject>(schemas)}),
+        ))
 }
 
 /// An adapter as llama-server lists it, but without its path.
@@ -29,8 +33,11 @@ struct AdapterObject {
     scale: f32,
 }
 
-async fn list(State(state): State<AppState>) -> Result<Json<Vec<AdapterObject>>, ApiError> {
-    let model = state.serves(&Map::new()).await?.model;
+async fn list(
+    State(state): State<AppState>,
+    query: Result<Query<ModelQuery>, QueryRejection>,
+) -> Result<Json<Vec<AdapterObject>>, ApiError> {
+    let model = state.serves_query(query).await?.model;
     let adapters = model.adapters().iter().enumerate();
     let objects = adapters.map(|(id, adapter)| AdapterObject {
         id,

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::routing::get;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
@@ -61,6 +61,29 @@ impl AppState {
             engine,
             config: self.models.config(number),
         })
+    }
+}
+
+/// `?model=NAME`, of a route without a body.
+#[derive(Deserialize)]
+pub struct ModelQuery {
+    model: Option<String>,
+}
+
+impl AppState {
+    /// As [`AppState::serves`], for a route without a body.
+    pub async fn serves_query(
+        &self,
+        query: Result<Query<ModelQuery>, QueryRejection>,
+    ) -> Result<Served, ApiError> {
+        let Query(ModelQuery { model }) = query.map_err(|_| {
+            ApiError::field(
+                "model",
+                "`model` in the query must stand there once at most, as percent-encoded UTF-8.",
+            )
+        })?;
+        let body = model.map(|name| ("model".to_owned(), name.into()));
+        self.serves(&body.into_iter().collect()).await
     }
 }
 

@@ -67,12 +67,19 @@ fn operation(
         "503": failure("The server is full, the model is not loaded, or the server is shutting down."),
     });
     let mut operation = json!({"summary": route.about, "operationId": operation_id(route)});
-    let parameters: Vec<Value> = route
+    let mut parameters: Vec<Value> = route
         .parameters()
         .map(|name| {
             json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
         })
         .collect();
+    if route.is_of_a_model {
+        let about = "A name of `GET /v1/models`. None: the first of them.";
+        let schema = json!({"type": "string"});
+        parameters
+            .push(json!({"name": "model", "in": "query", "description": about, "schema": schema}));
+        responses["400"] = failure("The query is wrong.");
+    }
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
         responses["404"] = failure("There is none of that name.");

@@ -23,6 +23,8 @@ pub struct Route {
     /// The fields of the body, if it takes one.
     pub fields: Option<fn(&Served) -> Vec<Described>>,
     pub answers: Answers,
+    /// Whether `?model=NAME` says which model is meant.
+    pub is_of_a_model: bool,
 }
 
 /// What comes back, as JSON Schemas. Each function puts the schemas that it refers to beside it.
@@ -53,6 +55,7 @@ impl Route {
             about,
             fields: None,
             answers: Answers::Text,
+            is_of_a_model: false,
         }
     }
 
@@ -79,6 +82,14 @@ impl Route {
         let whole = schema_as::<Answer<C>, C>;
         let event = schema_as::<Chunk<'static, P>, P>;
         self.answers_with(Answers::JsonOrStream(name, whole, event))
+    }
+
+    /// Its query may name a model.
+    pub fn of_a_model(self) -> Self {
+        Self {
+            is_of_a_model: true,
+            ..self
+        }
     }
 
     pub fn answers_with(self, answers: Answers) -> Self {

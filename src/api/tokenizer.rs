@@ -2,10 +2,11 @@
 //! `/detokenize`, `/tokenizer_info` and `/apply-template`, and llama-cpp-python's `/extras/…`.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::routing::{get, post};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::AppState;
@@ -13,7 +14,7 @@ use super::body::JsonObject;
 use super::chat::{self, Conversation};
 use super::error::ApiError;
 use super::fields::{Fields, token_ids, wrong};
-use super::models::{Served, model_field};
+use super::models::{ModelQuery, Served, model_field};
 use super::route::Route;
 use crate::engine::Utf8Decoder;
 use crate::model::{Token, Vocab};
@@ -37,7 +38,9 @@ pub fn routes() -> Vec<Route> {
             Fields::describe(json!({"tokens": []}), |fields| read_tokens(fields, served))
         })
         .answers::<Detokenized>(),
-        Route::get("/tokenizer_info", get(tokenizer_info), info).answers::<TokenizerInfo>(),
+        Route::get("/tokenizer_info", get(tokenizer_info), info)
+            .of_a_model()
+            .answers::<TokenizerInfo>(),
         Route::post(
             "/apply-template",
             post(apply_template),
@@ -316,8 +319,11 @@ struct TokenizerInfo {
     model_max_length: usize,
 }
 
-async fn tokenizer_info(State(state): State<AppState>) -> Result<Json<TokenizerInfo>, ApiError> {
-    let served = state.serves(&Map::new()).await?;
+async fn tokenizer_info(
+    State(state): State<AppState>,
+    query: Result<Query<ModelQuery>, QueryRejection>,
+) -> Result<Json<TokenizerInfo>, ApiError> {
+    let served = state.serves_query(query).await?;
     let vocab = served.model.vocab();
     let literal = |token: Option<Token>| {
         token.map(|token| String::from_utf8_lossy(vocab.literal(token)).into_owned())
