@@ -17,7 +17,8 @@ use super::route::{Answers, Route, schema_of};
 use crate::model::{Adapters, LARGEST_SCALE, Model};
 
 pub fn route() -> Route {
-    let about = "The LoRA adapters that are loaded with a model, each with the scale at which it applies to whoever sends no `lora`.";
+    let about = "The LoRA adapters that are loaded with a model, each with the scale at which it applies to whoever \
+                 sends no `lora`.";
     Route::get("/lora-adapters", get(list), about)
         .of_a_model()
         .answers_with(Answers::Json(
@@ -53,7 +54,8 @@ pub fn adapters(fields: &mut Fields, model: &Model) -> Result<Adapters, ApiError
     let value = fields
         .field(
             "lora",
-            "The LoRA adapters that apply to this request, each by its id (its place in the setting `model.lora`, from 0) or name; the others do \
+            "The LoRA adapters that apply to this request, each by its id (its place in the setting `model.lora`, from 0) \
+             or name; the others do \
              not, so with an empty array none does. Without the field those apply that the server has switched on.",
         )
         .value(|| {
