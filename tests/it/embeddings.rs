@@ -368,8 +368,10 @@ fn who_left_is_not_evaluated_and_clients_take_turns_text_by_text() {
     // Closing ends who runs and who waits.
     gate.close();
     let opener = gate.opener();
-    let (runs, waits) = (ask("a", &[60, 61]), ask("b", &[70]));
+    let runs = ask("a", &[60, 61]);
     gate.wait_for(1);
+    let waits = ask("b", &[70]);
+    waiting(1);
     let closing = std::thread::spawn({
         let engine = loaded.engine.clone();
         move || engine.close()
