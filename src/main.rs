@@ -74,6 +74,10 @@ fn run(command: Command) -> Result<(), Failure> {
             }
             Ok(())
         }
+        Command::RenderTemplate => {
+            let input = io::read_to_string(io::stdin()).map_err(failed)?;
+            print(candor::api::render_template(&input))
+        }
         Command::Completions { shell } => print(cli::completions(shell)),
         Command::Man { command } => print(cli::man(command.as_deref()).map_err(failed)?),
     }

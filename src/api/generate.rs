@@ -146,7 +146,8 @@ impl Generate {
     }
 
     /// Has the text follow this; 400 if the request itself says what it must follow.
-    pub fn follow(&mut self, structured: Structured) -> Result<(), ApiError> {
+    pub fn follow(&mut self, structured: Structured, served: &Served) -> Result<(), ApiError> {
+        structured.check_length(served.config.limits.grammar_bytes)?;
         match &self.structured {
             None => self.structured = Some(structured),
             Some(other) => return Err(other.excludes(&structured)),

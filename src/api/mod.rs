@@ -23,6 +23,8 @@ mod structured;
 mod tokenizer;
 mod trace;
 
+pub use chat::{render_template, render_templates_with};
+
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

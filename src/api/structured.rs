@@ -140,7 +140,7 @@ impl Structured {
         )
     }
 
-    fn check_length(&self, most: usize) -> Result<(), ApiError> {
+    pub fn check_length(&self, most: usize) -> Result<(), ApiError> {
         let length = match &self.kind {
             Kind::Gbnf(text) | Kind::Lark(text) | Kind::Regex(text) => text.len(),
             Kind::Schema(schema) => schema.to_string().len(),

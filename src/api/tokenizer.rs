@@ -114,8 +114,12 @@ impl Tokenize {
             Input::Conversation(Box::new(Conversation::parse(fields)?))
         } else {
             match (prompt, content) {
-                (Some(text), None) | (None, Some(text)) => {
+                (Some(text), None) => {
                     check_length(&text, "prompt")?;
+                    Input::Text(text)
+                }
+                (None, Some(text)) => {
+                    check_length(&text, "content")?;
                     Input::Text(text)
                 }
                 _ => {
@@ -238,7 +242,7 @@ fn check_length(text: &str, param: &str) -> Result<(), ApiError> {
     Err(ApiError::field(
         param,
         format!(
-            "A text must not be longer than {TEXT_BYTES} bytes to be tokenised, but it has {}.",
+            "`{param}` must not come to more than {TEXT_BYTES} bytes of text here, but it has {}.",
             text.len()
         ),
     ))
@@ -264,6 +268,16 @@ fn read_tokens(fields: &mut Fields, served: &Served) -> Result<Vec<Token>, ApiEr
         }
     };
     fields.refuse_others(served.config.server.unknown_fields)?;
+    let vocab = served.model.vocab();
+    let bytes: usize = tokens.iter().map(|&token| vocab.literal(token).len()).sum();
+    if bytes > TEXT_BYTES {
+        return Err(ApiError::field(
+            "tokens",
+            format!(
+                "The text of `tokens` must not be longer than {TEXT_BYTES} bytes, but it has {bytes}."
+            ),
+        ));
+    }
     Ok(tokens)
 }
 
@@ -289,7 +303,7 @@ async fn detokenize(
             text.push_str(&decoder.push(vocab.literal(token)));
         }
         // The space that the tokenizer puts before a text is not the text's.
-        let begins = usize::from(tokens.first().copied() == vocab.bos());
+        let begins = usize::from(vocab.bos().is_some() && tokens.first().copied() == vocab.bos());
         let before: usize = tokens[..begins]
             .iter()
             .map(|&token| vocab.literal(token).len())
@@ -361,6 +375,7 @@ async fn apply_template(
     let made = move || {
         let conversation = read_conversation(&mut Fields::new(body.0), &served)?;
         let prompt = chat::render(conversation, &served)?.text;
+        check_length(&prompt, "messages")?;
         Ok(Json(Applied { prompt }))
     };
     state.work(made).await?

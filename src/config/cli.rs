@@ -53,6 +53,10 @@ pub enum Command {
     Tune(SettingFlags),
     /// Download the model, or all of `[[models]]`, into the cache, if not there yet, and print the paths.
     Fetch(Fetch),
+    /// Render the chat template that comes on standard input, with its scope, as JSON. The server has a process of its own
+    /// do so for templates of clients.
+    #[command(hide = true)]
+    RenderTemplate,
     /// Print what a shell needs to complete this command line.
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
@@ -293,7 +297,9 @@ mod tests {
                 flags.load(Vec::new())
             }
             Command::Fetch(fetch) => fetch.load(Vec::new()),
-            Command::Completions { .. } | Command::Man { .. } => panic!("no settings"),
+            Command::Completions { .. } | Command::Man { .. } | Command::RenderTemplate => {
+                panic!("no settings")
+            }
         }
     }
 

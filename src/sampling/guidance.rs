@@ -150,7 +150,9 @@ impl Guidance {
         self: &Arc<Self>,
         schema: &Value,
     ) -> Result<Arc<dyn Rules>, ConstraintError> {
-        check_schema(schema)?;
+        if check_schema(schema)? > MOST_PAIRS {
+            return Err(TOO_MANY_PAIRS);
+        }
         match self.compile(TopLevelGrammar::from_json_schema(with_options(schema))) {
             Ok(compiled) => Ok(Arc::new(compiled)),
             Err(ConstraintError::Refused(why)) => {
@@ -188,10 +190,8 @@ impl Guidance {
     }
 
     pub(super) fn lark(self: &Arc<Self>, text: &str) -> Result<Arc<dyn Rules>, ConstraintError> {
-        check_optional(&[text])?;
-        Ok(Arc::new(
-            self.compile(TopLevelGrammar::from_lark(text.to_owned()))?,
-        ))
+        let text = with_checked_schemas(text)?;
+        Ok(Arc::new(self.compile(TopLevelGrammar::from_lark(text))?))
     }
 
     pub(super) fn choice(
@@ -367,8 +367,40 @@ fn with_options(schema: &Value) -> Value {
     schema
 }
 
-/// Refuses what llguidance has no bound for.
-fn check_schema(schema: &Value) -> Result<(), ConstraintError> {
+/// The Lark grammar with our options in each schema that it holds (`%json {…}`), which were checked as others are.
+fn with_checked_schemas(text: &str) -> Result<String, ConstraintError> {
+    const KEYWORD: &str = "%json";
+    let (mut checked, mut expressions) = (String::new(), Vec::new());
+    let (mut rest, mut pairs) = (text, 0_usize);
+    while let Some(place) = rest.find(KEYWORD) {
+        let (before, after) = rest.split_at(place + KEYWORD.len());
+        let mut values = serde_json::Deserializer::from_str(after).into_iter::<Value>();
+        let Some(Ok(schema)) = values.next() else {
+            return Err(ConstraintError::Refused(
+                "`%json` must be followed by a JSON schema".to_owned(),
+            ));
+        };
+        pairs = pairs.saturating_add(check_schema(&schema)?);
+        expressions.push(before);
+        checked.push_str(before);
+        checked.push_str(&format!(" {}", with_options(&schema)));
+        rest = &after[values.byte_offset()..];
+    }
+    if pairs > MOST_PAIRS {
+        return Err(TOO_MANY_PAIRS);
+    }
+    expressions.push(rest);
+    check_optional(&expressions)?;
+    checked.push_str(rest);
+    Ok(checked)
+}
+
+const TOO_MANY_PAIRS: ConstraintError = ConstraintError::TooMuch(
+    "there are too many `patternProperties` in an object, or too many of `$ref`, `allOf`, `anyOf` and `oneOf` beside them",
+);
+
+/// Refuses what llguidance has no bound for; how many pairs of patterns it will hold against each other.
+fn check_schema(schema: &Value) -> Result<usize, ConstraintError> {
     if schema.get(OPTIONS).is_some() {
         return Err(ConstraintError::Refused(
             "`x-guidance` is not for clients to set".to_owned(),
@@ -404,14 +436,8 @@ fn check_schema(schema: &Value) -> Result<(), ConstraintError> {
         }
     }
     // Where schemas are combined, an object may come as often as there are ways to.
-    let cost = combined.saturating_pow(2).saturating_mul(pairs);
-    if cost > MOST_PAIRS {
-        return Err(ConstraintError::TooMuch(
-            "there are too many `patternProperties` in an object, or too many of `$ref`, `allOf`, `anyOf` and `oneOf` \
-             beside them",
-        ));
-    }
-    check_optional(&expressions)
+    check_optional(&expressions)?;
+    Ok(combined.saturating_pow(2).saturating_mul(pairs))
 }
 
 fn check_optional(expressions: &[&str]) -> Result<(), ConstraintError> {
@@ -756,6 +782,26 @@ mod tests {
         ] {
             assert_eq!(schema(text), expect);
         }
+        // Schemas within Lark have the same bounds.
+        let lark = |text: &str| guidance.lark(text).err().expect("refused").to_string();
+        let patterns: Vec<String> = (0..200).map(|i| format!("\"^a{i}$\": true")).collect();
+        let patterns = format!("{{\"patternProperties\": {{{}}}}}", patterns.join(","));
+        for text in [
+            format!("start: %json {patterns}"),
+            format!("start: a b\na: %json {{}}\nb: %lark {{ start: %json {patterns} }}"),
+        ] {
+            assert!(
+                lark(&text).contains("too many `patternProperties`"),
+                "{text}"
+            );
+        }
+        assert!(lark(r#"start: %json {"x-guidance": {}}"#).contains("not for clients"));
+        assert!(lark("start: %json x").contains("must be followed by a JSON schema"));
+        assert!(
+            guidance
+                .lark(r#"start: "[" %json {"type": "integer"} "]""#)
+                .is_ok()
+        );
         let regex = |regex: &str| guidance.regex(regex).err().expect("refused").to_string();
         assert_eq!(regex("ab(c"), "unclosed group (line 1, character 3)");
         assert_eq!(

@@ -247,6 +247,19 @@ fn a_template_can_be_sent_and_its_scope_filled() {
     );
     assert_eq!(spent.status, 400);
     assert_eq!(spent.json()["error"]["param"], "chat_template");
+    // A list within a list within a list, each twice, costs nothing until it is printed.
+    for last in [
+        "{{ ns.a }}",
+        "{{ ns.a|string }}",
+        "{{ ns.a ~ '' }}",
+        "{{ ns.a|tojson }}",
+    ] {
+        let nested = "{% set ns=namespace(a=[1,1]) %}{% for i in range(40) %}{% set ns.a=[ns.a,ns.a] %}{% endfor %}";
+        let body = json!({"messages": user, "chat_template": format!("{nested}{last}")});
+        let answer = server.post("/apply-template", &body);
+        assert_eq!(answer.status, 400, "{last}: {}", answer.body);
+        assert_eq!(answer.json()["error"]["param"], "chat_template");
+    }
     // A model without a template says so.
     let none = server.post("/v1/chat/completions", &json!({"messages": user}));
     assert_eq!(none.status, 400);
@@ -284,7 +297,7 @@ fn weather() -> Value {
             "properties": {"city": {"type": "string", "maxLength": 12}, "unit": {"enum": ["C", "F"]}}}}},
         {"type": "function", "function": {"name": "get_time", "parameters": {
             "type": "object", "additionalProperties": false, "required": ["zone"],
-            "properties": {"zone": {"enum": ["UTC", "CET"]}}}}},
+            "properties": {"zone": {"$ref": "#/$defs/zone"}}, "$defs": {"zone": {"enum": ["UTC", "CET"]}}}}},
     ])
 }
 

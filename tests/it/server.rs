@@ -80,6 +80,7 @@ impl TestServer {
 
     /// With something around the engine's contexts.
     pub fn start_on(model: &str, change: impl FnOnce(&mut Config), runners: Runners) -> Self {
+        candor::api::render_templates_with(env!("CARGO_BIN_EXE_candor").into());
         let mut config = defaults();
         config.model.source = model.to_owned();
         change(&mut config);

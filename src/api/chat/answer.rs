@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::tools::{Format, Part, Reader};
+use super::tools::{Calls, Part, Reader};
 use crate::api::answer::{Gathered, finite};
 use crate::api::generate::new_id;
 use crate::api::stream::Show;
@@ -109,8 +109,8 @@ pub struct Scored {
 pub struct View {
     pub model: Arc<Model>,
     pub logprobs: bool,
-    /// How calls stand in the text, if there may be any.
-    pub calls: Option<Format>,
+    /// The calls that there may be in the text.
+    pub calls: Option<Calls>,
     /// The function that the text is the arguments of.
     pub named: Option<String>,
 }
@@ -207,7 +207,7 @@ struct Reading {
 impl Reading {
     fn new(view: &View) -> Self {
         Self {
-            reader: view.calls.map(Reader::new),
+            reader: view.calls.clone().map(Reader::new),
             named: view.named.clone(),
         }
     }

@@ -32,7 +32,8 @@ use answer::{ChatPiece, Choice, Streamed, View};
 pub use prompt::{Rendered, model_template, render};
 pub use request::Conversation;
 use request::{ChatRequest, ToolChoice};
-use tools::Format;
+pub use template::{render_template, render_templates_with};
+use tools::{Calls, Format};
 
 pub fn route() -> Route {
     Route::post(
@@ -144,22 +145,22 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
     };
     match tool_choice {
         ToolChoice::None => {}
-        ToolChoice::Auto => view.calls = Some(calls),
+        ToolChoice::Auto => view.calls = Some(Calls::new(calls, &tools, parallel_tool_calls)),
         ToolChoice::Required => {
-            view.calls = Some(calls);
-            generate.follow(calls.structure(&tools, parallel_tool_calls))?;
+            view.calls = Some(Calls::new(calls, &tools, parallel_tool_calls));
+            generate.follow(calls.structure(&tools, parallel_tool_calls), served)?;
         }
         ToolChoice::Named(name) => {
-            let tool = tools
+            let mut named = tools
                 .iter()
-                .find(|tool| tool["function"]["name"] == name.as_str());
-            let schema = tool.map(|tool| tools::parameters(&tool["function"]));
-            view.calls = Some(Format::Arguments);
+                .filter(|tool| tool["function"]["name"] == name.as_str());
+            let schema = named
+                .next()
+                .map(|tool| tools::parameters(&tool["function"]));
+            view.calls = Some(Calls::new(Format::Arguments, &tools, false));
             view.named = Some(name);
-            generate.follow(Structured::schema(
-                "tool_choice",
-                schema.unwrap_or_default(),
-            ))?;
+            let structured = Structured::schema("tool_choice", schema.unwrap_or_default());
+            generate.follow(structured, served)?;
         }
     }
     let wanted = Wanted {

@@ -84,7 +84,14 @@ pub fn render(conversation: Conversation, served: &Served) -> Result<Rendered, A
         "add_generation_prompt".to_owned(),
         add_generation_prompt.into(),
     );
-    let mut text = template::render(&template, &scope).map_err(|error| {
+    // A client's may print what would fill all memory: a value that stands in itself many times over costs nothing until
+    // it is written out.
+    let rendered = if is_sent {
+        template::render_apart(&template, scope)
+    } else {
+        template::render(&template, &scope)
+    };
+    let mut text = rendered.map_err(|error| {
         if is_sent {
             ApiError::field("chat_template", format!("`chat_template` {error}."))
         } else {

@@ -101,7 +101,7 @@ impl ChatRequest {
             parallel_tool_calls: fields
                 .field(
                     "parallel_tool_calls",
-                    "Whether an answer that must call a tool may call several.",
+                    "Whether an answer may call several tools. Else what follows the first call stays text.",
                 )
                 .boolean(true)?,
             generate: Generate::parse(fields, served)?,
@@ -361,12 +361,16 @@ fn tool_call(call: Value, name: &str) -> Result<Value, ApiError> {
     Ok(shown)
 }
 
+/// OpenAI's own bound.
+const MOST_TOOLS: usize = 128;
+
 fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
     let value = fields
         .field(
             "tools",
             "Functions that the model may call: `{\"type\": \"function\", \"function\": {\"name\", \"description\", \
-             \"parameters\"}}`, the last a JSON Schema.",
+             \"parameters\"}}`, the last a JSON Schema. Calls that are forced follow it, whatever `strict` says; others are as the \
+             model writes them.",
         )
         .value(|| {
             json!({"type": "array", "items": {"type": "object", "required": ["type", "function"], "properties": {
@@ -384,6 +388,10 @@ fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
         Some(Value::Array(tools)) => tools,
         Some(other) => return Err(wrong("tools", "an array of functions", &other)),
     };
+    if tools.len() > MOST_TOOLS {
+        let allowed = format!("an array of at most {MOST_TOOLS} functions");
+        return Err(wrong("tools", &allowed, &tools.into()));
+    }
     let mut names: Vec<String> = Vec::new();
     for (place, tool) in tools.iter().enumerate() {
         let name = format!("tools[{place}]");
@@ -459,7 +467,6 @@ fn tool_choice(fields: &mut Fields, tools: &[Value]) -> Result<ToolChoice, ApiEr
             ]})
         });
     let choice = match value {
-        None if tools.is_empty() => ToolChoice::None,
         None => ToolChoice::Auto,
         Some(Value::String(text)) if text == "none" => ToolChoice::None,
         Some(Value::String(text)) if text == "auto" => ToolChoice::Auto,
@@ -491,6 +498,9 @@ fn tool_choice(fields: &mut Fields, tools: &[Value]) -> Result<ToolChoice, ApiEr
             ));
         }
     };
+    if tools.is_empty() && choice == ToolChoice::Auto {
+        return Ok(ToolChoice::None);
+    }
     if tools.is_empty() && choice == ToolChoice::Required {
         return Err(ApiError::field(
             NAME,

@@ -1,22 +1,30 @@
 //! Chat templates: messages become the text that a model was trained with. They are Jinja as Hugging Face's transformers
 //! runs it (`apply_chat_template`), which is Jinja2 in a sandbox with a few functions of its own.
 //!
-//! A template may come from a client. Its fuel bounds what it may take, time and memory alike; it reaches nothing but
-//! what it is given.
+//! A template may come from a client. Its fuel bounds most of what it may take, and it reaches nothing but what it is given.
+//! But printing a value costs fuel only when it is printed, and lists within lists may be as large as one likes: so those of
+//! clients are rendered by a process of their own, which the system holds to its memory and time.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
-use serde::Serialize;
+use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
+use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
 /// About 64 bytes, or an instruction, each: a conversation of megabytes fits, and nothing takes more than a moment.
-const FUEL: u64 = 1_000_000;
+const FUEL: u64 = 200_000;
+/// Values within values are dropped by functions that call themselves, and fuel allows some ten thousand levels.
+const STACK_BYTES: usize = 128 << 20;
 /// Calls within calls.
 const RECURSION: usize = 100;
 
 /// Why a template gave no text; goes on from "the template", for the person who sent the request.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum TemplateError {
     /// What the template itself says of the messages, by `raise_exception`.
     #[error("says: {0}")]
@@ -34,6 +42,99 @@ pub type Scope = Map<String, serde_json::Value>;
 
 /// The text that the template makes of what is in scope.
 pub fn render(template: &str, scope: &Scope) -> Result<String, TemplateError> {
+    std::thread::scope(|threads| {
+        let thread = std::thread::Builder::new()
+            .name("template".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(threads, || render_here(template, scope));
+        match thread.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(outcome)) => outcome,
+            _ => Err(TemplateError::Failed("it could not be run".to_owned())),
+        }
+    })
+}
+
+/// What the process of a client's template is told.
+#[derive(Serialize, Deserialize)]
+struct Order {
+    template: String,
+    scope: Scope,
+}
+
+/// Bytes that such a process may have, its program and stack among them.
+const PROCESS_BYTES: u64 = 1 << 30;
+/// Seconds of a core that it may take.
+const PROCESS_SECONDS: u64 = 3;
+/// Bytes of the text that it may answer with.
+const PROCESS_ANSWER_BYTES: u64 = 32 << 20;
+
+/// The program that renders clients' templates; `None`: this one.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has another program than this one render clients' templates: a test is not the server.
+pub fn render_templates_with(candor: PathBuf) {
+    let _ = PROGRAM.set(candor);
+}
+
+/// As [`render`], in a process of its own.
+pub fn render_apart(template: &str, scope: Scope) -> Result<String, TemplateError> {
+    let order = Order {
+        template: template.to_owned(),
+        scope,
+    };
+    let run = || -> std::io::Result<Option<Result<String, TemplateError>>> {
+        let program = match PROGRAM.get() {
+            Some(program) => program.clone(),
+            None => std::env::current_exe()?,
+        };
+        let mut child = Command::new(program)
+            .arg("render-template")
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        // It reads all before it writes anything. If it ends before that, its status says so.
+        if let Some(mut input) = child.stdin.take() {
+            let _ = input.write_all(serde_json::to_string(&order)?.as_bytes());
+        }
+        let mut answer = Vec::new();
+        if let Some(output) = child.stdout.take() {
+            output.take(PROCESS_ANSWER_BYTES).read_to_end(&mut answer)?;
+        }
+        let _ = child.kill();
+        child.wait()?;
+        Ok(serde_json::from_slice(&answer).ok())
+    };
+    match run() {
+        Ok(Some(outcome)) => outcome,
+        // The system ended it.
+        Ok(None) => Err(TemplateError::OutOfFuel),
+        Err(error) => {
+            tracing::error!(%error, "the process of a chat template could not be run");
+            Err(TemplateError::Failed("it could not be run".to_owned()))
+        }
+    }
+}
+
+/// What that process does: an [`Order`] in, a text or a [`TemplateError`] out, in JSON.
+pub fn render_template(order: &str) -> String {
+    // Where the system knows no such limit, fuel is what there is.
+    for (resource, most) in [
+        (rlimit::Resource::AS, PROCESS_BYTES),
+        (rlimit::Resource::CPU, PROCESS_SECONDS),
+        (rlimit::Resource::CORE, 0),
+    ] {
+        let _ = resource.set(most, most);
+    }
+    let outcome = match serde_json::from_str::<Order>(order) {
+        Ok(Order { template, scope }) => render(&template, &scope),
+        Err(error) => Err(TemplateError::Failed(error.to_string())),
+    };
+    serde_json::to_string(&outcome).unwrap_or_default()
+}
+
+fn render_here(template: &str, scope: &Scope) -> Result<String, TemplateError> {
     let source = without_generation_tags(template);
     let environment = environment().map_err(|error| TemplateError::Failed(described(&error)))?;
     let template = environment
@@ -118,14 +219,19 @@ fn strftime_now(format: &str) -> Result<String, Error> {
 }
 
 /// JSON as Python writes it: a space after comma and colon, nothing escaped that need not be.
-fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
+fn to_json(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     // Others change nothing that a prompt shows.
     let _: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
     let wrong =
         |error: serde_json::Error| Error::new(ErrorKind::InvalidOperation, error.to_string());
-    let mut bytes = Vec::new();
+    // A value may stand in itself many times over: what is written is bounded while it is.
+    let fuel = state.fuel_levels().map_or(0, |(_, left)| left);
+    let mut bytes = Bounded {
+        written: Vec::new(),
+        most: usize::try_from(fuel.saturating_mul(64)).unwrap_or(usize::MAX),
+    };
     match indent {
         Some(spaces) => {
             let spaces = " ".repeat(spaces.min(16));
@@ -139,8 +245,28 @@ fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
         }
     }
     Ok(Value::from_safe_string(
-        String::from_utf8_lossy(&bytes).into_owned(),
+        String::from_utf8_lossy(&bytes.written).into_owned(),
     ))
+}
+
+/// Takes so many bytes and no more.
+struct Bounded {
+    written: Vec<u8>,
+    most: usize,
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.written.len() + bytes.len() > self.most {
+            return Err(std::io::Error::other("the JSON is too long"));
+        }
+        self.written.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// `json.dumps` without options.
@@ -275,9 +401,27 @@ mod tests {
             "{{ '{:>1000000000}'.format('a') }}",
             "{{ 'a'.center(1000000000) }}",
             "{{ range(100000000) | list }}",
+            "{% set ns=namespace(a=[1,1]) %}{% for i in range(40) %}{% set ns.a=[ns.a,ns.a] %}{% endfor %}{{ ns.a|tojson }}",
+            "{% set ns=namespace(a=[1,1]) %}{% for i in range(40) %}{% set ns.a=[ns.a,ns.a] %}{% endfor %}{{ ns.a|tojson(indent=2) }}",
             "{{ 'a,' * 1000000 | tojson }}{{ ('a,' * 10000000).split(',') | length }}",
         ] {
             assert!(rendered(template, json!({})).is_err(), "{template}");
+        }
+        // Whether it has fuel for all of it or not, it ends.
+        for last in [
+            "",
+            "{{ ns.a }}",
+            "{{ ns.a|tojson }}",
+            "{{ ns.a == ns.a }}",
+            "{{ ns.a|string|length }}",
+        ] {
+            for levels in [1_000, 10_000, 100_000] {
+                let nests = "{% set ns.a=[ns.a] %}{% endfor %}";
+                let template = format!(
+                    "{{% set ns=namespace(a=[]) %}}{{% for i in range({levels}) %}}{nests}{last}"
+                );
+                let _ = rendered(&template, json!({}));
+            }
         }
         let deep = format!("{}1{}", "(".repeat(5_000), ")".repeat(5_000));
         assert!(rendered(&format!("{{{{ {deep} }}}}"), json!({})).is_err());

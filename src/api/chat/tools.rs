@@ -5,6 +5,8 @@
 //! bare object `{"name": …, "parameters": {…}}` as its whole answer. Of a template that knows no tools nothing can be
 //! expected: the model is told of them in a system message, in the first form.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::api::structured::Structured;
@@ -72,13 +74,24 @@ impl Format {
 fn call_schema(tools: &[Value], arguments: &str) -> Value {
     let calls: Vec<Value> = tools
         .iter()
-        .map(|tool| {
+        .enumerate()
+        .map(|(place, tool)| {
             let function = &tool["function"];
+            let mut parameters = parameters(function);
+            // What points into it points to where it stands now.
+            let way = format!("/properties/{arguments}");
+            move_references(
+                &mut parameters,
+                &match tools.len() {
+                    1 => way,
+                    _ => format!("/anyOf/{place}{way}"),
+                },
+            );
             json!({
                 "type": "object",
                 "properties": {
                     "name": {"const": function["name"]},
-                    arguments: parameters(function),
+                    arguments: parameters,
                 },
                 "required": ["name", arguments],
                 "additionalProperties": false,
@@ -100,6 +113,49 @@ pub fn parameters(function: &Value) -> Value {
     }
 }
 
+/// Puts `way` before all references of a schema that point into it.
+fn move_references(schema: &mut Value, way: &str) {
+    match schema {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value.as_str().and_then(|target| target.strip_prefix('#')) {
+                    Some(rest) if name == "$ref" => *value = format!("#{way}{rest}").into(),
+                    _ => move_references(value, way),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                move_references(item, way);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The calls that there may be in a text.
+#[derive(Debug, Clone)]
+pub struct Calls {
+    format: Format,
+    /// Of the functions; what has another name is no call.
+    names: Arc<[String]>,
+    /// Whether there may be more than one.
+    several: bool,
+}
+
+impl Calls {
+    pub fn new(format: Format, tools: &[Value], several: bool) -> Self {
+        let names = tools
+            .iter()
+            .filter_map(|tool| tool["function"]["name"].as_str());
+        Self {
+            format,
+            names: names.map(str::to_owned).collect(),
+            several,
+        }
+    }
+}
+
 /// What a piece of text turned out to be.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part {
@@ -116,6 +172,7 @@ pub enum Part {
 #[derive(Debug)]
 pub struct Reader {
     format: Format,
+    may_be: Calls,
     /// Not told of yet.
     held: String,
     state: State,
@@ -131,13 +188,15 @@ enum State {
     Call(Call),
     /// Behind a call: a tag may close it.
     Behind,
+    /// Text for people until the end.
+    Text,
 }
 
 impl Reader {
-    /// For a text in which calls stand so.
-    pub fn new(format: Format) -> Self {
+    pub fn new(may_be: Calls) -> Self {
         Self {
-            format,
+            format: may_be.format,
+            may_be,
             held: String::new(),
             state: State::Content,
             calls: false,
@@ -163,12 +222,10 @@ impl Reader {
             State::Content if self.calls && held.trim().is_empty() => Vec::new(),
             State::Content => content_or_nothing(&held, Part::Content),
             State::Call(call) if !call.is_told => {
-                let text = match self.format {
-                    Format::Tagged => format!("{OPEN}{}", call.text),
-                    _ => std::mem::take(&mut call.text),
-                };
+                let text = format!("{}{}", call.lead, call.text);
                 vec![Part::Content(text)]
             }
+            State::Text => content_or_nothing(&held, Part::Content),
             State::Call(_) | State::Behind => Vec::new(),
         }
     }
@@ -179,10 +236,13 @@ impl Reader {
             State::Content => match self.format {
                 Format::Tagged => {
                     if let Some(start) = self.held.find(OPEN) {
-                        let content = self.held[..start].trim_end().to_owned();
+                        let told = self.held[..start].trim_end().len();
+                        let content: String = self.held.drain(..told).collect();
                         parts.extend(content_or_nothing(&content, Part::Content));
-                        self.held.drain(..start + OPEN.len());
-                        self.state = State::Call(Call::default());
+                        self.state = State::Call(Call {
+                            lead: self.held.drain(..start - told + OPEN.len()).collect(),
+                            ..Call::default()
+                        });
                         return true;
                     }
                     // A tag may have begun, and blanks before it would go with it.
@@ -202,25 +262,39 @@ impl Reader {
                         true
                     }
                     Some(_) => {
-                        let content = std::mem::take(&mut self.held);
-                        parts.push(Part::Content(content));
-                        false
+                        self.state = State::Text;
+                        true
                     }
                 },
             },
             State::Call(call) => {
-                let taken = call.push(&self.held, parts);
+                let taken = call.push(&self.held, &self.may_be, parts);
                 self.held.drain(..taken);
                 self.calls |= call.is_told;
-                if call.is_over {
-                    if !call.is_told {
-                        // An object, but no call.
-                        let text = std::mem::take(&mut call.text);
-                        parts.push(Part::Content(text));
-                    }
-                    self.state = State::Behind;
-                    return true;
+                if !call.is_over {
+                    return false;
                 }
+                if call.is_told {
+                    self.state = State::Behind;
+                } else {
+                    // An object, but no call.
+                    let text = std::mem::take(&mut call.text);
+                    self.state = match self.format {
+                        Format::Tagged => State::Content,
+                        _ => State::Text,
+                    };
+                    let tag = if self.format == Format::Tagged {
+                        OPEN
+                    } else {
+                        ""
+                    };
+                    parts.push(Part::Content(format!("{tag}{text}")));
+                }
+                true
+            }
+            State::Text => {
+                let content = std::mem::take(&mut self.held);
+                parts.extend(content_or_nothing(&content, Part::Content));
                 false
             }
             State::Behind => {
@@ -228,22 +302,26 @@ impl Reader {
                 if rest.is_empty() {
                     return false;
                 }
-                if self.format == Format::Bare {
-                    // Llama 3 separates calls by semicolons.
-                    let rest = rest.trim_start_matches(';').to_owned();
-                    self.held = rest;
-                    self.state = State::Content;
+                // Llama 3 separates calls by semicolons.
+                let between = if self.format == Format::Bare {
+                    ";"
+                } else {
+                    CLOSE
+                };
+                let next = if self.may_be.several {
+                    State::Content
+                } else {
+                    State::Text
+                };
+                if let Some(rest) = rest.strip_prefix(between) {
+                    self.held = rest.to_owned();
+                    self.state = next;
                     return !self.held.is_empty();
                 }
-                if let Some(rest) = rest.strip_prefix(CLOSE) {
-                    self.held = rest.to_owned();
-                    self.state = State::Content;
-                    return true;
-                }
-                if CLOSE.starts_with(rest) {
+                if between.starts_with(rest) {
                     return false;
                 }
-                self.state = State::Content;
+                self.state = next;
                 true
             }
         }
@@ -261,6 +339,8 @@ fn content_or_nothing(text: &str, part: fn(String) -> Part) -> Vec<Part> {
 /// The object of a call, read character by character: `name`, and `arguments` or `parameters`.
 #[derive(Debug, Default)]
 struct Call {
+    /// What stands before it, blanks and a tag; it is text again if this is no call.
+    lead: String,
     /// All of it so far.
     text: String,
     /// Objects and arrays that are open.
@@ -283,7 +363,7 @@ struct Call {
 
 impl Call {
     /// Takes text until the object is over; how many bytes of it.
-    fn push(&mut self, text: &str, parts: &mut Vec<Part>) -> usize {
+    fn push(&mut self, text: &str, may_be: &Calls, parts: &mut Vec<Part>) -> usize {
         let mut taken = 0;
         for character in text.chars() {
             taken += character.len_utf8();
@@ -294,7 +374,7 @@ impl Call {
                 break;
             }
         }
-        self.tell(parts);
+        self.tell(may_be, parts);
         taken
     }
 
@@ -374,11 +454,17 @@ impl Call {
     }
 
     /// Tells of the call as soon as its name is known and its arguments begin.
-    fn tell(&mut self, parts: &mut Vec<Part>) {
-        let Some(name) = &self.name else {
+    fn tell(&mut self, may_be: &Calls, parts: &mut Vec<Part>) {
+        let Some(name) = self
+            .name
+            .as_ref()
+            .filter(|name| may_be.names.contains(name))
+        else {
             return;
         };
-        if !self.is_told && (self.arguments.is_some() || self.is_over) {
+        // A bare object without arguments may be anything that has a name.
+        let without = self.is_over && may_be.format == Format::Tagged;
+        if !self.is_told && (self.arguments.is_some() || without) {
             parts.push(Part::Call { name: name.clone() });
             self.is_told = true;
             if self.arguments.is_none() {
@@ -403,8 +489,13 @@ mod tests {
 
     /// Reads the text in pieces of each length, which must come to the same.
     fn check(format: Format, text: &str, content: &str, calls: &[(&str, &str)]) {
+        let tools = ["f", "g"].map(|name| json!({"function": {"name": name}}));
+        check_with(Calls::new(format, &tools, true), text, content, calls);
+    }
+
+    fn check_with(may_be: Calls, text: &str, content: &str, calls: &[(&str, &str)]) {
         for length in 1..=text.chars().count() {
-            let mut reader = Reader::new(format);
+            let mut reader = Reader::new(may_be.clone());
             let characters: Vec<char> = text.chars().collect();
             let mut parts: Vec<Part> = characters
                 .chunks(length)
@@ -432,6 +523,25 @@ mod tests {
             assert_eq!(got, calls, "{text:?} by {length}");
             assert_eq!(got_content, content, "{text:?} by {length}");
         }
+    }
+
+    #[test]
+    fn references_go_where_the_schema_goes() {
+        let parameters = json!({
+            "$defs": {"city": {"type": "string"}},
+            "properties": {"a": {"$ref": "#/$defs/city"}, "$ref": {"type": "string"}, "b": {"items": [{"$ref": "#"}]}},
+        });
+        let tool = json!({"function": {"name": "f", "parameters": parameters}});
+        let schema = call_schema(std::slice::from_ref(&tool), "arguments");
+        let moved = &schema["properties"]["arguments"]["properties"];
+        assert_eq!(moved["a"]["$ref"], "#/properties/arguments/$defs/city");
+        assert_eq!(moved["b"]["items"][0]["$ref"], "#/properties/arguments");
+        assert_eq!(moved["$ref"]["type"], "string");
+        let schema = call_schema(&[tool.clone(), tool], "parameters");
+        assert_eq!(
+            schema["anyOf"][1]["properties"]["parameters"]["properties"]["a"]["$ref"],
+            "#/anyOf/1/properties/parameters/$defs/city"
+        );
     }
 
     #[test]
@@ -476,6 +586,33 @@ mod tests {
             "{\"name\": \"f\", \"parameters\": {}}; {\"name\": \"g\", \"parameters\": {}}",
             "",
             &[("f", "{}"), ("g", "{}")],
+        );
+        // What is no call stays as it was.
+        for text in [
+            "the <tool_call> tag",
+            "<tool_call>\n<function=f></function>\n</tool_call>",
+            "<tool_call>{\"name\": \"h\", \"arguments\": {}}</tool_call>",
+        ] {
+            check(Tagged, text, text, &[]);
+        }
+        for text in [
+            "Use {\"name\": \"f\", \"parameters\": {}}",
+            "{\"name\": \"f\", \"age\": 30}",
+            "{\"name\": \"h\", \"parameters\": {}}",
+            "{\"a\": 1}\n\nDone; {\"name\": \"f\", \"parameters\": {}}",
+        ] {
+            check(Bare, text, text, &[]);
+        }
+        // One call and no more.
+        let tools = [json!({"function": {"name": "f"}})];
+        let two =
+            "<tool_call>{\"name\": \"f\"}</tool_call><tool_call>{\"name\": \"f\"}</tool_call>";
+        let second = "<tool_call>{\"name\": \"f\"}</tool_call>";
+        check_with(
+            Calls::new(Tagged, &tools, false),
+            two,
+            second,
+            &[("f", "{}")],
         );
         check(Bare, "No {call}.", "No {call}.", &[]);
         check(Bare, "{\"answer\": 42}", "{\"answer\": 42}", &[]);
