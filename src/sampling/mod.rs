@@ -39,10 +39,14 @@ pub struct Sampler {
     min_tokens: usize,
     drawn: usize,
     bad_words: Arc<[Vec<Token>]>,
-    /// Generated tokens, the last ones: as many as the longest bad word has, at least.
+    /// Tokens that stand before the last of the longest bad word.
+    looks_back: usize,
+    /// The last generated tokens: as many as that, and up to as many again.
     recent: Vec<Token>,
-    /// Tokens that would complete a bad word now.
+    /// Tokens that would complete a bad word now: first those that are one by themselves, ascending.
     completing: Vec<Token>,
+    /// How many are one by themselves.
+    whole_words: usize,
     /// All others are banned; ascending.
     allowed: Option<Arc<[Token]>>,
     constraint: Option<Follower>,
@@ -83,7 +87,16 @@ impl Sampler {
         if params.ignore_eos {
             bias.extend(ends.iter().map(|&token| (token, f32::NEG_INFINITY)));
         }
-        let mut sampler = Self {
+        let words = params.bad_words.iter();
+        let mut completing: Vec<Token> = words
+            .clone()
+            .filter(|word| word.len() == 1)
+            .flatten()
+            .copied()
+            .collect();
+        completing.sort_unstable();
+        completing.dedup();
+        Self {
             bias,
             ends: if params.min_tokens > 0 {
                 [ends, &params.stop_tokens].concat()
@@ -93,17 +106,17 @@ impl Sampler {
             min_tokens: params.min_tokens,
             drawn: 0,
             bad_words: Arc::clone(&params.bad_words),
+            looks_back: words.map(Vec::len).max().unwrap_or(0).saturating_sub(1),
             recent: Vec::new(),
-            completing: Vec::new(),
+            whole_words: completing.len(),
+            completing,
             allowed: params.allowed_tokens.clone(),
             constraint: params.constraint.as_ref().map(Follower::new),
             stages,
             keeps,
             candidates: LlamaTokenDataArray::new(Vec::new(), false),
             touched: Vec::new(),
-        };
-        sampler.find_completing();
-        sampler
+        }
     }
 
     /// How many of the likeliest tokens [`Sampler::sample`] wants to be told; it does not look at the rest of the row
@@ -312,17 +325,22 @@ impl Sampler {
         for stage in changes.iter_mut().chain(picks) {
             stage.accept(token);
         }
-        if !self.bad_words.is_empty() {
+        if self.looks_back > 0 {
+            // Now and then, so that a token costs no moving of all.
+            if self.recent.len() == 2 * self.looks_back {
+                self.recent.drain(..=self.looks_back);
+            }
             self.recent.push(token);
             self.find_completing();
         }
     }
 
-    /// Finds the tokens that would complete a bad word.
+    /// Finds the tokens that would complete a bad word of several.
     fn find_completing(&mut self) {
-        self.completing.clear();
+        self.completing.truncate(self.whole_words);
         for word in self.bad_words.iter() {
             if let Some((&last, before)) = word.split_last()
+                && !before.is_empty()
                 && self.recent.ends_with(before)
                 && !self.completing.contains(&last)
             {
@@ -729,11 +747,19 @@ mod tests {
         );
         check(
             SamplingParams {
-                bad_words: words(&[&[0], &[1]]),
+                bad_words: words(&[&[1], &[0], &[1]]),
                 ..greedy()
             },
             &[],
             &[2; 5],
+        );
+        check(
+            SamplingParams {
+                bad_words: words(&[&[2, 2, 2], &[0], &[1], &[2, 3, 0]]),
+                ..greedy()
+            },
+            &[],
+            &[2, 2, 3, 2, 2],
         );
     }
 

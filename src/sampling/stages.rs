@@ -69,7 +69,10 @@ static TABLE: [Known; 9] = [
         changes: true,
         make: |ground| {
             let on = ground.params.uses_dry();
-            on.then(|| Act::Dry(Dry::new(ground.params, ground.prompt)))
+            on.then(|| Act::Dry {
+                dry: Dry::new(ground.params, ground.prompt),
+                by_id: None,
+            })
         },
     },
     Known {
@@ -99,7 +102,7 @@ static TABLE: [Known; 9] = [
         changes: false,
         make: |&Ground { params, .. }| {
             let on = params.typical_p < 1.0;
-            on.then(|| Act::OfAllowed(LlamaSampler::typical(params.typical_p, LEAST)))
+            on.then(|| Act::Typical(LlamaSampler::typical(params.typical_p, LEAST)))
         },
     },
     Known {
@@ -127,13 +130,10 @@ static TABLE: [Known; 9] = [
         make: |&Ground { params, .. }| {
             let (probability, threshold) = (params.xtc_probability, params.xtc_threshold);
             let on = probability > 0.0 && threshold <= 0.5;
-            on.then(|| {
-                Act::Xtc(LlamaSampler::xtc(
-                    probability,
-                    threshold,
-                    LEAST,
-                    params.seed,
-                ))
+            on.then(|| Act::Xtc {
+                sampler: LlamaSampler::xtc(probability, threshold, LEAST, params.seed),
+                // A banned one's probability is not below it.
+                takes_banned: threshold <= 0.0,
             })
         },
     },
@@ -192,8 +192,8 @@ pub struct Stage {
 
 enum Act {
     Llama(LlamaSampler),
-    /// llama.cpp's, which takes the entropy of a banned candidate for no number: those are left out first.
-    OfAllowed(LlamaSampler),
+    /// llama.cpp's, which makes no number of a candidate whose probability is 0: those are left out first.
+    Typical(LlamaSampler),
     TopK {
         sampler: LlamaSampler,
         count: usize,
@@ -203,9 +203,19 @@ enum Act {
         /// The generated tokens that they look back on.
         recent: VecDeque<Token>,
     },
-    Dry(Dry),
+    Dry {
+        dry: Dry,
+        /// Behind samplers that put candidates in another order: room for a number for each token, all 0 between two
+        /// uses. A penalty is not looked for among all candidates then.
+        by_id: Option<Vec<f32>>,
+    },
     /// It may leave out the likeliest candidate.
-    Xtc(LlamaSampler),
+    Xtc {
+        sampler: LlamaSampler,
+        /// It would leave a banned one rather than another: those are left out first. Not otherwise, for of a single
+        /// candidate llama.cpp draws no random number.
+        takes_banned: bool,
+    },
     DynamicTemperature(LlamaSampler),
     /// Leaves the likeliest candidate only.
     Cold(LlamaSampler),
@@ -231,7 +241,10 @@ impl Stages {
             .filter_map(|name| name.known())
         {
             leading &= known.changes;
-            if let Some(act) = (known.make)(ground) {
+            if let Some(mut act) = (known.make)(ground) {
+                if !leading && let Act::Dry { by_id, .. } = &mut act {
+                    *by_id = Some(vec![0.0; usize::try_from(ground.n_vocab).unwrap_or(0)]);
+                }
                 let name = known.name;
                 let list = if leading { &mut changes } else { &mut picks };
                 list.push(Stage { name, act });
@@ -241,7 +254,7 @@ impl Stages {
         let greedy = picks.iter().any(|stage| matches!(stage.act, Act::Cold(_)))
             && !picks
                 .iter()
-                .any(|stage| stage.changes() || matches!(stage.act, Act::Xtc(_)));
+                .any(|stage| stage.changes() || matches!(stage.act, Act::Xtc { .. }));
         if greedy {
             picks.clear();
         } else if let Some(mirostat) = mirostat(ground) {
@@ -282,7 +295,7 @@ fn mirostat(ground: &Ground) -> Option<Stage> {
 
 impl Stage {
     fn changes(&self) -> bool {
-        matches!(self.act, Act::Penalties { .. } | Act::Dry(_))
+        matches!(self.act, Act::Penalties { .. } | Act::Dry { .. })
     }
 
     /// Applies it to candidates of which one at least is not banned.
@@ -291,19 +304,34 @@ impl Stage {
             Act::Llama(sampler)
             | Act::TopK { sampler, .. }
             | Act::Penalties { sampler, .. }
-            | Act::Xtc(sampler)
             | Act::Cold(sampler) => candidates.apply_sampler(sampler),
-            Act::OfAllowed(sampler) => {
-                candidates
-                    .data
-                    .retain(|candidate| candidate.logit() > f32::NEG_INFINITY);
+            Act::Typical(sampler) => {
+                keep_likely(candidates);
                 candidates.apply_sampler(sampler);
             }
-            Act::Dry(dry) => {
-                for &(token, penalty) in dry.penalties() {
-                    add(candidates, token, -penalty);
-                    candidates.sorted = false;
+            Act::Xtc {
+                sampler,
+                takes_banned,
+            } => {
+                if *takes_banned {
+                    candidates
+                        .data
+                        .retain(|candidate| candidate.logit() > f32::NEG_INFINITY);
                 }
+                candidates.apply_sampler(sampler);
+            }
+            Act::Dry { dry, by_id } => {
+                let penalties = dry.penalties();
+                match by_id {
+                    _ if penalties.is_empty() => return,
+                    None => {
+                        for &(token, penalty) in penalties {
+                            add(candidates, token, -penalty);
+                        }
+                    }
+                    Some(by_id) => subtract(candidates, penalties, by_id),
+                }
+                candidates.sorted = false;
             }
             Act::DynamicTemperature(sampler) => {
                 candidates.apply_sampler(sampler);
@@ -324,9 +352,9 @@ impl Stage {
         let accepted = LlamaToken::new(token.0);
         match &mut self.act {
             Act::Llama(sampler)
-            | Act::OfAllowed(sampler)
+            | Act::Typical(sampler)
             | Act::TopK { sampler, .. }
-            | Act::Xtc(sampler)
+            | Act::Xtc { sampler, .. }
             | Act::DynamicTemperature(sampler)
             | Act::Cold(sampler) => sampler.accept(accepted),
             Act::Penalties { sampler, recent } => {
@@ -336,7 +364,7 @@ impl Stage {
                 }
                 recent.push_back(token);
             }
-            Act::Dry(dry) => dry.accept(token),
+            Act::Dry { dry, .. } => dry.accept(token),
         }
     }
 
@@ -344,11 +372,45 @@ impl Stage {
     pub fn touched(&self) -> impl Iterator<Item = Token> {
         let (recent, repeated) = match &self.act {
             Act::Penalties { recent, .. } => (Some(recent), None),
-            Act::Dry(dry) => (None, Some(dry.penalties())),
+            Act::Dry { dry, .. } => (None, Some(dry.penalties())),
             _ => (None, None),
         };
         let repeated = repeated.into_iter().flatten().map(|&(token, _)| token);
         recent.into_iter().flatten().copied().chain(repeated)
+    }
+}
+
+/// Leaves out the candidates whose probability is 0 in llama.cpp's arithmetic, or all but.
+fn keep_likely(candidates: &mut LlamaTokenDataArray) {
+    /// Twice the smallest f32 that is not 0: the last bit of an exponential may differ between libraries.
+    const LEAST_PROBABILITY: f32 = 2.8e-45;
+    let logits = || candidates.data.iter().map(|candidate| candidate.logit());
+    let largest = logits().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f32 = logits().map(|logit| (logit - largest).exp()).sum();
+    candidates.data.retain(|candidate| {
+        let probability = (candidate.logit() - largest).exp() / sum;
+        // llama.cpp ends the process if none is left: what is no number stays.
+        probability > LEAST_PROBABILITY || probability.is_nan()
+    });
+}
+
+/// Takes penalties from the logits of candidates in whatever order, in one pass over them.
+fn subtract(candidates: &mut LlamaTokenDataArray, penalties: &[(Token, f32)], by_id: &mut [f32]) {
+    for &(token, penalty) in penalties {
+        if let Some(place) = by_id.get_mut(token.index()) {
+            *place = penalty;
+        }
+    }
+    for candidate in &mut candidates.data {
+        let place = usize::try_from(candidate.id().0).ok();
+        if let Some(&penalty) = place.and_then(|place| by_id.get(place)) {
+            candidate.set_logit(candidate.logit() - penalty);
+        }
+    }
+    for &(token, _) in penalties {
+        if let Some(place) = by_id.get_mut(token.index()) {
+            *place = 0.0;
+        }
     }
 }
 
@@ -556,6 +618,106 @@ mod tests {
             draws += left.len();
         }
         assert!(draws > 13, "{draws}");
+    }
+
+    #[test]
+    fn xtc_at_a_threshold_of_zero_leaves_no_banned_one() {
+        for mut row in rows() {
+            row.push(f32::NEG_INFINITY);
+            let params = SamplingParams {
+                xtc_probability: 1.0,
+                xtc_threshold: 0.0,
+                ..SamplingParams::default()
+            };
+            let least = row.iter().copied().filter(|logit| logit.is_finite());
+            let least = least.fold(f32::MAX, f32::min);
+            let left = after("xtc", params, &row);
+            assert_eq!(left.len(), 1, "{row:?}");
+            assert_eq!(left[0].1, least, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn dry_takes_the_same_from_candidates_in_any_order() {
+        let prompt: Vec<Token> = [7, 8, 9, 7, 8, 3, 7, 8].map(Token).repeat(3);
+        let params = |samplers: &[&str]| SamplingParams {
+            dry_multiplier: 2.0,
+            dry_allowed_length: 1,
+            samplers: samplers
+                .iter()
+                .filter_map(|name| SamplerName::read(name))
+                .collect(),
+            top_k: 200,
+            ..SamplingParams::default()
+        };
+        let row = logits(200, 1);
+        let apply = |stages: &mut dyn Iterator<Item = Stage>, before: &[&str]| {
+            let candidates = (0..)
+                .zip(&row)
+                .map(|(id, &logit)| LlamaTokenData::new(LlamaToken::new(id), logit, 0.0));
+            let mut candidates = LlamaTokenDataArray::new(candidates.collect(), false);
+            let mut applied: Vec<Stage> = stages
+                .filter(|stage| before.contains(&stage.name))
+                .collect();
+            assert_eq!(applied.len(), before.len());
+            for stage in &mut applied {
+                stage.apply(&mut candidates);
+            }
+            // Twice: nothing of the first time is left.
+            applied[before.len() - 1].apply(&mut candidates);
+            let mut left: Vec<(i32, f32)> = candidates
+                .data
+                .iter()
+                .map(|candidate| (candidate.id().0, candidate.logit()))
+                .collect();
+            left.sort_unstable_by_key(|&(id, _)| id);
+            left
+        };
+        let of = |params: &SamplingParams| {
+            Stages::new(&Ground {
+                params,
+                n_vocab: 200,
+                prompt: &prompt,
+            })
+        };
+        let first = of(&params(&["dry"]));
+        let behind = of(&params(&["top_k", "dry"]));
+        assert!(behind.changes.is_empty());
+        let first = apply(&mut first.changes.into_iter(), &["dry"]);
+        let behind = apply(&mut behind.picks.into_iter(), &["top_k", "dry"]);
+        assert_eq!(first, behind);
+        let changed = first
+            .iter()
+            .filter(|&&(id, logit)| row[id as usize] != logit)
+            .count();
+        assert_eq!(changed, 3);
+    }
+
+    #[test]
+    fn typical_takes_no_notice_of_what_can_hardly_be() {
+        // For the last row: e^-103 is more than 0, but not its share of the sum.
+        let check = |row: &[f32], far: &[f32]| {
+            let params = || SamplingParams {
+                typical_p: 0.5,
+                ..SamplingParams::default()
+            };
+            let with = [row, far].concat();
+            assert_eq!(
+                after("typ_p", params(), &with),
+                after("typ_p", params(), row)
+            );
+        };
+        for row in rows()
+            .into_iter()
+            .filter(|row| !row.contains(&f32::NEG_INFINITY))
+        {
+            let largest = row.iter().copied().fold(f32::MIN, f32::max);
+            check(&row, &[largest - 110.0, largest - 150.0, -1e30]);
+        }
+        check(
+            &[3.0, 2.5, 2.0, 2.0, 1.0],
+            &[-100.0, -100.5, -101.0, -200.0],
+        );
     }
 
     #[test]
