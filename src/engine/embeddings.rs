@@ -295,8 +295,10 @@ impl Host {
                 }
             }
         }
+        // What is not a number would stay in the context's memory.
+        let vector = pool.vector().ok_or(EngineError::Decode)?;
         metrics::embedded(text.len());
-        Ok(Some(pool.vector()))
+        Ok(Some(vector))
     }
 }
 
@@ -340,9 +342,13 @@ impl Pool {
         }
     }
 
-    fn vector(self) -> Vec<f64> {
+    /// `None`: some are no numbers.
+    fn vector(self) -> Option<Vec<f64>> {
         let count = (self.rows.1 - self.rows.0 + 1) as f64;
-        self.sum.into_iter().map(|sum| sum / count).collect()
+        let numbers = self.sum.into_iter().map(|sum| sum / count);
+        numbers
+            .map(|number| number.is_finite().then_some(number))
+            .collect()
     }
 }
 
@@ -372,19 +378,21 @@ mod tests {
 
     #[test]
     fn one_vector_of_many() {
-        let rows = [[1.0_f32, -2.0], [3.0, 4.0], [5.0, 1.0]];
-        let check = |pooling, expect: [f64; 2]| {
+        let check = |pooling, last: f32, expect: Option<[f64; 2]>| {
+            let rows = [[1.0, -2.0], [3.0, 4.0], [5.0, last]];
             let mut pool = Pool::new(pooling, rows.len());
             for (place, row) in rows.iter().enumerate() {
                 if pool.wants(place) {
                     pool.add(row);
                 }
             }
-            assert_eq!(pool.vector(), expect, "{pooling:?}");
+            assert_eq!(pool.vector(), expect.map(Vec::from), "{pooling:?} {last}");
         };
-        check(Pooling::Mean, [3.0, 1.0]);
-        check(Pooling::Cls, [1.0, -2.0]);
-        check(Pooling::Last, [5.0, 1.0]);
+        check(Pooling::Mean, 1.0, Some([3.0, 1.0]));
+        check(Pooling::Cls, 1.0, Some([1.0, -2.0]));
+        check(Pooling::Last, 1.0, Some([5.0, 1.0]));
+        check(Pooling::Mean, f32::NAN, None);
+        check(Pooling::Last, f32::INFINITY, None);
     }
 
     #[test]

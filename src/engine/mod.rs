@@ -118,6 +118,28 @@ struct Pool {
     cells: usize,
 }
 
+/// A pool's threads while it starts. If that fails they are ended and waited for, so that nothing of it takes memory at
+/// the next try.
+struct Starting {
+    shared: Arc<Shared>,
+    /// None once the pool has them.
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if self.threads.is_empty() {
+            return;
+        }
+        for mailbox in &self.shared.mailboxes {
+            let _ = mailbox.send(Message::Close);
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
 impl Engine {
     /// Starts to fetch and load the model on a thread of its own. The receiver tells how that ended.
     /// Workers run on what `runners` makes of their contexts.
@@ -444,7 +466,7 @@ impl Pool {
         };
         let width = groups.iter().copied().max().unwrap_or(1);
         // llama.cpp gives a context at most 256 lanes.
-        let spare = model::spare_lanes(&model);
+        let spare = model::spare_lanes(&model, model::Output::Logits);
         let lanes = settings.parallel_sequences.div_ceil(workers.max(1)) + settings.cache_lanes;
         let lanes = lanes.min(256 - spare);
         let scored_rows = match settings.logits_rows {
@@ -505,9 +527,13 @@ impl Pool {
             batch_tokens: settings.batch_tokens,
             lane_tokens: settings.context_length,
         });
-        // It ends by itself if what follows fails.
+        let mut starting = Starting {
+            shared: Arc::clone(&shared),
+            threads: Vec::new(),
+        };
+        // Its thread ends when this is dropped, which is before what waits for it.
         let (embeddings, handle) = Embeddings::start(&model, config, runners, &shared)?;
-        let mut handles = vec![handle];
+        starting.threads.push(handle);
         let (ready, started) = mpsc::channel();
         for (number, mailbox) in mailboxes.into_iter().enumerate() {
             let supervisor = Supervisor {
@@ -524,16 +550,10 @@ impl Pool {
                 .stack_size(WORKER_STACK_BYTES)
                 .spawn(move || supervisor.run(ready))
                 .map_err(StartError::Thread)?;
-            handles.push(handle);
+            starting.threads.push(handle);
         }
         drop(ready);
-        let outcome: Result<Vec<()>, _> = started.iter().collect();
-        if let Err(error) = outcome {
-            for mailbox in &shared.mailboxes {
-                let _ = mailbox.send(Message::Close);
-            }
-            return Err(error);
-        }
+        started.iter().collect::<Result<Vec<()>, _>>()?;
         let flash = if settings.flash_attention {
             "on"
         } else {
@@ -559,7 +579,7 @@ impl Pool {
             model,
             shared,
             embeddings,
-            threads: Mutex::new(handles),
+            threads: Mutex::new(std::mem::take(&mut starting.threads)),
             cells: workers * lanes * settings.context_length,
         })
     }

@@ -540,15 +540,10 @@ impl Shelf {
         tracing::info!(model = self.name(number), "is unloaded {why}");
         let shelf = Arc::clone(self);
         self.runtime.spawn_blocking(move || {
+            let _unloading = Unloading { shelf, number };
+            // The last handle: with it the weights go, before the other is dropped, also in a panic.
+            let engine = engine;
             engine.close();
-            // The last handle: with it the weights go.
-            drop(engine);
-            let mut guard = shelf.books();
-            let books = &mut *guard;
-            books.states[number] = State::Unloaded { failed: None };
-            shelf.go_on(books);
-            drop(guard);
-            shelf.changed.notify_waiters();
         });
     }
 
@@ -571,6 +566,8 @@ impl Shelf {
         if books.closing || !idle {
             return;
         }
+        // Whoever waited for the room may have given up, or found another.
+        *leaving &= books.line.iter().any(|&other| other != number);
         if *leaving {
             self.unload(books, number, "to make room");
         } else {
@@ -614,6 +611,23 @@ impl Shelf {
             self.name(number),
             self.patience.as_millis()
         ))
+    }
+}
+
+/// A model's engine is being closed; when this is dropped, its memory is free.
+struct Unloading {
+    shelf: Arc<Shelf>,
+    number: usize,
+}
+
+impl Drop for Unloading {
+    fn drop(&mut self) {
+        let mut guard = self.shelf.books();
+        let books = &mut *guard;
+        books.states[self.number] = State::Unloaded { failed: None };
+        self.shelf.go_on(books);
+        drop(guard);
+        self.shelf.changed.notify_waiters();
     }
 }
 

@@ -115,7 +115,7 @@ impl Context {
         let lane_cells = shape.lane_tokens.next_multiple_of(256);
         // SAFETY: returns a plain struct by value.
         let mut params = unsafe { sys::llama_context_default_params() };
-        let lanes = shape.lanes + spare_lanes(model);
+        let lanes = shape.lanes + spare_lanes(model, shape.output);
         params.n_ctx = u32_of(lane_cells * lanes);
         params.n_batch = u32_of(shape.batch_rows);
         params.n_ubatch = u32_of(shape.batch_rows);
@@ -306,7 +306,7 @@ impl Runner for Context {
     /// number, as adapters at a large scale can make it, that is no zero. So a lane that nobody uses is written over it.
     fn cleanse(&mut self, lane: usize) {
         debug_assert!(lane < self.shape.lanes);
-        if spare_lanes(&self.model) > 0 {
+        if spare_lanes(&self.model, self.shape.output) > 0 {
             self.copies_pending = true;
             // SAFETY: both lanes exist, the spare one behind those of the shape.
             unsafe {
@@ -398,9 +398,9 @@ impl Drop for Context {
 }
 
 /// Lanes of a context beyond those of its shape, in which nothing is ever evaluated: where adapters are loaded, one for
-/// `cleanse`.
-pub fn spare_lanes(model: &Model) -> usize {
-    usize::from(!model.adapters().is_empty())
+/// `cleanse`. A context for embeddings is made anew instead.
+pub fn spare_lanes(model: &Model, output: Output) -> usize {
+    usize::from(output == Output::Logits && !model.adapters().is_empty())
 }
 
 /// A LoRA adapter as llama.cpp holds it: it is freed with the model that it was loaded for, so that model must

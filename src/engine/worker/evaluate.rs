@@ -121,6 +121,9 @@ impl Worker<'_> {
             let Some(rows) = rows else {
                 return Some(self.failed(index, &"a row of logits is missing"));
             };
+            if adapted && rows.iter().any(|(logits, _)| overflows(logits)) {
+                return Some(self.overflowed(index));
+            }
             // As many alternatives as the scores before have, so that all of a lane's scores can be used alike.
             known.scores.extend(score_rows(&rows, known.top, threads));
         }
@@ -240,6 +243,7 @@ impl Worker<'_> {
         if self.decode().is_err() {
             // Without a draft it may go.
             self.runner.cut(lane, start);
+            self.lanes[lane].suspect |= !self.sequences[index].request.adapters.is_empty();
             self.sequences[index].patience.learn(0);
             return false;
         }
@@ -254,6 +258,9 @@ impl Worker<'_> {
             }
         };
         self.runner.cut(lane, start + kept + 1);
+        // The rows of what was cut off were not looked at.
+        let adapted = !self.sequences[index].request.adapters.is_empty();
+        self.lanes[lane].suspect |= adapted && kept < draft.len();
         self.sequences[index].patience.learn(kept);
         ended.extend(end.map(|end| (index, end)));
         true
