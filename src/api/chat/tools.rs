@@ -278,17 +278,11 @@ impl Reader {
                     self.state = State::Behind;
                 } else {
                     // An object, but no call.
-                    let text = std::mem::take(&mut call.text);
+                    parts.push(Part::Content(format!("{}{}", call.lead, call.text)));
                     self.state = match self.format {
                         Format::Tagged => State::Content,
                         _ => State::Text,
                     };
-                    let tag = if self.format == Format::Tagged {
-                        OPEN
-                    } else {
-                        ""
-                    };
-                    parts.push(Part::Content(format!("{tag}{text}")));
                 }
                 true
             }
