@@ -41,9 +41,7 @@ async fn create(
     Extension(client): Extension<Client>,
     body: JsonObject,
 ) -> Result<Response, ApiError> {
-    let served = state.serves(&body.0).await?;
-    let for_it = served.clone();
-    let (format, request) = state.work(move || prepare(body, &for_it)).await??;
+    let (served, (format, request)) = state.prepare(body, prepare).await?;
     let tokens = request.texts.iter().map(|text| text.len()).sum();
     let entries = Entries(request.texts.len() * request.dimensions);
     let vectors = served

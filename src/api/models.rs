@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::AppState;
+use super::body::JsonObject;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::route::Route;
@@ -43,6 +44,18 @@ impl AppState {
             _ => names.next().unwrap_or_default(),
         };
         self.served(found).await
+    }
+
+    /// The model that a body is for, and what is made of the body for it, beside the threads that serve everybody.
+    pub async fn prepare<T: Send + 'static>(
+        &self,
+        body: JsonObject,
+        prepare: fn(JsonObject, &Served) -> Result<T, ApiError>,
+    ) -> Result<(Served, T), ApiError> {
+        let served = self.serves(&body.0).await?;
+        let for_it = served.clone();
+        let prepared = self.work(move || prepare(body, &for_it)).await??;
+        Ok((served, prepared))
     }
 
     /// The model whose bounds the documents tell: the first that is loaded, so that none is for their sake.

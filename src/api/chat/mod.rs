@@ -54,9 +54,7 @@ async fn create(
     Extension(client): Extension<Client>,
     body: JsonObject,
 ) -> Result<Response, ApiError> {
-    let served = state.serves(&body.0).await?;
-    let for_it = served.clone();
-    let prepared = state.work(move || prepare(body, &for_it)).await??;
+    let (served, prepared) = state.prepare(body, prepare).await?;
     let Prepared {
         generate,
         view,

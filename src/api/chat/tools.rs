@@ -171,7 +171,6 @@ pub enum Part {
 /// Reads a model's text as it comes. Text that may be the beginning of a call is held back until that is known.
 #[derive(Debug)]
 pub struct Reader {
-    format: Format,
     may_be: Calls,
     /// Not told of yet.
     held: String,
@@ -195,7 +194,6 @@ enum State {
 impl Reader {
     pub fn new(may_be: Calls) -> Self {
         Self {
-            format: may_be.format,
             may_be,
             held: String::new(),
             state: State::Content,
@@ -205,7 +203,7 @@ impl Reader {
 
     /// What is known with this text.
     pub fn push(&mut self, text: &str) -> Vec<Part> {
-        if self.format == Format::Arguments {
+        if self.may_be.format == Format::Arguments {
             return content_or_nothing(text, Part::Arguments);
         }
         self.held.push_str(text);
@@ -233,7 +231,7 @@ impl Reader {
     /// Goes on as far as what is held allows; whether there may be more.
     fn step(&mut self, parts: &mut Vec<Part>) -> bool {
         match &mut self.state {
-            State::Content => match self.format {
+            State::Content => match self.may_be.format {
                 Format::Tagged => {
                     if let Some(start) = self.held.find(OPEN) {
                         let told = self.held[..start].trim_end().len();
@@ -279,7 +277,7 @@ impl Reader {
                 } else {
                     // An object, but no call.
                     parts.push(Part::Content(format!("{}{}", call.lead, call.text)));
-                    self.state = match self.format {
+                    self.state = match self.may_be.format {
                         Format::Tagged => State::Content,
                         _ => State::Text,
                     };
@@ -297,7 +295,7 @@ impl Reader {
                     return false;
                 }
                 // Llama 3 separates calls by semicolons.
-                let between = if self.format == Format::Bare {
+                let between = if self.may_be.format == Format::Bare {
                     ";"
                 } else {
                     CLOSE
@@ -399,7 +397,7 @@ impl Call {
             return;
         }
         if self.depth == 1 && self.after_colon && !character.is_whitespace() {
-            self.value_begins(character, start);
+            self.value_begins(start);
         }
         match character {
             '"' => {
@@ -430,15 +428,19 @@ impl Call {
         }
     }
 
-    fn value_begins(&mut self, _: char, start: usize) {
-        if self.arguments.is_none() && ["arguments", "parameters"].contains(&self.key.as_str()) {
+    /// Whether the value that is read is the arguments.
+    fn is_at_arguments(&self) -> bool {
+        ["arguments", "parameters"].contains(&self.key.as_str())
+    }
+
+    fn value_begins(&mut self, start: usize) {
+        if self.arguments.is_none() && self.is_at_arguments() {
             self.arguments = Some((start, start));
         }
     }
 
     fn value_ended(&mut self, end: usize) {
-        let is_arguments = ["arguments", "parameters"].contains(&self.key.as_str());
-        if is_arguments && self.arguments.is_some() && self.arguments_end.is_none() {
+        if self.is_at_arguments() && self.arguments.is_some() && self.arguments_end.is_none() {
             self.arguments_end = Some(end);
         }
     }
