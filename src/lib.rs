@@ -100,7 +100,8 @@ pub async fn run_on(
     let address = listener.local_addr()?;
     let grace = Duration::from_millis(config.server.shutdown_grace_ms);
     let door = serve::Door::new(&config).await?;
-    let url = format!("{}://{address}", door.scheme());
+    let url = format!("{}://{}", door.scheme(), reachable(address));
+    let server_settings = config.server.clone();
     let (models, started) = engine::Models::start(&config, runners);
     let is_loopback = address.ip().is_loopback();
     let app = api::app(api::AppState::new(
@@ -113,7 +114,7 @@ pub async fn run_on(
     let ready = models.clone();
     let loaded = async {
         started.await?;
-        announce(&url, ready.generates());
+        announce(&url, &server_settings, ready.generates());
         // From here on only `shutdown` ends it.
         std::future::pending().await
     };
@@ -122,12 +123,14 @@ pub async fn run_on(
         served = &mut server => {
             return served.unwrap_or_else(|error| Err(error.into())).map_err(RunError::from);
         }
-        () = shutdown => Ok(()),
+        () = shutdown => {
+            tracing::info!(
+                grace_ms = grace.as_millis(),
+                "shutting down: running and waiting requests may end"
+            );
+            Ok(())
+        }
     };
-    tracing::info!(
-        grace_ms = grace.as_millis(),
-        "shutting down: running and waiting requests may end"
-    );
     handle.graceful_shutdown(None);
     let ended = tokio::time::timeout(grace, &mut server).await.is_ok();
     // Ends what still runs, and with it the streams that wait for it. On a thread of its own: a decode may take long, and
@@ -147,8 +150,8 @@ pub async fn run_on(
     outcome
 }
 
-/// Tells the person at the terminal what to try first.
-fn announce(url: &str, generates: bool) {
+/// Tells the person at the terminal where to look, and what to try first.
+fn announce(url: &str, config: &config::Server, generates: bool) {
     let (route, body) = if generates {
         (
             "/v1/completions",
@@ -160,6 +163,23 @@ fn announce(url: &str, generates: bool) {
             r#"{"input": "The capital of Michigan is Lansing."}"#,
         )
     };
+    let key = if config.api_keys.is_empty() {
+        ""
+    } else {
+        " -H 'authorization: Bearer YOUR-KEY'"
+    };
     tracing::info!("ready: {url}");
-    tracing::info!("try: curl {url}{route} -H 'content-type: application/json' -d '{body}'");
+    tracing::info!("look: {url}/docs (every route and field), {url}/metrics, {url}/health");
+    tracing::info!("try: curl {url}{route} -H 'content-type: application/json'{key} -d '{body}'");
+}
+
+/// An address that a client on this machine can ask: one that listens everywhere has none of its own.
+fn reachable(address: std::net::SocketAddr) -> std::net::SocketAddr {
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+    let ip = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other.ip(),
+    };
+    SocketAddr::new(ip, address.port())
 }

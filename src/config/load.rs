@@ -506,13 +506,13 @@ fn variable_layers(
     layers
 }
 
-/// Variables that start with `CANDOR_` and are no settings: what `main` reads, what the test suite reads, and what
-/// Kubernetes gives to every pod beside a service named `candor`.
+/// Variables that start with `CANDOR_` and are no settings: what `main` reads, what the test suite and the
+/// examples read, and what Kubernetes gives to every pod beside a service named `candor`.
 fn is_someone_elses(name: &str, value: &str) -> bool {
     let of_kubernetes = name.starts_with("CANDOR_SERVICE_")
         || name.starts_with("CANDOR_PORT_")
         || name == "CANDOR_PORT" && value.contains("://");
-    matches!(name, "CANDOR_CONFIG" | "CANDOR_LOG")
+    matches!(name, "CANDOR_CONFIG" | "CANDOR_LOG" | "CANDOR_URL")
         || name.starts_with("CANDOR_TEST_")
         || of_kubernetes
 }

@@ -137,6 +137,7 @@ fn variables_that_are_not_settings_are_passed_over_only_if_they_are_known() {
         ("HOME", "/"),
         ("CANDOR_CONFIG", "x"),
         ("CANDOR_LOG", "debug"),
+        ("CANDOR_URL", "http://127.0.0.1:8000"),
         ("CANDOR_TEST_GEMMA", "x"),
         // What Kubernetes sets beside a service named `candor`.
         ("CANDOR_SERVICE_HOST", "10.0.0.1"),

@@ -11,6 +11,7 @@ mod embeddings;
 mod error;
 mod lanes;
 mod masks;
+mod memory;
 mod models;
 mod places;
 mod plan;
@@ -49,6 +50,7 @@ use cores::Cores;
 use embeddings::Embeddings;
 use lanes::{Directory, Filled};
 use masks::Masks;
+use memory::Need;
 use models::Use;
 use places::{Lease, Places};
 use supervisor::{Alive, Supervisor};
@@ -70,6 +72,8 @@ pub enum StartError {
     Load(#[from] model::LoadError),
     #[error(transparent)]
     Context(#[from] model::ContextError),
+    #[error(transparent)]
+    Memory(#[from] memory::TooLittle),
     #[error("this model makes embeddings only: how it generates cannot be measured")]
     OnlyEmbeddings,
     #[error("a thread could not be started: {0}")]
@@ -84,7 +88,7 @@ impl StartError {
         match self {
             Self::Source(_) => "its file could not be had",
             Self::Load(_) => "llama.cpp could not load its file",
-            Self::Context(_) => "there was too little memory for it",
+            Self::Context(_) | Self::Memory(_) => "there was too little memory for it",
             Self::Thread(_) | Self::Panicked | Self::OnlyEmbeddings => {
                 "the server met an error of its own"
             }
@@ -172,6 +176,16 @@ impl Engine {
         let path = model::source::resolve(&config.model)?;
         tracing::trace!(path = %path.display(), "the model's file");
         tracing::info!("loading the model");
+        if let (Ok(file), Some(available)) = (path.metadata(), memory::available())
+            && file.len() > available
+        {
+            tracing::warn!(
+                file_mib = file.len() >> 20,
+                available_mib = available >> 20,
+                "the model is larger than the memory that is available: it will be slow, or the system will end this \
+                 process. A smaller quantisation of it, or a smaller model, fits"
+            );
+        }
         let model = Arc::new(Model::load(&path, &config.model)?);
         tracing::info!(
             model = model.name(),
@@ -480,15 +494,11 @@ impl Pool {
             settings.prompt_chunk_tokens.max(logits_rows),
             logits_rows,
         );
-        let kv_mib = model
-            .kv_bytes_per_token(settings.kv_type_k.bytes(), settings.kv_type_v.bytes())
-            .map(|bytes| {
-                bytes
-                    * (workers * (lanes + spare) * settings.context_length.next_multiple_of(256))
-                        as f64
-                    / 1_048_576.0
-            });
+        let all_lanes = workers * (lanes + spare);
+        let need = Need::of(&model, settings, workers, all_lanes, logits_rows);
+        let available = memory::available();
         if model.generates() {
+            let mib = |bytes: u64| bytes >> 20;
             tracing::info!(
                 mode = mode.as_str(),
                 contexts = workers,
@@ -497,9 +507,23 @@ impl Pool {
                 parallel_sequences = settings.parallel_sequences,
                 lanes_per_context = lanes,
                 tokens_per_lane = settings.context_length,
-                kv_cache_mib = kv_mib.map(|mib| mib.round()),
                 "starting the engine"
             );
+            tracing::info!(
+                mib = mib(need.total()),
+                weights_mib = mib(need.weights),
+                kv_cache_mib = need.kv_cache.map(mib),
+                logits_mib = mib(need.logits),
+                available_mib = available.map(mib),
+                "memory it will take, about"
+            );
+        }
+        // On a graphics card the cache lies in its own memory. Hybrid models have a cache for some layers only.
+        if let Some(available) = available
+            && config.model.gpu_layers == 0
+            && model.can_cut()
+        {
+            need.check(settings, all_lanes, available)?;
         }
         let (senders, mailboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel()).unzip();
         let alive = Alive::new(workers);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
 /// What stands before the weights.
@@ -110,6 +110,7 @@ impl Reader {
             let value = self.value(kind)?;
             head.values.insert(key, value);
         }
+        let mut farthest = None;
         for _ in 0..tensors {
             let name = self.text()?;
             let count = self.u32()? as usize;
@@ -121,8 +122,13 @@ impl Reader {
                 *size = self.u64()?;
             }
             let kind = self.u32()?;
-            let _offset = self.u64()?;
+            farthest = farthest.max(Some(self.u64()?));
             head.tensors.push(Tensor { name, sizes, kind });
+        }
+        // Offsets count from behind the head, from where exactly is of no matter here.
+        let head_bytes = self.from.stream_position()?;
+        if farthest.is_some_and(|offset| head_bytes.saturating_add(offset) >= self.size) {
+            return Err(HeadError::Damaged("it ends before its weights do"));
         }
         Ok(head)
     }
@@ -296,6 +302,15 @@ pub(super) mod tests {
                 Some(HeadError::Read(error)) => panic!("{length}: {error}"),
             }
         }
+    }
+
+    #[test]
+    fn weights_that_are_cut_off_are_missed() {
+        let bytes = written(&[], &[("one", [64, 1, 1, 1], 0), ("two", [64, 1, 1, 1], 0)]);
+        assert!(read(&bytes).is_ok());
+        // Where the second tensor would begin.
+        let error = read(&bytes[..bytes.len() - 256 - 31]).err();
+        assert!(matches!(error, Some(HeadError::Damaged(_))), "{error:?}");
     }
 
     #[test]

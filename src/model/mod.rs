@@ -97,8 +97,17 @@ pub enum LoadError {
         source: std::io::Error,
     },
     #[error(
-        "llama.cpp could not load {path}. Is it a whole GGUF file of a supported architecture, and is there memory for it? \
-         (CANDOR_LOG=debug shows llama.cpp's own messages)"
+        "{path} is damaged, or not whole: {why}. It has {size} bytes. Download or copy it again."
+    )]
+    Damaged {
+        path: String,
+        why: &'static str,
+        size: u64,
+    },
+    #[error(
+        "llama.cpp could not load {path}; its own messages stand above (with CANDOR_LOG=debug, all of them). Is it a whole \
+         GGUF file of an architecture that llama.cpp {} knows, and is there memory for it?",
+        llama_cpp_version()
     )]
     Load { path: String },
     #[error(
@@ -135,6 +144,15 @@ impl Model {
         let shown = path.display().to_string();
         // What is wrong with the settings is told before seconds are spent.
         let named = adapter::Named::all(&settings.lora)?;
+        // llama.cpp would tell of it in its own words, and not of all.
+        if let Err(gguf::HeadError::Damaged(why)) = gguf::Head::read(path) {
+            let size = path.metadata().map_or(0, |file| file.len());
+            return Err(LoadError::Damaged {
+                path: shown,
+                why,
+                size,
+            });
+        }
         let backend = backend()?;
         let fingerprint = fingerprint(path).map_err(|source| LoadError::Read {
             path: shown.clone(),
@@ -253,6 +271,11 @@ impl Model {
     /// Bytes that one token takes in the KV cache, for the given bytes a number; `None` if the metadata does not tell.
     pub fn kv_bytes_per_token(&self, bytes_k: f64, bytes_v: f64) -> Option<f64> {
         let architecture = self.weights.meta_val_str("general.architecture").ok()?;
+        // DeepSeek's latent attention keeps something smaller than keys and values.
+        let latent = format!("{architecture}.attention.kv_lora_rank");
+        if self.weights.meta_val_str(&latent).is_ok() {
+            return None;
+        }
         let width = |part: &str| {
             self.weights
                 .meta_val_str(&format!("{architecture}.attention.{part}_length"))

@@ -187,3 +187,125 @@ fn manual_pages_are_printed() {
     check(&["man"], "candor\\-serve(1)");
     check(&["man", "serve"], "parallel\\-sequences");
 }
+
+/// How `candor serve` with these flags ends, when it cannot start: its exit status, and what it says last.
+fn refused(flags: &[&str]) -> (Option<i32>, String) {
+    let output = candor()
+        .arg("serve")
+        .args(flags)
+        .output()
+        .expect("it starts");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = log
+        .lines()
+        .filter_map(|line| line.strip_prefix("candor: "))
+        .collect::<Vec<_>>()
+        .join(" ");
+    assert!(!said.is_empty(), "{flags:?}: {log}");
+    (output.status.code(), said)
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_told_with_what_to_do() {
+    let check = |flags: &[&str], status, parts: &[&str]| {
+        let (ended, said) = refused(flags);
+        assert_eq!(ended, Some(status), "{flags:?}: {said}");
+        for part in parts {
+            assert!(said.contains(part), "{flags:?}: {said}");
+        }
+    };
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    check(
+        &["--port", &port],
+        1,
+        &["Another program has that port", "--port"],
+    );
+    check(
+        &["--port", "0", "--model", "no/such/file.gguf"],
+        1,
+        &[
+            "there is no file no/such/file.gguf",
+            "Give --model the path",
+        ],
+    );
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = |name: &str, bytes: &[u8]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).expect("written");
+        path.display().to_string()
+    };
+    let text = place("text.gguf", b"hello");
+    check(
+        &["--port", "0", "--model", &text],
+        1,
+        &["is not a GGUF file", "broken download"],
+    );
+    let whole = std::fs::read(tiny_model()).expect("the model");
+    for length in [whole.len() / 2, 1000] {
+        let half = place("half.gguf", &whole[..length]);
+        check(
+            &["--port", "0", "--model", &half],
+            1,
+            &["is damaged, or not whole", "Download or copy it again"],
+        );
+    }
+    check(
+        &["--context-length", "many"],
+        2,
+        &["engine.context_length is \"many\""],
+    );
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn more_memory_than_there_is_is_told_before_it_is_taken() {
+    // A thousand lanes of a million tokens: terabytes, whatever the model.
+    let (status, said) = refused(&[
+        "--port",
+        "0",
+        "--model",
+        &tiny_model(),
+        "--context-length",
+        "1048576",
+        "--contexts",
+        "16",
+        "--set",
+        "engine.cache_lanes=64",
+    ]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("too little memory"), "{said}");
+    assert!(said.contains("--context-length"), "{said}");
+}
+
+#[test]
+fn the_start_tells_what_it_takes_where_to_look_and_what_to_try() {
+    let mut server = Process::start_with(
+        &[
+            "--model",
+            &tiny_model(),
+            "--set",
+            "server.api_keys=[\"secret\"]",
+        ],
+        &[],
+    );
+    server.wait_for_line("try: curl");
+    let (url, seen) = (server.url.clone(), server.seen.clone());
+    for part in [
+        "loaded model=\"llama2-vocab-tiny\"",
+        "memory it will take, about mib=",
+        "kv_cache_mib=",
+        &format!("look: {url}/docs"),
+        &format!("try: curl {url}/v1/completions"),
+        "authorization: Bearer YOUR-KEY",
+    ] {
+        assert!(seen.contains(part), "{part}: {seen}");
+    }
+    assert!(!seen.contains("secret"), "{seen}");
+    // It works as it stands.
+    let line = seen.lines().find_map(|line| line.split_once("try: "));
+    let command = line.expect("it is there").1.replace("YOUR-KEY", "secret");
+    let output = Command::new("bash").args(["-c", &command]).output();
+    let answer = String::from_utf8(output.expect("bash runs").stdout).expect("text");
+    assert!(answer.contains("\"token_logprobs\""), "{answer}");
+}
