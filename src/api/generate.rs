@@ -76,7 +76,7 @@ impl Generate {
         let tau = fields
             .field(
                 "mirostat_tau",
-                "The surprise that mirostat aims at, in nats.",
+                "The surprise that mirostat aims at, in bits.",
             )
             .number_or(0.0..=100.0, defaults.mirostat_tau)?;
         let eta = fields

@@ -17,6 +17,7 @@ mod models;
 mod numbers;
 mod observe;
 mod overload;
+mod pages;
 mod parity;
 mod process;
 mod raw;

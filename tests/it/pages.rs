@@ -1,0 +1,512 @@
+//! The pages of `docs/`: each example is asked, and the answer is the one that is written; each field, each part of an
+//! answer and each code of an error stands there and is shown by an example. `CANDOR_WRITE_PAGES=1` writes the answers
+//! and the tables anew.
+
+mod curl;
+mod markdown;
+mod shown;
+mod tables;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candor::config::{Config, Sources};
+use candor::model::DecodeError;
+use serde_json::{Value, json};
+
+use crate::faulty::{Fault, Gate, Trouble, faulty};
+use crate::raw::Request;
+use crate::server::{TestServer, default_model, root};
+use curl::{Command, Filter};
+use markdown::{Example, Meanwhile, Page};
+
+/// Headers that examples show.
+const HEADERS: [&str; 6] = [
+    "content-type",
+    "retry-after",
+    "www-authenticate",
+    "allow",
+    "x-request-id",
+    "access-control-allow-origin",
+];
+
+fn writes() -> bool {
+    std::env::var_os("CANDOR_WRITE_PAGES").is_some()
+}
+
+/// `docs/` in the order of its names, and `README.md`.
+fn pages() -> Vec<Page> {
+    let mut files = vec![root().join("README.md")];
+    gather(&root().join("docs"), &mut files);
+    files.sort();
+    let pages = files.iter().map(|file| {
+        let name = file
+            .strip_prefix(root())
+            .expect("within")
+            .to_string_lossy()
+            .into_owned();
+        Page::read(file, &name, name.starts_with("docs/api/"))
+    });
+    pages.collect()
+}
+
+fn gather(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            gather(&path, files);
+        } else if path.extension().is_some_and(|ending| ending == "md") {
+            files.push(path);
+        }
+    }
+}
+
+/// The pages that this test holds to be complete.
+fn of_the_api(pages: Vec<Page>) -> Vec<Page> {
+    let folder = root().join("docs/api");
+    pages
+        .into_iter()
+        .filter(|page| page.path.starts_with(&folder))
+        .collect()
+}
+
+/// What came back.
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+fn ask(server: &TestServer, command: &Command) -> Answer {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .build()
+        .into();
+    let mut request = ureq::http::Request::builder()
+        .method(command.method.as_str())
+        .uri(format!("http://{}{}", server.address(), command.path));
+    for (name, value) in &command.headers {
+        request = request.header(name, value);
+    }
+    let body = command.body.clone().unwrap_or_default();
+    let response = agent
+        .run(request.body(body).expect("a request"))
+        .expect("an answer");
+    let headers = response
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_owned()));
+    Answer {
+        status: response.status().as_u16(),
+        headers: headers.collect(),
+        body: response.into_body().read_to_string().expect("a body"),
+    }
+}
+
+/// A server with these settings, which does not end before what runs on it has.
+fn start(example: &Example, trouble: Option<Trouble>) -> TestServer {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("candor.toml");
+    std::fs::write(&file, &example.settings).expect("written");
+    let sources = Sources {
+        file: Some(file),
+        ..Sources::default()
+    };
+    let loaded =
+        Config::load(&sources).unwrap_or_else(|error| panic!("{}: {error}", example.place));
+    let runners = trouble.map_or_else(candor::model::contexts, |trouble| faulty(trouble).0);
+    let own = |config: &Config| config.model.source.clone();
+    let source =
+        Some(own(&loaded.config)).filter(|source| *source != own(&crate::server::defaults()));
+    let change = |config: &mut Config| {
+        *config = Config {
+            model: candor::config::Model {
+                source: source.unwrap_or_else(default_model),
+                ..loaded.config.model
+            },
+            ..loaded.config
+        }
+    };
+    TestServer::start_on("unused", change, runners)
+}
+
+/// Asks while that happens which the example speaks of.
+fn ask_meanwhile(example: &Example) -> Answer {
+    let gate = Arc::new(Gate::default());
+    let held = Arc::clone(&gate);
+    let fails = example.meanwhile == Meanwhile::EvaluationFails;
+    let trouble: Trouble = Arc::new(move |_, _| {
+        held.pass();
+        fails.then_some(Fault::Error(DecodeError::Failed(-3)))
+    });
+    let server = start(example, Some(trouble));
+    if fails {
+        return ask(&server, &example.command);
+    }
+    gate.close();
+    let opener = gate.opener();
+    let body = json!({"prompt": [1, 2, 3], "max_tokens": 1});
+    let _running = Request::complete(body.to_string()).start(server.address());
+    gate.wait_for(1);
+    let answer = ask(&server, &example.command);
+    drop(opener);
+    answer
+}
+
+/// The answers of the pages' examples, in their order. Servers with settings of their own are there for as long as an
+/// example with these follows.
+fn ask_all(pages: &[Page]) -> Vec<(usize, &Example, Answer)> {
+    let mut own: Option<(String, TestServer)> = None;
+    let mut answers = Vec::new();
+    for (number, page) in pages.iter().enumerate() {
+        for example in &page.examples {
+            let answer = if example.meanwhile != Meanwhile::Nothing {
+                ask_meanwhile(example)
+            } else if example.settings.is_empty() {
+                ask(crate::server::default(), &example.command)
+            } else {
+                if own
+                    .as_ref()
+                    .is_none_or(|(settings, _)| *settings != example.settings)
+                {
+                    drop(own.take());
+                    own = Some((example.settings.clone(), start(example, None)));
+                }
+                let (_, server) = own.as_ref().expect("just started");
+                ask(server, &example.command)
+            };
+            answers.push((number, example, answer));
+        }
+    }
+    answers
+}
+
+/// The answer as a page shows it.
+fn written(example: &Example, answer: &Answer) -> String {
+    let body = serde_json::from_str::<Value>(&answer.body);
+    let mut text = match &body {
+        Ok(value) => {
+            let mut values = vec![value.clone()];
+            for filter in &example.command.pipe {
+                let Filter::Jq(steps) = filter else {
+                    panic!("{}: grep is for text", example.place);
+                };
+                values = values
+                    .iter()
+                    .flat_map(|value| curl::jq(steps, value))
+                    .collect();
+            }
+            let [value] = &values[..] else {
+                return values
+                    .iter()
+                    .map(|value| shown::line(&shown::shown(value)) + "\n")
+                    .collect();
+            };
+            shown::lines(&shown::shown(value))
+        }
+        Err(_) => {
+            let mut lines: Vec<&str> = answer.body.lines().collect();
+            for filter in &example.command.pipe {
+                let Filter::Grep(word) = filter else {
+                    panic!(
+                        "{}: jq is for JSON, but this came: {}",
+                        example.place, answer.body
+                    );
+                };
+                lines.retain(|line| line.contains(word.as_str()));
+            }
+            // An empty line ends each event, and the last one would end the block.
+            while lines.last() == Some(&"") {
+                lines.pop();
+            }
+            lines
+                .into_iter()
+                .map(|line| {
+                    event(line).map_or_else(
+                        || line.to_owned(),
+                        |event| format!("data: {}", shown::shown(&event)),
+                    ) + "\n"
+                })
+                .collect()
+        }
+    };
+    if example.command.with_head {
+        let status = ureq::http::StatusCode::from_u16(answer.status).expect("a status");
+        let mut head = format!("HTTP/1.1 {status}\n");
+        for (name, value) in &answer.headers {
+            if HEADERS.contains(&name.as_str()) {
+                head.push_str(&format!(
+                    "{name}: {}\n",
+                    shown::shown(&json!({"id": value}))["id"]
+                        .as_str()
+                        .expect("text")
+                ));
+            }
+        }
+        text = format!("{head}\n{text}");
+    }
+    text
+}
+
+fn event(line: &str) -> Option<Value> {
+    serde_json::from_str(line.strip_prefix("data: ")?).ok()
+}
+
+/// Whether what is written came; if not, where they part.
+fn check(example: &Example, answer: &Answer) -> Result<(), String> {
+    if !example.command.with_head && answer.status != 200 {
+        return Err(format!(
+            "without -i, but {}: {}",
+            answer.status, answer.body
+        ));
+    }
+    let came = written(example, answer);
+    let (came, is) = if example.command.with_head {
+        let split = |text: &str| {
+            let (head, body) = text
+                .split_once("\n\n")
+                .ok_or("a head and a body are shown")?;
+            Ok::<_, String>((head.to_owned(), body.to_owned()))
+        };
+        let (head, body) = split(&came)?;
+        let (written_head, written_body) = split(&example.answer)?;
+        if !head.lines().eq(written_head.lines()) {
+            return Err(format!("the head is {head:?}, written is {written_head:?}"));
+        }
+        (body, written_body)
+    } else {
+        (came, example.answer.clone())
+    };
+    let values = |text: &str| {
+        let values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+        values.collect::<Result<Vec<_>, _>>()
+    };
+    if let Ok(values_came) = values(&came) {
+        let written =
+            values(&is).map_err(|error| format!("what is written is no JSON: {error}"))?;
+        return shown::agree(&written.into(), &values_came.into(), "");
+    }
+    let lines = (is.lines().count(), came.lines().count());
+    if lines.0 != lines.1 {
+        return Err(format!(
+            "{} lines, written are {}: {came}",
+            lines.1, lines.0
+        ));
+    }
+    is.lines()
+        .zip(came.lines())
+        .try_for_each(|(is, came)| match (event(is), event(came)) {
+            (Some(is), Some(came)) => shown::agree(&is, &came, ""),
+            _ if same_line(is, came, example.command.path == "/metrics") => Ok(()),
+            _ => Err(format!("{came:?}, written is {is:?}")),
+        })
+}
+
+/// What a metric counts is another day another number.
+fn same_line(is: &str, came: &str, counts: bool) -> bool {
+    let name = |line: &str| {
+        line.rsplit_once(' ')
+            .map_or(String::new(), |(name, _)| name.to_owned())
+    };
+    shown::fits(is, came) || (counts && !is.starts_with('#') && name(is) == name(came))
+}
+
+#[test]
+fn what_the_pages_show_is_what_comes() {
+    let all = pages();
+    let api = of_the_api(pages());
+    let document = crate::server::default().get("/openapi.json").json();
+    let answers = ask_all(&all);
+    assert!(answers.len() > 40, "{} examples", answers.len());
+    let mut problems = Vec::new();
+    for (number, page) in all.iter().enumerate() {
+        let mut changes = Vec::new();
+        for (_, example, answer) in answers.iter().filter(|(of, ..)| *of == number) {
+            if writes() {
+                changes.push((example.lines.clone(), written(example, answer)));
+            } else if let Err(problem) = check(example, answer) {
+                problems.push(format!("{}: {problem}", example.place));
+            }
+        }
+        for table in &page.tables {
+            let Some(text) = tables::table(&table.title, &document, &api) else {
+                continue;
+            };
+            if writes() {
+                changes.push((table.lines.clone(), text));
+            } else if text != table.written {
+                problems.push(format!(
+                    "{}: the table is another now:\n{text}",
+                    table.place
+                ));
+            }
+        }
+        if writes() {
+            std::fs::write(&page.path, page.with(changes)).expect("written");
+        }
+    }
+    assert!(
+        problems.is_empty(),
+        "(CANDOR_WRITE_PAGES=1 writes these anew)\n{}",
+        problems.join("\n")
+    );
+    every_field_is_shown(&api, &document);
+    every_part_of_an_answer_is_shown(&answers, &document);
+    every_code_is_shown(&api, &answers);
+}
+
+/// Each field of each route has a row in a table, and an example of that route, or of one that has the very same field.
+fn every_field_is_shown(pages: &[Page], document: &Value) {
+    let paths: Vec<&str> = document["paths"]
+        .as_object()
+        .expect("paths")
+        .keys()
+        .map(String::as_str)
+        .collect();
+    let paths: Vec<&str> = paths
+        .into_iter()
+        .filter(|path| document["paths"][path].get("post").is_some())
+        .collect();
+    let mut used: Vec<(&str, &Value)> = Vec::new();
+    for example in pages.iter().flat_map(|page| &page.examples) {
+        let body = example
+            .command
+            .body
+            .as_deref()
+            .map(serde_json::from_str::<Value>);
+        let path = paths.iter().find(|path| **path == example.command.route());
+        if let (Some(Ok(body)), Some(path)) = (body, path) {
+            let known = tables::fields(document, "POST", path);
+            used.extend(
+                known
+                    .into_iter()
+                    .filter(|(name, _)| body.get(name).is_some()),
+            );
+        }
+    }
+    let mut missing = Vec::new();
+    for path in paths {
+        let route = format!("POST {path}");
+        let tables = pages.iter().flat_map(|page| &page.tables);
+        let rows: BTreeSet<String> = tables
+            .flat_map(|table| tables::shown_fields(&table.title, document, &route))
+            .collect();
+        for field in tables::fields(document, "POST", path) {
+            if !rows.contains(field.0) {
+                missing.push(format!("{route}: no table shows `{}`", field.0));
+            }
+            if !used.contains(&field) {
+                missing.push(format!("{route}: no example uses `{}`", field.0));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// Each part that an answer may have comes in the answer of an example.
+fn every_part_of_an_answer_is_shown(answers: &[(usize, &Example, Answer)], document: &Value) {
+    fn names(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    found.insert(name.clone());
+                    names(value, found);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| names(item, found)),
+            _ => {}
+        }
+    }
+    let mut missing = Vec::new();
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        for method in operations.as_object().expect("operations").keys() {
+            let mut came = BTreeSet::new();
+            let mut asked = 0;
+            let pattern = path.replace("{id}", "");
+            for (_, example, answer) in answers {
+                let route = example.command.route();
+                let same = route == path || (pattern != *path && route.starts_with(&pattern));
+                if !same
+                    || !example.command.method.eq_ignore_ascii_case(method)
+                    || answer.status != 200
+                {
+                    continue;
+                }
+                asked += 1;
+                let whole = serde_json::from_str(&answer.body).ok();
+                for value in whole
+                    .into_iter()
+                    .chain(answer.body.lines().filter_map(event))
+                {
+                    names(&value, &mut came);
+                }
+            }
+            if asked == 0 {
+                missing.push(format!("{method} {path} has no example"));
+                continue;
+            }
+            for name in tables::answers(document, method, path) {
+                let parts = tables::parts(name, document);
+                let parts = parts.iter().filter(|part| !came.contains(*part));
+                missing.extend(
+                    parts.map(|part| format!("{method} {path}: no example's answer has `{part}`")),
+                );
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// The codes of errors, as they stand in the code.
+fn codes(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            codes(&path, found);
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("text");
+        // `.code("one")`, and `(StatusCode::ONE, "one")`.
+        let calls = text.split(".code(\"").skip(1);
+        let pairs = text
+            .split("(StatusCode::")
+            .skip(1)
+            .filter_map(|rest| rest.split_once(", \""));
+        let pairs = pairs.filter(|(status, _)| {
+            status
+                .bytes()
+                .all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+        });
+        for rest in calls.chain(pairs.map(|(_, rest)| rest)) {
+            let code = rest.split('"').next().unwrap_or_default();
+            if code
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            {
+                found.insert(code.to_owned());
+            }
+        }
+    }
+}
+
+/// Each code of an error is told of, and is in an answer that an example shows.
+fn every_code_is_shown(pages: &[Page], answers: &[(usize, &Example, Answer)]) {
+    let mut known = BTreeSet::new();
+    codes(&root().join("src/api"), &mut known);
+    assert!(known.len() > 10, "{known:?}");
+    for code in known {
+        let told = format!("| `{code}` |");
+        assert!(
+            pages.iter().any(|page| page.text.contains(&told)),
+            "no table of errors has `{code}`"
+        );
+        let came = |body: &str| {
+            serde_json::from_str::<Value>(body).is_ok_and(|body| body["error"]["code"] == *code)
+        };
+        assert!(
+            answers.iter().any(|(_, _, answer)| came(&answer.body)),
+            "no example's answer has `{code}`"
+        );
+    }
+}
