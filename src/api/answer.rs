@@ -18,12 +18,15 @@ use crate::model::Adapters;
 /// What all parts of one answer begin with.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Head {
+    /// Another for each answer.
     pub id: String,
+    /// What kind of answer this is.
     pub object: &'static str,
     /// Seconds since 1970.
     pub created: u64,
     /// The name that the client used.
     pub model: String,
+    /// What made the answer: the model, llama.cpp's version, the engine's mode, and the adapters that apply.
     pub system_fingerprint: String,
 }
 
@@ -76,6 +79,7 @@ pub struct Usage {
     pub prompt_tokens: usize,
     /// Of all sequences that were generated.
     pub completion_tokens: usize,
+    /// Both together.
     pub total_tokens: usize,
     pub prompt_tokens_details: PromptTokensDetails,
 }

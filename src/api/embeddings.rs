@@ -225,6 +225,7 @@ impl Format {
 /// The vectors, in the order of the texts.
 #[derive(Debug, Serialize, ToSchema)]
 struct EmbeddingList {
+    /// Always "list".
     object: &'static str,
     data: Vec<Embedding>,
     /// The name that the client used.
@@ -234,6 +235,7 @@ struct EmbeddingList {
 
 #[derive(Debug, Serialize, ToSchema)]
 struct Embedding {
+    /// Always "embedding".
     object: &'static str,
     /// The text's place in `input`.
     index: usize,
@@ -251,7 +253,9 @@ enum Vector {
 /// Tokens used.
 #[derive(Debug, Serialize, ToSchema)]
 struct EmbeddingUsage {
+    /// Of all texts.
     prompt_tokens: usize,
+    /// The same.
     total_tokens: usize,
 }
 

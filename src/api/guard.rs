@@ -143,7 +143,10 @@ fn admit(state: &AppState, request: &Request) -> Result<(Client, Vec<Counted>), 
             counted.push(state.counts.add(name, most).ok_or_else(|| {
                 ApiError::new(
                     StatusCode::TOO_MANY_REQUESTS,
-                    format!("Only {most} requests of one {one} may run and wait at once. Try again when one has ended."),
+                    format!(
+                        "Only {} of one {one} may run and wait at once. Try again when one has ended.",
+                        super::body::counted(most, "request")
+                    ),
                 )
                 .code("rate_limit_exceeded")
             })?);

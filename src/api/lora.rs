@@ -29,8 +29,10 @@ pub fn route() -> Route {
 /// An adapter as llama-server lists it, but without its path.
 #[derive(Debug, Serialize, ToSchema)]
 struct AdapterObject {
+    /// Its place in `model.lora`, from 0.
     id: usize,
     name: String,
+    /// The scale at which it applies to whoever sends no `lora`.
     scale: f32,
 }
 

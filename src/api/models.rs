@@ -109,10 +109,13 @@ pub fn model_field(fields: &mut Fields) -> Result<(), ApiError> {
 /// A model as OpenAI lists it, and what vLLM (`max_model_len`) and llama-server (`status`, `meta`) tell beside.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelObject {
+    /// A name that it answers to.
     id: String,
+    /// Always "model".
     object: &'static str,
     /// Seconds since 1970; when the server started.
     created: u64,
+    /// Always "candor".
     owned_by: &'static str,
     /// Tokens that a prompt and its completion may hold together.
     max_model_len: usize,
@@ -132,11 +135,15 @@ struct ModelStatus {
 
 #[derive(Debug, Serialize, ToSchema)]
 struct ModelMeta {
+    /// Its architecture, size and quantization, as llama.cpp puts them.
     description: String,
+    /// Tokens of its vocabulary.
     n_vocab: usize,
     /// Tokens of context that it was trained with.
     n_ctx_train: usize,
+    /// Numbers of a vector within it.
     n_embd: usize,
+    /// Weights.
     n_params: u64,
     /// Bytes of its weights.
     size: u64,
@@ -144,6 +151,7 @@ struct ModelMeta {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
+    /// Always "list".
     object: &'static str,
     data: Vec<ModelObject>,
 }

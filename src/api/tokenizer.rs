@@ -326,8 +326,10 @@ struct TokenizerInfo {
     eos_token: Option<String>,
     pad_token: Option<String>,
     unk_token: Option<String>,
+    /// Whether a text gets the BOS before it.
     add_bos_token: bool,
     chat_template: Option<String>,
+    /// Tokens of the vocabulary.
     vocab_size: usize,
     /// The context's length.
     model_max_length: usize,

@@ -385,15 +385,24 @@ fn every_field_is_shown(pages: &[Page], document: &Value) {
             );
         }
     }
+    let tables = || pages.iter().flat_map(|page| &page.tables);
+    let everywhere: Vec<&str> = tables()
+        .filter(|table| table.title.starts_with("fields of "))
+        .flat_map(|table| table.written.lines())
+        .filter_map(|row| row.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name)
+        .collect();
     let mut missing = Vec::new();
     for path in paths {
         let route = format!("POST {path}");
-        let tables = pages.iter().flat_map(|page| &page.tables);
-        let rows: BTreeSet<String> = tables
+        let rows: BTreeSet<String> = tables()
             .flat_map(|table| tables::shown_fields(&table.title, document, &route))
             .collect();
         for field in tables::fields(document, "POST", path) {
-            if !rows.contains(field.0) {
+            // The same on every route, and one table tells of it.
+            let without_effect = field.1["description"] == "Changes nothing.";
+            let is_shown = without_effect && everywhere.contains(&field.0);
+            if !is_shown && !rows.contains(field.0) {
                 missing.push(format!("{route}: no table shows `{}`", field.0));
             }
             if !used.contains(&field) {
@@ -509,4 +518,51 @@ fn every_code_is_shown(pages: &[Page], answers: &[(usize, &Example, Answer)]) {
             "no example's answer has `{code}`"
         );
     }
+}
+
+/// A heading as GitHub makes a link of it.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = text
+        .chars()
+        .filter(|letter| letter.is_alphanumeric() || " -_".contains(*letter));
+    kept.map(|letter| if letter == ' ' { '-' } else { letter })
+        .collect()
+}
+
+#[test]
+fn links_between_the_pages_lead_somewhere() {
+    let pages = pages();
+    let mut followed = 0;
+    for page in &pages {
+        for rest in page.text.split("](").skip(1) {
+            let link = rest.split(')').next().unwrap_or_default();
+            if link.contains("://") || link.contains(char::is_whitespace) {
+                continue;
+            }
+            let (file, part) = link.split_once('#').unwrap_or((link, ""));
+            let folder = page.path.parent().expect("a folder");
+            let target = if file.is_empty() {
+                page.path.clone()
+            } else {
+                folder.join(file)
+            };
+            let told = format!("{}: {link}", page.path.display());
+            let target = target
+                .canonicalize()
+                .unwrap_or_else(|error| panic!("{told}: {error}"));
+            if !part.is_empty() {
+                let other = pages
+                    .iter()
+                    .find(|page| page.path.canonicalize().is_ok_and(|path| path == target));
+                let other = other.unwrap_or_else(|| panic!("{told} is no page"));
+                assert!(
+                    other.headings.iter().any(|heading| anchor(heading) == part),
+                    "{told}: no such heading"
+                );
+            }
+            followed += 1;
+        }
+    }
+    assert!(followed > 30, "{followed} links");
 }

@@ -16,6 +16,7 @@ use crate::model::{Model, Token};
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ChatChoice)]
 pub struct Choice {
+    /// Which choice this is, from 0.
     pub index: usize,
     pub message: Message,
     pub logprobs: Option<ChatLogprobs>,
@@ -29,6 +30,7 @@ pub struct Message {
     pub role: &'static str,
     /// Null if there is nothing but calls.
     pub content: Option<String>,
+    /// Always null.
     pub refusal: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
@@ -40,9 +42,10 @@ pub struct ToolCall {
     /// In a stream: which call this belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<usize>,
+    /// What the tool's message names as `tool_call_id`; in a stream in the first piece of a call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// "function".
+    /// Always "function"; in a stream in the first piece of a call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#type: Option<&'static str>,
     pub function: FunctionCall,
@@ -50,6 +53,7 @@ pub struct ToolCall {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FunctionCall {
+    /// The function's; in a stream in the first piece of a call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// JSON, as the model wrote it.
@@ -59,6 +63,7 @@ pub struct FunctionCall {
 /// A piece of a choice in a stream.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatPiece {
+    /// Which choice this is of, from 0.
     pub index: usize,
     pub delta: MessageDelta,
     pub logprobs: Option<ChatLogprobs>,
@@ -69,8 +74,10 @@ pub struct ChatPiece {
 /// What is to be added to the message.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct MessageDelta {
+    /// In the first piece of a choice: "assistant".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,
+    /// Text to be added.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -82,6 +89,7 @@ pub struct MessageDelta {
 pub struct ChatLogprobs {
     /// One for each generated token, those of calls among them.
     pub content: Vec<TokenEntry>,
+    /// Always null.
     pub refusal: Option<Vec<TokenEntry>>,
 }
 

@@ -16,7 +16,9 @@ use crate::model::{Model, Token, Vocab};
 /// One continuation, or a piece of one in a stream.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Choice {
+    /// What was generated, behind the prompt with `echo`; in a stream the next piece of it.
     pub text: String,
+    /// Which choice this is, from 0; those of the first prompt come first.
     pub index: usize,
     #[schema(value_type = Option<LogprobsSchema>)]
     pub logprobs: Option<CompletionLogprobs>,

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::curl::Command;
+use super::tables::is_title;
 
 /// What is asked, under which settings, and the answer as it is written.
 #[derive(Debug)]
@@ -127,7 +128,7 @@ impl Page {
                     "while another request runs" => meanwhile = Meanwhile::AnotherRuns,
                     "while the model cannot be evaluated" => meanwhile = Meanwhile::EvaluationFails,
                     "end" => panic!("{place}: nothing ends here"),
-                    title => {
+                    title if is_title(title) => {
                         let to = (at..lines.len())
                             .find(|&end| comment(lines[end]) == Some("end"))
                             .unwrap_or_else(|| panic!("{place}: the table has no end"));
@@ -142,6 +143,8 @@ impl Page {
                         });
                         at = to + 1;
                     }
+                    // What is for other tools.
+                    _ => {}
                 }
             }
         }

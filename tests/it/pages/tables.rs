@@ -34,6 +34,14 @@ pub fn answers<'a>(document: &'a Value, method: &str, path: &str) -> Vec<&'a str
         .collect()
 }
 
+/// Whether a comment is the title of a table.
+pub fn is_title(comment: &str) -> bool {
+    comment == "routes"
+        || ["answer: ", "fields of "]
+            .iter()
+            .any(|kind| comment.starts_with(kind))
+}
+
 /// What a table is to hold, by its title.
 pub fn table(title: &str, document: &Value, pages: &[Page]) -> Option<String> {
     if title == "routes" {
@@ -144,6 +152,7 @@ fn collect(schema: &Value, document: &Value, path: &str, rows: &mut Vec<String>)
             format!("{path}.{name}")
         };
         let mut inner = part;
+        let mut nullable = false;
         let own = inner["description"].as_str();
         loop {
             let option = inner["oneOf"]
@@ -153,7 +162,7 @@ fn collect(schema: &Value, document: &Value, path: &str, rows: &mut Vec<String>)
                     _ => None,
                 });
             if let Some(option) = option {
-                inner = option;
+                (inner, nullable) = (option, true);
             } else if inner["type"] == "array"
                 && follow(&inner["items"], document).get("oneOf").is_none()
             {
@@ -172,11 +181,11 @@ fn collect(schema: &Value, document: &Value, path: &str, rows: &mut Vec<String>)
         let about = own.or(inner["description"].as_str()).unwrap_or_default();
         let has_parts = inner.get("properties").or(inner.get("allOf")).is_some();
         if !has_parts {
-            rows.push(row(&[
-                format!("`{path}`"),
-                words_of(inner, document),
-                about.to_owned(),
-            ]));
+            let kinds = inner["type"].as_array();
+            nullable |= kinds.is_some_and(|kinds| kinds.contains(&"null".into()));
+            let value =
+                unbounded(&words_of(inner, document)) + if nullable { " or null" } else { "" };
+            rows.push(row(&[format!("`{path}`"), value, about.to_owned()]));
         }
         collect(inner, document, &path, rows);
     }
@@ -258,6 +267,7 @@ fn words_of(schema: &Value, document: &Value) -> String {
         Some("integer") => bounds("whole number"),
         Some("number") => bounds("number"),
         Some("boolean") => "true or false".to_owned(),
+        _ if schema.get("allOf").is_some() => "object".to_owned(),
         _ => "anything".to_owned(),
     }
 }
@@ -266,12 +276,18 @@ fn either(words: impl Iterator<Item = String>) -> String {
     words.collect::<Vec<_>>().join(" or ")
 }
 
-/// The plural.
+/// The plural. How small a number may be is said of one only.
 fn several(words: &str) -> String {
+    let words = unbounded(words);
     for word in ["string", "whole number", "number", "array", "object"] {
         if let Some(rest) = words.strip_prefix(word) {
             return format!("{word}s{rest}");
         }
     }
-    words.to_owned()
+    words
+}
+
+/// Without a bound that goes without saying.
+fn unbounded(words: &str) -> String {
+    words.replace(", 0 or more", "")
 }
