@@ -26,7 +26,7 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim build run test test-gemma bench soak overload fuzz documents audit lint clean
+.PHONY: help setup claim build run test test-gemma test-clients bench soak overload fuzz documents audit lint clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ test: build ## Run all tests; downloads the default model once.
 test-gemma: build ## Run all tests, with Gemma 3 270M as well (250 MB, downloaded once).
 	$(CANDOR) fetch default
 	CANDOR_TEST_GEMMA="$$(scripts/fetch-gemma.sh)" && export CANDOR_TEST_GEMMA && cargo test --release --locked $(FEATURES)
+
+test-clients: build ## Try real clients (OpenAI's, LangChain and others): make test-clients ARGS="--only python"
+	$(CANDOR) fetch default
+	tests/clients/run.py --candor $(CANDOR) $(if $(URL),--url $(URL)) $(ARGS)
 
 bench: build ## Measure speed, beside others if given: make bench ARGS="llama-server=http://127.0.0.1:8080"
 	$(CANDOR) fetch default

@@ -1,0 +1,345 @@
+#!/usr/bin/env python3
+"""Runs real clients against a Candor server, and tells client by client what worked. Standard library only.
+
+    run.py --candor BINARY [--url URL] [--only NAME] [--without NAME] [--write docs/clients.md]
+
+A client is a script that has CANDOR_URL in its environment and prints a JSON object a line:
+
+    {"client": "openai (Python)", "version": "3.57.0", "check": "what was tried", "passed": true, "why": ""}
+
+Other lines are passed on to standard error. These are found:
+
+    python/NAME_client.py    with what it needs in python/NAME.txt; a venv for each
+    DIR/check.py             with DIR/requirements.txt, for clients of more than one file
+    node/NAME/check.mjs      with package.json and package-lock.json; Node itself comes as node/node.txt says
+    rust/                    a cargo project
+
+What they need is installed once, below $XDG_CACHE_HOME/candor/clients (or ~/.cache/...), and again when it changes.
+The exit status is 0 if every check of every client passed, and 1 if one failed, or if a client printed none.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "candor"
+# The key of the second server, which refuses those who come without it.
+KEY = "a-key-for-tests"
+# Between these, --write puts what came out.
+BEGIN, END = "<!-- what ran: make test-clients -->", "<!-- end of what ran -->"
+
+
+class Unprepared(Exception):
+    """What a client needs could not be had."""
+
+
+@dataclasses.dataclass
+class Client:
+    name: str
+    kind: str
+    # The script, or the project's folder.
+    path: pathlib.Path
+    requirements: pathlib.Path
+
+
+@dataclasses.dataclass
+class Outcome:
+    client: str
+    version: str = ""
+    checks: list = dataclasses.field(default_factory=list)
+    # Why the client as a whole failed; empty if it did not.
+    why: str = ""
+
+    def failed(self):
+        return [check for check in self.checks if not check["passed"]]
+
+    def passed(self):
+        return [check for check in self.checks if check["passed"]]
+
+    def is_good(self):
+        return bool(self.checks) and not self.failed() and not self.why
+
+
+def say(text):
+    print(f"clients: {text}", file=sys.stderr, flush=True)
+
+
+# --- Which clients there are.
+
+
+def discover():
+    clients = []
+    for script in sorted((HERE / "python").glob("*_client.py")):
+        name = script.stem[: -len("_client")]
+        clients.append(Client(f"python/{name}", "python", script, script.with_name(f"{name}.txt")))
+    for script in sorted(HERE.glob("*/check.py")):
+        clients.append(Client(script.parent.name, "python", script, script.with_name("requirements.txt")))
+    for script in sorted((HERE / "node").glob("*/check.mjs")):
+        clients.append(Client(f"node/{script.parent.name}", "node", script, script.with_name("package-lock.json")))
+    if (HERE / "rust" / "Cargo.toml").exists():
+        clients.append(Client("rust", "rust", HERE / "rust", HERE / "rust" / "Cargo.lock"))
+    return clients
+
+
+def is_named(client, names):
+    """By its whole name, or by a part of it: `node`, `openai`, `node/openai`."""
+    return any(name == client.name or name in client.name.split("/") for name in names)
+
+
+# --- What they need.
+
+
+def run_tool(command, **options):
+    done = subprocess.run(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+    if done.returncode != 0:
+        last = "\n".join(done.stdout.strip().splitlines()[-12:])
+        named = " ".join([pathlib.Path(command[0]).name, *(str(part) for part in command[1:4])])
+        raise Unprepared(f"`{named} ...` failed:\n{last}")
+
+
+def environment(name, files, build):
+    """The folder that `build` fills, made once for what the files say now."""
+    stamp = hashlib.sha256(sys.version.encode())
+    for file in files:
+        stamp.update(file.read_bytes())
+    place = CACHE / "clients" / f"{name.replace('/', '-')}-{stamp.hexdigest()[:12]}"
+    if not (place / "complete").exists():
+        say(f"installing what {name} needs")
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        build(place)
+        (place / "complete").touch()
+    return place
+
+
+def python_environment(name, requirements):
+    def build(place):
+        try:
+            run_tool([sys.executable, "-m", "venv", place / "venv"])
+        except Unprepared as error:
+            raise Unprepared(f"{error}\nPython lacks venv. On Debian: apt-get install python3-venv") from None
+        run_tool([place / "venv/bin/python", "-m", "pip", "install", "--quiet", "--requirement", requirements])
+
+    return environment(name, [requirements], build) / "venv" / "bin"
+
+
+def node_tools():
+    """The folder with node and npm. Debian's are too old for the clients; PyPI has newer ones, which need no root."""
+    return python_environment("node", HERE / "node" / "node.txt")
+
+
+def node_environment(client):
+    tools = node_tools()
+    folder = client.path.parent
+
+    def build(place):
+        for file in ("package.json", "package-lock.json"):
+            shutil.copy(folder / file, place)
+        run_tool([tools / "npm", "ci", "--no-audit", "--no-fund"], cwd=place, env=with_path(tools))
+
+    place = environment(client.name, [client.requirements, folder / "package.json"], build)
+    # Modules are looked for beside the script that asks for them.
+    shutil.copy(client.path, place)
+    shutil.copy(HERE / "node" / "report.mjs", place)
+    return tools, place
+
+
+def with_path(folder):
+    return dict(os.environ, PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def command_of(client):
+    """Installs what the client needs; what to run."""
+    if client.kind == "python":
+        return [python_environment(client.name, client.requirements) / "python", client.path]
+    if client.kind == "node":
+        tools, place = node_environment(client)
+        return [tools / "node", place / client.path.name]
+    if not shutil.which("cargo"):
+        raise Unprepared("There is no cargo. https://rustup.rs installs it.")
+    target = CACHE / "clients" / "rust-target"
+    say("building rust")
+    run_tool(
+        ["cargo", "build", "--quiet", "--locked"], cwd=client.path, env=dict(os.environ, CARGO_TARGET_DIR=str(target))
+    )
+    return [target / "debug" / "candor-client-check"]
+
+
+# --- Servers.
+
+
+@contextlib.contextmanager
+def server(binary, *flags):
+    """Starts one on a free port; its address."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = pathlib.Path(folder) / "log"
+        with open(log, "wb") as output:
+            process = subprocess.Popen([binary, "serve", "--port", "0", *flags], stdout=output, stderr=output)
+        try:
+            yield address(process, log)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def address(process, log):
+    while True:
+        text = log.read_text(errors="replace")
+        ready = re.search(r"ready: (http://\S+)", text)
+        if ready:
+            return ready.group(1)
+        if process.poll() is not None:
+            sys.exit(f"clients: the server ended at its start:\n{text}")
+        time.sleep(0.1)
+
+
+def default_model(binary):
+    """The path of the GGUF file."""
+    return subprocess.run([binary, "fetch", "default"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+# --- The run.
+
+
+def run_client(client, variables):
+    """What came out, for each name that the client's checks give."""
+    try:
+        command = command_of(client)
+    except (Unprepared, OSError) as error:
+        say(f"{client.name}: {error}")
+        return [Outcome(client.name, why=str(error))]
+    say(f"running {client.name}")
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ, **variables),
+        cwd=tempfile.gettempdir(),
+    )
+    outcomes = {}
+    for line in process.stdout:
+        take(line, outcomes)
+    status = process.wait()
+    if not outcomes:
+        return [Outcome(client.name, why=f"printed no check, and ended with status {status}")]
+    found = list(outcomes.values())
+    if status != 0 and not any(outcome.failed() for outcome in found):
+        found[-1].why = f"ended with status {status}"
+    return found
+
+
+def take(line, outcomes):
+    """Puts a check with the others of its client; passes on what is none."""
+    try:
+        check = json.loads(line)
+        name, version, what = check["client"], check["version"], check["check"]
+        passed = check["passed"] = check["passed"] is True
+        why = check.setdefault("why", "")
+    except (ValueError, KeyError, TypeError):
+        print(line, end="", file=sys.stderr)
+        return
+    outcomes.setdefault(name, Outcome(name, version)).checks.append(check)
+    say(f"  {'passed' if passed else 'FAILED'}  {what}{'' if passed else ': ' + why}")
+
+
+def one_line(text):
+    return " ".join(text.split()).replace("|", "\\|")[:300]
+
+
+def report(outcomes):
+    lines = ["| client | version | passed | failed | why |", "|---|---|---:|---:|---|"]
+    for outcome in outcomes:
+        why = "; ".join(f"{check['check']}: {check['why']}" for check in outcome.failed()) or outcome.why
+        counts = f"{len(outcome.passed())} | {len(outcome.failed())}"
+        cells = [outcome.client, outcome.version or "–", counts, one_line(why)]
+        lines.append("| " + " | ".join(cells).strip() + " |")
+    for outcome in outcomes:
+        if outcome.checks:
+            lines += ["", f"**{outcome.client}**", ""]
+        for check in outcome.checks:
+            failure = "" if check["passed"] else f" – **failed**: {one_line(check['why'])}"
+            lines.append(f"- {one_line(check['check'])}{failure}")
+    return "\n".join(lines)
+
+
+def write(path, text):
+    page = path.read_text()
+    before, rest = page.split(BEGIN)
+    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candor", metavar="BINARY", help="the server to start")
+    parser.add_argument(
+        "--url",
+        help="a running server to ask instead, with embeddings.pooling set and nobody else on it; "
+        "with --candor, only the second server, which has a key, is started",
+    )
+    parser.add_argument("--only", metavar="NAME", action="append", help="this: python, openai, node/openai; repeatable")
+    parser.add_argument("--without", metavar="NAME", action="append", default=[], help="not this; repeatable")
+    parser.add_argument("--write", metavar="FILE", type=pathlib.Path, help="put the table into this page")
+    parser.add_argument("--list", action="store_true", help="print the names of the clients")
+    options = parser.parse_args()
+    if not (options.candor or options.url or options.list):
+        parser.error("--candor or --url is needed")
+    if options.write and options.only:
+        parser.error("--write puts down what all clients did, not --only some")
+    return options
+
+
+@contextlib.contextmanager
+def variables_of(options):
+    """The environment of the clients, while there are servers for it."""
+    with contextlib.ExitStack() as stack:
+        variables = {}
+        url = options.url
+        if options.candor:
+            variables["CANDOR_MODEL"] = default_model(options.candor)
+            tiny = ["--model", str(ROOT / "tests/models/llama2-vocab-tiny.gguf"), "--api-key", KEY]
+            variables["CANDOR_KEYED_URL"] = stack.enter_context(server(options.candor, *tiny))
+            variables["CANDOR_KEY"] = KEY
+            # The default model is not one for embeddings: without this they are refused.
+            url = url or stack.enter_context(server(options.candor, "--set", "embeddings.pooling=mean"))
+        variables["CANDOR_URL"] = url.rstrip("/")
+        yield variables
+
+
+def main():
+    options = arguments()
+    clients = [
+        client
+        for client in discover()
+        if (not options.only or is_named(client, options.only)) and not is_named(client, options.without)
+    ]
+    if options.list or not clients:
+        print("\n".join(client.name for client in clients) or "clients: none of this name")
+        return 0 if clients else 1
+    began = time.monotonic()
+    with variables_of(options) as variables:
+        outcomes = [outcome for client in clients for outcome in run_client(client, variables)]
+    table = report(outcomes)
+    print(table)
+    if options.write:
+        write(options.write, table)
+    say(f"{sum(outcome.is_good() for outcome in outcomes)} of {len(outcomes)} clients passed in whole, "
+        f"after {time.monotonic() - began:.0f} s")
+    return 0 if all(outcome.is_good() for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
