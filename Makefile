@@ -26,10 +26,10 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim build run test test-gemma test-clients bench soak overload fuzz documents audit lint clean
+.PHONY: help setup claim build run test test-gemma test-examples test-clients bench soak overload fuzz documents audit lint clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what the build needs (Debian and its kin), if anything is missing.
 	@scripts/setup.sh
@@ -58,6 +58,10 @@ test-gemma: build ## Run all tests, with Gemma 3 270M as well (250 MB, downloade
 test-clients: build ## Try real clients (OpenAI's, LangChain and others): make test-clients ARGS="--only python"
 	$(CANDOR) fetch default
 	tests/clients/run.py --candor $(CANDOR) $(if $(URL),--url $(URL)) $(ARGS)
+
+test-examples: build ## Run the notebooks and scripts in examples/, and hold what they show against what is committed.
+	$(CANDOR) fetch default
+	examples/run.py --candor $(CANDOR) $(ARGS)
 
 bench: build ## Measure speed, beside others if given: make bench ARGS="llama-server=http://127.0.0.1:8080"
 	$(CANDOR) fetch default

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Vectors of two texts, here the first eight numbers of each, made to have length 1 again. The default model is not made
+# for embeddings, so the server has to be told how one vector is made of those of the tokens:
+# make run ARGS="--set embeddings.pooling=mean"
+set -euo pipefail
+url=${CANDOR_URL:-http://127.0.0.1:8000}
+
+curl --silent --show-error --fail-with-body "$url/v1/embeddings" -H 'content-type: application/json' -d '{
+    "input": ["The cat sat on the mat.", "A kitten lay on the rug."],
+    "dimensions": 8
+}'
+echo

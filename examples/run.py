@@ -1,0 +1,262 @@
+#!/usr/bin/env python3
+"""Runs every notebook and every script of this directory against a Candor, and compares what they show with what is
+committed.
+
+    run.py --candor BINARY [--model SOURCE]    starts a server on a free port, and ends it
+    run.py --url http://127.0.0.1:8000         asks a server that is there
+    run.py … --write                           keeps what they show, in the notebooks and in curl/outputs
+    run.py … streaming 04-stream               only those whose names are given
+
+What is needed of PyPI is installed once, as requirements.txt pins it, in the cache. A cell or script that fails is a
+failure. So is text that differs: numbers with a point may differ by TOLERANCE, as another processor computes other low
+bits; everything else must be the same. Cells with the tag `varies` are run, but not compared. Of a picture only its
+being there is.
+"""
+
+import argparse
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+REQUIREMENTS = HERE / "requirements.txt"
+# Of a number, or of a share of it where it is larger than 1.
+TOLERANCE = 1e-3
+DECIMAL = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")
+# What differs between two answers to one request: names, times, and what the cache knew.
+CHANGING = [
+    (re.compile(r'"id":"(cmpl|chatcmpl|call)[-_][^"]*"'), r'"id":"\1-…"'),
+    (re.compile(r'"created":\d+'), '"created":0'),
+    (re.compile(r'"system_fingerprint":"[^"]*"'), '"system_fingerprint":"…"'),
+    (re.compile(r'"cached_tokens":\d+'), '"cached_tokens":0'),
+]
+
+
+class Failed(Exception):
+    """A notebook or script that did not do what it should."""
+
+
+# --- The environment.
+
+
+def environment():
+    """The Python of a virtual environment with what requirements.txt names, made if it is not there."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}".encode()
+    name = hashlib.sha256(version + REQUIREMENTS.read_bytes()).hexdigest()[:12]
+    place = cache / "candor" / "clients" / f"examples-{name}"
+    python = place / "bin" / "python"
+    complete = place / "complete"
+    if not complete.exists():
+        print(f"installing what requirements.txt names in {place}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
+        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", REQUIREMENTS]
+        subprocess.run([python, *install], check=True)
+        complete.touch()
+    return python
+
+
+def run_inside(python):
+    """Starts this program again with the environment's Python, unless it is what runs already."""
+    if pathlib.Path(sys.prefix) != python.parent.parent:
+        os.execv(python, [str(python), *sys.argv])
+
+
+def nothing_of_the_user(directory):
+    """Settings, kernels and histories of Jupyter, IPython and matplotlib stay out of it."""
+    for variable in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR"):
+        os.environ[variable] = tempfile.mkdtemp(dir=directory)
+    os.environ.pop("MPLBACKEND", None)
+
+
+# --- The server.
+
+
+@contextlib.contextmanager
+def server(candor, model, directory):
+    """A server on a free port, with what the scripts need of it; its address."""
+    log_path = os.path.join(directory, "candor.log")
+    command = [candor, "serve", "--port", "0", "--set", "embeddings.pooling=mean"]
+    if model:
+        command += ["--model", model]
+    # Its defaults are what is shown; and CANDOR_URL, which whoever runs this may have set, is no setting of the server.
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("CANDOR_")}
+    with open(log_path, "w", encoding="utf-8") as log:
+        process = subprocess.Popen(command, env=plain, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        yield address(process, log_path)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def address(process, log_path):
+    while True:
+        text = pathlib.Path(log_path).read_text(encoding="utf-8")
+        if ready := re.search(r"ready: (http://\S+)", text):
+            return ready[1]
+        if process.poll() is not None:
+            sys.exit(f"The server ended before it was ready:\n{text}")
+        time.sleep(0.1)
+
+
+# --- Comparison.
+
+
+def differences(expected, found):
+    """What differs between two texts, as lines; none if nothing does but blanks and the last digits of numbers."""
+    before, after = ([" ".join(line.split()) for line in text.strip().splitlines()] for text in (expected, found))
+    # Lines that are close enough count as the expected ones, so that what is printed is what differs.
+    if len(before) == len(after):
+        after = [old if close(old, new) else new for old, new in zip(before, after)]
+    return list(difflib.unified_diff(before, after, "committed", "now", lineterm="", n=0))
+
+
+def close(expected, found):
+    if DECIMAL.sub("#", expected) != DECIMAL.sub("#", found):
+        return False
+    pairs = zip(DECIMAL.findall(expected), DECIMAL.findall(found))
+    return all(abs(float(old) - float(new)) <= TOLERANCE * max(1, abs(float(old))) for old, new in pairs)
+
+
+# --- Notebooks.
+
+
+def run_notebook(path, write):
+    import nbclient
+    import nbformat
+
+    committed = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
+    try:
+        client = nbclient.NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(HERE)}})
+        kernel = client.create_kernel_manager()
+        # Sockets in a directory of our own, not ports that anyone on the machine could reach.
+        kernel.transport, kernel.ip = "ipc", os.path.join(os.environ["JUPYTER_RUNTIME_DIR"], "k")
+        client.execute()
+    except nbclient.exceptions.CellExecutionError as error:
+        raise Failed(str(error)) from error
+    tidy(notebook)
+    if write:
+        nbformat.write(notebook, path)
+        return
+    problems = []
+    for old, new in zip(committed.cells, notebook.cells):
+        if old.cell_type == "code" and "varies" not in old.metadata.get("tags", []):
+            problems += [f"cell {old.id}: {line}" for line in compare_outputs(old.outputs, new.outputs)]
+    if problems:
+        raise Failed("\n".join(problems))
+
+
+def tidy(notebook):
+    """Leaves in a notebook what is the same after each run."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags")
+        cell.metadata = {"tags": tags} if tags else {}
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
+
+
+def joined(outputs):
+    """One output for what was printed in pieces: where it is cut depends on time."""
+    result = []
+    for output in outputs:
+        if result and output.output_type == "stream" and result[-1].get("name") == output.name:
+            result[-1].text += output.text
+        else:
+            result.append(output)
+    return result
+
+
+def compare_outputs(committed, found):
+    shapes = [[(output.output_type, sorted(output.get("data", {}))) for output in side] for side in (committed, found)]
+    if shapes[0] != shapes[1]:
+        return [f"it showed {shapes[0]}, now {shapes[1]}"]
+    return [line for old, new in zip(committed, found) for line in differences(text_of(old), text_of(new))]
+
+
+def text_of(output):
+    return output.get("text") or output.get("data", {}).get("text/plain", "")
+
+
+# --- Scripts.
+
+
+def run_script(path, write):
+    result = subprocess.run([path], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise Failed(f"exit status {result.returncode}\n{result.stdout}{result.stderr}")
+    found = result.stdout
+    for pattern, replacement in CHANGING:
+        found = pattern.sub(replacement, found)
+    expected = path.parent / "outputs" / f"{path.stem}.txt"
+    if write:
+        expected.parent.mkdir(exist_ok=True)
+        expected.write_text(found, encoding="utf-8")
+    elif not expected.exists():
+        raise Failed(f"{expected.relative_to(HERE)} is not there; --write makes it")
+    elif problems := differences(expected.read_text(encoding="utf-8"), found):
+        raise Failed("\n".join(problems))
+
+
+# --- All of them.
+
+
+def examples(names):
+    every = [(path, run_script) for path in sorted((HERE / "curl").glob("*.sh"))]
+    every += [(path, run_notebook) for path in sorted(HERE.glob("*.ipynb"))]
+    if unknown := set(names) - {path.stem for path, _ in every}:
+        sys.exit(f"There is no example {', '.join(sorted(unknown))}.")
+    return [(path, run) for path, run in every if not names or path.stem in names]
+
+
+def run_all(chosen, write):
+    """How many failed."""
+    failed = 0
+    for path, run in chosen:
+        start = time.monotonic()
+        try:
+            run(path, write)
+            outcome = "ok"
+        except Failed as failure:
+            failed += 1
+            outcome = f"FAILED\n{failure}"
+        print(f"{path.relative_to(HERE)} ({time.monotonic() - start:.1f} s): {outcome}", flush=True)
+    print(f"{len(chosen) - failed} of {len(chosen)} examples passed")
+    return failed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--candor", help="the binary of the server to start")
+    where.add_argument("--url", help="a server that is there, with embeddings.pooling=mean")
+    parser.add_argument("--model", help="the model to start the server with; without it, the default model")
+    parser.add_argument("--write", action="store_true", help="keep what is shown instead of comparing it")
+    parser.add_argument("names", nargs="*", help="notebooks and scripts, without their endings; without any, all")
+    arguments = parser.parse_args()
+    chosen = examples(arguments.names)
+    run_inside(environment())
+    with tempfile.TemporaryDirectory(prefix="candor-examples-") as directory, contextlib.ExitStack() as stack:
+        nothing_of_the_user(directory)
+        os.environ["CANDOR_URL"] = arguments.url or stack.enter_context(
+            server(arguments.candor, arguments.model, directory)
+        )
+        failed = run_all(chosen, arguments.write)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
