@@ -113,22 +113,6 @@ fn the_pages_name_every_route_and_metric() {
 }
 
 #[test]
-fn the_readme_names_every_setting() {
-    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
-    let settings: toml::Table = include_str!("../../config/default.toml")
-        .parse()
-        .expect("TOML");
-    for (section, entries) in settings {
-        for name in entries.as_table().expect("a section").keys() {
-            assert!(
-                readme.contains(&format!("`{name}`")),
-                "README.md does not name {section}.{name}"
-            );
-        }
-    }
-}
-
-#[test]
 fn the_dashboard_asks_for_metrics_that_there_are() {
     let path = root().join("config/grafana-dashboard.json");
     let text = fs::read_to_string(path).expect("the dashboard");
@@ -156,5 +140,124 @@ fn the_dashboard_asks_for_metrics_that_there_are() {
         "candor_refusals_total",
     ] {
         assert!(asked.iter().any(|one| one == name), "{name}");
+    }
+}
+
+/// The part of a page below a heading, up to the next of its kind.
+fn part<'a>(page: &'a str, heading: &str) -> &'a str {
+    let start = page.find(&format!("\n## {heading}\n"));
+    let rest = &page[start.unwrap_or_else(|| panic!("no heading {heading}")) + 1..];
+    &rest[..rest.find("\n## ").unwrap_or(rest.len())]
+}
+
+#[test]
+fn the_page_of_settings_has_each_with_its_default_and_bounds() {
+    let page = fs::read_to_string(root().join("docs/settings.md")).expect("docs/settings.md");
+    let (mut section, mut allowed, mut settings) = ("", "", 0);
+    for line in include_str!("../../config/default.toml").lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|it| it.strip_suffix(']')) {
+            section = name;
+        } else if let Some(rest) = line.strip_prefix("# Allowed: ") {
+            allowed = rest.rsplit_once(". CANDOR_").expect("the variable").0;
+        } else if let Some((name, default)) = line.split_once(" = ")
+            && !line.starts_with('#')
+        {
+            let row = format!("\n| `{name}` | `{default}` | {allowed} | ");
+            let has = part(&page, section).contains(&row);
+            assert!(has, "docs/settings.md lacks {section}.{name}: {row}");
+            settings += 1;
+        }
+    }
+    assert!(settings > 60, "the settings were not found");
+}
+
+/// The Markdown pages that people read: those at the top, and those below docs and examples.
+fn pages() -> Vec<PathBuf> {
+    fn markdown(dir: &Path, deep: bool) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(dir).into_iter().flatten() {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() && deep {
+                files.extend(markdown(&path, deep));
+            } else if path.extension().is_some_and(|ending| ending == "md") {
+                files.push(path);
+            }
+        }
+        files
+    }
+    let mut files = markdown(&root(), false);
+    files.extend(markdown(&root().join("docs"), true));
+    files.extend(markdown(&root().join("examples"), true));
+    files
+}
+
+/// The lines of a page that are not code.
+fn prose(page: &Path) -> Vec<String> {
+    let text = fs::read_to_string(page).expect("text");
+    let mut in_code = false;
+    let lines = text.lines().filter(|line| {
+        let fence = line.trim_start().starts_with("```");
+        in_code ^= fence;
+        !in_code && !fence
+    });
+    lines.map(str::to_owned).collect()
+}
+
+/// What a link may name of a page after `#`, as GitHub makes it of the headings.
+fn anchors(page: &Path) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for line in prose(page).iter().filter(|line| line.starts_with('#')) {
+        let heading = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading
+            .chars()
+            .filter(|&c| c.is_alphanumeric() || "-_ ".contains(c));
+        let anchor = kept.collect::<String>().replace(' ', "-");
+        let before = found.iter().filter(|other| **other == anchor).count();
+        found.push(match before {
+            0 => anchor,
+            _ => format!("{anchor}-{before}"),
+        });
+    }
+    found
+}
+
+#[test]
+fn every_link_of_a_page_leads_somewhere() {
+    let (mut links, mut broken) = (0, Vec::new());
+    for page in pages() {
+        let text = prose(&page).join("\n");
+        for rest in text.split("](").skip(1) {
+            let target = rest.split(')').next().expect("an end");
+            if target.contains("://") || target.starts_with("mailto:") {
+                continue;
+            }
+            links += 1;
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let path = match file {
+                "" => page.clone(),
+                _ => page.parent().expect("a folder").join(file),
+            };
+            let leads = path.exists()
+                && (anchor.is_empty() || anchors(&path).iter().any(|one| one == anchor));
+            if !leads {
+                broken.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert!(links > 20, "the links were not found");
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn the_site_has_every_page() {
+    let docs = root().join("docs");
+    let summary = fs::read_to_string(docs.join("SUMMARY.md")).expect("docs/SUMMARY.md");
+    for page in pages() {
+        if let Ok(name) = page.strip_prefix(&docs)
+            && name != Path::new("SUMMARY.md")
+        {
+            let link = format!("]({})", name.display());
+            assert!(summary.contains(&link), "docs/SUMMARY.md lacks {link}");
+        }
     }
 }
