@@ -26,7 +26,7 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim build run test test-gemma test-examples test-clients bench soak overload fuzz documents audit lint clean
+.PHONY: help setup claim build run test test-gemma test-examples test-clients bench soak overload fuzz documents docs audit lint clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,11 @@ soak: build ## Let 32 clients loose on a server for some minutes: make soak MINU
 overload: build ## Put 500 clients on 8 places for a minute.
 	$(CANDOR) fetch default
 	scripts/overload.py --candor $(CANDOR) $(ARGS)
+
+docs: setup ## Make a site of the documentation: index.html, in a folder that is named at the end.
+	@test -x $(CACHE)/tools/bin/mdbook || cargo install mdbook --locked --root $(CACHE)/tools
+	@scripts/docs.sh $(CACHE)/tools/bin/mdbook $(CARGO_TARGET_DIR)/site
+	@echo "the site: $(CARGO_TARGET_DIR)/site/book/index.html"
 
 documents: build ## Hold every answer against /openapi.json, by requests that Schemathesis makes from it.
 	scripts/schemathesis.sh $(CANDOR)
