@@ -519,13 +519,3 @@ fn every_code_is_shown(pages: &[Page], answers: &[(usize, &Example, Answer)]) {
         );
     }
 }
-
-/// A heading as GitHub makes a link of it.
-fn anchor(heading: &str) -> String {
-    let text = heading.trim_start_matches('#').trim().to_lowercase();
-    let kept = text
-        .chars()
-        .filter(|letter| letter.is_alphanumeric() || " -_".contains(*letter));
-    kept.map(|letter| if letter == ' ' { '-' } else { letter })
-        .collect()
-}
