@@ -26,7 +26,7 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim build run test test-gemma test-examples test-clients bench soak overload fuzz documents docs audit lint clean
+.PHONY: help setup claim build run test test-gemma test-examples test-clients bench soak overload fuzz documents docs audit lint dist clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,6 +109,10 @@ lint: claim ## Check format, clippy and documentation; a warning is an error.
 	cargo clippy --release --locked --all-targets $(FEATURES) -- -D warnings
 	cargo clippy --release --locked --all-targets $(FEATURES) --features otel -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --document-private-items $(FEATURES)
+
+# Its own build: for every CPU, in dist/ and $(CARGO_TARGET_DIR)/portable. FEATURES="otel": names of features alone.
+dist: setup ## Make the archive of a release, for every CPU of this architecture: dist/candor-….tar.gz
+	FEATURES="$(patsubst --features,,$(FEATURES))" scripts/dist.sh
 
 clean: ## Remove what was built. Downloaded models stay.
 	cargo clean

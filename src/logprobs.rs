@@ -4,7 +4,7 @@
 //! that nothing overflows (Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax functions",
 //! IMA J. Numer. Anal. 41, 2021). The vocabulary is read, never sorted and never copied.
 
-use crate::model::Token;
+use crate::model::{Loop, Token, vectorised};
 
 /// The log-probability of a token and of the likeliest tokens at its place: log-softmax (natural logarithm) of the
 /// raw logits over the whole vocabulary, before bias, penalties, grammar and temperature.
@@ -93,26 +93,42 @@ pub fn score(logits: &[f32], likeliest: &Likeliest, token: Token, top: usize) ->
 /// Numbers that are added side by side. Sixteen fill one AVX-512 register, two of AVX2; the compiler does the rest.
 const LANES: usize = 16;
 
-/// ln Σ exp(x − largest). Sums of a block are f32, their sum f64: a vocabulary of 262,144 is off by less than 1e-6.
+/// ln Σ exp(x − largest).
 fn ln_sum_exp(logits: &[f32], largest: f32) -> f64 {
-    /// Few enough that f32 sums of numbers up to 1 keep six digits.
-    const BLOCK: usize = 64 * LANES;
-    let mut sum = 0.0_f64;
-    for block in logits.chunks(BLOCK) {
-        let mut lanes = [0.0_f32; LANES];
-        let (vectors, rest) = block.as_chunks::<LANES>();
-        for vector in vectors {
-            for (lane, &logit) in lanes.iter_mut().zip(vector) {
-                *lane += exp(logit - largest);
+    vectorised(SumExp { logits, largest }).ln()
+}
+
+/// Σ exp(x − largest). Sums of a block are f32, their sum f64: a vocabulary of 262,144 is off by less than 1e-6.
+struct SumExp<'a> {
+    logits: &'a [f32],
+    largest: f32,
+}
+
+impl Loop for SumExp<'_> {
+    type Outcome = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        /// Few enough that f32 sums of numbers up to 1 keep six digits.
+        const BLOCK: usize = 64 * LANES;
+        let largest = self.largest;
+        let mut sum = 0.0_f64;
+        for block in self.logits.chunks(BLOCK) {
+            let mut lanes = [0.0_f32; LANES];
+            let (vectors, rest) = block.as_chunks::<LANES>();
+            for vector in vectors {
+                for (lane, &logit) in lanes.iter_mut().zip(vector) {
+                    *lane += exp(logit - largest);
+                }
             }
+            sum += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
+            sum += rest
+                .iter()
+                .map(|&logit| f64::from(exp(logit - largest)))
+                .sum::<f64>();
         }
-        sum += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
-        sum += rest
-            .iter()
-            .map(|&logit| f64::from(exp(logit - largest)))
-            .sum::<f64>();
+        sum
     }
-    sum.ln()
 }
 
 /// e^x for x ≤ 0, to two units in the last place. Without a branch or a call, so that it vectorises; the standard
@@ -187,6 +203,22 @@ pub(crate) mod tests {
             .map(|(t, x)| (t, logprob(x)))
             .collect();
         (logprob(logits[token.index()]), top)
+    }
+
+    #[test]
+    fn the_sum_has_the_same_bits_whatever_the_cpu() {
+        for count in [1, 15, 16, 17, 5000, 49_152] {
+            let logits = logits(count, 3);
+            let sum = || SumExp {
+                logits: &logits,
+                largest: 15.0,
+            };
+            assert_eq!(
+                vectorised(sum()).to_bits(),
+                sum().run().to_bits(),
+                "{count}"
+            );
+        }
     }
 
     #[test]

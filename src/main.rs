@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use candor::config::cli::{self, Cli, Command};
 use candor::config::{Config, LogFormat};
@@ -11,6 +12,7 @@ use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use ureq::tls::{RootCerts, TlsConfig};
 
 /// The exit status of what Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
@@ -74,6 +76,7 @@ fn run(command: Command) -> Result<(), Failure> {
             }
             Ok(())
         }
+        Command::Health(health) => ask_health(&health.server(environment).map_err(wrong_settings)?),
         Command::RenderTemplate => {
             let input = io::read_to_string(io::stdin()).map_err(failed)?;
             print(candor::api::render_template(&input))
@@ -101,6 +104,40 @@ async fn serve(config: Config) -> Result<(), Failure> {
     candor::run(config, listener, shutdown)
         .await
         .map_err(failed)
+}
+
+/// Prints what a server says of itself. It fails if the server does not answer, or cannot serve requests now.
+fn ask_health(server: &cli::Asked) -> Result<(), Failure> {
+    /// The answer does not wait for a model: a server that takes longer is in trouble.
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let tls = TlsConfig::builder()
+        .root_certs(RootCerts::PlatformVerifier)
+        .disable_verification(!server.checks_certificate)
+        .build();
+    let agent = ureq::Agent::config_builder()
+        .tls_config(tls)
+        .proxy(None)
+        .http_status_as_error(false)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .new_agent();
+    let url = format!("{}/health", server.url);
+    let unwell = |what: String| Failure {
+        message: format!("{url} {what}"),
+        status: 1,
+    };
+    let mut answer = agent
+        .get(&url)
+        .call()
+        .map_err(|error| unwell(format!("does not answer: {error}")))?;
+    let status = answer.status();
+    let body = answer.body_mut().read_to_string().map_err(failed)?;
+    print(format!("{}\n", body.trim_end()))?;
+    if status.is_success() {
+        Ok(())
+    } else {
+        Err(unwell(format!("answers {status}")))
+    }
 }
 
 /// Completes on the first Ctrl-C or SIGTERM. The second ends the process at once.

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -53,6 +54,11 @@ pub enum Command {
     Tune(SettingFlags),
     /// Download the model, or all of `[[models]]`, into the cache, if not there yet, and print the paths.
     Fetch(Fetch),
+    /// Ask a server whether it can serve requests: print what its `/health` says, and end with 0 if it can, else with 1.
+    ///
+    /// For the health checks of containers. Without --url it asks the server on this machine that has the same settings.
+    #[command(after_help = HEALTH_HELP)]
+    Health(Health),
     /// Render the chat template that comes on standard input, with its scope, as JSON. The server has a process of its own
     /// do so for templates of clients.
     #[command(hide = true)]
@@ -71,6 +77,11 @@ pub enum Command {
         command: Option<String>,
     },
 }
+
+const HEALTH_HELP: &str = "\
+Try it:
+  candor health
+  candor health --url http://127.0.0.1:8000";
 
 const COMPLETIONS_HELP: &str = "\
 Try it:
@@ -128,6 +139,25 @@ pub struct Fetch {
     model: Option<String>,
     #[command(flatten)]
     common: CommonFlags,
+}
+
+/// The flags of `candor health`.
+#[derive(Debug, Args)]
+pub struct Health {
+    /// Where the server is, as in http://127.0.0.1:8000. Default: what the settings say.
+    #[arg(long)]
+    url: Option<String>,
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// The server that `candor health` asks.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Without a path.
+    pub url: String,
+    /// Not of this machine's own server: its certificate is for another name than the one it is asked by here.
+    pub checks_certificate: bool,
 }
 
 /// The flags every command has.
@@ -249,6 +279,36 @@ impl Fetch {
     }
 }
 
+impl Health {
+    /// The server that is named, or that these flags, the file they name and `environment` make.
+    pub fn server(self, environment: Vec<(OsString, OsString)>) -> Result<Asked, ConfigError> {
+        if let Some(url) = self.url {
+            return Ok(Asked {
+                url: url.trim_end_matches('/').to_owned(),
+                checks_certificate: true,
+            });
+        }
+        let server = self.common.load(environment, Vec::new())?.config.server;
+        let scheme = if server.tls_certificate.is_empty() {
+            "http"
+        } else {
+            "https"
+        };
+        let host = match server.host.parse() {
+            Ok(IpAddr::V4(address)) if address.is_unspecified() => Ipv4Addr::LOCALHOST.to_string(),
+            Ok(IpAddr::V6(address)) if address.is_unspecified() => {
+                format!("[{}]", Ipv6Addr::LOCALHOST)
+            }
+            Ok(IpAddr::V6(address)) => format!("[{address}]"),
+            _ => server.host,
+        };
+        Ok(Asked {
+            url: format!("{scheme}://{host}:{}", server.port),
+            checks_certificate: false,
+        })
+    }
+}
+
 impl CommonFlags {
     fn load(
         self,
@@ -297,7 +357,10 @@ mod tests {
                 flags.load(Vec::new())
             }
             Command::Fetch(fetch) => fetch.load(Vec::new()),
-            Command::Completions { .. } | Command::Man { .. } | Command::RenderTemplate => {
+            Command::Health(_)
+            | Command::Completions { .. }
+            | Command::Man { .. }
+            | Command::RenderTemplate => {
                 panic!("no settings")
             }
         }
@@ -371,6 +434,38 @@ mod tests {
         assert_eq!(
             load(&["candor", "fetch"]).unwrap().config.model.source,
             "default"
+        );
+    }
+
+    #[test]
+    fn health_is_asked_where_the_settings_have_the_server() {
+        let check = |arguments: &[&str], url: &str, checks_certificate: bool| {
+            let all = ["candor", "health"].iter().chain(arguments);
+            let Command::Health(health) = Cli::try_parse_from(all).unwrap().command else {
+                panic!("another command")
+            };
+            let asked = Asked {
+                url: url.to_owned(),
+                checks_certificate,
+            };
+            assert_eq!(health.server(Vec::new()).unwrap(), asked);
+        };
+        check(&[], "http://127.0.0.1:8000", false);
+        check(
+            &["--set", "server.host=0.0.0.0", "--set", "server.port=81"],
+            "http://127.0.0.1:81",
+            false,
+        );
+        check(&["--set", "server.host=::"], "http://[::1]:8000", false);
+        check(
+            &["--set", "server.host=box.example"],
+            "http://box.example:8000",
+            false,
+        );
+        check(
+            &["--url", "https://box.example/"],
+            "https://box.example",
+            true,
         );
     }
 

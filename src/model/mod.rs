@@ -2,6 +2,8 @@
 //! them is bound to a thread, and where weights come from.
 
 mod adapter;
+#[cfg(feature = "portable")]
+mod backends;
 mod context;
 mod gguf;
 mod huge_pages;
@@ -22,7 +24,8 @@ use crate::config;
 
 pub use adapter::{Adapter, Adapters, LARGEST_SCALE};
 pub use context::{
-    Context, ContextError, ContextShape, DecodeError, LaneState, Output, Row, spare_lanes,
+    Context, ContextError, ContextShape, DecodeError, LaneState, Loop, Output, Row, spare_lanes,
+    vectorised,
 };
 pub use runner::{Runner, Runners, contexts};
 pub use vocab::{Fim, Sorted, Vocab};
@@ -306,11 +309,14 @@ impl std::fmt::Debug for Model {
 /// llama.cpp initialises once in a process, whatever the number of models.
 fn backend() -> Result<&'static LlamaBackend, LoadError> {
     static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
+    let initialise = || {
+        llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
+        #[cfg(feature = "portable")]
+        backends::load()?;
+        LlamaBackend::init().map_err(|error| error.to_string())
+    };
     BACKEND
-        .get_or_init(|| {
-            llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
-            LlamaBackend::init().map_err(|error| error.to_string())
-        })
+        .get_or_init(initialise)
         .as_ref()
         .map_err(|error| LoadError::Backend(error.clone()))
 }

@@ -309,3 +309,23 @@ fn the_start_tells_what_it_takes_where_to_look_and_what_to_try() {
     let answer = String::from_utf8(output.expect("bash runs").stdout).expect("text");
     assert!(answer.contains("\"token_logprobs\""), "{answer}");
 }
+
+#[test]
+fn health_is_told_by_the_exit_status() {
+    let server = Process::start(&[]);
+    let ask = |url: &str| candor().args(["health", "--url", url]).output();
+    let well = ask(&server.url).expect("it starts");
+    assert!(well.status.success(), "{well:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&well.stdout),
+        "{\"status\":\"ok\"}\n"
+    );
+    let other = ask(&format!("{}/v1", server.url)).expect("it starts");
+    assert_eq!(other.status.code(), Some(1), "{other:?}");
+    assert!(String::from_utf8_lossy(&other.stderr).contains("404"));
+    let url = server.url.clone();
+    server.terminate();
+    let gone = ask(&url).expect("it starts");
+    assert_eq!(gone.status.code(), Some(1), "{gone:?}");
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("does not answer"));
+}

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Builds what is shipped: one folder that runs on every CPU of this architecture, on this Debian or a newer system.
+#
+#   scripts/dist.sh                  makes candor-VERSION-ARCHITECTURE-linux.tar.gz and its .sha256 in dist/
+#   scripts/dist.sh --folder FOLDER  fills FOLDER instead, which must not exist; the Dockerfile does so
+#
+# FEATURES="otel" adds cargo features. Needs what `make build` needs (scripts/setup.sh).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { echo "dist: $*" >&2; }
+
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+name=candor-$version-$(uname -m)-linux
+case ${1:-} in
+    "") folder=dist/$name && rm -rf "$folder" ;;
+    --folder) folder=${2:?--folder needs a folder} ;;
+    *) say "unknown argument: $1" && exit 2 ;;
+esac
+if [ -e "$folder" ]; then
+    say "$folder exists"
+    exit 1
+fi
+
+# --- Build. A folder of its own within the target directory: other flags would build everything anew each time.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/portable
+# In place of those in .cargo/config.toml, which are for the machine that builds. $ORIGIN is the folder of the file that
+# has it: the program finds its libraries, and they each other, wherever the folder is put.
+# shellcheck disable=SC2016
+export RUSTFLAGS='-C link-arg=-Wl,-rpath,$ORIGIN/../lib/candor' CMAKE_INSTALL_RPATH='$ORIGIN'
+messages=$(mktemp)
+trap 'rm -f "$messages"' EXIT
+cargo build --release --locked --features "portable ${FEATURES:-}" --message-format json-render-diagnostics > "$messages"
+built=$(sed -n '/"reason":"build-script-executed".*llama-cpp-sys-2/s/.*"out_dir":"\([^"]*\)".*/\1/p' "$messages")
+
+# --- The program, llama.cpp's libraries by the names they ask each other by, and its code for each kind of CPU.
+mkdir -p "$folder"/{bin,lib/candor}
+cp "$CARGO_TARGET_DIR/release/candor" "$folder/bin/"
+cp -L "$built"/lib/lib{llama,ggml,ggml-base}.so.? "$built"/backends/libggml-*.so "$folder/lib/candor/"
+strip --strip-unneeded "$folder"/lib/candor/*
+# Of the compiler's own libraries a bare system may have none, or older ones. What is left is glibc.
+ldd "$folder/bin/candor" "$folder"/lib/candor/libggml-cpu-*.so |
+    sed -nE 's/.*(libgomp|libstdc\+\+|libgcc_s)\.so\.[0-9]+ => ([^ ]+) .*/\2/p' | sort -u |
+    while read -r library; do
+        case $library in "$folder"/*) ;; *) cp -L "$library" "$folder/lib/candor/" ;; esac
+    done
+
+# --- What stands beside it. The program prints its pages: if it cannot run here, this ends here.
+candor=$folder/bin/candor
+mkdir -p "$folder"/share/{man/man1,bash-completion/completions,zsh/site-functions,fish/vendor_completions.d}
+"$candor" completions bash > "$folder/share/bash-completion/completions/candor"
+"$candor" completions zsh > "$folder/share/zsh/site-functions/_candor"
+"$candor" completions fish > "$folder/share/fish/vendor_completions.d/candor.fish"
+"$candor" man > "$folder/share/man/man1/candor.1"
+commands=$("$candor" --help | awk '/^Commands:/ { on = 1; next } /^[A-Z]/ { on = 0 } on && $1 != "help" { print $1 }')
+for command in $commands; do
+    # Long descriptions have lines of their own.
+    if "$candor" "$command" --help > /dev/null 2>&1; then
+        "$candor" man "$command" > "$folder/share/man/man1/candor-$command.1"
+    fi
+done
+cp -r README.md CHANGELOG.md LICENSE LICENSE-MIT LICENSE-APACHE config docs "$folder/"
+scripts/third-party-licenses.sh "portable ${FEATURES:-}" > "$folder/LICENSES-THIRD-PARTY.txt"
+
+# --- What it needs of the system it runs on.
+needs=$(objdump -T "$candor" "$folder"/lib/candor/* | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1)
+say "$folder needs glibc ${needs#GLIBC_} or later"
+if [ "${1:-}" = --folder ]; then
+    exit 0
+fi
+
+# --- The archive: the same bytes for the same files, with the time of the commit.
+time=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2> /dev/null || stat -c %Y Cargo.toml)}
+tar --create --directory dist --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime="@$time" "$name" |
+    gzip --no-name --best > "dist/$name.tar.gz"
+(cd dist && sha256sum "$name.tar.gz" > "$name.tar.gz.sha256")
+say "dist/$name.tar.gz: $(du -h "dist/$name.tar.gz" | cut -f 1)"

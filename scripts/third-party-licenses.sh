@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Prints the licences of what is compiled into the program: each dependency with its own files, equal texts once.
+#
+#   scripts/third-party-licenses.sh [FEATURES]
+#
+# Needs the dependencies' sources, which a build has fetched.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+registry=${CARGO_HOME:-$HOME/.cargo}/registry/src
+declare -A first
+
+# One text, or where it stands already.
+text() {
+    local sum
+    sum=$(sha256sum < "$1" | cut -d ' ' -f 1)
+    if [ -n "${first[$sum]:-}" ]; then
+        printf '\n[%s: the same text as with %s]\n' "${1##*/}" "${first[$sum]}"
+    else
+        first[$sum]=$2
+        printf '\n[%s]\n\n' "${1##*/}"
+        cat "$1"
+    fi
+}
+
+title() { printf '\n%s\n%s\n' "${1//?/=}" "$1"; }
+
+echo "Candor is licensed under MIT or Apache-2.0. What is compiled into it, or comes with it, has these licences."
+cargo tree --locked --edges normal --features "${1:-}" --prefix none --format '{p}|{l}' |
+    sed -E 's/ \(proc-macro\)//; s/ \(\*\)//' | sort -u |
+    while IFS='|' read -r package license; do
+        read -r name version _ <<< "$package"
+        version=${version#v}
+        # Candor itself has no folder there.
+        for folder in "$registry"/*/"$name-$version"; do
+            [ -d "$folder" ] || continue
+            title "$name $version: ${license:-see below}"
+            for file in "$folder"/{LICEN[CS]E,COPYING,NOTICE,UNLICENSE,licen[cs]e}* "$folder"/llama.cpp/LICENSE; do
+                [ -f "$file" ] && text "$file" "$name $version"
+            done
+            break
+        done
+    done
+# Debian keeps the licence of the compiler's libraries with each of them.
+for library in libgomp1 libstdc++6 libgcc-s1; do
+    file=/usr/share/doc/$library/copyright
+    if [ -f "$file" ]; then
+        title "$library: GPL-3.0 with the GCC Runtime Library Exception"
+        text "$file" "$library"
+    fi
+done

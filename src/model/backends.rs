@@ -1,0 +1,92 @@
+//! Feature `portable`: llama.cpp's code for CPUs stands in shared libraries, one for each kind of CPU. llama.cpp loads the
+//! best that runs here. It would look beside the program and in the working directory; a program that is installed has
+//! them in a folder of their own, and nothing that lies in a working directory is to be run.
+
+use std::path::{Path, PathBuf};
+
+/// The libraries' names, but for the kind of CPU and `.so`.
+const PREFIX: &str = "libggml-cpu";
+
+/// Loads what suits this machine, once in a process, before anything else is asked of llama.cpp.
+pub fn load() -> Result<(), String> {
+    let program =
+        std::env::current_exe().map_err(|error| format!("where is this program? {error}"))?;
+    let built = llama_cpp_sys_2::BACKENDS_DIR.map(PathBuf::from);
+    let places: Vec<PathBuf> = beside(&program).into_iter().chain(built).collect();
+    let place = places.iter().find(|place| holds_libraries(place));
+    let place = place.ok_or_else(|| missing(&places))?;
+    llama_cpp_2::llama_backend::load_backends_from_path(place);
+    // With none, llama.cpp would go on to look in the working directory.
+    if llama_cpp_2::list_llama_ggml_backend_devices().is_empty() {
+        return Err(format!(
+            "none of the {PREFIX}-*.so in {} can be loaded",
+            place.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Where they are installed: in ../lib/candor, or in the program's own folder. Links to the program were followed.
+fn beside(program: &Path) -> Vec<PathBuf> {
+    let own = program.parent();
+    let library = own
+        .and_then(Path::parent)
+        .map(|above| above.join("lib/candor"));
+    library
+        .into_iter()
+        .chain(own.map(Path::to_path_buf))
+        .collect()
+}
+
+fn holds_libraries(place: &Path) -> bool {
+    let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with(PREFIX) && name.ends_with(".so")
+    })
+}
+
+fn missing(places: &[PathBuf]) -> String {
+    let places: Vec<String> = places
+        .iter()
+        .map(|place| place.display().to_string())
+        .collect();
+    format!(
+        "its code for this CPU ({PREFIX}-*.so) is in none of these folders: {}. Keep bin and lib together as they were \
+         unpacked; links to the program are followed",
+        places.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_looked_for_where_they_are_installed_and_not_in_the_working_directory() {
+        assert_eq!(
+            beside(Path::new("/opt/candor/bin/candor")),
+            [
+                PathBuf::from("/opt/candor/lib/candor"),
+                PathBuf::from("/opt/candor/bin")
+            ]
+        );
+    }
+
+    #[test]
+    fn only_a_folder_with_libraries_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!holds_libraries(&folder.path().join("none")));
+        std::fs::write(folder.path().join("libggml-base.so"), "").unwrap();
+        assert!(!holds_libraries(folder.path()));
+        std::fs::write(folder.path().join("libggml-cpu-x64.so"), "").unwrap();
+        assert!(holds_libraries(folder.path()));
+    }
+
+    #[test]
+    fn what_is_missing_is_said_with_where_it_was_looked_for() {
+        let text = missing(&[PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert!(text.contains("/a, /b"), "{text}");
+    }
+}
