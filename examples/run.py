@@ -16,8 +16,6 @@ being there is.
 import argparse
 import contextlib
 import difflib
-import hashlib
-import json
 import os
 import pathlib
 import re
@@ -27,6 +25,10 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "scripts"))
+
+from rig import Unprepared, python_environment, server  # noqa: E402
+
 REQUIREMENTS = HERE / "requirements.txt"
 # Of a number, or of a share of it where it is larger than 1.
 TOLERANCE = 1e-3
@@ -47,23 +49,6 @@ class Failed(Exception):
 # --- The environment.
 
 
-def environment():
-    """The Python of a virtual environment with what requirements.txt names, made if it is not there."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    version = f"{sys.version_info.major}.{sys.version_info.minor}".encode()
-    name = hashlib.sha256(version + REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    place = cache / "candor" / "clients" / f"examples-{name}"
-    python = place / "bin" / "python"
-    complete = place / "complete"
-    if not complete.exists():
-        print(f"installing what requirements.txt names in {place}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", REQUIREMENTS]
-        subprocess.run([python, *install], check=True)
-        complete.touch()
-    return python
-
-
 def run_inside(python):
     """Starts this program again with the environment's Python, unless it is what runs already."""
     if pathlib.Path(sys.prefix) != python.parent.parent:
@@ -80,32 +65,14 @@ def nothing_of_the_user(directory):
 # --- The server.
 
 
-@contextlib.contextmanager
-def server(candor, model, directory):
+def plain_server(candor, model):
     """A server on a free port, with what the scripts need of it; its address."""
-    log_path = os.path.join(directory, "candor.log")
-    command = [candor, "serve", "--port", "0", "--set", "embeddings.pooling=mean"]
+    flags = ["--set", "embeddings.pooling=mean"]
     if model:
-        command += ["--model", model]
+        flags += ["--model", model]
     # Its defaults are what is shown; and CANDOR_URL, which whoever runs this may have set, is no setting of the server.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("CANDOR_")}
-    with open(log_path, "w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, env=plain, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        yield address(process, log_path)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def address(process, log_path):
-    while True:
-        text = pathlib.Path(log_path).read_text(encoding="utf-8")
-        if ready := re.search(r"ready: (http://\S+)", text):
-            return ready[1]
-        if process.poll() is not None:
-            sys.exit(f"The server ended before it was ready:\n{text}")
-        time.sleep(0.1)
+    return server(candor, *flags, variables=plain)
 
 
 # --- Comparison.
@@ -248,11 +215,14 @@ def main():
     parser.add_argument("names", nargs="*", help="notebooks and scripts, without their endings; without any, all")
     arguments = parser.parse_args()
     chosen = examples(arguments.names)
-    run_inside(environment())
+    try:
+        run_inside(python_environment("examples", REQUIREMENTS) / "python")
+    except Unprepared as error:
+        sys.exit(str(error))
     with tempfile.TemporaryDirectory(prefix="candor-examples-") as directory, contextlib.ExitStack() as stack:
         nothing_of_the_user(directory)
         os.environ["CANDOR_URL"] = arguments.url or stack.enter_context(
-            server(arguments.candor, arguments.model, directory)
+            plain_server(arguments.candor, arguments.model)
         )
         failed = run_all(chosen, arguments.write)
     sys.exit(1 if failed else 0)

@@ -15,8 +15,7 @@ cp docs/book.toml "$site/"
 
 cp README.md CONTRIBUTING.md CHANGELOG.md "$site/pages/"
 cp src/lib.rs "$site/pages/src/"
-cp -r docs config "$site/pages/"
-if [ -d examples ]; then cp -r examples "$site/pages/"; fi
+cp -r docs config examples "$site/pages/"
 rm "$site/pages/docs/book.toml"
 # What is README.md in a folder, mdBook makes its index.html; it does not say so to links.
 find "$site/pages" -name '*.md' -exec sed -i -E 's#(\]\([^):]*)README\.md#\1index.md#g' {} +

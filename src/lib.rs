@@ -61,6 +61,7 @@ pub mod sampling;
 mod serve;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,13 +101,14 @@ pub async fn run_on(
     let address = listener.local_addr()?;
     let grace = Duration::from_millis(config.server.shutdown_grace_ms);
     let door = serve::Door::new(&config).await?;
-    let url = format!("{}://{}", door.scheme(), reachable(address));
-    let server_settings = config.server.clone();
+    let reached = SocketAddr::new(config::reachable(address.ip()), address.port());
+    let url = format!("{}://{reached}", door.scheme());
+    let config = Arc::new(config);
     let (models, started) = engine::Models::start(&config, runners);
     let is_loopback = address.ip().is_loopback();
     let app = api::app(api::AppState::new(
         models.clone(),
-        Arc::new(config),
+        Arc::clone(&config),
         is_loopback,
     ));
     let handle = axum_server::Handle::new();
@@ -114,7 +116,7 @@ pub async fn run_on(
     let ready = models.clone();
     let loaded = async {
         started.await?;
-        announce(&url, &server_settings, ready.generates());
+        announce(&url, &config.server, ready.generates());
         // From here on only `shutdown` ends it.
         std::future::pending().await
     };
@@ -171,15 +173,4 @@ fn announce(url: &str, config: &config::Server, generates: bool) {
     tracing::info!("ready: {url}");
     tracing::info!("look: {url}/docs (every route and field), {url}/metrics, {url}/health");
     tracing::info!("try: curl {url}{route} -H 'content-type: application/json'{key} -d '{body}'");
-}
-
-/// An address that a client on this machine can ask: one that listens everywhere has none of its own.
-fn reachable(address: std::net::SocketAddr) -> std::net::SocketAddr {
-    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-    let ip = match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        other => other.ip(),
-    };
-    SocketAddr::new(ip, address.port())
 }

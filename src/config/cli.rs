@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -294,16 +294,13 @@ impl Health {
         } else {
             "https"
         };
-        let host = match server.host.parse() {
-            Ok(IpAddr::V4(address)) if address.is_unspecified() => Ipv4Addr::LOCALHOST.to_string(),
-            Ok(IpAddr::V6(address)) if address.is_unspecified() => {
-                format!("[{}]", Ipv6Addr::LOCALHOST)
-            }
-            Ok(IpAddr::V6(address)) => format!("[{address}]"),
-            _ => server.host,
+        let (host, port) = (server.host, server.port);
+        let authority = match host.parse() {
+            Ok(address) => SocketAddr::new(super::reachable(address), port).to_string(),
+            Err(_) => format!("{host}:{port}"),
         };
         Ok(Asked {
-            url: format!("{scheme}://{host}:{}", server.port),
+            url: format!("{scheme}://{authority}"),
             checks_certificate: false,
         })
     }

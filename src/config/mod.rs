@@ -16,6 +16,7 @@ mod tests;
 pub use error::{ConfigError, Problem};
 pub use load::{Flag, Given, Loaded, Origin, Sources};
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,16 @@ impl Config {
             [] => std::slice::from_ref(self),
             models => models,
         }
+    }
+}
+
+/// Where a client on this machine reaches a server that listens there: one that listens everywhere has no address of its
+/// own.
+pub fn reachable(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other,
     }
 }
 

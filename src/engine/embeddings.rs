@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::error::EngineError;
+use super::memory::{Need, mib};
 use super::places::{Lease, Places};
 use super::supervisor::Alive;
 use super::worker::Shared;
@@ -238,18 +239,13 @@ impl Host {
     fn runner(&self) -> Result<Box<dyn Runner>, EngineError> {
         let context = Context::new(&self.model, self.shape.clone()).map_err(no_memory)?;
         let shape = &self.shape;
-        let mib = |bytes: f64| (bytes / 1_048_576.0).ceil();
-        let cells = shape.lane_tokens.next_multiple_of(256) as f64;
-        let cell_bytes = self
-            .model
-            .kv_bytes_per_token(shape.kv_type_k.bytes(), shape.kv_type_v.bytes())
-            .filter(|_| self.model.generates());
+        let need = Need::of(&self.model, shape, 1);
         tracing::info!(
             pooling = ?self.pooling,
             tokens = shape.lane_tokens,
             rows = shape.batch_rows,
-            kv_cache_mib = cell_bytes.map(|bytes| mib(bytes * cells)),
-            rows_mib_at_most = mib((shape.batch_rows * self.model.vocab().len() * 8) as f64),
+            kv_cache_mib = need.kv_cache.filter(|_| self.model.generates()).map(mib),
+            rows_mib_at_most = mib(need.logits),
             "made the context for embeddings"
         );
         let mut runner = (self.runners)(self.shared.mailboxes.len(), context);

@@ -3,8 +3,7 @@
 
 use sysinfo::{MemoryRefreshKind, System};
 
-use crate::config;
-use crate::model::Model;
+use crate::model::{self, ContextShape, Model};
 
 const MIB: u64 = 1 << 20;
 
@@ -17,43 +16,39 @@ pub struct Need {
     pub kv_cache: Option<u64>,
     /// Rows of logits that all contexts may be asked for at once.
     pub logits: u64,
+    /// Of all contexts.
+    lanes: usize,
+    lane_tokens: usize,
 }
 
 /// There is less memory than will be needed; for the person at the terminal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "too little memory: beside its weights the model needs about {} MiB, {} MiB of them for {lanes} lanes of \
-     {lane_tokens} tokens, and {} MiB are available. {advice}, or stop what else takes memory here.",
-    wanted / MIB, kv_cache / MIB, available / MIB
+    "too little memory: beside its weights the model needs about {} MiB, {} MiB of them for {} lanes of {} tokens, and {} \
+     MiB are available. {}, or stop what else takes memory here.",
+    (kv_cache + need.logits) / MIB, kv_cache / MIB, need.lanes, need.lane_tokens, available / MIB,
+    advice(need.lane_tokens, *kv_cache, available.saturating_sub(need.logits))
 )]
 pub struct TooLittle {
-    wanted: u64,
+    need: Need,
     kv_cache: u64,
     available: u64,
-    lanes: usize,
-    lane_tokens: usize,
-    advice: String,
 }
 
 impl Need {
-    /// Of so many contexts, which have so many lanes together, each of as many tokens as the settings say, and may be
-    /// asked for so many rows each.
-    pub fn of(
-        model: &Model,
-        settings: &config::Engine,
-        contexts: usize,
-        lanes: usize,
-        rows: usize,
-    ) -> Self {
-        let cells = lanes * settings.context_length.next_multiple_of(256);
-        let cell_bytes =
-            model.kv_bytes_per_token(settings.kv_type_k.bytes(), settings.kv_type_v.bytes());
+    /// Of so many contexts of this shape.
+    pub fn of(model: &Model, shape: &ContextShape, contexts: usize) -> Self {
+        let lanes = contexts * (shape.lanes + model::spare_lanes(model, shape.output));
+        let cells = lanes * shape.lane_tokens.next_multiple_of(256);
+        let cell_bytes = model.kv_bytes_per_token(shape.kv_type_k.bytes(), shape.kv_type_v.bytes());
         // llama.cpp computes them in one buffer, and hands them out in another.
         let row_bytes = 2 * model.vocab().len() * size_of::<f32>();
         Self {
             weights: model.facts().size_bytes,
             kv_cache: cell_bytes.map(|bytes| (bytes * cells as f64) as u64),
-            logits: (contexts * rows * row_bytes) as u64,
+            logits: (contexts * shape.logits_rows * row_bytes) as u64,
+            lanes,
+            lane_tokens: shape.lane_tokens,
         }
     }
 
@@ -62,39 +57,28 @@ impl Need {
     }
 
     /// Whether what is still to be taken is there.
-    pub fn check(
-        &self,
-        settings: &config::Engine,
-        lanes: usize,
-        available: u64,
-    ) -> Result<(), TooLittle> {
-        let Some(kv_cache) = self.kv_cache else {
-            return Ok(());
-        };
-        let wanted = kv_cache + self.logits;
-        if wanted <= available {
-            return Ok(());
-        }
-        Err(TooLittle {
-            wanted,
-            kv_cache,
-            available,
-            lanes,
-            lane_tokens: settings.context_length,
-            advice: advice(
-                settings.context_length,
+    pub fn check(self, available: u64) -> Result<(), TooLittle> {
+        match self.kv_cache {
+            Some(kv_cache) if kv_cache + self.logits > available => Err(TooLittle {
+                need: self,
                 kv_cache,
-                available.saturating_sub(self.logits),
-            ),
-        })
+                available,
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
+/// For the log; what is there at all is no nothing.
+pub fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(MIB)
+}
+
 /// A length of context at which the cache fits, unless it is too short to be of use.
-fn advice(context_length: usize, kv_cache: u64, available: u64) -> String {
+fn advice(lane_tokens: usize, kv_cache: u64, available: u64) -> String {
     /// Lanes are padded to as many cells.
     const STEP: u64 = 256;
-    let cells = context_length.next_multiple_of(256) as u64;
+    let cells = lane_tokens.next_multiple_of(256) as u64;
     // Below what is available: other things grow too.
     let fitting = u128::from(cells) * u128::from(available) * 9 / 10 / u128::from(kv_cache.max(1));
     let fitting = u64::try_from(fitting).unwrap_or(u64::MAX) / STEP * STEP;
@@ -130,12 +114,10 @@ mod tests {
             weights: 100 * MIB,
             kv_cache: Some(kv_mib * MIB),
             logits: 10 * MIB,
+            lanes: 20,
+            lane_tokens: 2048,
         };
-        let settings = config::Engine {
-            context_length: 2048,
-            ..crate::config::Config::default().engine
-        };
-        let error = need.check(&settings, 20, available_mib * MIB).err();
+        let error = need.check(available_mib * MIB).err();
         match (error.map(|error| error.to_string()), expect) {
             (None, None) => {}
             (Some(error), Some(expect)) => assert!(error.contains(expect), "{error}"),

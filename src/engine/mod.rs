@@ -50,7 +50,7 @@ use cores::Cores;
 use embeddings::Embeddings;
 use lanes::{Directory, Filled};
 use masks::Masks;
-use memory::Need;
+use memory::{Need, mib};
 use models::Use;
 use places::{Lease, Places};
 use supervisor::{Alive, Supervisor};
@@ -180,8 +180,8 @@ impl Engine {
             && file.len() > available
         {
             tracing::warn!(
-                file_mib = file.len() >> 20,
-                available_mib = available >> 20,
+                file_mib = mib(file.len()),
+                available_mib = mib(available),
                 "the model is larger than the memory that is available: it will be slow, or the system will end this \
                  process. A smaller quantisation of it, or a smaller model, fits"
             );
@@ -494,11 +494,9 @@ impl Pool {
             settings.prompt_chunk_tokens.max(logits_rows),
             logits_rows,
         );
-        let all_lanes = workers * (lanes + spare);
-        let need = Need::of(&model, settings, workers, all_lanes, logits_rows);
+        let need = Need::of(&model, &shape, workers);
         let available = memory::available();
         if model.generates() {
-            let mib = |bytes: u64| bytes >> 20;
             tracing::info!(
                 mode = mode.as_str(),
                 contexts = workers,
@@ -523,7 +521,7 @@ impl Pool {
             && config.model.gpu_layers == 0
             && model.can_cut()
         {
-            need.check(settings, all_lanes, available)?;
+            need.check(available)?;
         }
         let (senders, mailboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel()).unzip();
         let alive = Alive::new(workers);

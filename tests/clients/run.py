@@ -21,11 +21,9 @@ The exit status is 0 if every check of every client passed, and 1 if one failed,
 import argparse
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
@@ -34,15 +32,14 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "candor"
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from rig import CACHE, Unprepared, environment, python_environment, run_tool, server  # noqa: E402
+
 # The key of the second server, which refuses those who come without it.
 KEY = "a-key-for-tests"
 # Between these, --write puts what came out.
 BEGIN, END = "<!-- what ran: make test-clients -->", "<!-- end of what ran -->"
-
-
-class Unprepared(Exception):
-    """What a client needs could not be had."""
 
 
 @dataclasses.dataclass
@@ -101,42 +98,6 @@ def is_named(client, names):
 # --- What they need.
 
 
-def run_tool(command, **options):
-    done = subprocess.run(
-        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-    )
-    if done.returncode != 0:
-        last = "\n".join(done.stdout.strip().splitlines()[-12:])
-        named = " ".join([pathlib.Path(command[0]).name, *(str(part) for part in command[1:4])])
-        raise Unprepared(f"`{named} ...` failed:\n{last}")
-
-
-def environment(name, files, build):
-    """The folder that `build` fills, made once for what the files say now."""
-    stamp = hashlib.sha256(sys.version.encode())
-    for file in files:
-        stamp.update(file.read_bytes())
-    place = CACHE / "clients" / f"{name.replace('/', '-')}-{stamp.hexdigest()[:12]}"
-    if not (place / "complete").exists():
-        say(f"installing what {name} needs")
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        build(place)
-        (place / "complete").touch()
-    return place
-
-
-def python_environment(name, requirements):
-    def build(place):
-        try:
-            run_tool([sys.executable, "-m", "venv", place / "venv"])
-        except Unprepared as error:
-            raise Unprepared(f"{error}\nPython lacks venv. On Debian: apt-get install python3-venv") from None
-        run_tool([place / "venv/bin/python", "-m", "pip", "install", "--quiet", "--requirement", requirements])
-
-    return environment(name, [requirements], build) / "venv" / "bin"
-
-
 def node_tools():
     """The folder with node and npm. Debian's are too old for the clients; PyPI has newer ones, which need no root."""
     return python_environment("node", HERE / "node" / "node.txt")
@@ -180,31 +141,6 @@ def command_of(client):
 
 
 # --- Servers.
-
-
-@contextlib.contextmanager
-def server(binary, *flags):
-    """Starts one on a free port; its address."""
-    with tempfile.TemporaryDirectory() as folder:
-        log = pathlib.Path(folder) / "log"
-        with open(log, "wb") as output:
-            process = subprocess.Popen([binary, "serve", "--port", "0", *flags], stdout=output, stderr=output)
-        try:
-            yield address(process, log)
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def address(process, log):
-    while True:
-        text = log.read_text(errors="replace")
-        ready = re.search(r"ready: (http://\S+)", text)
-        if ready:
-            return ready.group(1)
-        if process.poll() is not None:
-            sys.exit(f"clients: the server ended at its start:\n{text}")
-        time.sleep(0.1)
 
 
 def default_model(binary):

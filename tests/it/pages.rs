@@ -8,7 +8,6 @@ mod shown;
 mod tables;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candor::config::{Config, Sources};
@@ -17,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::faulty::{Fault, Gate, Trouble, faulty};
 use crate::raw::Request;
-use crate::server::{TestServer, default_model, root};
+use crate::server::{TestServer, default_model, files, root};
 use curl::{Command, Filter};
 use markdown::{Example, Meanwhile, Page};
 
@@ -35,40 +34,23 @@ fn writes() -> bool {
     std::env::var_os("CANDOR_WRITE_PAGES").is_some()
 }
 
-/// `docs/` in the order of its names, and `README.md`.
+/// `README.md`, and `docs/` in the order of its names.
 fn pages() -> Vec<Page> {
-    let mut files = vec![root().join("README.md")];
-    gather(&root().join("docs"), &mut files);
-    files.sort();
-    let pages = files.iter().map(|file| {
-        let name = file
-            .strip_prefix(root())
-            .expect("within")
-            .to_string_lossy()
-            .into_owned();
+    let mut pages = vec![root().join("README.md")];
+    pages.extend(files(&root().join("docs"), "md"));
+    let pages = pages.iter().map(|file| {
+        let name = file.strip_prefix(root()).expect("within");
+        let name = name.to_string_lossy().into_owned();
         Page::read(file, &name, name.starts_with("docs/api/"))
     });
     pages.collect()
 }
 
-fn gather(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            gather(&path, files);
-        } else if path.extension().is_some_and(|ending| ending == "md") {
-            files.push(path);
-        }
-    }
-}
-
 /// The pages that this test holds to be complete.
-fn of_the_api(pages: Vec<Page>) -> Vec<Page> {
+fn of_the_api(pages: &[Page]) -> Vec<&Page> {
     let folder = root().join("docs/api");
-    pages
-        .into_iter()
-        .filter(|page| page.path.starts_with(&folder))
-        .collect()
+    let within = pages.iter().filter(|page| page.path.starts_with(&folder));
+    within.collect()
 }
 
 /// What came back.
@@ -315,7 +297,7 @@ fn same_line(is: &str, came: &str, counts: bool) -> bool {
 #[test]
 fn what_the_pages_show_is_what_comes() {
     let all = pages();
-    let api = of_the_api(pages());
+    let api = of_the_api(&all);
     let document = crate::server::default().get("/openapi.json").json();
     let answers = ask_all(&all);
     assert!(answers.len() > 40, "{} examples", answers.len());
@@ -357,7 +339,7 @@ fn what_the_pages_show_is_what_comes() {
 }
 
 /// Each field of each route has a row in a table, and an example of that route, or of one that has the very same field.
-fn every_field_is_shown(pages: &[Page], document: &Value) {
+fn every_field_is_shown(pages: &[&Page], document: &Value) {
     let paths: Vec<&str> = document["paths"]
         .as_object()
         .expect("paths")
@@ -468,14 +450,10 @@ fn every_part_of_an_answer_is_shown(answers: &[(usize, &Example, Answer)], docum
 }
 
 /// The codes of errors, as they stand in the code.
-fn codes(folder: &Path, found: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            codes(&path, found);
-            continue;
-        }
-        let text = std::fs::read_to_string(&path).expect("text");
+fn codes() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for file in files(&root().join("src/api"), "rs") {
+        let text = std::fs::read_to_string(&file).expect("text");
         // `.code("one")`, and `(StatusCode::ONE, "one")`.
         let calls = text.split(".code(\"").skip(1);
         let pairs = text
@@ -497,12 +475,12 @@ fn codes(folder: &Path, found: &mut BTreeSet<String>) {
             }
         }
     }
+    found
 }
 
 /// Each code of an error is told of, and is in an answer that an example shows.
-fn every_code_is_shown(pages: &[Page], answers: &[(usize, &Example, Answer)]) {
-    let mut known = BTreeSet::new();
-    codes(&root().join("src/api"), &mut known);
+fn every_code_is_shown(pages: &[&Page], answers: &[(usize, &Example, Answer)]) {
+    let known = codes();
     assert!(known.len() > 10, "{known:?}");
     for code in known {
         let told = format!("| `{code}` |");

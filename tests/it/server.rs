@@ -1,7 +1,7 @@
 //! A real server on a port of its own, and a client for it.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use candor::config::Config;
@@ -22,6 +22,21 @@ pub fn tiny_model() -> String {
 /// The package's folder. Asked for when the test runs: clones share what is built, and this differs.
 pub fn root() -> PathBuf {
     PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"))
+}
+
+/// The files of a folder and of those within it whose names have this ending, in order.
+pub fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files(&path, ending));
+        } else if path.extension().is_some_and(|other| other == ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
 }
 
 /// The default model, fetched unless it is there.

@@ -3,28 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::server::root;
+use crate::server::{files, root};
 
 /// Each module imports only from those that stand before it.
 const LINE: [&str; 6] = ["config", "model", "logprobs", "sampling", "engine", "api"];
 
-fn sources(dir: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            files.extend(sources(&path));
-        } else if path.extension().is_some_and(|ending| ending == "rs") {
-            files.push(path);
-        }
-    }
-    files
-}
-
 #[test]
 fn the_line_holds() {
     let src = root().join("src");
-    for file in sources(&src) {
+    for file in files(&src, "rs") {
         let relative = file.strip_prefix(&src).expect("below src");
         let module = relative
             .components()
@@ -59,7 +46,7 @@ fn the_line_holds() {
 
 #[test]
 fn unsafe_code_stands_in_two_files() {
-    let mut with: Vec<PathBuf> = sources(&root().join("src"))
+    let mut with: Vec<PathBuf> = files(&root().join("src"), "rs")
         .into_iter()
         .filter(|file| fs::read_to_string(file).expect("text").contains("unsafe {"))
         .collect();
@@ -83,16 +70,18 @@ fn metric_names() -> Vec<String> {
 
 /// What the pages of `docs/api` say, one after the other.
 fn pages_of_the_api() -> String {
-    let folder = fs::read_dir(root().join("docs/api")).expect("docs/api");
-    let pages = folder.map(|entry| fs::read_to_string(entry.expect("an entry").path()));
-    pages.map(|page| page.expect("text")).collect()
+    let pages = files(&root().join("docs/api"), "md");
+    let texts = pages
+        .iter()
+        .map(|page| fs::read_to_string(page).expect("text"));
+    texts.collect()
 }
 
 #[test]
 fn the_pages_name_every_route_and_metric() {
     let pages = pages_of_the_api();
     let mut routes = 0;
-    for file in sources(&root().join("src/api")) {
+    for file in files(&root().join("src/api"), "rs") {
         let text = fs::read_to_string(file).expect("text");
         for call in text.split("Route::").skip(1) {
             let route = call.split('"').nth(1).filter(|path| path.starts_with('/'));
@@ -173,22 +162,15 @@ fn the_page_of_settings_has_each_with_its_default_and_bounds() {
 
 /// The Markdown pages that people read: those at the top, and those below docs and examples.
 fn pages() -> Vec<PathBuf> {
-    fn markdown(dir: &Path, deep: bool) -> Vec<PathBuf> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(dir).into_iter().flatten() {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() && deep {
-                files.extend(markdown(&path, deep));
-            } else if path.extension().is_some_and(|ending| ending == "md") {
-                files.push(path);
-            }
-        }
-        files
+    let top = fs::read_dir(root()).expect("a folder");
+    let top = top.map(|entry| entry.expect("an entry").path());
+    let mut pages: Vec<PathBuf> = top
+        .filter(|path| path.extension().is_some_and(|ending| ending == "md"))
+        .collect();
+    for folder in ["docs", "examples"] {
+        pages.extend(files(&root().join(folder), "md"));
     }
-    let mut files = markdown(&root(), false);
-    files.extend(markdown(&root().join("docs"), true));
-    files.extend(markdown(&root().join("examples"), true));
-    files
+    pages
 }
 
 /// The lines of a page that are not code.

@@ -54,6 +54,14 @@ def post(path, **body):
         return json.load(answer)
 
 
+def same_vectors(got, texts):
+    """The vectors are those that the server makes of the texts."""
+    wanted = [item["embedding"] for item in post("/v1/embeddings", input=texts)["data"]]
+    equal(len(got), len(wanted), "vectors")
+    for one, other in zip(got, wanted):
+        assert max(abs(a - b) for a, b in zip(one, other)) < 1e-6
+
+
 def get(path):
     with urllib.request.urlopen(URL + path) as answer:
         return answer.read().decode()

@@ -15,7 +15,6 @@ pub struct Example {
     /// The settings that the section gives in a block of TOML; empty: the defaults.
     pub settings: String,
     pub meanwhile: Meanwhile,
-
     pub answer: String,
     /// The answer's lines, counted from 0.
     pub lines: Range<usize>,

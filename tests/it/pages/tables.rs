@@ -43,18 +43,12 @@ pub fn is_title(comment: &str) -> bool {
 }
 
 /// What a table is to hold, by its title.
-pub fn table(title: &str, document: &Value, pages: &[Page]) -> Option<String> {
+pub fn table(title: &str, document: &Value, pages: &[&Page]) -> Option<String> {
     if title == "routes" {
         return Some(routes(document, pages));
     }
     if let Some(name) = title.strip_prefix("answer: ") {
-        let mut rows = Vec::new();
-        collect(
-            &document["components"]["schemas"][name],
-            document,
-            "",
-            &mut rows,
-        );
+        let rows = rows_of(name, document);
         assert!(!rows.is_empty(), "there is no answer {name}");
         return Some(format!(
             "\n| part of the answer | value | |\n|---|---|---|\n{}\n",
@@ -122,7 +116,7 @@ pub fn shown_fields(title: &str, document: &Value, route: &str) -> Vec<String> {
 }
 
 /// Each route with the page that has a heading for it.
-fn routes(document: &Value, pages: &[Page]) -> String {
+fn routes(document: &Value, pages: &[&Page]) -> String {
     let mut text = "\n| route | |\n|---|---|\n".to_owned();
     for (path, operations) in document["paths"].as_object().expect("paths") {
         for (method, operation) in operations.as_object().expect("operations") {
@@ -137,6 +131,14 @@ fn routes(document: &Value, pages: &[Page]) -> String {
         }
     }
     text + "\n"
+}
+
+/// A row for each part of an answer of that name.
+fn rows_of(name: &str, document: &Value) -> Vec<String> {
+    let mut rows = Vec::new();
+    let schema = &document["components"]["schemas"][name];
+    collect(schema, document, "", &mut rows);
+    rows
 }
 
 /// The parts of an answer, by their paths.
@@ -193,13 +195,7 @@ fn collect(schema: &Value, document: &Value, path: &str, rows: &mut Vec<String>)
 
 /// The names of all parts of an answer.
 pub fn parts(name: &str, document: &Value) -> BTreeSet<String> {
-    let mut rows = Vec::new();
-    collect(
-        &document["components"]["schemas"][name],
-        document,
-        "",
-        &mut rows,
-    );
+    let rows = rows_of(name, document);
     let paths = rows.iter().filter_map(|row| row.split('`').nth(1));
     paths
         .flat_map(|path| {

@@ -1,0 +1,87 @@
+"""What a run of other people's programs against a Candor needs: what they are installed in, and a server. Standard library
+only; tests/clients/run.py and examples/run.py have it."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "candor"
+
+
+class Unprepared(Exception):
+    """What a program needs could not be had."""
+
+
+def run_tool(command, **options):
+    done = subprocess.run(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+    if done.returncode != 0:
+        last = "\n".join(done.stdout.strip().splitlines()[-12:])
+        named = " ".join([pathlib.Path(command[0]).name, *(str(part) for part in command[1:4])])
+        raise Unprepared(f"`{named} ...` failed:\n{last}")
+
+
+def environment(name, files, build):
+    """The folder that `build` fills, made once for what the files say now."""
+    stamp = hashlib.sha256(sys.version.encode())
+    for file in files:
+        stamp.update(file.read_bytes())
+    place = CACHE / "clients" / f"{name.replace('/', '-')}-{stamp.hexdigest()[:12]}"
+    if not (place / "complete").exists():
+        print(f"installing what {name} needs", file=sys.stderr, flush=True)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        build(place)
+        (place / "complete").touch()
+    return place
+
+
+def python_environment(name, requirements):
+    """The folder with the Python of a virtual environment that has what the file names."""
+
+    def build(place):
+        try:
+            run_tool([sys.executable, "-m", "venv", place / "venv"])
+        except Unprepared as error:
+            raise Unprepared(f"{error}\nPython lacks venv. On Debian: apt-get install python3-venv") from None
+        run_tool([place / "venv/bin/python", "-m", "pip", "install", "--quiet", "--requirement", requirements])
+
+    return environment(name, [requirements], build) / "venv" / "bin"
+
+
+@contextlib.contextmanager
+def server(binary, *flags, variables=None):
+    """Starts one on a free port, in the environment of this process or in another; its address."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = pathlib.Path(folder) / "log"
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                [binary, "serve", "--port", "0", *flags],
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            yield address(process, log)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def address(process, log):
+    while True:
+        text = log.read_text(encoding="utf-8", errors="replace")
+        if ready := re.search(r"ready: (http://\S+)", text):
+            return ready[1]
+        if process.poll() is not None:
+            sys.exit(f"The server ended before it was ready:\n{text}")
+        time.sleep(0.1)
