@@ -139,7 +139,7 @@ mod text {
             let mut completion = Completion::new(Arc::clone(&stops), Ending::BeforeStop);
             let mut released = 0;
             for i in 0..128 {
-                completion.push(Token(0), black_box(PIECES[i % 6]), None);
+                completion.push(Token(0), black_box(PIECES[i % 6]), Told::default());
                 while completion.release().is_some() {
                     released += 1;
                 }

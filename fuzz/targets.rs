@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use candor::api::{AppState, app};
 use candor::config::{Config, ConfigError, Problem, Sources};
-use candor::engine::{Completion, Ending, Models, TokenOutput, Utf8Decoder};
+use candor::engine::{Completion, Ending, Models, TokenOutput, Told, Utf8Decoder};
 use candor::logprobs::Likeliest;
 use candor::model::{Model, Token};
 use candor::sampling::{Constraint, Sampler, SamplingParams};
@@ -85,7 +85,7 @@ fn search(stops: &[String], tokens: &[Vec<u8>], ending: Ending) {
                 Ending::BeforeStop => hit,
                 Ending::BehindStop => hit + length,
             });
-        let stopped = completion.push(Token(id), bytes, None);
+        let stopped = completion.push(Token(id), bytes, Told::default());
         assert_eq!(stopped, cut.is_some(), "{stops:?} in {text:?}");
         texts.push(text);
         if stopped {

@@ -4,7 +4,37 @@
 //! that nothing overflows (Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax functions",
 //! IMA J. Numer. Anal. 41, 2021). The vocabulary is read, never sorted and never copied.
 
+use std::sync::Arc;
+
 use crate::model::{Loop, Token, vectorised};
+
+/// What is asked of each row.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tell {
+    /// How many of the likeliest tokens.
+    pub top: usize,
+    /// Whether [`Detail`] is wanted.
+    pub detail: bool,
+    /// Tokens whose logprobs are wanted whatever their rank; each lies within the vocabulary.
+    pub named: Arc<[Token]>,
+}
+
+impl Tell {
+    /// The `top` likeliest, and nothing else.
+    pub fn top(top: usize) -> Self {
+        Self {
+            top,
+            ..Self::default()
+        }
+    }
+
+    /// Whether all of it stands in what `other` has told.
+    pub fn within(&self, other: &Self) -> bool {
+        self.top <= other.top
+            && (!self.detail || other.detail)
+            && (self.named.is_empty() || self.named == other.named)
+    }
+}
 
 /// The log-probability of a token and of the likeliest tokens at its place: log-softmax (natural logarithm) of the
 /// raw logits over the whole vocabulary, before bias, penalties, grammar and temperature.
@@ -15,6 +45,49 @@ pub struct TokenLogprob {
     pub logprob: f32,
     /// The likeliest tokens, likeliest first; of equals the larger id first.
     pub top: Vec<(Token, f32)>,
+    /// Nats, of each token that was asked for by name, in that order.
+    pub named: Vec<f32>,
+    /// If it was asked for.
+    pub detail: Option<Detail>,
+}
+
+/// What the whole row says of how sure the model was.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Detail {
+    /// The token's place among all, from 1 for the likeliest; of equals as in the top.
+    pub rank: usize,
+    /// Shannon's entropy of the distribution, −Σ p ln p, in nats.
+    pub entropy: f32,
+    /// The probability of all tokens together that are not among the top.
+    pub tail_mass: f32,
+}
+
+impl TokenLogprob {
+    /// No more of it than is asked for.
+    pub fn narrowed(self: &Arc<Self>, tell: &Tell) -> Arc<Self> {
+        let same = self.top.len() <= tell.top
+            && self.named.len() == tell.named.len()
+            && self.detail.is_some() == tell.detail;
+        if same {
+            return Arc::clone(self);
+        }
+        let (top, cut) = self.top.split_at(tell.top.min(self.top.len()));
+        let cut: f64 = cut.iter().map(|cut| f64::from(cut.1).exp()).sum();
+        Arc::new(Self {
+            token: self.token,
+            logprob: self.logprob,
+            top: top.to_vec(),
+            named: if tell.named.is_empty() {
+                Vec::new()
+            } else {
+                self.named.clone()
+            },
+            detail: self.detail.filter(|_| tell.detail).map(|detail| Detail {
+                tail_mass: (f64::from(detail.tail_mass) + cut) as f32,
+                ..detail
+            }),
+        })
+    }
 }
 
 /// The likeliest tokens of a row of raw logits: what a [`TokenLogprob`] tells of, and what samplers draw from. It is
@@ -69,24 +142,73 @@ impl Likeliest {
     }
 }
 
-/// Reduces a row of raw logits to what is told of `token` and of the `top` likeliest, which were found in that row.
-/// `token` lies within it.
-pub fn score(logits: &[f32], likeliest: &Likeliest, token: Token, top: usize) -> TokenLogprob {
+/// Reduces a row of logits to what is asked of it and of `token`, which lies within it; its likeliest tokens were found,
+/// at least as many as are asked for.
+pub fn score(logits: &[f32], likeliest: &Likeliest, token: Token, tell: &Tell) -> TokenLogprob {
     let largest = likeliest.largest;
     let log_sum = ln_sum_exp(logits, largest);
     // In this order, as the reference does: the largest logit is taken off first, so that what is rounded is small.
     let logprob = |logit: f32| (f64::from(logit - largest) - log_sum) as f32;
+    let of = |token: Token| {
+        logits
+            .get(token.index())
+            .map_or(f32::NEG_INFINITY, |&logit| logprob(logit))
+    };
+    let top = &likeliest.kept[..tell.top.min(likeliest.kept.len())];
     TokenLogprob {
         token,
-        logprob: logits
-            .get(token.index())
-            .map_or(f32::NEG_INFINITY, |&logit| logprob(logit)),
-        top: likeliest
-            .kept
+        logprob: of(token),
+        named: tell.named.iter().map(|&token| of(token)).collect(),
+        detail: tell
+            .detail
+            .then(|| detail(logits, (largest, log_sum), token, top)),
+        top: top
             .iter()
-            .take(top)
             .map(|&(logit, token)| (token, logprob(logit)))
             .collect(),
+    }
+}
+
+/// `top` are the likeliest of the row, in order; (largest, log_sum) is what its softmax is made of.
+fn detail(
+    logits: &[f32],
+    (largest, log_sum): (f32, f64),
+    token: Token,
+    top: &[(f32, Token)],
+) -> Detail {
+    let count = |part: &[f32], counts: &dyn Fn(f32) -> bool| {
+        part.iter().filter(|&&logit| counts(logit)).count()
+    };
+    let (place, chosen) = (token.index(), logits.get(token.index()).copied());
+    let chosen = chosen.unwrap_or(f32::NEG_INFINITY);
+    let behind = logits.get(place + 1..).unwrap_or_default();
+    let Moments { tail, weighted } = vectorised(SumMoments {
+        logits,
+        largest,
+        below: top.last().map_or(f32::INFINITY, |last| last.0),
+    });
+    // Of those equal to the last of the top, as many are outside as do not stand in it.
+    let equals = top.last().map_or(0.0, |&(last, _)| {
+        let within = top.iter().filter(|other| other.0 == last).count();
+        let all = count(logits, &|logit| logit == last);
+        (all - within) as f64 * f64::from(exp(last - largest))
+    });
+    let sum = log_sum.exp();
+    Detail {
+        rank: 1 + count(logits, &|logit| logit > chosen) + count(behind, &|logit| logit == chosen),
+        // −Σ p ln p with ln p = x − m − ln Σ.
+        entropy: (log_sum - weighted / sum).max(0.0) as f32,
+        tail_mass: ((tail + equals) / sum).min(1.0) as f32,
+    }
+}
+
+/// ln Σ exp(x) over a row; −∞ if all of it is.
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if largest.is_finite() {
+        f64::from(largest) + ln_sum_exp(logits, largest)
+    } else {
+        f64::NEG_INFINITY
     }
 }
 
@@ -128,6 +250,57 @@ impl Loop for SumExp<'_> {
                 .sum::<f64>();
         }
         sum
+    }
+}
+
+/// What entropy and tail are made of.
+struct Moments {
+    /// Σ exp(x − largest) over the logits below a bound.
+    tail: f64,
+    /// Σ exp(x − largest) · (x − largest) over all.
+    weighted: f64,
+}
+
+/// Computes [`Moments`], in blocks as [`SumExp`].
+struct SumMoments<'a> {
+    logits: &'a [f32],
+    largest: f32,
+    below: f32,
+}
+
+impl Loop for SumMoments<'_> {
+    type Outcome = Moments;
+
+    #[inline(always)]
+    fn run(self) -> Moments {
+        const BLOCK: usize = 64 * LANES;
+        let Self {
+            logits,
+            largest,
+            below,
+        } = self;
+        let mut moments = Moments {
+            tail: 0.0,
+            weighted: 0.0,
+        };
+        for block in logits.chunks(BLOCK) {
+            let mut tails = [0.0_f32; LANES];
+            let mut weighted = [0.0_f32; LANES];
+            // A block's last numbers alone, too: the rest of the lanes adds nothing.
+            for part in block.chunks(LANES) {
+                for ((tail, weight), &logit) in tails.iter_mut().zip(&mut weighted).zip(part) {
+                    // Nothing times an infinity would be no number.
+                    let x = (logit - largest).max(-87.0);
+                    let power = exp(x);
+                    *tail += if logit < below { power } else { 0.0 };
+                    *weight += power * x;
+                }
+            }
+            let sum = |lanes: [f32; LANES]| lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
+            moments.tail += sum(tails);
+            moments.weighted += sum(weighted);
+        }
+        moments
     }
 }
 
@@ -180,7 +353,7 @@ pub(crate) mod tests {
     fn score(logits: &[f32], token: Token, top: usize) -> TokenLogprob {
         let mut likeliest = Likeliest::default();
         likeliest.find(logits, top);
-        super::score(logits, &likeliest, token, top)
+        super::score(logits, &likeliest, token, &Tell::top(top))
     }
 
     /// The definition, in f64, by a full sort.
@@ -247,6 +420,88 @@ pub(crate) mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn detail_equals_its_definition_in_f64() {
+        for (count, top) in [
+            (1, 0),
+            (1, 1),
+            (7, 3),
+            (1000, 5),
+            (49_152, 20),
+            (262_144, 100),
+        ] {
+            for seed in 1..4 {
+                let mut row = logits(count, seed);
+                if seed == 2 {
+                    // Equals within the top and outside, and bans.
+                    for logit in &mut row {
+                        *logit = logit.round();
+                    }
+                    for ban in (1..count).step_by(3) {
+                        row[ban] = f32::NEG_INFINITY;
+                    }
+                }
+                let token = Token((seed as i32 * 7919) % count as i32);
+                let named: Arc<[Token]> = [Token(0), Token(count as i32 - 1)].into();
+                let tell = Tell {
+                    top,
+                    detail: true,
+                    named: Arc::clone(&named),
+                };
+                let mut likeliest = Likeliest::default();
+                likeliest.find(&row, top);
+                let told = super::score(&row, &likeliest, token, &tell);
+                let detail = told.detail.expect("asked for");
+
+                let max = f64::from(row.iter().copied().fold(f32::MIN, f32::max));
+                let powers: Vec<f64> = row.iter().map(|&x| (f64::from(x) - max).exp()).collect();
+                let sum: f64 = powers.iter().sum();
+                let entropy: f64 = powers
+                    .iter()
+                    .map(|power| power / sum)
+                    .filter(|&p| p > 0.0)
+                    .map(|p| -p * p.ln())
+                    .sum();
+                let mut order: Vec<usize> = (0..count).collect();
+                order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(b.cmp(&a)));
+                let rank = order.iter().position(|&id| id == token.index());
+                let tail: f64 = order.iter().skip(top).map(|&id| powers[id] / sum).sum();
+                let near = |a: f32, b: f64| (f64::from(a) - b).abs() < 3e-6 * b.abs().max(1e-3);
+                assert_eq!(Some(detail.rank - 1), rank, "{count} {seed}");
+                assert!(near(detail.entropy, entropy), "{detail:?} {entropy}");
+                assert!(near(detail.tail_mass, tail), "{detail:?} {tail}");
+                for (&token, &logprob) in named.iter().zip(&told.named) {
+                    assert_eq!(logprob, score(&row, token, 0).logprob);
+                }
+
+                // With fewer alternatives there is more outside.
+                let fewer = Arc::new(told).narrowed(&Tell {
+                    top: top / 2,
+                    detail: true,
+                    named: Arc::default(),
+                });
+                let tail: f64 = order.iter().skip(top / 2).map(|&id| powers[id] / sum).sum();
+                assert!(near(fewer.detail.expect("kept").tail_mass, tail));
+                assert_eq!((fewer.top.len(), fewer.named.len()), (top / 2, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_told_holds_what_is_asked_for_less() {
+        let tell = |top, detail, named: &[i32]| Tell {
+            top,
+            detail,
+            named: named.iter().copied().map(Token).collect(),
+        };
+        let told = tell(5, true, &[1, 2]);
+        assert!(tell(5, true, &[1, 2]).within(&told));
+        assert!(tell(0, false, &[]).within(&told));
+        assert!(!tell(6, false, &[]).within(&told));
+        assert!(!tell(1, false, &[2]).within(&told));
+        assert!(!tell(1, true, &[]).within(&tell(5, false, &[])));
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Gathered {
         let logprobs = self
             .tokens
             .iter()
-            .filter_map(|token| token.logprob.as_ref());
+            .filter_map(|token| token.told.logprob.as_ref());
         let sum: f64 = logprobs.map(|score| f64::from(score.logprob)).sum();
         if self.tokens.is_empty() {
             0.0
@@ -140,6 +140,7 @@ pub async fn gather(mut generation: Generation) -> Result<Gathered, ApiError> {
         prompt: PromptOutput {
             cached_tokens: 0,
             logprobs: Vec::new(),
+            rows: Vec::new(),
         },
         tokens: Vec::new(),
         reason: FinishReason::Stop,

@@ -15,9 +15,10 @@ use super::fields::{Fields, strings, whole, wrong};
 use super::lora;
 use super::models::Served;
 use super::structured::Structured;
-use crate::engine::Request;
+use crate::engine::{Request, Rows};
+use crate::logprobs::Tell;
 use crate::model::{Adapters, Token};
-use crate::sampling::{Mirostat, SamplingParams};
+use crate::sampling::{Mirostat, SamplingParams, Watch};
 
 /// How text is to be generated.
 #[derive(Debug)]
@@ -44,9 +45,11 @@ pub struct Wanted {
     pub prompt: Arc<[Token]>,
     pub max_tokens: usize,
     /// Of generated tokens.
-    pub logprobs: Option<usize>,
+    pub logprobs: Option<Tell>,
     /// Of the prompt's.
-    pub prompt_logprobs: Option<usize>,
+    pub prompt_logprobs: Option<Tell>,
+    pub rows: Rows,
+    pub watch: Watch,
     /// Sequences that continue it.
     pub sequences: usize,
     /// See [`Request::deliver_end_token`].
@@ -174,8 +177,10 @@ impl Generate {
                     prompt: Arc::clone(&wanted.prompt),
                     adapters: self.adapters.clone(),
                     max_tokens: wanted.max_tokens,
-                    logprobs: wanted.logprobs,
-                    prompt_logprobs: wanted.prompt_logprobs,
+                    logprobs: wanted.logprobs.clone(),
+                    prompt_logprobs: wanted.prompt_logprobs.clone(),
+                    rows: wanted.rows.clone(),
+                    watch: wanted.watch.clone(),
                     sampling: SamplingParams {
                         seed: choice_seed(seed, choice),
                         ..self.sampling.clone()
@@ -200,15 +205,18 @@ impl Entries {
     /// Larger answers take milliseconds to write.
     const WRITTEN_AT_ONCE: usize = 50_000;
 
-    /// Counts `tokens` with `logprobs` alternatives each; 400 if it becomes too many.
+    /// Counts `tokens` with so many `alternatives` each; 400 if it becomes too many.
     pub fn add(
         &mut self,
         tokens: usize,
-        logprobs: Option<usize>,
+        alternatives: usize,
         served: &Served,
     ) -> Result<(), ApiError> {
         let most = served.config.limits.answer_entries;
-        self.0 += tokens * (logprobs.unwrap_or(0) + 1);
+        self.0 = (alternatives + 1)
+            .checked_mul(tokens)
+            .and_then(|entries| self.0.checked_add(entries))
+            .unwrap_or(usize::MAX);
         if self.0 > most {
             return Err(ApiError::body(format!(
                 "The answer could come to more than {most} entries, which are echoed and generated tokens times `logprobs` + \

@@ -311,6 +311,8 @@ pub struct Limits {
     pub logprobs: usize,
     /// Tokens of an answer times alternatives, over all choices.
     pub answer_entries: usize,
+    /// Bytes of the whole rows of logits in one answer, before they are written in base64.
+    pub logits_bytes: usize,
     /// Stop strings in one request.
     pub stop_strings: usize,
     /// Bytes of one stop string.

@@ -243,6 +243,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "limits.answer_entries",
         Allowed::Integer(1_000, 1_000_000_000),
     ),
+    setting("limits.logits_bytes", Allowed::Integer(0, 1 << 40)),
     setting("limits.stop_strings", Allowed::Integer(0, 1_024)),
     setting("limits.stop_bytes", Allowed::Integer(1, 65_536)),
     setting("limits.logit_bias", Allowed::Integer(0, 1_000_000)),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::plan::{PromptPlan, Stem};
 use super::request::Request;
-use crate::logprobs::TokenLogprob;
+use crate::logprobs::{Tell, TokenLogprob};
 use crate::model::{Adapters, Token};
 
 /// What is known of a lane's cells, in exact mode apart from those of generated tokens, which no other prompt may use
@@ -19,8 +19,8 @@ pub struct Known {
     pub tokens: Vec<Token>,
     /// Scores of the tokens from the second on, as far as they are known: `scores[i]` belongs to `tokens[i + 1]`.
     pub scores: Vec<Arc<TokenLogprob>>,
-    /// Alternatives that stand in each score.
-    pub top: usize,
+    /// What stands in each score.
+    pub told: Tell,
     /// The prompt that was evaluated in this lane to its end, which may lie some tokens beyond `tokens`.
     pub whole: Option<Whole>,
 }
@@ -68,12 +68,12 @@ impl Known {
     /// Cells that a request may take over; all of its prompt, if this very prompt was evaluated here.
     pub fn usable(&self, request: &Request, plan: &PromptPlan) -> usize {
         if let Some(whole) = self.whole(request.stem())
-            && same_scores(request, whole.scores.is_some(), self.top)
+            && same_scores(request, whole.scores.is_some(), &self.told)
         {
             return request.prompt.len();
         }
         let common = self.stem(&self.tokens).common(request.stem());
-        plan.reuse(scored(common, request, self.scores.len(), self.top))
+        plan.reuse(scored(common, request, self.scores.len(), &self.told))
     }
 
     /// Keeps the first `tokens` tokens.
@@ -87,20 +87,25 @@ impl Known {
 }
 
 /// Of `common` known tokens, how many a request can start from if it wants its prompt scored: the token after them is
-/// predicted by the last of them, so its score must be known too.
-fn scored(common: usize, request: &Request, scores: usize, top: usize) -> usize {
-    match request.prompt_logprobs {
+/// predicted by the last of them, so its score must be known too. Rows are not kept: from the first that is wanted on
+/// all is evaluated.
+fn scored(common: usize, request: &Request, scores: usize, told: &Tell) -> usize {
+    match &request.prompt_logprobs {
         None => common,
-        Some(k) if k <= top => common.saturating_sub(1).min(scores),
+        Some(tell) if tell.within(told) => {
+            let known = common.saturating_sub(1).min(scores);
+            let row = request.first_prompt_row();
+            known.min(row.map_or(usize::MAX, |position| position - 1))
+        }
         Some(_) => 0,
     }
 }
 
-/// Whether a request asks for the scores that the very same prompt was evaluated for.
-fn same_scores(request: &Request, scored: bool, top: usize) -> bool {
-    match request.prompt_logprobs {
+/// Whether a request asks for the scores that the very same prompt was evaluated for, and for no row of it.
+fn same_scores(request: &Request, scored: bool, told: &Tell) -> bool {
+    match &request.prompt_logprobs {
         None => !scored,
-        Some(k) => scored && k <= top,
+        Some(tell) => scored && tell.within(told) && request.first_prompt_row().is_none(),
     }
 }
 
@@ -231,8 +236,8 @@ pub struct Entry {
     pub prompt: Arc<[Token]>,
     /// Tokens of it that can be had, once they are evaluated.
     pub tokens: usize,
-    /// Alternatives that stand in their scores; `None`: they are not scored.
-    pub top: Option<usize>,
+    /// What stands in their scores; `None`: they are not scored.
+    pub told: Option<Tell>,
     /// Present if the prompt is, or is about to be, evaluated to its end: whether it is scored then.
     pub whole: Option<bool>,
 }
@@ -277,6 +282,7 @@ impl Directory {
         request: &Request,
         plan: &PromptPlan,
     ) -> Option<(usize, Source)> {
+        let nothing = Tell::default();
         let workers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         workers
             .iter()
@@ -292,15 +298,18 @@ impl Directory {
                 let entry = entry.as_ref()?;
                 if let Some(scored) = entry.whole
                     && entry.stem(usize::MAX) == request.stem()
-                    && same_scores(request, scored, entry.top.unwrap_or(0))
+                    && same_scores(request, scored, entry.told.as_ref().unwrap_or(&nothing))
                 {
                     let cells = request.prompt.len();
                     return Some((worker, Source { lane, cells }));
                 }
                 let common = entry.stem(entry.tokens).common(request.stem());
-                let usable = match (request.prompt_logprobs, entry.top) {
+                let usable = match (&request.prompt_logprobs, &entry.told) {
+                    (None, _) => common,
                     (Some(_), None) => 0,
-                    (_, top) => scored(common, request, common.saturating_sub(1), top.unwrap_or(0)),
+                    (Some(_), Some(told)) => {
+                        scored(common, request, common.saturating_sub(1), told)
+                    }
                 };
                 let cells = plan.reuse(usable);
                 (cells > 0).then_some((worker, Source { lane, cells }))
@@ -312,7 +321,8 @@ impl Directory {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::sampling::SamplingParams;
+    use crate::engine::request::Rows;
+    use crate::sampling::{SamplingParams, Watch};
 
     pub(in crate::engine) fn request(
         prompt: std::ops::Range<i32>,
@@ -324,7 +334,9 @@ pub(super) mod tests {
             adapters: Adapters::default(),
             max_tokens: 1,
             logprobs: None,
-            prompt_logprobs,
+            prompt_logprobs: prompt_logprobs.map(Tell::top),
+            rows: Rows::default(),
+            watch: Watch::default(),
             sampling: SamplingParams::default(),
             stop: Arc::new([]),
             cache_prompt: true,
@@ -344,13 +356,15 @@ pub(super) mod tests {
             token: Token(0),
             logprob: 0.0,
             top: Vec::new(),
+            named: Vec::new(),
+            detail: None,
         });
         Lane {
             known: Known {
                 adapters: Adapters::default(),
                 tokens: tokens.map(Token).collect(),
                 scores: vec![score; scores],
-                top,
+                told: Tell::top(top),
                 whole: None,
             },
             sequence,
@@ -470,6 +484,38 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_prompt_is_evaluated_from_the_first_row_on_that_is_wanted() {
+        let plan = PromptPlan::new(100, 512);
+        let check = |rows, prompt_logprobs: Option<usize>, expect| {
+            let mut lane = lane(0..96, 95, 5, None, 0);
+            lane.known.whole = Some(Whole {
+                prompt: (0..100).map(Token).collect(),
+                scores: prompt_logprobs.map(|_| vec![lane.known.scores[0].clone(); 99]),
+                row: Arc::new([]),
+            });
+            let request = Request {
+                rows,
+                ..request(0..100, prompt_logprobs)
+            };
+            assert_eq!(
+                lane.known.usable(&request, &plan),
+                expect,
+                "{:?}",
+                request.rows
+            );
+        };
+        check(Rows::None, Some(0), 100);
+        check(Rows::From(0), Some(0), 0);
+        check(Rows::From(50), Some(0), 48);
+        check(Rows::These([49, 90].into()), Some(0), 48);
+        check(Rows::These([48].into()), Some(0), 40);
+        check(Rows::These([0].into()), Some(0), 100);
+        // Those of generated tokens come as these are generated.
+        check(Rows::From(100), None, 100);
+        check(Rows::These([100, 105].into()), Some(0), 100);
+    }
+
+    #[test]
     fn the_very_same_prompt_is_taken_over_whole() {
         let plan = PromptPlan::new(100, 512);
         let check = |prompt: std::ops::Range<i32>, scored: bool, top, expect| {
@@ -495,12 +541,12 @@ pub(super) mod tests {
     fn other_workers_are_asked_for_what_they_will_have() {
         let directory = Directory::new(2, 2);
         let plan = PromptPlan::new(100, 512);
-        let entry = |tokens, top| {
+        let entry = |tokens, top: Option<usize>| {
             Some(Entry {
                 adapters: Adapters::default(),
                 prompt: (0..80).map(Token).collect(),
                 tokens,
-                top,
+                told: top.map(Tell::top),
                 whole: None,
             })
         };
@@ -548,7 +594,7 @@ pub(super) mod tests {
                         adapters: held.clone(),
                         prompt: request.prompt.clone(),
                         tokens: 96,
-                        top: None,
+                        told: None,
                         whole: is_whole,
                     }),
                 );

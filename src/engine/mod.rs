@@ -38,7 +38,7 @@ use tracing::Instrument;
 pub use embeddings::{EmbeddingBounds, EmbeddingRequest};
 pub use error::EngineError;
 pub use models::{Described, Models, Status};
-pub use request::{Delta, FinishReason, PromptOutput, Request, TokenOutput};
+pub use request::{Delta, FinishReason, PromptOutput, Request, Rows, TokenOutput, Told};
 pub use tally::Tally;
 pub use text::{Completion, Ending, Utf8Decoder};
 pub use tune::Table;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::plan::Stem;
-use crate::logprobs::TokenLogprob;
+use crate::logprobs::{Tell, TokenLogprob};
 use crate::model::{Adapters, Token};
-use crate::sampling::SamplingParams;
+use crate::sampling::{Observed, SamplingParams, Watch};
 
 /// One sequence to score and to continue. A request of `n` choices is `n` of these with one prompt.
 #[derive(Debug, Clone)]
@@ -16,10 +16,14 @@ pub struct Request {
     pub adapters: Adapters,
     /// Tokens to generate at most; 0 scores only. Prompt and completion fit the context together.
     pub max_tokens: usize,
-    /// `Some(k)`: every generated token carries its logprob and those of the `k` likeliest tokens.
-    pub logprobs: Option<usize>,
-    /// `Some(k)`: the prompt's tokens come back scored, with the `k` likeliest alternatives of each.
-    pub prompt_logprobs: Option<usize>,
+    /// What is told of every generated token.
+    pub logprobs: Option<Tell>,
+    /// What is told of the prompt's tokens, if they are to be scored.
+    pub prompt_logprobs: Option<Tell>,
+    /// The rows that are wanted whole; those of the prompt only if it is scored.
+    pub rows: Rows,
+    /// What is told of how each token was drawn.
+    pub watch: Watch,
     pub sampling: SamplingParams,
     /// The text ends before the first of these.
     pub stop: Arc<[String]>,
@@ -33,7 +37,38 @@ pub struct Request {
     pub deliver_end_token: bool,
 }
 
+/// Rows of logits that are wanted whole, each by the token that it predicts: a place in prompt and completion, from 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Rows {
+    #[default]
+    None,
+    /// All from this one on.
+    From(usize),
+    /// In ascending order.
+    These(Arc<[usize]>),
+}
+
+impl Rows {
+    pub fn want(&self, position: usize) -> bool {
+        match self {
+            Self::None => false,
+            Self::From(first) => position >= *first,
+            Self::These(positions) => positions.binary_search(&position).is_ok(),
+        }
+    }
+}
+
 impl Request {
+    /// The first token of the prompt whose row is wanted. Nothing predicts the very first.
+    pub(super) fn first_prompt_row(&self) -> Option<usize> {
+        let first = match &self.rows {
+            Rows::None => None,
+            Rows::From(first) => Some((*first).max(1)),
+            Rows::These(positions) => positions.iter().copied().find(|&position| position > 0),
+        };
+        first.filter(|&position| position < self.prompt.len())
+    }
+
     /// What the cells of its prompt depend on.
     pub(super) fn stem(&self) -> Stem<'_> {
         Stem {
@@ -61,6 +96,8 @@ pub struct PromptOutput {
     pub cached_tokens: usize,
     /// With `prompt_logprobs`: an entry for each prompt token but the first, which nothing predicts. Else empty.
     pub logprobs: Vec<Arc<TokenLogprob>>,
+    /// The rows that were wanted, each with its token's place.
+    pub rows: Vec<(usize, Arc<[f32]>)>,
 }
 
 /// A generated token.
@@ -71,8 +108,16 @@ pub struct TokenOutput {
     pub text: String,
     /// Characters (Unicode scalar values) of the completion that stand before this token.
     pub offset: usize,
-    /// Present when the request asked for `logprobs`.
+    pub told: Told,
+}
+
+/// What is told of a generated token beside its text, each if the request asked for it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Told {
     pub logprob: Option<Arc<TokenLogprob>>,
+    pub observed: Option<Arc<Observed>>,
+    /// The raw logits that it was drawn from.
+    pub row: Option<Arc<[f32]>>,
 }
 
 /// Why a generation ended.

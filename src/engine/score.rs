@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::logprobs::{self, Likeliest, TokenLogprob};
+use crate::logprobs::{self, Likeliest, Tell, TokenLogprob};
 use crate::model::Token;
 
 /// Numbers that one thread reads in the time that starting another takes.
 const WORTH_A_THREAD: usize = 1 << 20;
 
-/// What each row tells of its token and of the `top` likeliest; on up to `threads` threads, where there is enough to do.
-pub fn score_rows(rows: &[(&[f32], Token)], top: usize, threads: usize) -> Vec<Arc<TokenLogprob>> {
+/// What each row tells of its token; on up to `threads` threads, where there is enough to do.
+pub fn score_rows(rows: &[(&[f32], Token)], tell: &Tell, threads: usize) -> Vec<Arc<TokenLogprob>> {
     let numbers: usize = rows.iter().map(|(logits, _)| logits.len()).sum();
     let threads = threads.min(numbers / WORTH_A_THREAD).max(1);
     let mut parts = rows.chunks(rows.len().div_ceil(threads).max(1));
@@ -17,29 +17,29 @@ pub fn score_rows(rows: &[(&[f32], Token)], top: usize, threads: usize) -> Vec<A
     std::thread::scope(|scope| {
         let others: Vec<_> = parts
             .map(|part| {
-                let work = move || score_part(part, top);
+                let work = move || score_part(part, tell);
                 (part, std::thread::Builder::new().spawn_scoped(scope, work))
             })
             .collect();
-        let mut scores = score_part(first, top);
+        let mut scores = score_part(first, tell);
         for (part, other) in others {
             match other.map(|other| other.join()) {
                 Ok(Ok(part)) => scores.extend(part),
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),
                 // The system gives no thread: it is done here.
-                Err(_) => scores.extend(score_part(part, top)),
+                Err(_) => scores.extend(score_part(part, tell)),
             }
         }
         scores
     })
 }
 
-fn score_part(rows: &[(&[f32], Token)], top: usize) -> Vec<Arc<TokenLogprob>> {
+fn score_part(rows: &[(&[f32], Token)], tell: &Tell) -> Vec<Arc<TokenLogprob>> {
     let mut likeliest = Likeliest::default();
     rows.iter()
         .map(|&(logits, token)| {
-            likeliest.find(logits, top);
-            Arc::new(logprobs::score(logits, &likeliest, token, top))
+            likeliest.find(logits, tell.top);
+            Arc::new(logprobs::score(logits, &likeliest, token, tell))
         })
         .collect()
 }
@@ -61,11 +61,11 @@ mod tests {
             .zip(&rows)
             .map(|(id, row)| (&row[..], Token(id * 5000)))
             .collect();
-        let alone = score_rows(&rows, 5, 1);
+        let alone = score_rows(&rows, &Tell::top(5), 1);
         assert_eq!(alone.len(), rows.len());
         for threads in [2, 3, 64] {
-            assert_eq!(score_rows(&rows, 5, threads), alone);
+            assert_eq!(score_rows(&rows, &Tell::top(5), threads), alone);
         }
-        assert!(score_rows(&[], 5, 2).is_empty());
+        assert!(score_rows(&[], &Tell::top(5), 2).is_empty());
     }
 }

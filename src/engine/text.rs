@@ -4,8 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::request::TokenOutput;
-use crate::logprobs::TokenLogprob;
+use super::request::{TokenOutput, Told};
 use crate::model::Token;
 
 /// Decodes UTF-8 as its bytes come: whole characters only, broken bytes left out, as Python's `errors="ignore"`.
@@ -92,7 +91,7 @@ impl Completion {
     /// Takes the next token; whether the text has come to a stop string. If so, the first hit and what follows it is cut
     /// from the text of the tokens, which themselves all stay; or only what follows it, if it ends behind the hit. Of
     /// several that begin at one place the shortest counts.
-    pub fn push(&mut self, token: Token, bytes: &[u8], logprob: Option<Arc<TokenLogprob>>) -> bool {
+    pub fn push(&mut self, token: Token, bytes: &[u8], told: Told) -> bool {
         let added = self.decoder.push(bytes);
         let offset = self.characters;
         // A hit must end in what was added.
@@ -108,7 +107,7 @@ impl Completion {
             token,
             text: added,
             offset,
-            logprob,
+            told,
         };
         self.held.push_back((output, self.text.len()));
         let tail = &self.text[from..];
@@ -155,12 +154,12 @@ impl Completion {
     }
 
     /// A token that adds no text and stands at the end.
-    pub fn end(&self, token: Token, logprob: Option<Arc<TokenLogprob>>) -> TokenOutput {
+    pub fn end(&self, token: Token, told: Told) -> TokenOutput {
         TokenOutput {
             token,
             text: String::new(),
             offset: self.characters,
-            logprob,
+            told,
         }
     }
 
@@ -220,7 +219,7 @@ mod tests {
         let (mut released, mut stopped) = (Vec::new(), false);
         for bytes in tokens {
             assert!(!stopped);
-            stopped = completion.push(Token(0), bytes, None);
+            stopped = completion.push(Token(0), bytes, Told::default());
             released.push(
                 std::iter::from_fn(|| completion.release())
                     .map(|o| o.text)
@@ -319,10 +318,10 @@ mod tests {
         let mut completion = Completion::new(Arc::new([]), Ending::BeforeStop);
         let mut offsets = Vec::new();
         for bytes in [&b"a\xc3"[..], b"\xa9", "日本".as_bytes(), b"!"] {
-            completion.push(Token(0), bytes, None);
+            completion.push(Token(0), bytes, Told::default());
             offsets.extend(completion.release().map(|o| o.offset));
         }
         assert_eq!(offsets, [0, 1, 2, 4]);
-        assert_eq!(completion.end(Token(1), None).offset, 5);
+        assert_eq!(completion.end(Token(1), Told::default()).offset, 5);
     }
 }

@@ -24,7 +24,7 @@ use super::text::{Completion, Ending};
 use crate::logprobs::Likeliest;
 use crate::metrics::{self, Outcome};
 use crate::model::{Adapters, Row, Runner, Token};
-use crate::sampling::Sampler;
+use crate::sampling::{Recording, Sampler};
 use start::{Gift, Want};
 
 /// A runner of which so many decodes fail one after the other is given up.
@@ -158,6 +158,10 @@ struct Sequence {
     lent: Option<Lent>,
     /// The row of logits from which the next token is drawn as soon as that is found.
     row: Option<Arc<[f32]>>,
+    /// Where its sampler tells what each stage does, if that is asked for.
+    recording: Option<Recording>,
+    /// Rows of its prompt that are wanted whole, as far as they were evaluated.
+    prompt_rows: Vec<(usize, Arc<[f32]>)>,
     completion: Completion,
     /// Tokens drawn so far.
     drawn: usize,
@@ -425,6 +429,8 @@ impl<'a> Worker<'a> {
             deltas,
             untold: Vec::new(),
             _lease: lease,
+            recording: Recording::new(&request.watch, request.sampling.seed),
+            prompt_rows: Vec::new(),
             request,
             lent,
             row: None,

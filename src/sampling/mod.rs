@@ -8,6 +8,7 @@ mod dry;
 mod gbnf;
 mod grammar;
 mod guidance;
+mod observe;
 mod params;
 mod stages;
 
@@ -18,6 +19,7 @@ use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 pub use constraint::{Constraint, ConstraintError, Follow, Follower, Rules, Stuck};
 pub use dry::Breakers;
 pub use grammar::{GrammarError, TooAmbiguous};
+pub use observe::{Draw, Mode, Observed, Recording, Trace, TracedStage, Watch};
 pub use params::{Mirostat, SamplingParams};
 pub use stages::SamplerName;
 
@@ -25,7 +27,7 @@ use std::sync::Arc;
 
 use crate::logprobs::Likeliest;
 use crate::model::{Model, Token, Vocab};
-use stages::{Ground, Stage, Stages, add};
+use stages::{DIST, Ground, Stage, Stages, add};
 
 /// Beyond this many candidates, finding them costs as much as looking at the whole vocabulary.
 const FEW: usize = 512;
@@ -155,14 +157,32 @@ impl Sampler {
     ) -> Result<Option<Token>, Stuck> {
         if !self.gather_few(logits, likeliest) {
             self.gather_all(logits);
-            self.change();
+            self.change(None);
             self.mask()?;
         }
-        let Some(token) = self.pick() else {
-            return Ok(None);
-        };
+        Ok(self.finish(None))
+    }
+
+    /// Draws the same token, and records what each stage does, for which the whole row is looked at.
+    pub fn sample_watched(
+        &mut self,
+        logits: &[f32],
+        recording: &mut Recording,
+    ) -> Result<Option<Token>, Stuck> {
+        recording.begin(logits);
+        self.gather_all(logits);
+        self.change(Some(recording));
+        self.mask()?;
+        if self.constraint.is_some() || self.allowed.is_some() {
+            recording.record("constraint", Mode::Masked, &self.candidates);
+        }
+        Ok(self.finish(Some(recording)))
+    }
+
+    fn finish(&mut self, recording: Option<&mut Recording>) -> Option<Token> {
+        let token = self.pick(recording)?;
         self.accept(token);
-        Ok(Some(token))
+        Some(token)
     }
 
     /// The tokens that end a generation, while they are banned.
@@ -230,7 +250,7 @@ impl Sampler {
             }
         }
         self.touched = touched;
-        self.change();
+        self.change(None);
         let data = &mut self.candidates.data;
         data.sort_unstable_by(|a, b| b.logit().total_cmp(&a.logit()));
         let keeps = keeps.min(data.len());
@@ -248,7 +268,7 @@ impl Sampler {
     }
 
     /// Bias, bans of single tokens, penalties.
-    fn change(&mut self) {
+    fn change(&mut self, mut recording: Option<&mut Recording>) {
         let candidates = &mut self.candidates;
         for &(token, bias) in &self.bias {
             add(candidates, token, bias);
@@ -261,8 +281,15 @@ impl Sampler {
         for &token in ends.iter().chain(&self.completing) {
             add(candidates, token, f32::NEG_INFINITY);
         }
+        let changed = !(self.bias.is_empty() && ends.is_empty() && self.completing.is_empty());
+        if let Some(recording) = recording.as_mut().filter(|_| changed) {
+            recording.record("bias", Mode::Biased, candidates);
+        }
         for stage in &mut self.stages.changes {
             stage.apply(candidates);
+            if let Some(recording) = &mut recording {
+                recording.record(stage.name, Mode::Penalized, candidates);
+            }
         }
     }
 
@@ -289,7 +316,7 @@ impl Sampler {
     }
 
     /// Picks one of the candidates; `None` if all are banned.
-    fn pick(&mut self) -> Option<Token> {
+    fn pick(&mut self, mut recording: Option<&mut Recording>) -> Option<Token> {
         let candidates = &mut self.candidates;
         if self.stages.picks.is_empty() {
             // The first of the largest, as llama.cpp's greedy sampler picks it.
@@ -299,7 +326,11 @@ impl Sampler {
                     best = candidate;
                 }
             }
-            return (best.logit() != f32::NEG_INFINITY).then_some(Token(best.id().0));
+            let token = (best.logit() != f32::NEG_INFINITY).then_some(Token(best.id().0))?;
+            if let Some(recording) = recording {
+                recording.record_greedy(token);
+            }
+            return Some(token);
         }
         for stage in &mut self.stages.picks {
             // llama.cpp's samplers make numbers that are none of bans alone, or end the process.
@@ -311,6 +342,11 @@ impl Sampler {
                 return None;
             }
             stage.apply(candidates);
+            match &mut recording {
+                None => {}
+                Some(recording) if stage.name == DIST => recording.record_draw(candidates),
+                Some(recording) => recording.record(stage.name, Mode::Sampled, candidates),
+            }
         }
         let chosen = candidates.data.get(candidates.selected?)?;
         (chosen.logit() != f32::NEG_INFINITY).then_some(Token(chosen.id().0))

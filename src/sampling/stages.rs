@@ -19,6 +19,9 @@ const COLDEST: f32 = 1e-6;
 /// Candidates that every cut leaves, as in llama-cpp-python.
 const LEAST: usize = 1;
 
+/// The stage that draws by chance, of the probabilities that are left.
+pub const DIST: &str = "dist";
+
 /// A row of the table.
 struct Known {
     /// llama-server's name.
@@ -261,7 +264,7 @@ impl Stages {
             picks = vec![mirostat];
         } else {
             picks.push(Stage {
-                name: "dist",
+                name: DIST,
                 act: Act::Llama(LlamaSampler::dist(ground.params.seed)),
             });
         }

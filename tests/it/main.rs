@@ -29,3 +29,4 @@ mod shutdown;
 mod structured;
 mod tidy;
 mod tokenizer;
+mod told;

@@ -27,7 +27,9 @@ use super::models::{Served, model_field};
 use super::route::Route;
 use super::stream;
 use super::structured::Structured;
-use crate::engine::{Generation, Request};
+use crate::engine::{Generation, Request, Rows};
+use crate::logprobs::Tell;
+use crate::sampling::Watch;
 use answer::{ChatPiece, Choice, Streamed, View};
 pub use prompt::{Rendered, model_template, render};
 pub use request::Conversation;
@@ -134,7 +136,7 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
     let prompt = Prompt::new(text, tokenising, vocab);
     let max_tokens = room.after(prompt.tokens.len(), served)?;
     let mut entries = Entries::default();
-    entries.add(max_tokens * generate.n, logprobs, served)?;
+    entries.add(max_tokens * generate.n, logprobs.unwrap_or(0), served)?;
     let mut view = View {
         model: Arc::clone(&served.model),
         logprobs: logprobs.is_some(),
@@ -164,8 +166,10 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
     let wanted = Wanted {
         prompt: Arc::clone(&prompt.tokens),
         max_tokens,
-        logprobs,
+        logprobs: logprobs.map(Tell::top),
         prompt_logprobs: None,
+        rows: Rows::None,
+        watch: Watch::default(),
         sequences: generate.n,
         deliver_end_token: false,
     };

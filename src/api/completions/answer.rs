@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use serde::ser::{SerializeMap, SerializeStruct};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::arrays::{CompletionLogprobs, Entry, LogprobsSchema};
 use super::prompt::Prompt;
-use crate::api::answer::{Gathered, finite};
+use super::rows::Logits;
+use super::telling::Telling;
+use super::trace::TokenTrace;
+use crate::api::answer::Gathered;
 use crate::api::stream::Show;
 use crate::engine::{Delta, PromptOutput, TokenOutput};
-use crate::logprobs::TokenLogprob;
-use crate::model::{Model, Token, Vocab};
+use crate::model::Model;
 
 /// One continuation, or a piece of one in a stream.
 #[derive(Debug, Serialize, ToSchema)]
@@ -24,125 +26,18 @@ pub struct Choice {
     pub logprobs: Option<CompletionLogprobs>,
     /// "stop" or "length"; in a stream null until the end.
     pub finish_reason: Option<&'static str>,
-}
-
-/// Four arrays of one length, written straight from the scores: `text_offset` (characters), `token_logprobs` (nats),
-/// `tokens`, `top_logprobs` (objects text → nats, likeliest first).
-pub struct CompletionLogprobs {
-    pub model: Arc<Model>,
-    pub entries: Vec<Entry>,
-}
-
-/// [`CompletionLogprobs`] as it is written, for the documents.
-#[derive(ToSchema)]
-#[schema(as = CompletionLogprobs)]
-#[expect(dead_code, reason = "it only describes")]
-struct LogprobsSchema {
-    /// Characters (Unicode scalar values) of prompt and completion that stand before each token.
-    text_offset: Vec<usize>,
-    /// Log-softmax of the raw logits over the whole vocabulary, in nats; null where nothing predicts a token.
-    token_logprobs: Vec<Option<f32>>,
-    /// The text of each token, broken bytes left out.
-    tokens: Vec<String>,
-    /// For each token the likeliest ones at its place, text → nats.
-    top_logprobs: Vec<Option<std::collections::BTreeMap<String, f32>>>,
-}
-
-/// A token's place in the four arrays.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
-    pub token: Token,
-    pub offset: usize,
-    /// `None`: nothing predicts it, as the first token of a prompt.
-    pub score: Option<Arc<TokenLogprob>>,
-}
-
-impl std::fmt::Debug for CompletionLogprobs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("CompletionLogprobs")
-            .field(&self.entries)
-            .finish()
-    }
-}
-
-impl Serialize for CompletionLogprobs {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let vocab = self.model.vocab();
-        let entries = &self.entries;
-        let mut arrays = serializer.serialize_struct("CompletionLogprobs", 4)?;
-        arrays.serialize_field(
-            "text_offset",
-            &Seq(|| entries.iter().map(|entry| entry.offset)),
-        )?;
-        arrays.serialize_field(
-            "token_logprobs",
-            &Seq(|| {
-                entries
-                    .iter()
-                    .map(|entry| entry.score.as_ref().map(|score| finite(score.logprob)))
-            }),
-        )?;
-        arrays.serialize_field(
-            "tokens",
-            &Seq(|| entries.iter().map(|entry| vocab.text(entry.token))),
-        )?;
-        arrays.serialize_field(
-            "top_logprobs",
-            &Seq(|| {
-                entries
-                    .iter()
-                    .map(|entry| entry.score.as_deref().map(|score| Top { score, vocab }))
-            }),
-        )?;
-        arrays.end()
-    }
-}
-
-/// An iterator written as an array.
-struct Seq<F>(F);
-
-impl<F, I> Serialize for Seq<F>
-where
-    F: Fn() -> I,
-    I: Iterator<Item: Serialize>,
-{
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq((self.0)())
-    }
-}
-
-/// Text → logprob. Of two tokens with one text the likelier one's value stands, but the chosen token's own always;
-/// the chosen token comes last if it is not among the likeliest.
-struct Top<'a> {
-    score: &'a TokenLogprob,
-    vocab: &'a Vocab,
-}
-
-impl Serialize for Top<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let pairs = top_pairs(self.score, |token| self.vocab.text(token));
-        let mut object = serializer.serialize_map(Some(pairs.len()))?;
-        for (text, logprob) in pairs {
-            object.serialize_entry(text, &finite(logprob))?;
-        }
-        object.end()
-    }
-}
-
-fn top_pairs<'a>(score: &TokenLogprob, text: impl Fn(Token) -> &'a str) -> Vec<(&'a str, f32)> {
-    let mut pairs: Vec<(&str, f32)> = Vec::with_capacity(score.top.len() + 1);
-    for &(token, logprob) in &score.top {
-        let text = text(token);
-        if !pairs.iter().any(|(other, _)| *other == text) {
-            pairs.push((text, logprob));
-        }
-    }
-    let chosen = text(score.token);
-    match pairs.iter_mut().find(|(other, _)| *other == chosen) {
-        Some(pair) => pair.1 = score.logprob,
-        None => pairs.push((chosen, score.logprob)),
-    }
-    pairs
+    /// With `return_token_ids`: what was generated; in a stream the next of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<i32>>,
+    /// With `return_token_ids`: the prompt's tokens; in a stream in the first piece.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<i32>>,
+    /// With `trace`: how each token was drawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Vec<TokenTrace>>,
+    /// With `logits`: whole rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logits: Option<Logits>,
 }
 
 /// How the deltas of a prompt's choices are shown.
@@ -151,15 +46,14 @@ pub struct View {
     pub model: Arc<Model>,
     pub prompt: Arc<Prompt>,
     pub echo: bool,
-    /// Whether the arrays are wanted.
-    pub logprobs: bool,
+    pub telling: Arc<Telling>,
     /// Characters that stand before the completion.
     pub base: usize,
 }
 
 impl View {
-    pub fn new(model: Arc<Model>, prompt: Arc<Prompt>, echo: bool, logprobs: bool) -> Self {
-        let base = if echo && logprobs {
+    pub fn new(model: Arc<Model>, prompt: Arc<Prompt>, echo: bool, telling: Arc<Telling>) -> Self {
+        let base = if echo && telling.tell.is_some() {
             prompt.offsets(model.vocab()).last().copied().unwrap_or(0)
         } else {
             prompt.text.chars().count()
@@ -168,14 +62,14 @@ impl View {
             model,
             prompt,
             echo,
-            logprobs,
+            telling,
             base,
         }
     }
 
     /// The echoed prompt's entries.
     fn prompt_entries(&self, output: &PromptOutput) -> Vec<Entry> {
-        if !self.echo || !self.logprobs {
+        if !self.echo || self.telling.tell.is_none() {
             return Vec::new();
         }
         let offsets = self.prompt.offsets(self.model.vocab());
@@ -190,6 +84,7 @@ impl View {
                 } else {
                     output.logprobs.get(place - 1).cloned()
                 },
+                observed: None,
             })
             .collect()
     }
@@ -198,94 +93,130 @@ impl View {
         Entry {
             token: output.token,
             offset: self.base + output.offset,
-            score: output.logprob.clone(),
+            score: output.told.logprob.clone(),
+            observed: output.told.observed.clone(),
         }
     }
 
     /// The choice of this index, from all that was told of it.
     pub fn choice(&self, index: usize, gathered: &Gathered) -> Choice {
         let echoed = Some(self.prompt.text.as_str()).filter(|_| self.echo);
-        let mut entries = Vec::new();
-        if self.logprobs {
-            entries = self.prompt_entries(&gathered.prompt);
-            entries.extend(gathered.tokens.iter().map(|output| self.entry(output)));
+        let text = echoed.into_iter().chain(gathered.text()).collect();
+        let mut entries = self.prompt_entries(&gathered.prompt);
+        entries.extend(gathered.tokens.iter().map(|output| self.entry(output)));
+        let mut choice = self.piece(index, text, entries);
+        choice.finish_reason = Some(gathered.reason.as_str());
+        self.tell(&mut choice, Some(&gathered.prompt), 0, &gathered.tokens);
+        choice
+    }
+
+    /// Puts in what is told beside text and arrays: of the prompt, if it is given, and of generated tokens, before which
+    /// `before` were generated.
+    fn tell(
+        &self,
+        choice: &mut Choice,
+        prompt: Option<&PromptOutput>,
+        before: usize,
+        tokens: &[TokenOutput],
+    ) {
+        let Telling {
+            token_ids,
+            watch,
+            rows,
+            ..
+        } = &*self.telling;
+        if *token_ids {
+            choice.token_ids = Some(tokens.iter().map(|output| output.token.0).collect());
+            let ids = prompt.map(|_| self.prompt.tokens.iter().map(|token| token.0).collect());
+            choice.prompt_token_ids = ids;
         }
-        Choice {
-            text: echoed.into_iter().chain(gathered.text()).collect(),
-            index,
-            logprobs: self.arrays(entries),
-            finish_reason: Some(gathered.reason.as_str()),
+        if watch.trace.is_some() {
+            let traces = tokens.iter();
+            let traces = traces.filter_map(|output| TokenTrace::of(output, self.model.vocab()));
+            choice.trace = Some(traces.collect());
+        }
+        if let Some(rows) = rows {
+            let of_prompt = prompt.into_iter().flat_map(|output| &output.rows);
+            let of_prompt = of_prompt.map(|(position, row)| (*position, row));
+            let first = self.prompt.tokens.len() + before;
+            let generated = (first..).zip(tokens);
+            let generated = generated
+                .filter_map(|(position, output)| Some((position, output.told.row.as_ref()?)));
+            let all = of_prompt.chain(generated);
+            let vocabulary = self.model.vocab().len();
+            choice.logits = Some(Logits::new(rows.number, vocabulary, all));
         }
     }
 
-    fn arrays(&self, entries: Vec<Entry>) -> Option<CompletionLogprobs> {
-        self.logprobs.then(|| CompletionLogprobs {
-            model: Arc::clone(&self.model),
-            entries,
-        })
+    /// Text and its arrays.
+    fn piece(&self, index: usize, text: String, entries: Vec<Entry>) -> Choice {
+        let logprobs = self.telling.tell.as_ref();
+        Choice {
+            text,
+            index,
+            logprobs: logprobs.map(|_| CompletionLogprobs {
+                model: Arc::clone(&self.model),
+                telling: Arc::clone(&self.telling),
+                entries,
+            }),
+            finish_reason: None,
+            token_ids: None,
+            prompt_token_ids: None,
+            trace: None,
+            logits: None,
+        }
     }
 }
 
-impl Show for (usize, View) {
+/// A choice that is streamed.
+pub struct Streamed {
+    index: usize,
+    view: View,
+    /// Tokens that were told of.
+    generated: usize,
+}
+
+impl Streamed {
+    pub fn new(index: usize, view: View) -> Self {
+        Self {
+            index,
+            view,
+            generated: 0,
+        }
+    }
+}
+
+impl Show for Streamed {
     type Piece = Choice;
 
     fn show(&mut self, delta: Delta) -> Vec<Choice> {
-        let (index, view) = (self.0, &self.1);
-        let piece = |text, logprobs, finish_reason| Choice {
-            text,
-            index,
-            logprobs,
-            finish_reason,
-        };
+        let (index, view) = (self.index, &self.view);
+        let telling = &view.telling;
         let piece = match delta {
-            Delta::Prompt(output) if view.echo => piece(
-                view.prompt.text.clone(),
-                view.arrays(view.prompt_entries(&output)),
-                None,
-            ),
-            Delta::Token(output) if view.logprobs || !output.text.is_empty() => {
-                let entry = view.entry(&output);
-                piece(output.text, view.arrays(vec![entry]), None)
+            Delta::Prompt(output) if view.echo || telling.token_ids || !output.rows.is_empty() => {
+                let text = if view.echo {
+                    view.prompt.text.clone()
+                } else {
+                    String::new()
+                };
+                let mut piece = view.piece(index, text, view.prompt_entries(&output));
+                view.tell(&mut piece, Some(&output), 0, &[]);
+                piece
             }
-            Delta::Finished(reason) => piece(String::new(), None, Some(reason.as_str())),
+            Delta::Token(mut output) if telling.of_each_token() || !output.text.is_empty() => {
+                let text = std::mem::take(&mut output.text);
+                let mut piece = view.piece(index, text, vec![view.entry(&output)]);
+                view.tell(&mut piece, None, self.generated, &[output]);
+                self.generated += 1;
+                piece
+            }
+            Delta::Finished(reason) => Choice {
+                finish_reason: Some(reason.as_str()),
+                logprobs: None,
+                ..view.piece(index, String::new(), Vec::new())
+            },
             _ => return Vec::new(),
         };
         vec![piece]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_two_tokens_with_one_text_the_likelier_or_chosen_one_stands() {
-        let texts = ["a", "", "", "b"];
-        let check = |chosen: i32, logprob: f32, top: &[(i32, f32)], expect: &[(&str, f32)]| {
-            let score = TokenLogprob {
-                token: Token(chosen),
-                logprob,
-                top: top
-                    .iter()
-                    .map(|&(id, logprob)| (Token(id), logprob))
-                    .collect(),
-            };
-            assert_eq!(top_pairs(&score, |token| texts[token.index()]), expect);
-        };
-        check(0, -1.0, &[], &[("a", -1.0)]);
-        check(
-            0,
-            -1.0,
-            &[(0, -1.0), (3, -2.0)],
-            &[("a", -1.0), ("b", -2.0)],
-        );
-        check(3, -5.0, &[(0, -1.0)], &[("a", -1.0), ("b", -5.0)]);
-        check(
-            0,
-            -3.0,
-            &[(1, -1.0), (2, -2.0), (0, -3.0)],
-            &[("", -1.0), ("a", -3.0)],
-        );
-        check(2, -2.0, &[(1, -1.0), (2, -2.0)], &[("", -2.0)]);
     }
 }

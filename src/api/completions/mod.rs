@@ -1,14 +1,19 @@
 //! `POST /v1/completions`.
 
 mod answer;
+mod arrays;
 mod prompt;
 mod request;
+mod rows;
+mod telling;
+mod trace;
 
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::response::Response;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::json;
 
@@ -24,9 +29,12 @@ use super::models::{Served, model_field};
 use super::route::Route;
 use super::stream;
 use crate::engine::{Generation, Request};
-use answer::{Choice, View};
+use crate::logprobs::Tell;
+use answer::{Choice, Streamed, View};
 pub use prompt::Prompt;
 use request::CompletionRequest;
+use rows::{NPY, npy};
+use telling::Telling;
 
 pub fn route() -> Route {
     Route::post(
@@ -42,12 +50,14 @@ pub fn route() -> Route {
 async fn create(
     State(state): State<AppState>,
     Extension(client): Extension<Client>,
+    headers: HeaderMap,
     body: JsonObject,
 ) -> Result<Response, ApiError> {
     let (served, prepared) = state.prepare(body, prepare).await?;
     let Prepared {
         generate,
         best_of,
+        telling,
         views,
         sequences,
         entries,
@@ -64,17 +74,27 @@ async fn create(
             let first = index % generate.n == 0;
             stream::Source {
                 prompt_tokens: first.then_some(view.prompt.tokens.len()),
-                show: (index, view),
+                show: Streamed::new(index, view),
                 generation,
             }
         });
         let sources = sources.collect();
         return Ok(stream::respond(head, sources, generate.include_usage));
     }
-    collect(head, generate.n, best_of, views, generations)
-        .await?
-        .respond(&entries, &state)
-        .await
+    let answer = collect(head, generate.n, best_of, views, generations).await?;
+    let accept = headers.get(header::ACCEPT);
+    if let Some(rows) = &telling.rows
+        && accept.is_some_and(|accept| accept.as_bytes() == NPY.as_bytes())
+    {
+        let vocabulary = served.model.vocab().len();
+        let all = answer
+            .choices
+            .iter()
+            .filter_map(|choice| choice.logits.as_ref());
+        let file = npy(rows.number, vocabulary, all);
+        return Ok(([(header::CONTENT_TYPE, NPY)], file).into_response());
+    }
+    answer.respond(&entries, &state).await
 }
 
 /// Reads the fields: what the documents say of the route, too, comes from here.
@@ -89,6 +109,7 @@ fn read(fields: &mut Fields, served: &Served) -> Result<CompletionRequest, ApiEr
 struct Prepared {
     generate: Generate,
     best_of: usize,
+    telling: Arc<Telling>,
     /// One for each prompt.
     views: Vec<View>,
     /// `best_of` for each prompt, in order.
@@ -102,7 +123,7 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
     let CompletionRequest {
         prompts,
         max_tokens,
-        logprobs,
+        telling,
         echo,
         best_of,
         suffix,
@@ -113,21 +134,33 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
         param: "prompt",
         max_tokens,
     };
+    let telling = Arc::new(telling);
     let mut entries = Entries::default();
+    let mut row_bytes: usize = 0;
     let mut views = Vec::new();
     let mut wanted = Vec::new();
     for input in prompts {
         let prompt = Arc::new(prompt(input, suffix.as_deref(), tokenising, room, served)?);
         let max_tokens = room.after(prompt.tokens.len(), served)?;
-        // best_of ranks by logprobs, whether they are shown or not.
-        let scored = logprobs.or((best_of > generate.n).then_some(0));
         let echoed = if echo { prompt.tokens.len() } else { 0 };
-        entries.add((echoed + max_tokens) * best_of, scored, served)?;
+        entries.add(
+            (echoed + max_tokens) * best_of,
+            telling.alternatives(),
+            served,
+        )?;
+        let rows = telling.row_bytes(echoed, max_tokens, served.model.vocab());
+        row_bytes = rows.saturating_mul(best_of).saturating_add(row_bytes);
         wanted.push(Wanted {
             prompt: Arc::clone(&prompt.tokens),
             max_tokens,
-            logprobs: scored,
-            prompt_logprobs: logprobs.filter(|_| echo),
+            // best_of ranks by logprobs, whether they are shown or not.
+            logprobs: telling
+                .tell
+                .clone()
+                .or((best_of > generate.n).then(Tell::default)),
+            prompt_logprobs: telling.of_prompt(echo, prompt.tokens.len()),
+            rows: telling.rows_of(echo, prompt.tokens.len()),
+            watch: telling.watch.clone(),
             sequences: best_of,
             deliver_end_token: echo,
         });
@@ -135,13 +168,25 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
             Arc::clone(&served.model),
             prompt,
             echo,
-            logprobs.is_some(),
+            Arc::clone(&telling),
         ));
+    }
+    let most = served.config.limits.logits_bytes;
+    if row_bytes > most {
+        return Err(ApiError::field(
+            "logits",
+            format!(
+                "The rows could come to {row_bytes} bytes, but one answer may hold {most}. Ask for fewer `positions`, tokens \
+                 or choices, or for \"float16\"."
+            ),
+        )
+        .code("answer_too_large"));
     }
     let sequences = generate.sequences(wanted, served)?;
     Ok(Prepared {
         generate,
         best_of,
+        telling,
         views,
         sequences,
         entries,

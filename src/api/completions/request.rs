@@ -1,13 +1,13 @@
 //! The body of `POST /v1/completions`, read and checked: with `api::generate`, everything of the contract's first table.
 
-use serde_json::Value;
-
+use super::telling::Telling;
 use crate::api::error::ApiError;
 use crate::api::fields::Fields;
 use crate::api::generate::Generate;
 use crate::api::input::{self, Input, Tokenising};
 use crate::api::models::Served;
 use crate::model::Model;
+use crate::sampling::Mode;
 
 /// What a client asks for.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub struct CompletionRequest {
     pub prompts: Vec<Input>,
     /// `None`: until the context is full.
     pub max_tokens: Option<usize>,
-    pub logprobs: Option<usize>,
+    pub telling: Telling,
     pub echo: bool,
     pub best_of: usize,
     pub suffix: Option<String>,
@@ -37,22 +37,7 @@ impl CompletionRequest {
             Some(count) => Some(count),
             None => (!max_tokens_given).then_some(defaults.max_tokens),
         };
-        if let Some(Value::Bool(_)) = fields.peek("logprobs") {
-            return Err(ApiError::field(
-                "logprobs",
-                format!(
-                    "`logprobs` is the number of alternatives, a whole number from 0 to {}, not true or false (those \
-                     belong to chat completions).",
-                    limits.logprobs
-                ),
-            ));
-        }
-        let logprobs = fields
-            .field(
-                "logprobs",
-                "Log-probabilities of the tokens and of this many of the likeliest at each place. 0: of the tokens only.",
-            )
-            .count(0..=limits.logprobs)?;
+        let telling = Telling::parse(fields, served)?;
         let generate = Generate::parse(fields, served)?;
         let n = generate.n;
         let best_of = fields
@@ -89,7 +74,7 @@ impl CompletionRequest {
             tokenising,
             prompts,
             max_tokens,
-            logprobs,
+            telling,
             echo: fields
                 .field(
                     "echo",
@@ -117,10 +102,24 @@ impl CompletionRequest {
                 ),
             ));
         }
-        if request.suffix.is_some() && request.echo && logprobs.is_some() {
+        let logprobs = request.telling.tell.is_some();
+        if request.suffix.is_some() && request.echo && logprobs {
             return Err(ApiError::field(
                 "suffix",
                 "`suffix` with `echo` and `logprobs` together is not supported.",
+            ));
+        }
+        if let Some(&mode) = request.telling.watch.modes.first()
+            && mode != Mode::Raw
+            && request.echo
+        {
+            return Err(ApiError::field(
+                "logprobs_mode",
+                format!(
+                    "Nothing draws the prompt's tokens, so with `echo` the arrays can hold `raw` only, not `{0}`. \
+                     [\"raw\", \"{0}\"] tells both side by side.",
+                    mode.as_str()
+                ),
             ));
         }
         if request.suffix.is_some() && tokenising.keeps.is_some() {

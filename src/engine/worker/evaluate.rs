@@ -9,9 +9,9 @@ use crate::engine::draft;
 use crate::engine::error::EngineError;
 use crate::engine::lanes::{BRIDGED, Known, Whole};
 use crate::engine::masks::Lost;
-use crate::engine::request::{Delta, FinishReason, PromptOutput};
+use crate::engine::request::{Delta, FinishReason, PromptOutput, Told};
 use crate::engine::score::score_rows;
-use crate::logprobs::{self, TokenLogprob};
+use crate::logprobs;
 use crate::metrics;
 use crate::model::{DecodeError, Row};
 
@@ -78,6 +78,7 @@ impl Worker<'_> {
             sequence.tell(Delta::Prompt(PromptOutput {
                 cached_tokens: 0,
                 logprobs: Vec::new(),
+                rows: Vec::new(),
             }));
             return Some(Delta::Finished(FinishReason::Length));
         }
@@ -124,8 +125,13 @@ impl Worker<'_> {
             if adapted && rows.iter().any(|(logits, _)| overflows(logits)) {
                 return Some(self.overflowed(index));
             }
-            // As many alternatives as the scores before have, so that all of a lane's scores can be used alike.
-            known.scores.extend(score_rows(&rows, known.top, threads));
+            // As much as the scores before tell, so that all of a lane's scores can be used alike.
+            known.scores.extend(score_rows(&rows, &known.told, threads));
+            for (position, (logits, _)) in (evaluated + 1..).zip(&rows) {
+                if sequence.request.rows.want(position) {
+                    sequence.prompt_rows.push((position, (*logits).into()));
+                }
+            }
         }
         sequence.phase = Phase::Prompt { evaluated: end };
         if end < length {
@@ -157,22 +163,23 @@ impl Worker<'_> {
         let Some(whole) = &self.lanes[sequence.lane].known.whole else {
             return Some(self.failed(index, &"an evaluated prompt is missing"));
         };
-        let top = sequence.request.prompt_logprobs.unwrap_or(0);
-        let logprobs = whole
-            .scores
-            .iter()
-            .flatten()
-            .map(|score| with_top(score, top))
-            .collect();
+        let tell = &sequence.request.prompt_logprobs;
+        let logprobs = tell.iter().flat_map(|tell| {
+            let scores = whole.scores.iter().flatten();
+            scores.map(|score| score.narrowed(tell))
+        });
+        let logprobs = logprobs.collect();
         let row = Arc::clone(&whole.row);
         metrics::prompt_known(
             sequence.request.prompt.len(),
             sequence.cached,
             sequence.request.prompt_logprobs.is_some(),
         );
+        let rows = std::mem::take(&mut sequence.prompt_rows);
         sequence.tell(Delta::Prompt(PromptOutput {
             cached_tokens: sequence.cached,
             logprobs,
+            rows,
         }));
         if sequence.request.max_tokens == 0 {
             return Some(Delta::Finished(FinishReason::Length));
@@ -412,12 +419,19 @@ impl Worker<'_> {
             }
         }
         let logits = row;
-        let top = sequence.request.logprobs;
-        let wanted = sequence.sampler.wants().max(top.unwrap_or(0));
-        if wanted > 0 || top.is_some() {
+        let tell = sequence.request.logprobs.as_ref();
+        let wanted = sequence
+            .sampler
+            .wants()
+            .max(tell.map_or(0, |tell| tell.top));
+        if wanted > 0 || tell.is_some() {
             self.likeliest.find(logits, wanted);
         }
-        let token = match sequence.sampler.sample(logits, &self.likeliest) {
+        let drawn = match &mut sequence.recording {
+            None => sequence.sampler.sample(logits, &self.likeliest),
+            Some(recording) => sequence.sampler.sample_watched(logits, recording),
+        };
+        let token = match drawn {
             Ok(Some(token)) => token,
             Ok(None) => {
                 flush(sequence);
@@ -441,17 +455,27 @@ impl Worker<'_> {
         if self.shared.reuses_generated {
             sequence.generated.push(token);
         }
-        let logprob = top.map(|top| Arc::new(logprobs::score(logits, &self.likeliest, token, top)));
+        let position = sequence.request.prompt.len() + sequence.drawn - 1;
+        let told = Told {
+            logprob: tell
+                .map(|tell| Arc::new(logprobs::score(logits, &self.likeliest, token, tell))),
+            observed: sequence.recording.as_ref().map(|recording| {
+                Arc::new(recording.observed(token, &sequence.request.watch, tell))
+            }),
+            row: (sequence.request.rows)
+                .want(position)
+                .then(|| logits.into()),
+        };
         let vocab = self.runner.model().vocab();
         let stops_here = sequence.request.sampling.stop_tokens.contains(&token);
         if vocab.is_end(token) || (stops_here && !sequence.request.include_stop) {
             flush(sequence);
             if sequence.request.deliver_end_token {
-                sequence.tell(Delta::Token(sequence.completion.end(token, logprob)));
+                sequence.tell(Delta::Token(sequence.completion.end(token, told)));
             }
             return Some(Delta::Finished(FinishReason::Stop));
         }
-        let stopped = sequence.completion.push(token, vocab.bytes(token), logprob);
+        let stopped = sequence.completion.push(token, vocab.bytes(token), told);
         let full = sequence.drawn >= sequence.request.max_tokens
             || sequence.request.prompt.len() + sequence.drawn >= self.shared.lane_tokens;
         let stopped = stopped || stops_here;
@@ -516,16 +540,4 @@ fn flush(sequence: &mut Sequence) {
     while let Some(output) = sequence.completion.flush() {
         sequence.tell(Delta::Token(output));
     }
-}
-
-/// A score with no more than `top` alternatives.
-fn with_top(score: &Arc<TokenLogprob>, top: usize) -> Arc<TokenLogprob> {
-    if score.top.len() <= top {
-        return Arc::clone(score);
-    }
-    Arc::new(TokenLogprob {
-        token: score.token,
-        logprob: score.logprob,
-        top: score.top[..top].to_vec(),
-    })
 }

@@ -73,7 +73,7 @@ impl Worker<'_> {
                 _ => known.tokens.as_slice().into(),
             },
             tokens: known.tokens.len(),
-            top: (known.scores.len() + 1 >= known.tokens.len()).then_some(known.top),
+            told: (known.scores.len() + 1 >= known.tokens.len()).then(|| known.told.clone()),
             whole: known.whole.as_ref().map(|whole| whole.scores.is_some()),
         });
         self.shared.directory.publish(self.number, lane, entry);
@@ -207,11 +207,12 @@ impl Worker<'_> {
         let next_score = sequence
             .request
             .prompt_logprobs
+            .as_ref()
             .and_then(|_| known.scores.get(cells.wrapping_sub(1)).cloned());
         known.truncate(cells);
         known.adapters = sequence.request.adapters.clone();
         if known.scores.is_empty() {
-            known.top = sequence.request.prompt_logprobs.unwrap_or(0);
+            known.told = sequence.request.prompt_logprobs.clone().unwrap_or_default();
         }
         if cells > 0 && known.scores.len() + 1 == cells {
             known.scores.extend(next_score);
@@ -230,7 +231,7 @@ impl Worker<'_> {
                 adapters: sequence.request.adapters.clone(),
                 prompt: Arc::clone(&sequence.request.prompt),
                 tokens: sequence.plan.shareable(),
-                top: sequence.request.prompt_logprobs.map(|_| known.top),
+                told: (sequence.request.prompt_logprobs.as_ref()).map(|_| known.told.clone()),
                 whole: Some(sequence.request.prompt_logprobs.is_some()),
             }),
         );
@@ -296,13 +297,17 @@ impl Worker<'_> {
 
 /// Cells that a request could take from a neighbour when that one's prompt is evaluated.
 fn promised(neighbour: &Sequence, known: &Known, request: &Request, plan: &PromptPlan) -> usize {
-    let scored = match (request.prompt_logprobs, neighbour.request.prompt_logprobs) {
+    let scored = match (&request.prompt_logprobs, &neighbour.request.prompt_logprobs) {
         (None, _) => 0,
-        (Some(k), Some(_)) if k <= known.top => 1,
+        (Some(tell), Some(_)) if tell.within(&known.told) => 1,
         (Some(_), _) => return 0,
     };
+    let row = request.first_prompt_row();
     let scores = |request: &Request| request.prompt_logprobs.is_some();
-    if neighbour.request.stem() == request.stem() && scores(&neighbour.request) == scores(request) {
+    if row.is_none()
+        && neighbour.request.stem() == request.stem()
+        && scores(&neighbour.request) == scores(request)
+    {
         // Nothing is left to do then, so that is worth waiting for, however short it is.
         return request.prompt.len() + WORTH_WAITING;
     }
@@ -310,6 +315,7 @@ fn promised(neighbour: &Sequence, known: &Known, request: &Request, plan: &Promp
     plan.reuse(
         common
             .min(neighbour.plan.shareable())
-            .saturating_sub(scored),
+            .saturating_sub(scored)
+            .min(row.map_or(usize::MAX, |position| position - 1)),
     )
 }

@@ -28,6 +28,10 @@ fn shown_field(name: &str, value: &Value) -> Value {
         ("created", Value::Number(_)) => CREATED.into(),
         ("id", Value::String(text)) => random_end(text).unwrap_or_else(|| text.clone()).into(),
         ("system_fingerprint", Value::String(_)) => REST.to_string().into(),
+        // Whole rows of logits.
+        ("data", Value::String(text)) if text.len() > WIDTH => {
+            format!("{}{REST}", &text[..16]).into()
+        }
         (_, other) => shown(other),
     }
 }

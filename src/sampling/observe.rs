@@ -1,0 +1,553 @@
+//! What each stage makes of a row: recorded while a token is drawn, told afterwards. The row is kept after every stage,
+//! as logits by token id with −∞ for what is no candidate; all that is told is read off these rows, by the arithmetic
+//! that logprobs are made by.
+
+use std::sync::Arc;
+
+use llama_cpp_2::token::data_array::LlamaTokenDataArray;
+use rand_mt::Mt;
+
+use crate::logprobs::{Likeliest, Tell, TokenLogprob, log_sum_exp, score};
+use crate::model::Token;
+
+/// What is told of how a token was drawn.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// The distributions of which logprobs are told.
+    pub modes: Arc<[Mode]>,
+    /// Whether each stage is told of, with so many of the likeliest tokens before and after it.
+    pub trace: Option<usize>,
+}
+
+/// A distribution on the way from a row to a token, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// The model's.
+    Raw,
+    /// Behind bias and bans of single tokens.
+    Biased,
+    /// Behind the penalties, and DRY, too.
+    Penalized,
+    /// What is left of that by constraint and allowed tokens.
+    Masked,
+    /// Behind all samplers: what the draw is made from. A greedy choice leaves one token.
+    Sampled,
+}
+
+impl Mode {
+    pub const ALL: [Self; 5] = [
+        Self::Raw,
+        Self::Biased,
+        Self::Penalized,
+        Self::Masked,
+        Self::Sampled,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Biased => "biased",
+            Self::Penalized => "penalized",
+            Self::Masked => "masked",
+            Self::Sampled => "sampled",
+        }
+    }
+
+    pub fn read(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.as_str() == name)
+    }
+}
+
+/// The rows of the token that is being drawn, and the random numbers of the sequence.
+pub struct Recording {
+    /// The first `used` are this token's; the others are room for more.
+    steps: Vec<Step>,
+    used: usize,
+    /// The same as those of llama.cpp's `dist` sampler, which tells nobody of them.
+    random: Mt,
+    draw: Option<Draw>,
+}
+
+struct Step {
+    stage: &'static str,
+    /// The distribution that this row is, or is on the way to.
+    mode: Mode,
+    row: Vec<f32>,
+}
+
+/// A random number and what it fell on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Draw {
+    /// In [0, 1).
+    pub random: f64,
+    /// The candidates' probabilities are added up in their order until the sum reaches the random number: the sum before
+    /// the token that was drawn.
+    pub low: f64,
+    /// The sum with it.
+    pub high: f64,
+}
+
+/// What is told of a token that was drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// For each mode that was asked for; the top holds candidates only.
+    pub modes: Vec<TokenLogprob>,
+    /// The probability, before constraint and allowed tokens, of all that they allow together; 1 without them. Told with
+    /// the modes.
+    pub kept_mass: f32,
+    pub trace: Option<Trace>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trace {
+    pub stages: Vec<TracedStage>,
+    /// None of a greedy choice, and of mirostat, which keeps its number to itself.
+    pub draw: Option<Draw>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct TracedStage {
+    pub name: &'static str,
+    pub candidates_in: usize,
+    pub candidates_out: usize,
+    /// The probability before the stage of all that it left out.
+    pub cut_mass: f32,
+    /// The likeliest before it, the likeliest after it, and the token that was drawn; likeliest before it first.
+    pub tokens: Vec<TracedToken>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TracedToken {
+    pub token: Token,
+    /// Its probability before the stage, 0 if it was no candidate.
+    pub before: f32,
+    /// And after it.
+    pub after: f32,
+}
+
+impl Recording {
+    /// For a sequence of this seed; `None` if nothing is asked for.
+    pub fn new(watch: &Watch, seed: u32) -> Option<Self> {
+        let wanted = watch.trace.is_some() || !watch.modes.is_empty();
+        wanted.then(|| Self {
+            steps: Vec::new(),
+            used: 0,
+            random: Mt::new(seed),
+            draw: None,
+        })
+    }
+
+    /// The next token is drawn from this row.
+    pub(super) fn begin(&mut self, logits: &[f32]) {
+        self.used = 0;
+        self.draw = None;
+        let row = self.next("raw", Mode::Raw);
+        row.clear();
+        row.extend_from_slice(logits);
+    }
+
+    /// A stage has left these.
+    pub(super) fn record(
+        &mut self,
+        stage: &'static str,
+        mode: Mode,
+        candidates: &LlamaTokenDataArray,
+    ) {
+        let vocabulary = self.steps.first().map_or(0, |step| step.row.len());
+        let row = self.next(stage, mode);
+        row.clear();
+        row.resize(vocabulary, f32::NEG_INFINITY);
+        for candidate in &candidates.data {
+            if let Some(place) = row.get_mut(Token(candidate.id().0).index()) {
+                *place = candidate.logit();
+            }
+        }
+    }
+
+    /// The likeliest was taken.
+    pub(super) fn record_greedy(&mut self, token: Token) {
+        let before = self.used - 1;
+        let (vocabulary, logit) = {
+            let row = &self.steps[before].row;
+            (row.len(), row.get(token.index()).copied())
+        };
+        let row = self.next("greedy", Mode::Sampled);
+        row.clear();
+        row.resize(vocabulary, f32::NEG_INFINITY);
+        if let (Some(place), Some(logit)) = (row.get_mut(token.index()), logit) {
+            *place = logit;
+        }
+    }
+
+    /// `dist` has drawn one of these.
+    pub(super) fn record_draw(&mut self, candidates: &LlamaTokenDataArray) {
+        let random = uniform(&mut self.random);
+        // As llama.cpp adds them up.
+        let logits = || candidates.data.iter().map(|candidate| candidate.logit());
+        let largest = logits().fold(f32::NEG_INFINITY, f32::max);
+        let powers = || logits().map(|logit| f64::from((logit - largest).exp()));
+        let chosen = candidates.selected.unwrap_or(0);
+        let (sum, low): (f64, f64) = (powers().sum(), powers().take(chosen).sum());
+        let power = powers().nth(chosen).unwrap_or(0.0);
+        self.draw = Some(Draw {
+            random,
+            low: low / sum,
+            high: (low + power) / sum,
+        });
+    }
+
+    fn next(&mut self, stage: &'static str, mode: Mode) -> &mut Vec<f32> {
+        if self.used == self.steps.len() {
+            self.steps.push(Step {
+                stage,
+                mode,
+                row: Vec::new(),
+            });
+        }
+        let step = &mut self.steps[self.used];
+        self.used += 1;
+        (step.stage, step.mode) = (stage, mode);
+        &mut step.row
+    }
+
+    fn steps(&self) -> &[Step] {
+        &self.steps[..self.used]
+    }
+
+    /// The row of a distribution; empty if nothing was recorded.
+    fn row(&self, mode: Mode) -> &[f32] {
+        let steps = self.steps().iter();
+        let last = steps.take_while(|step| step.mode <= mode).last();
+        last.map_or(&[], |step| &step.row)
+    }
+
+    /// What is told of the token that was drawn last; logprobs as `tell` has them.
+    pub fn observed(&self, token: Token, watch: &Watch, tell: Option<&Tell>) -> Observed {
+        let mut likeliest = Likeliest::default();
+        let mut modes = Vec::new();
+        if let Some(tell) = tell {
+            for &mode in watch.modes.iter() {
+                let row = self.row(mode);
+                likeliest.find(row, tell.top);
+                let mut told = score(row, &likeliest, token, tell);
+                told.top.retain(|&(_, logprob)| logprob > f32::NEG_INFINITY);
+                modes.push(told);
+            }
+        }
+        let kept = log_sum_exp(self.row(Mode::Masked)) - log_sum_exp(self.row(Mode::Penalized));
+        Observed {
+            modes,
+            kept_mass: kept.exp().min(1.0) as f32,
+            trace: watch.trace.map(|top| self.trace(token, top)),
+        }
+    }
+
+    fn trace(&self, token: Token, top: usize) -> Trace {
+        let stages = self.steps().windows(2).map(|pair| {
+            let (before, after) = (Side::new(&pair[0].row, top), Side::new(&pair[1].row, top));
+            let mut tokens: Vec<TracedToken> = Vec::new();
+            for token in before.top.iter().chain(&after.top).copied().chain([token]) {
+                if !tokens.iter().any(|other| other.token == token) {
+                    tokens.push(TracedToken {
+                        token,
+                        before: before.probability(token) as f32,
+                        after: after.probability(token) as f32,
+                    });
+                }
+            }
+            tokens.sort_by(|a, b| b.before.total_cmp(&a.before));
+            TracedStage {
+                name: pair[1].stage,
+                candidates_in: before.candidates,
+                candidates_out: after.candidates,
+                cut_mass: before.outside(&after) as f32,
+                tokens,
+            }
+        });
+        Trace {
+            stages: stages.collect(),
+            draw: self.draw,
+        }
+    }
+}
+
+/// A row before or after a stage.
+struct Side<'a> {
+    row: &'a [f32],
+    log_sum: f64,
+    candidates: usize,
+    top: Vec<Token>,
+}
+
+impl<'a> Side<'a> {
+    fn new(row: &'a [f32], top: usize) -> Self {
+        let mut likeliest = Likeliest::default();
+        likeliest.find(row, top);
+        let top = likeliest.as_slice().iter().take(top);
+        Self {
+            row,
+            log_sum: log_sum_exp(row),
+            candidates: row
+                .iter()
+                .filter(|logit| **logit > f32::NEG_INFINITY)
+                .count(),
+            top: top
+                .filter(|(logit, _)| *logit > f32::NEG_INFINITY)
+                .map(|&(_, token)| token)
+                .collect(),
+        }
+    }
+
+    fn probability(&self, token: Token) -> f64 {
+        let logit = self.row.get(token.index()).copied();
+        self.of(logit.unwrap_or(f32::NEG_INFINITY))
+    }
+
+    fn of(&self, logit: f32) -> f64 {
+        if logit == f32::NEG_INFINITY {
+            0.0
+        } else {
+            (f64::from(logit) - self.log_sum).exp()
+        }
+    }
+
+    /// The probability of all that the other side has not.
+    fn outside(&self, other: &Side) -> f64 {
+        let pairs = self.row.iter().zip(other.row);
+        pairs
+            .filter(|(_, kept)| **kept == f32::NEG_INFINITY)
+            .map(|(&logit, _)| self.of(logit))
+            .sum()
+    }
+}
+
+/// What C++'s `std::uniform_real_distribution<double>(0, 1)` of GNU's library makes of two numbers of the Mersenne
+/// Twister: the first is the lower half of 64 bits.
+fn uniform(random: &mut Mt) -> f64 {
+    const BITS_32: f64 = 4_294_967_296.0;
+    let low = f64::from(random.next_u32());
+    let high = f64::from(random.next_u32());
+    let number = (low + high * BITS_32) / (BITS_32 * BITS_32);
+    number.min(1.0_f64.next_down())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logprobs::tests::logits;
+    use crate::sampling::{Mirostat, Sampler, SamplerName, SamplingParams};
+
+    fn watch(modes: &[Mode], trace: Option<usize>) -> Watch {
+        Watch {
+            modes: modes.into(),
+            trace,
+        }
+    }
+
+    fn rows() -> impl Iterator<Item = Vec<f32>> {
+        (1..80).map(|seed| {
+            let row = logits(600, seed);
+            row.iter().map(|logit| logit * 0.3).collect()
+        })
+    }
+
+    fn ids(params: SamplingParams) -> Vec<SamplingParams> {
+        vec![params]
+    }
+
+    /// Many ways to draw.
+    fn all_params() -> Vec<SamplingParams> {
+        let default = SamplingParams {
+            seed: 11,
+            ..SamplingParams::default()
+        };
+        let named = |names: &[&str]| -> Vec<SamplerName> {
+            let names = names.iter().map(|name| SamplerName::read(name));
+            names.map(|name| name.expect("a name")).collect()
+        };
+        let mut all = ids(default.clone());
+        all.push(SamplingParams {
+            temperature: 0.0,
+            ..default.clone()
+        });
+        all.push(SamplingParams {
+            temperature: 1.7,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            logit_bias: vec![(Token(5), 3.0), (Token(9), f32::NEG_INFINITY)],
+            repeat_penalty: 1.3,
+            frequency_penalty: 0.5,
+            ..default.clone()
+        });
+        all.push(SamplingParams {
+            allowed_tokens: Some((100..200).map(Token).collect()),
+            typical_p: 0.7,
+            xtc_probability: 0.5,
+            ..default.clone()
+        });
+        all.push(SamplingParams {
+            samplers: named(&["temperature", "top_k", "penalties"]),
+            presence_penalty: 1.0,
+            ..default.clone()
+        });
+        all.push(SamplingParams {
+            mirostat: Mirostat::V2 { tau: 3.0, eta: 0.1 },
+            ..default.clone()
+        });
+        all
+    }
+
+    #[test]
+    fn who_is_watched_draws_the_same() {
+        for params in all_params() {
+            let make = || Sampler::over(600, &[Token(3)], &params, &[]);
+            let (mut plain, mut watched) = (make(), make());
+            let mut recording =
+                Recording::new(&watch(&Mode::ALL, Some(5)), params.seed).expect("watched");
+            for row in rows() {
+                let mut likeliest = Likeliest::default();
+                likeliest.find(&row, plain.wants());
+                let token = plain.sample(&row, &likeliest).expect("not stuck");
+                assert_eq!(
+                    watched
+                        .sample_watched(&row, &mut recording)
+                        .expect("not stuck"),
+                    token
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_random_number_falls_on_the_token_that_was_drawn() {
+        let mut spread = 0.0_f64;
+        for params in all_params() {
+            let mut sampler = Sampler::over(600, &[], &params, &[]);
+            let watch = watch(&[Mode::Sampled], Some(3));
+            let mut recording = Recording::new(&watch, params.seed).expect("watched");
+            let draws = !matches!(params.mirostat, Mirostat::V2 { .. }) && params.temperature > 0.0;
+            for row in rows() {
+                let token = sampler.sample_watched(&row, &mut recording);
+                let token = token.expect("not stuck").expect("a token");
+                let told = recording.observed(token, &watch, Some(&Tell::top(0)));
+                let draw = told.trace.expect("asked for").draw;
+                assert_eq!(draw.is_some(), draws);
+                if let Some(Draw { random, low, high }) = draw {
+                    assert!(low <= random && random <= high, "{random} {low} {high}");
+                    let probability = f64::from(told.modes[0].logprob).exp();
+                    assert!((high - low - probability).abs() < 1e-6);
+                    spread = spread.max(random);
+                }
+            }
+        }
+        assert!(spread > 0.9);
+    }
+
+    #[test]
+    fn uniform_numbers_are_those_of_the_c_library() {
+        // std::mt19937 rng(1234); std::uniform_real_distribution<double>(0.0f, 1.0f)(rng) with GNU's libstdc++.
+        let mut random = Mt::new(1234);
+        let numbers: Vec<f64> = (0..3).map(|_| uniform(&mut random)).collect();
+        assert_eq!(numbers, UNIFORM_1234);
+    }
+    const UNIFORM_1234: [f64; 3] = [
+        0.497_663_666_305_951_66,
+        0.817_838_442_889_533_2,
+        0.612_111_893_584_422_8,
+    ];
+
+    #[test]
+    fn each_distribution_is_what_its_definition_says() {
+        let bias = (Token(7), 2.5);
+        let params = SamplingParams {
+            seed: 5,
+            temperature: 0.5,
+            top_k: 4,
+            top_p: 1.0,
+            min_p: 0.0,
+            presence_penalty: 1.5,
+            logit_bias: vec![bias],
+            allowed_tokens: Some((0..300).map(Token).collect()),
+            ..SamplingParams::default()
+        };
+        let watch = watch(&Mode::ALL, Some(600));
+        let mut sampler = Sampler::over(600, &[], &params, &[]);
+        let mut recording = Recording::new(&watch, params.seed).expect("watched");
+        let mut seen: Vec<Token> = Vec::new();
+        for row in rows().take(30) {
+            let token = sampler.sample_watched(&row, &mut recording);
+            let token = token.expect("not stuck").expect("a token");
+            let told = recording.observed(token, &watch, Some(&Tell::top(600)));
+            // Each step by hand, in f64.
+            let raw: Vec<f64> = row.iter().map(|&logit| f64::from(logit)).collect();
+            let mut biased = raw.clone();
+            biased[bias.0.index()] += f64::from(bias.1);
+            let mut penalized = biased.clone();
+            seen.sort_unstable();
+            seen.dedup();
+            for token in &seen {
+                penalized[token.index()] -= 1.5;
+            }
+            let mut masked = penalized.clone();
+            masked[300..].fill(f64::NEG_INFINITY);
+            let mut order: Vec<usize> = (0..300).collect();
+            order.sort_by(|&a, &b| masked[b].total_cmp(&masked[a]));
+            let mut sampled = vec![f64::NEG_INFINITY; 600];
+            for &id in &order[..4] {
+                sampled[id] = masked[id] / 0.5;
+            }
+            let log_sum = |row: &[f64]| row.iter().map(|x| x.exp()).sum::<f64>().ln();
+            for (row, told) in [&raw, &biased, &penalized, &masked, &sampled]
+                .iter()
+                .zip(&told.modes)
+            {
+                let candidates = row.iter().filter(|logit| logit.is_finite()).count();
+                assert_eq!(told.top.len(), candidates);
+                for &(token, logprob) in told.top.iter().chain([&(token, told.logprob)]) {
+                    let expect = row[token.index()] - log_sum(row);
+                    assert!(
+                        (f64::from(logprob) - expect).abs() < 1e-5,
+                        "{logprob} {expect}"
+                    );
+                }
+            }
+            let kept = (log_sum(&masked) - log_sum(&penalized)).exp();
+            assert!((f64::from(told.kept_mass) - kept).abs() < 1e-5);
+
+            let trace = told.trace.expect("asked for");
+            let names: Vec<&str> = trace.stages.iter().map(|stage| stage.name).collect();
+            assert_eq!(
+                names,
+                ["bias", "penalties", "constraint", "top_k", "temperature"]
+            );
+            let counts: Vec<usize> = trace
+                .stages
+                .iter()
+                .map(|stage| stage.candidates_out)
+                .collect();
+            assert_eq!(counts, [600, 600, 300, 4, 4]);
+            for (stage, (before, after)) in trace.stages.iter().zip([
+                (&raw, &biased),
+                (&biased, &penalized),
+                (&penalized, &masked),
+                (&masked, &masked),
+                (&masked, &sampled),
+            ]) {
+                for traced in &stage.tokens {
+                    let probability =
+                        |row: &[f64]| (row[traced.token.index()] - log_sum(row)).exp();
+                    if stage.name == "bias" || stage.name == "penalties" {
+                        assert!((f64::from(traced.before) - probability(before)).abs() < 1e-5);
+                        assert!((f64::from(traced.after) - probability(after)).abs() < 1e-5);
+                    }
+                    if stage.name == "temperature" {
+                        assert!((f64::from(traced.after) - probability(after)).abs() < 1e-5);
+                    }
+                }
+            }
+            assert!((f64::from(trace.stages[2].cut_mass) - (1.0 - kept)).abs() < 1e-5);
+            seen.push(token);
+        }
+    }
+}
