@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use candor::engine::{Completion, Ending, Utf8Decoder};
-use candor::logprobs::{Likeliest, score};
+use candor::engine::{Completion, Ending, Told, Utf8Decoder};
+use candor::logprobs::{Likeliest, Tell, score};
 use candor::model::Token;
 use candor::sampling::{Sampler, SamplingParams};
 use divan::{Bencher, black_box};
@@ -39,7 +39,7 @@ mod logprobs {
         let mut likeliest = Likeliest::default();
         bencher.bench_local(|| {
             likeliest.find(black_box(&row), 5);
-            score(&row, &likeliest, Token(77), 5)
+            score(&row, &likeliest, Token(77), &Tell::top(5))
         });
     }
 

@@ -103,7 +103,7 @@ fn search(stops: &[String], tokens: &[Vec<u8>], ending: Ending) {
             "held for nothing: {stops:?} in {text:?}"
         );
     }
-    let end = completion.end(Token(-1), None);
+    let end = completion.end(Token(-1), Told::default());
     given.extend(std::iter::from_fn(|| completion.flush()));
 
     let whole = &texts[texts.len() - 1];

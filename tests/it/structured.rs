@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use candor::config::{Config, Mode};
-use candor::engine::{Delta, Engine, EngineError, FinishReason, Generation, Request};
+use candor::engine::{Delta, Engine, EngineError, FinishReason, Generation, Request, Rows};
+use candor::logprobs::Tell;
 use candor::model::{Token, contexts};
-use candor::sampling::{Constraint, Follow, Rules, SamplingParams, Stuck};
+use candor::sampling::{Constraint, Follow, Rules, SamplingParams, Stuck, Watch};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -84,7 +85,9 @@ impl Bench {
             include_stop: false,
             prompt: [1, 300 + number, 400 + number, 500].map(Token).into(),
             max_tokens: 12,
-            logprobs: Some(0),
+            logprobs: Some(Tell::top(0)),
+            rows: Rows::None,
+            watch: Watch::default(),
             prompt_logprobs: None,
             sampling: SamplingParams {
                 temperature: 0.0,
@@ -406,8 +409,10 @@ fn numbers_are_raw(model: &str, tolerance: f32) {
             include_stop: false,
             prompt: prompt.into(),
             max_tokens,
-            logprobs,
-            prompt_logprobs: (max_tokens == 0).then_some(3),
+            logprobs: logprobs.map(Tell::top),
+            prompt_logprobs: (max_tokens == 0).then(|| Tell::top(3)),
+            rows: Rows::None,
+            watch: Watch::default(),
             sampling: SamplingParams {
                 constraint,
                 seed: 5,
@@ -428,7 +433,7 @@ fn numbers_are_raw(model: &str, tolerance: f32) {
     let drawn: Vec<_> = drawn
         .into_iter()
         .filter_map(|delta| match delta {
-            Delta::Token(output) => output.logprob,
+            Delta::Token(output) => output.told.logprob,
             _ => None,
         })
         .collect();
