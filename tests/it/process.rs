@@ -268,8 +268,10 @@ fn more_memory_than_there_is_is_told_before_it_is_taken() {
         &tiny_model(),
         "--context-length",
         "1048576",
+        "--parallel-sequences",
+        "192",
         "--contexts",
-        "16",
+        "192",
         "--set",
         "engine.cache_lanes=64",
     ]);
