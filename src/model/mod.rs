@@ -2,12 +2,13 @@
 //! them is bound to a thread, and where weights come from.
 
 mod adapter;
-#[cfg(feature = "portable")]
+#[cfg(any(feature = "portable", test))]
 mod backends;
 mod context;
 mod gguf;
 mod huge_pages;
 mod runner;
+mod simd;
 pub mod source;
 mod vocab;
 
@@ -24,10 +25,10 @@ use crate::config;
 
 pub use adapter::{Adapter, Adapters, LARGEST_SCALE};
 pub use context::{
-    Context, ContextError, ContextShape, DecodeError, LaneState, Loop, Output, Row, spare_lanes,
-    vectorised,
+    Context, ContextError, ContextShape, DecodeError, LaneState, Output, Row, spare_lanes,
 };
 pub use runner::{Runner, Runners, contexts};
+pub use simd::{Loop, vectorised};
 pub use vocab::{Fim, Sorted, Vocab};
 
 /// The id of a token of the vocabulary.
