@@ -70,9 +70,7 @@ def plain_server(candor, model):
     flags = ["--set", "embeddings.pooling=mean"]
     if model:
         flags += ["--model", model]
-    # Its defaults are what is shown; and CANDOR_URL, which whoever runs this may have set, is no setting of the server.
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("CANDOR_")}
-    return server(candor, *flags, variables=plain)
+    return server(candor, *flags)
 
 
 # --- Comparison.

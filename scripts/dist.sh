@@ -28,6 +28,9 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/portable
 # has it: the program finds its libraries, and they each other, wherever the folder is put.
 # shellcheck disable=SC2016
 export RUSTFLAGS='-C link-arg=-Wl,-rpath,$ORIGIN/../lib/candor' CMAKE_INSTALL_RPATH='$ORIGIN'
+# The folder is shared by clones, and cargo tells by the time of a file whether it has changed: what was built of another
+# clone's files would pass for ours. What both depend on stays.
+cargo clean --quiet --release --package candor
 messages=$(mktemp)
 trap 'rm -f "$messages"' EXIT
 cargo build --release --locked --features "portable ${FEATURES:-}" --message-format json-render-diagnostics > "$messages"
@@ -41,9 +44,7 @@ strip --strip-unneeded "$folder"/lib/candor/*
 # Of the compiler's own libraries a bare system may have none, or older ones. What is left is glibc.
 ldd "$folder/bin/candor" "$folder"/lib/candor/libggml-cpu-*.so |
     sed -nE 's/.*(libgomp|libstdc\+\+|libgcc_s)\.so\.[0-9]+ => ([^ ]+) .*/\2/p' | sort -u |
-    while read -r library; do
-        case $library in "$folder"/*) ;; *) cp -L "$library" "$folder/lib/candor/" ;; esac
-    done
+    while read -r library; do cp -L "$library" "$folder/lib/candor/"; done
 
 # --- What stands beside it. The program prints its pages: if it cannot run here, this ends here.
 candor=$folder/bin/candor
@@ -52,14 +53,10 @@ mkdir -p "$folder"/share/{man/man1,bash-completion/completions,zsh/site-function
 "$candor" completions zsh > "$folder/share/zsh/site-functions/_candor"
 "$candor" completions fish > "$folder/share/fish/vendor_completions.d/candor.fish"
 "$candor" man > "$folder/share/man/man1/candor.1"
-commands=$("$candor" --help | awk '/^Commands:/ { on = 1; next } /^[A-Z]/ { on = 0 } on && $1 != "help" { print $1 }')
-for command in $commands; do
-    # Long descriptions have lines of their own.
-    if "$candor" "$command" --help > /dev/null 2>&1; then
-        "$candor" man "$command" > "$folder/share/man/man1/candor-$command.1"
-    fi
+for command in serve config tune fetch health completions man; do
+    "$candor" man "$command" > "$folder/share/man/man1/candor-$command.1"
 done
-cp -r README.md CHANGELOG.md LICENSE LICENSE-MIT LICENSE-APACHE config docs "$folder/"
+cp LICENSE LICENSE-MIT LICENSE-APACHE "$folder/"
 scripts/third-party-licenses.sh "portable ${FEATURES:-}" > "$folder/LICENSES-THIRD-PARTY.txt"
 
 # --- What it needs of the system it runs on.
@@ -68,6 +65,13 @@ say "$folder needs glibc ${needs#GLIBC_} or later"
 if [ "${1:-}" = --folder ]; then
     exit 0
 fi
+
+# --- The pages, with what they link to.
+cp -r README.md CONTRIBUTING.md CHANGELOG.md docs examples "$folder/"
+mkdir "$folder"/{config,src}
+# Without what begins with a dot: config/.env is somebody's own.
+cp config/* "$folder/config/"
+cp src/lib.rs "$folder/src/"
 
 # --- The archive: the same bytes for the same files, with the time of the commit.
 time=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2> /dev/null || stat -c %Y Cargo.toml)}

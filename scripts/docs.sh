@@ -15,7 +15,9 @@ cp docs/book.toml "$site/"
 
 cp README.md CONTRIBUTING.md CHANGELOG.md "$site/pages/"
 cp src/lib.rs "$site/pages/src/"
-cp -r docs config examples "$site/pages/"
+cp -r docs examples "$site/pages/"
+# Without what begins with a dot: config/.env is somebody's own.
+mkdir "$site/pages/config" && cp config/* "$site/pages/config/"
 rm "$site/pages/docs/book.toml"
 # What is README.md in a folder, mdBook makes its index.html; it does not say so to links.
 find "$site/pages" -name '*.md' -exec sed -i -E 's#(\]\([^):]*)README\.md#\1index.md#g' {} +

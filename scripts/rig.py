@@ -57,15 +57,21 @@ def python_environment(name, requirements):
     return environment(name, [requirements], build) / "venv" / "bin"
 
 
+def plain_environment():
+    """This process's, without settings of a Candor: those that its user has are not what is to be tried, and some that the
+    clients are given, as CANDOR_URL, are no settings at all."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CANDOR_")}
+
+
 @contextlib.contextmanager
-def server(binary, *flags, variables=None):
-    """Starts one on a free port, in the environment of this process or in another; its address."""
+def server(binary, *flags):
+    """Starts one on a free port, with its defaults but for the flags; its address."""
     with tempfile.TemporaryDirectory() as folder:
         log = pathlib.Path(folder) / "log"
         with open(log, "wb") as output:
             process = subprocess.Popen(
                 [binary, "serve", "--port", "0", *flags],
-                env=variables,
+                env=plain_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

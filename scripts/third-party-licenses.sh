@@ -35,12 +35,20 @@ cargo tree --locked --edges normal --features "${1:-}" --prefix none --format '{
         for folder in "$registry"/*/"$name-$version"; do
             [ -d "$folder" ] || continue
             title "$name $version: ${license:-see below}"
-            for file in "$folder"/{LICEN[CS]E,COPYING,NOTICE,UNLICENSE,licen[cs]e}* "$folder"/llama.cpp/LICENSE; do
-                [ -f "$file" ] && text "$file" "$name $version"
-            done
+            while read -r file; do text "$file" "$name $version"; done < <(
+                find "$folder" "$folder/llama.cpp" -maxdepth 1 -type f -iregex \
+                    '.*/\(\(un\)?licen[cs]e\|copying\|copyright\|notice\)[^/]*' 2> /dev/null | sort
+            )
             break
         done
     done
+# Rust keeps the notices of its standard library, and of what that is made of, as a page.
+page=$(rustc --print sysroot)/share/doc/rust/COPYRIGHT-library.html
+if [ -f "$page" ]; then
+    title "$(rustc --version | cut -d ' ' -f 1,2): the standard library"
+    sed -E 's/<[^>]*>//g; s/&lt;|&#60;/</g; s/&gt;|&#62;/>/g; s/&quot;|&#34;/"/g; s/&#39;|&#x27;/'"'"'/g; s/&amp;|&#38;/\&/g' \
+        "$page" | cat -s
+fi
 # Debian keeps the licence of the compiler's libraries with each of them.
 for library in libgomp1 libstdc++6 libgcc-s1; do
     file=/usr/share/doc/$library/copyright

@@ -47,7 +47,7 @@
 //!   only cells reused that came from evaluating a prompt.
 //! - No id reaches llama.cpp unchecked, and no grammar reaches it at all; what following one takes is bounded.
 //! - No buffer of context × vocabulary exists: rows of logits are reduced as soon as they are computed.
-//! - Unsafe code stands in `model::context` and `model::huge_pages` alone.
+//! - Unsafe code stands in `model::context`, `model::huge_pages` and `model::simd` alone.
 
 pub mod api;
 pub mod config;
@@ -171,6 +171,13 @@ fn announce(url: &str, config: &config::Server, generates: bool) {
         " -H 'authorization: Bearer YOUR-KEY'"
     };
     tracing::info!("ready: {url}");
-    tracing::info!("look: {url}/docs (every route and field), {url}/metrics, {url}/health");
+    let with_key = if config.api_keys.is_empty() {
+        ""
+    } else {
+        " (all but /health with the key)"
+    };
+    tracing::info!(
+        "look: {url}/docs (every route and field), {url}/metrics, {url}/health{with_key}"
+    );
     tracing::info!("try: curl {url}{route} -H 'content-type: application/json'{key} -d '{body}'");
 }

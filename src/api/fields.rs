@@ -124,6 +124,13 @@ impl Fields {
         self.left.get(name)
     }
 
+    /// Takes a field that is null for absent, where it is read only if it is there.
+    pub fn drop_null(&mut self, name: &str) {
+        if self.peek(name).is_some_and(Value::is_null) {
+            self.left.shift_remove(name);
+        }
+    }
+
     /// The fields that `read` asks for, found by having it read a body that it takes.
     pub fn describe<T>(
         sample: Value,

@@ -285,8 +285,9 @@ impl Room {
         ApiError::field(
             self.param,
             format!(
-                "This model's maximum context length is {} tokens. However, your prompt has {tokens} tokens{}. Please \
-                 shorten it.",
+                // Clients know by the first words, or by "prompt is too long", that nothing else is wrong.
+                "This model's maximum context length is {} tokens. However, your prompt is too long: it has {tokens} \
+                 tokens{}. Please shorten it.",
                 served.engine.context_length(),
                 if self.max_tokens == Some(0) { "" } else { ", and at least one more is to be made" }
             ),

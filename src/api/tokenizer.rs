@@ -104,7 +104,8 @@ impl Tokenize {
             )
             .string()?;
         let by_default = prompt.is_some();
-        let input = if fields.peek("messages").is_some_and(|it| !it.is_null()) {
+        fields.drop_null("messages");
+        let input = if fields.peek("messages").is_some() {
             if prompt.is_some() || content.is_some() {
                 return Err(ApiError::field(
                     "messages",

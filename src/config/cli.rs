@@ -493,6 +493,20 @@ mod tests {
             let name = command.get_name();
             check(Some(name), &format!("candor-{name}"), "SYNOPSIS");
         }
+        // And the archive of a release has them.
+        let script = include_str!("../../scripts/dist.sh");
+        let line = script
+            .lines()
+            .find(|line| line.starts_with("for command in "));
+        let shipped: Vec<&str> = line
+            .and_then(|line| line.strip_prefix("for command in ")?.strip_suffix("; do"))
+            .expect("the commands")
+            .split(' ')
+            .collect();
+        let cli = Cli::command();
+        let shown = cli.get_subcommands().filter(|one| !one.is_hide_set());
+        let names: Vec<&str> = shown.map(clap::Command::get_name).collect();
+        assert_eq!(shipped, names);
     }
 
     #[test]

@@ -98,11 +98,12 @@ pub fn available() -> Option<u64> {
     if system.total_memory() == 0 {
         return None;
     }
-    // A container's bound counts what it reads from files too, but gives that up when memory is wanted.
+    // A container's bound counts what it reads from files too, but gives that up when memory is wanted. Swap that the
+    // machine has is no room beyond the bound.
     let contained = system.cgroup_limits().map_or(u64::MAX, |limits| {
         limits.total_memory.saturating_sub(limits.rss)
     });
-    Some(system.available_memory().min(contained) + system.free_swap())
+    Some((system.available_memory() + system.free_swap()).min(contained))
 }
 
 #[cfg(test)]

@@ -176,7 +176,10 @@ impl Engine {
         let path = model::source::resolve(&config.model)?;
         tracing::trace!(path = %path.display(), "the model's file");
         tracing::info!("loading the model");
-        if let (Ok(file), Some(available)) = (path.metadata(), memory::available())
+        // Pages of a mapped file are given up when memory is wanted, and layers on a graphics card lie in its memory.
+        if config.model.gpu_layers == 0
+            && !config.model.mmap
+            && let (Ok(file), Some(available)) = (path.metadata(), memory::available())
             && file.len() > available
         {
             tracing::warn!(
@@ -512,14 +515,13 @@ impl Pool {
                 weights_mib = mib(need.weights),
                 kv_cache_mib = need.kv_cache.map(mib),
                 logits_mib = mib(need.logits),
-                available_mib = available.map(mib),
+                available_beside_weights_mib = available.map(mib),
                 "memory it will take, about"
             );
         }
-        // On a graphics card the cache lies in its own memory. Hybrid models have a cache for some layers only.
+        // On a graphics card the cache lies in its own memory.
         if let Some(available) = available
             && config.model.gpu_layers == 0
-            && model.can_cut()
         {
             need.check(available)?;
         }

@@ -62,8 +62,9 @@ struct Figure {
 struct Measured {
     /// Widest decode whose bits are those of single rows; 0: not measured.
     exact_width: usize,
-    /// Up to which width that was to be tried.
-    tried_width: usize,
+    /// Up to which width decodes were tried. If all of them were exact, and time ran out before wider ones, a later start
+    /// goes on trying.
+    widest_tried: usize,
     figures: Vec<Figure>,
 }
 
@@ -71,6 +72,11 @@ struct Measured {
 const WIDEST: usize = 64;
 /// In exact mode; each width costs time to verify.
 const WIDEST_EXACT: usize = 16;
+
+/// Time for single rows, and again for shared ones, to find how wide an exact decode may be: at a start, which somebody
+/// waits for, and when it was asked for.
+const AT_START: Duration = Duration::from_secs(5);
+const AT_LEISURE: Duration = Duration::from_secs(60);
 
 /// The shapes that the settings leave to choose from, with decodes of at most `widest`.
 fn candidates(
@@ -188,11 +194,14 @@ pub fn arrange(
         _ if settings.decode_width == 1 || settings.parallel_sequences == 1 => 1,
         _ => {
             let wanted = settings.parallel_sequences.min(WIDEST_EXACT);
-            let all_equal = measured.exact_width == measured.tried_width;
-            if all_equal && measured.tried_width < wanted {
+            let all_equal = measured.exact_width == measured.widest_tried;
+            if all_equal && measured.widest_tried < wanted {
                 announce();
-                (measured.exact_width, measured.tried_width) =
-                    exact_width(model, settings, threads)?;
+                let (exact, tried) = exact_width(model, settings, threads, AT_START)?;
+                // What was found before holds, though a busy machine left no time for it now.
+                if tried > measured.widest_tried {
+                    (measured.exact_width, measured.widest_tried) = (exact, tried);
+                }
             }
             measured.exact_width
         }
@@ -257,13 +266,13 @@ pub struct Table {
 pub fn table(model: &Arc<Model>, config: &Config, threads: usize) -> Result<Table, ContextError> {
     let settings = &config.engine;
     let of = |widest| candidates(settings, widest, threads, config.model.gpu_layers > 0);
-    let (exact_width, tried_width) = exact_width(model, settings, threads)?;
+    let (exact_width, widest_tried) = exact_width(model, settings, threads, AT_LEISURE)?;
     let (exact, throughput) = (of(exact_width), of(WIDEST));
     let mut all = throughput.clone();
     all.extend(exact.iter().filter(|one| !throughput.contains(one)));
     let measured = Measured {
         exact_width,
-        tried_width,
+        widest_tried,
         figures: measure_all(model, settings, &all, threads)?,
     };
     if let Some(path) = notes(model, config, threads) {
@@ -398,7 +407,8 @@ fn measure(
     })
 }
 
-/// Up to how many sequences a decode has the very bits that each of them has alone, and up to how many were to be tried.
+/// Up to how many sequences a decode has the very bits that each of them has alone, and up to how many it was tried: the
+/// same number if time ran out before a wider decode could be tried, or if the widest is exact.
 ///
 /// A lane of more than 256 tokens is among them, for llama.cpp rounds the length of a decode's attention up to that
 /// of its longest lane; both numbers of threads are; and there are two steps, of which the second reads what the first
@@ -407,9 +417,8 @@ fn exact_width(
     model: &Arc<Model>,
     settings: &config::Engine,
     threads: usize,
+    budget: Duration,
 ) -> Result<(usize, usize), ContextError> {
-    /// For the single rows, and again for the shared ones.
-    const BUDGET: Duration = Duration::from_secs(5);
     const STEPS: usize = 2;
     const LONG: usize = 264;
     let lanes = settings.parallel_sequences.clamp(1, WIDEST_EXACT);
@@ -447,7 +456,7 @@ fn exact_width(
         if !fine || !context.cut(lane, length(lane)) {
             return Ok((1, lanes));
         }
-        if begun.elapsed() > BUDGET {
+        if begun.elapsed() > budget {
             break;
         }
     }
@@ -465,14 +474,14 @@ fn exact_width(
                 return Ok((width - 1, lanes));
             }
         }
-        if begun.elapsed() > BUDGET {
-            return Ok((width, lanes));
+        if begun.elapsed() > budget {
+            return Ok((width, width));
         }
         for lane in 0..width {
             context.cut(lane, length(lane));
         }
     }
-    Ok((tried, lanes))
+    Ok((tried, tried))
 }
 
 /// Where figures are kept: for these weights, this machine, and what else moves them.
@@ -612,7 +621,7 @@ mod tests {
         assert_eq!(load(&path), Measured::default());
         let measured = Measured {
             exact_width: 3,
-            tried_width: 16,
+            widest_tried: 16,
             figures: vec![Figure {
                 shape: Shape {
                     contexts: 2,

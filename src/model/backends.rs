@@ -1,6 +1,7 @@
 //! Feature `portable`: llama.cpp's code for CPUs stands in shared libraries, one for each kind of CPU. llama.cpp loads the
 //! best that runs here. It would look beside the program and in the working directory; a program that is installed has
-//! them in a folder of their own, and nothing that lies in a working directory is to be run.
+//! them in a folder of their own, and nothing that lies in a working directory is to be run. The tests of this module are
+//! part of every build; what calls llama.cpp is not.
 
 use std::path::{Path, PathBuf};
 
@@ -8,11 +9,11 @@ use std::path::{Path, PathBuf};
 const PREFIX: &str = "libggml-cpu";
 
 /// Loads what suits this machine, once in a process, before anything else is asked of llama.cpp.
+#[cfg(feature = "portable")]
 pub fn load() -> Result<(), String> {
     let program =
         std::env::current_exe().map_err(|error| format!("where is this program? {error}"))?;
-    let built = llama_cpp_sys_2::BACKENDS_DIR.map(PathBuf::from);
-    let places: Vec<PathBuf> = beside(&program).into_iter().chain(built).collect();
+    let places = beside(&program);
     let place = places.iter().find(|place| holds_libraries(place));
     let place = place.ok_or_else(|| missing(&places))?;
     llama_cpp_2::llama_backend::load_backends_from_path(place);

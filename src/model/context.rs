@@ -2,10 +2,10 @@
 //!
 //! llama-cpp-2's own context hides its pointer, and with it the number of threads of a step and the bound on logits
 //! rows, which this project lives by. So the context is made over `llama-cpp-sys-2` here: all of the project's unsafe
-//! code stands in this file, the call of [`vectorised`] too, but for the two calls of `huge_pages`.
+//! code stands in this file, but for two calls of the system in `huge_pages` and one in `simd`.
 #![expect(
     unsafe_code,
-    reason = "calls into llama.cpp, and of code for this CPU; each block states why it holds"
+    reason = "calls into llama.cpp; each block states why it holds"
 )]
 
 use std::ffi::{CStr, CString, c_char};
@@ -545,34 +545,6 @@ fn weights_ptr(weights: &LlamaModel) -> *mut sys::llama_model {
     const { assert!(size_of::<LlamaModel>() == size_of::<*mut sys::llama_model>()) };
     // SAFETY: see above.
     unsafe { *std::ptr::from_ref(weights).cast::<*mut sys::llama_model>() }
-}
-
-/// A loop over many numbers. What it calls is to be inlined into `run`, and `run` is to be `#[inline(always)]`.
-pub trait Loop {
-    type Outcome;
-
-    fn run(self) -> Self::Outcome;
-}
-
-/// Runs a loop as it is compiled for AVX2 and FMA, where the machine has both and the program is compiled for less. The
-/// outcome has the same bits: neither may the compiler reorder sums nor fuse what is not written as `mul_add`, and that
-/// is exact with and without FMA (and twenty times slower without).
-pub fn vectorised<L: Loop>(work: L) -> L::Outcome {
-    #[cfg(all(
-        target_arch = "x86_64",
-        not(all(target_feature = "avx2", target_feature = "fma"))
-    ))]
-    {
-        #[target_feature(enable = "avx2,fma")]
-        fn wide<L: Loop>(work: L) -> L::Outcome {
-            work.run()
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the machine has what `wide` is compiled for.
-            return unsafe { wide(work) };
-        }
-    }
-    work.run()
 }
 
 fn ggml_type(kind: KvType) -> sys::ggml_type {

@@ -2,12 +2,13 @@
 //! them is bound to a thread, and where weights come from.
 
 mod adapter;
-#[cfg(feature = "portable")]
+#[cfg(any(feature = "portable", test))]
 mod backends;
 mod context;
 mod gguf;
 mod huge_pages;
 mod runner;
+mod simd;
 pub mod source;
 mod vocab;
 
@@ -24,10 +25,10 @@ use crate::config;
 
 pub use adapter::{Adapter, Adapters, LARGEST_SCALE};
 pub use context::{
-    Context, ContextError, ContextShape, DecodeError, LaneState, Loop, Output, Row, spare_lanes,
-    vectorised,
+    Context, ContextError, ContextShape, DecodeError, LaneState, Output, Row, spare_lanes,
 };
 pub use runner::{Runner, Runners, contexts};
+pub use simd::{Loop, vectorised};
 pub use vocab::{Fim, Sorted, Vocab};
 
 /// The id of a token of the vocabulary.
@@ -274,20 +275,21 @@ impl Model {
     /// Bytes that one token takes in the KV cache, for the given bytes a number; `None` if the metadata does not tell.
     pub fn kv_bytes_per_token(&self, bytes_k: f64, bytes_v: f64) -> Option<f64> {
         let architecture = self.weights.meta_val_str("general.architecture").ok()?;
-        // DeepSeek's latent attention keeps something smaller than keys and values.
-        let latent = format!("{architecture}.attention.kv_lora_rank");
-        if self.weights.meta_val_str(&latent).is_ok() {
+        let attention = |name: &str| {
+            let name = format!("{architecture}.attention.{name}");
+            self.weights.meta_val_str(&name).ok()
+        };
+        // Hybrid models have a cache for some layers only.
+        if !self.can_cut() || !layers_are_alike(&architecture, attention) {
             return None;
         }
-        let width = |part: &str| {
-            self.weights
-                .meta_val_str(&format!("{architecture}.attention.{part}_length"))
-                .ok()
-                .and_then(|value| value.parse::<f64>().ok())
-        };
+        let width = |name: &str| attention(name).and_then(|value| value.parse::<f64>().ok());
         let heads = self.weights.n_head();
         let even = (heads > 0).then(|| f64::from(self.weights.n_embd()) / f64::from(heads));
-        let (key, value) = (width("key").or(even)?, width("value").or(even)?);
+        let (key, value) = (
+            width("key_length").or(even)?,
+            width("value_length").or(even)?,
+        );
         let rows = f64::from(self.weights.n_layer()) * f64::from(self.weights.n_head_kv());
         Some(rows * (key * bytes_k + value * bytes_v))
     }
@@ -304,6 +306,20 @@ impl std::fmt::Debug for Model {
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether every layer keeps keys and values of its own, all of one size, as far as a model's metadata on attention tell.
+fn layers_are_alike(architecture: &str, attention: impl Fn(&str) -> Option<String>) -> bool {
+    let number = |name: &str| attention(name).and_then(|value| value.parse::<u32>().ok());
+    // llama.cpp has no text for a list, which has a number for each layer.
+    let one_number = number("head_count_kv").is_some();
+    // Of Gemma 3n and Gemma 4 the last layers attend to the cells of others, and some of the latter's are smaller.
+    let shared = architecture == "gemma3n"
+        || number("shared_kv_layers").is_some_and(|layers| layers > 0)
+        || attention("key_length_swa").is_some();
+    // DeepSeek's latent attention keeps something smaller than keys and values.
+    let latent = attention("kv_lora_rank").is_some();
+    one_number && !shared && !latent
 }
 
 /// llama.cpp initialises once in a process, whatever the number of models.
@@ -360,3 +376,31 @@ fn owned(text: &CStr) -> String {
 
 /// A model that several threads use.
 pub type SharedModel = Arc<Model>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_of_layers_that_are_alike_the_memory_is_known() {
+        let check = |architecture: &str, metadata: &[(&str, &str)], expect: bool| {
+            let attention = |name: &str| {
+                let found = metadata.iter().find(|(other, _)| *other == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            let alike = layers_are_alike(architecture, attention);
+            assert_eq!(alike, expect, "{architecture} {metadata:?}");
+        };
+        check("llama", &[("head_count_kv", "3")], true);
+        // A list, as of Deci and Nemotron, whose layers differ.
+        check("deci", &[], false);
+        check("gemma3n", &[("head_count_kv", "2")], false);
+        let shared = |layers| [("head_count_kv", "2"), ("shared_kv_layers", layers)];
+        check("gemma4", &shared("20"), false);
+        check("gemma4", &shared("0"), true);
+        let smaller = [("head_count_kv", "2"), ("key_length_swa", "256")];
+        check("gemma4", &smaller, false);
+        let latent = [("head_count_kv", "1"), ("kv_lora_rank", "512")];
+        check("deepseek2", &latent, false);
+    }
+}

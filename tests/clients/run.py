@@ -34,7 +34,15 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from rig import CACHE, Unprepared, environment, python_environment, run_tool, server  # noqa: E402
+from rig import (  # noqa: E402
+    CACHE,
+    Unprepared,
+    environment,
+    plain_environment,
+    python_environment,
+    run_tool,
+    server,
+)
 
 # The key of the second server, which refuses those who come without it.
 KEY = "a-key-for-tests"
@@ -145,7 +153,10 @@ def command_of(client):
 
 def default_model(binary):
     """The path of the GGUF file."""
-    return subprocess.run([binary, "fetch", "default"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    fetch = subprocess.run(
+        [binary, "fetch", "default"], check=True, stdout=subprocess.PIPE, text=True, env=plain_environment()
+    )
+    return fetch.stdout.strip()
 
 
 # --- The run.
@@ -163,7 +174,7 @@ def run_client(client, variables):
         [str(part) for part in command],
         stdout=subprocess.PIPE,
         text=True,
-        env=dict(os.environ, **variables),
+        env=dict(plain_environment(), **variables),
         cwd=tempfile.gettempdir(),
     )
     outcomes = {}
@@ -223,7 +234,7 @@ def arguments():
     parser.add_argument("--candor", metavar="BINARY", help="the server to start")
     parser.add_argument(
         "--url",
-        help="a running server to ask instead, with embeddings.pooling set and nobody else on it; "
+        help="a running server to ask instead, with the default model, embeddings.pooling set, and nobody else on it; "
         "with --candor, only the second server, which has a key, is started",
     )
     parser.add_argument("--only", metavar="NAME", action="append", help="this: python, openai, node/openai; repeatable")
@@ -233,8 +244,8 @@ def arguments():
     options = parser.parse_args()
     if not (options.candor or options.url or options.list):
         parser.error("--candor or --url is needed")
-    if options.write and options.only:
-        parser.error("--write puts down what all clients did, not --only some")
+    if options.write and (options.only or options.without or not options.candor):
+        parser.error("--write puts down what all clients did: it goes with --candor, and not with --only or --without")
     return options
 
 
@@ -262,6 +273,9 @@ def main():
         for client in discover()
         if (not options.only or is_named(client, options.only)) and not is_named(client, options.without)
     ]
+    if not options.list and not options.candor and any(client.name == "lm_eval" for client in clients):
+        say("lm_eval is left out: it computes anew what the server computes, and needs --candor to know of which file")
+        clients = [client for client in clients if client.name != "lm_eval"]
     if options.list or not clients:
         print("\n".join(client.name for client in clients) or "clients: none of this name")
         return 0 if clients else 1

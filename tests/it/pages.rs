@@ -301,6 +301,7 @@ fn what_the_pages_show_is_what_comes() {
     let document = crate::server::default().get("/openapi.json").json();
     let answers = ask_all(&all);
     assert!(answers.len() > 40, "{} examples", answers.len());
+    assert!(!all[0].examples.is_empty(), "README.md has no example");
     let mut problems = Vec::new();
     for (number, page) in all.iter().enumerate() {
         let mut changes = Vec::new();

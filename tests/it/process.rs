@@ -260,7 +260,7 @@ fn what_keeps_it_from_starting_is_told_with_what_to_do() {
 #[test]
 #[cfg(target_os = "linux")]
 fn more_memory_than_there_is_is_told_before_it_is_taken() {
-    // A thousand lanes of a million tokens: terabytes, whatever the model.
+    // Twelve thousand lanes of a million tokens: about 6 TiB, even for this model.
     let (status, said) = refused(&[
         "--port",
         "0",
@@ -268,8 +268,10 @@ fn more_memory_than_there_is_is_told_before_it_is_taken() {
         &tiny_model(),
         "--context-length",
         "1048576",
+        "--parallel-sequences",
+        "192",
         "--contexts",
-        "16",
+        "192",
         "--set",
         "engine.cache_lanes=64",
     ]);
@@ -296,6 +298,7 @@ fn the_start_tells_what_it_takes_where_to_look_and_what_to_try() {
         "memory it will take, about mib=",
         "kv_cache_mib=",
         &format!("look: {url}/docs"),
+        "(all but /health with the key)",
         &format!("try: curl {url}/v1/completions"),
         "authorization: Bearer YOUR-KEY",
     ] {
@@ -314,7 +317,13 @@ fn the_start_tells_what_it_takes_where_to_look_and_what_to_try() {
 fn health_is_told_by_the_exit_status() {
     let server = Process::start(&[]);
     let ask = |url: &str| candor().args(["health", "--url", url]).output();
-    let well = ask(&server.url).expect("it starts");
+    // On a machine that is busy with other tests even this answer may take longer than it is waited for.
+    let well = loop {
+        let output = ask(&server.url).expect("it starts");
+        if !String::from_utf8_lossy(&output.stderr).contains("does not answer: timeout") {
+            break output;
+        }
+    };
     assert!(well.status.success(), "{well:?}");
     assert_eq!(
         String::from_utf8_lossy(&well.stdout),

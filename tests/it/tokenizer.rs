@@ -51,6 +51,8 @@ fn a_text_comes_back_from_its_tokens() {
             let extras = post(&server, "/extras/tokenize", json!({"input": text}));
             let tokens = post(&server, "/tokenize", json!({"prompt": text}));
             assert_eq!(extras["tokens"], tokens["tokens"]);
+            let body = json!({"prompt": text, "content": null, "messages": null});
+            assert_eq!(post(&server, "/tokenize", body), tokens);
             let count = post(&server, "/extras/tokenize/count", json!({"input": text}));
             assert_eq!(count["count"], tokens["count"]);
         }

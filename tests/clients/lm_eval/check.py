@@ -448,7 +448,7 @@ def main():
         except Exception as error:
             traceback.print_exc()
             why = f"{type(error).__name__}: {error}"[:2000]
-        line = {"client": "lm-evaluation-harness", "version": lm_eval.__version__, "check": title, "passed": not why}
+        line = {"client": "lm-evaluation-harness", "version": f"lm_eval {lm_eval.__version__}", "check": title, "passed": not why}
         print(json.dumps(line | {"why": why}, ensure_ascii=False), flush=True)
 
 

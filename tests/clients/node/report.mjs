@@ -7,8 +7,9 @@ export const URL = process.env.CANDOR_URL;
 export const BASE_URL = `${URL}/v1`;
 
 /** Makes the function that runs a check, and prints a line for it; a check failed if it throws. */
-export function reporter(client, packageName) {
-  const version = JSON.parse(readFileSync(`${import.meta.dirname}/node_modules/${packageName}/package.json`)).version;
+export function reporter(client, ...packages) {
+  const described = (name) => JSON.parse(readFileSync(`${import.meta.dirname}/node_modules/${name}/package.json`));
+  const version = packages.map((name) => `${name} ${described(name).version}`).join(", ");
   return async (check, run) => {
     let why = "";
     try {

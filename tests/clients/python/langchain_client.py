@@ -12,7 +12,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from report import BASE_URL, Report, equal, post, raises, same_vectors
 
-report = Report("LangChain", "langchain-openai")
+report = Report("LangChain", "langchain-openai", "langchain-core")
 MODEL = post("/v1/completions", prompt="a", max_tokens=1)["model"]
 SERVER = {"base_url": BASE_URL, "api_key": "none", "model": MODEL, "max_retries": 0}
 PROMPT = "The capital of Michigan is "

@@ -10,7 +10,7 @@ from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 from llama_index.llms.openai_like import OpenAILike
 from report import BASE_URL, Report, equal, post, raises, same_vectors
 
-report = Report("LlamaIndex", "llama-index-llms-openai-like")
+report = Report("LlamaIndex", "llama-index-core", "llama-index-llms-openai-like")
 MODEL = post("/v1/completions", prompt="a", max_tokens=1)["model"]
 PROMPT = "The capital of Michigan is "
 MESSAGES = [ChatMessage(role="system", content="Be brief."), ChatMessage(role="user", content="Name a city.")]

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import statistics
 import struct
 import threading
 import time
@@ -136,7 +137,10 @@ def _():
     once, again = (complete(**drawn) for _ in range(2))
     equal([choice.text for choice in once.choices], [choice.text for choice in again.choices])
     equal(len({choice.text for choice in once.choices}), 3)
-    equal(len(complete(temperature=1.2, seed=7, best_of=3).choices), 1)
+    scored = complete(**drawn, logprobs=0).choices
+    likeliest = max(scored, key=lambda choice: statistics.fmean(choice.logprobs.token_logprobs))
+    (best,) = complete(**drawn | {"n": 1}, best_of=3, logprobs=0).choices
+    equal((best.text, best.logprobs), (likeliest.text, likeliest.logprobs))
 
 
 @report.check("completions: logit_bias bans a token")
@@ -324,13 +328,19 @@ def _():
 
 
 def ends_early(leave):
-    """Calls `leave`, which asks for 1,500 tokens and goes away; they are not all generated."""
-    before = gauge("candor_generated_tokens_total")
+    """Calls `leave`, which asks for 1,500 tokens and goes away; a sequence is cancelled, and they are not all generated."""
+
+    def counted():
+        return gauge("candor_generated_tokens_total"), gauge('candor_sequences_total{outcome="cancelled"}', 0)
+
+    tokens, sequences = counted()
     leave()
-    while gauge("candor_sequences_running"):
+    # It may not even have begun when the client leaves.
+    while counted()[0] - tokens < 1500 and counted()[1] == sequences:
         time.sleep(0.05)
-    generated = gauge("candor_generated_tokens_total") - before
+    generated, cancelled = (now - before for now, before in zip(counted(), (tokens, sequences)))
     assert generated < 1500, f"{generated} tokens were generated for nobody"
+    equal(cancelled, 1, "cancelled sequences")
 
 
 LONG = {**GREEDY, "max_tokens": 1500, "prompt": PROMPT, "extra_body": {"ignore_eos": True}}

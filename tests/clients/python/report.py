@@ -17,9 +17,9 @@ KEY = os.environ.get("CANDOR_KEY")
 class Report:
     """Runs checks, and prints a line for each."""
 
-    def __init__(self, client, package):
+    def __init__(self, client, *packages):
         self.client = client
-        self.version = importlib.metadata.version(package)
+        self.version = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
 
     def check(self, what, wanted=True):
         """Decorates a function that is run at once; it failed if it raises. Not run at all unless it is `wanted`."""
@@ -67,12 +67,14 @@ def get(path):
         return answer.read().decode()
 
 
-def gauge(name):
-    """A value of /metrics."""
+def gauge(name, absent=None):
+    """A value of /metrics; what was never counted is perhaps `absent`."""
     for line in get("/metrics").splitlines():
         if line.startswith(f"{name} "):
             return float(line.split()[1])
-    raise AssertionError(f"/metrics has no {name}")
+    if absent is None:
+        raise AssertionError(f"/metrics has no {name}")
+    return absent
 
 
 def raises(kind, function):

@@ -216,7 +216,7 @@ fn sizes() -> Vec<Case> {
         body(
             "2048 ids",
             many("prompt", "5", 2048),
-            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt has 2048 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
+            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt is too long: it has 2048 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
         ),
         body(
             "2048 ids that are scored",
@@ -226,12 +226,12 @@ fn sizes() -> Vec<Case> {
         body(
             "2049 ids that are scored",
             many("prompt", "5", 2049).replace("\"max_tokens\": 1", "\"max_tokens\": 0"),
-            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt has 2049 tokens. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
+            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt is too long: it has 2049 tokens. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
         ),
         body(
             "a million ids",
             many("prompt", "5", 1_000_000),
-            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt has 1000000 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
+            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt is too long: it has 1000000 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
         ),
         body(
             "a wrong id after many",
@@ -241,7 +241,7 @@ fn sizes() -> Vec<Case> {
         body(
             "a long text",
             long("prompt", 1_000_000),
-            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt has at least 37037 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
+            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt is too long: it has at least 37037 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
         ),
         body(
             "101 prompts of which one is long",
@@ -250,7 +250,7 @@ fn sizes() -> Vec<Case> {
                 "\"a\",".repeat(100),
                 "b ".repeat(2048)
             ),
-            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt has 2050 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
+            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt is too long: it has 2050 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
         ),
         body(
             "100 prompts, 11 choices each",

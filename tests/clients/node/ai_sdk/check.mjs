@@ -6,7 +6,7 @@ import * as ai from "ai";
 import { z } from "zod";
 import { BASE_URL, close, endsEarly, gauge, post, reporter } from "./report.mjs";
 
-const check = reporter("AI SDK", "@ai-sdk/openai-compatible");
+const check = reporter("AI SDK", "ai", "@ai-sdk/openai-compatible");
 const { model: name } = await post("/v1/completions", { prompt: "a", max_tokens: 1 });
 // Without supportsStructuredOutputs the SDK asks for any JSON object, and checks the schema afterwards.
 const settings = { name: "candor", baseURL: BASE_URL, supportsStructuredOutputs: true, includeUsage: true };

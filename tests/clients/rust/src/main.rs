@@ -52,7 +52,7 @@ fn version() -> &'static str {
 async fn check(what: &str, run: impl Future<Output = Outcome>) {
     let why = run.await.err().map(|error| error.to_string());
     let line = json!({
-        "client": "async-openai", "version": version(), "check": what,
+        "client": "async-openai", "version": format!("async-openai {}", version()), "check": what,
         "passed": why.is_none(), "why": why.unwrap_or_default(),
     });
     println!("{line}");
@@ -334,33 +334,18 @@ impl Candor {
             ),
         ];
         for (fields, status, param, code) in cases {
-            let Err(OpenAIError::ApiError(error)) = self
-                .client
-                .completions()
-                .create(self.completion(fields.clone())?)
-                .await
-            else {
-                return Err(format!("no ApiError for {status}").into());
-            };
-            let told = &error.api_error;
-            ensure(error.status_code.as_u16() == status, format!("{error}"))?;
-            ensure(
-                told.param.as_deref() == param && told.code.as_deref() == code,
-                format!("{error}"),
-            )?;
-            let streamed = self
-                .client
-                .completions()
-                .create_stream(self.completion(fields)?)
-                .await;
-            let first = match streamed {
-                Ok(mut stream) => stream.next().await.map(|chunk| chunk.err()),
-                Err(error) => Some(Some(error)),
-            };
-            ensure(
-                matches!(first, Some(Some(_))),
-                "a stream of what is refused is no error",
-            )?;
+            let completions = self.client.completions();
+            let whole = completions.create(self.completion(fields.clone())?).await;
+            let stream = completions.create_stream(self.completion(fields)?).await;
+            for refused in [whole.err(), stream.err()] {
+                let Some(OpenAIError::ApiError(error)) = refused else {
+                    return Err(format!("{refused:?}, and no ApiError of {status}").into());
+                };
+                let told = &error.api_error;
+                let parts = (told.param.as_deref(), told.code.as_deref());
+                ensure(error.status_code.as_u16() == status, format!("{error}"))?;
+                ensure(parts == (param, code), format!("{error}"))?;
+            }
         }
         Ok(())
     }
