@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::faulty::{Fault, Gate, Trouble, faulty};
 use crate::raw::Request;
-use crate::server::{TestServer, default_model, files, root};
+use crate::server::{Kernels, TestServer, default_model, files, kernels, root};
 use curl::{Command, Filter};
 use markdown::{Example, Meanwhile, Page};
 
@@ -29,6 +29,9 @@ const HEADERS: [&str; 6] = [
     "x-request-id",
     "access-control-allow-origin",
 ];
+
+/// The kernels that the figures on the pages were written with.
+const PAGES_KERNELS: Kernels = Kernels::Avx512;
 
 fn writes() -> bool {
     std::env::var_os("CANDOR_WRITE_PAGES").is_some()
@@ -243,6 +246,12 @@ fn check(example: &Example, answer: &Answer) -> Result<(), String> {
             answer.status, answer.body
         ));
     }
+    // What the model says depends on the processor's low bits; what is said of a mistake does not.
+    let compare = if kernels() == PAGES_KERNELS || answer.status >= 400 {
+        shown::agree
+    } else {
+        shown::have_one_form
+    };
     let came = written(example, answer);
     let (came, is) = if example.command.with_head {
         let split = |text: &str| {
@@ -267,7 +276,7 @@ fn check(example: &Example, answer: &Answer) -> Result<(), String> {
     if let Ok(values_came) = values(&came) {
         let written =
             values(&is).map_err(|error| format!("what is written is no JSON: {error}"))?;
-        return shown::agree(&written.into(), &values_came.into(), "");
+        return compare(&written.into(), &values_came.into(), "");
     }
     let lines = (is.lines().count(), came.lines().count());
     if lines.0 != lines.1 {
@@ -279,7 +288,7 @@ fn check(example: &Example, answer: &Answer) -> Result<(), String> {
     is.lines()
         .zip(came.lines())
         .try_for_each(|(is, came)| match (event(is), event(came)) {
-            (Some(is), Some(came)) => shown::agree(&is, &came, ""),
+            (Some(is), Some(came)) => compare(&is, &came, ""),
             _ if same_line(is, came, example.command.path == "/metrics") => Ok(()),
             _ => Err(format!("{came:?}, written is {is:?}")),
         })

@@ -54,6 +54,27 @@ pub fn gemma_model() -> Option<String> {
     std::env::var("CANDOR_TEST_GEMMA").ok()
 }
 
+/// llama.cpp's kernels add up in an order that suits the processor, which moves low bits, and now and then a text: what
+/// was recorded on one kind holds on that kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    Avx512,
+    Avx2,
+    /// Nothing was recorded on it.
+    Other,
+}
+
+/// Those that this processor has.
+pub fn kernels() -> Kernels {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx512f") {
+        return Kernels::Avx512;
+    } else if std::is_x86_feature_detected!("avx2") {
+        return Kernels::Avx2;
+    }
+    Kernels::Other
+}
+
 /// The settings of `config/default.toml`.
 pub fn defaults() -> Config {
     toml::from_str(include_str!("../../config/default.toml")).expect("the defaults are valid")

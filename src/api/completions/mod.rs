@@ -176,7 +176,7 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
         return Err(ApiError::field(
             "logits",
             format!(
-                "The rows could come to {row_bytes} bytes, but one answer may hold {most}. Ask for fewer `positions`, tokens \
+                "The rows of `logits` could come to {row_bytes} bytes, but one answer may hold {most}. Ask for fewer `positions`, tokens \
                  or choices, or for \"float16\"."
             ),
         )

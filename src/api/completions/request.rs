@@ -116,7 +116,7 @@ impl CompletionRequest {
             return Err(ApiError::field(
                 "logprobs_mode",
                 format!(
-                    "Nothing draws the prompt's tokens, so with `echo` the arrays can hold `raw` only, not `{0}`. \
+                    "With `echo` the first of `logprobs_mode` must be `raw`, not `{0}`: nothing draws the prompt's tokens. \
                      [\"raw\", \"{0}\"] tells both side by side.",
                     mode.as_str()
                 ),

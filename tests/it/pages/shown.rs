@@ -151,6 +151,48 @@ pub fn agree(written: &Value, came: &Value, place: &str) -> Result<(), String> {
     }
 }
 
+/// Whether what came has the form of what is written: the same fields, and values of the same kinds. Texts as keys are the
+/// model's, as all other texts are.
+pub fn have_one_form(written: &Value, came: &Value, place: &str) -> Result<(), String> {
+    let differ = || Err(format!("{place} is {came}, of another form than {written}"));
+    match (written, came) {
+        (Value::Array(ones), Value::Array(others)) => {
+            let Some(first) = ones.first().filter(|_| !others.is_empty()) else {
+                return if ones.is_empty() == others.is_empty() {
+                    Ok(())
+                } else {
+                    differ()
+                };
+            };
+            others.iter().enumerate().try_for_each(|(at, other)| {
+                // The first entry of scored prompts is null.
+                let one = ones.get(at).unwrap_or(first);
+                have_one_form(one, other, &format!("{place}[{at}]"))
+            })
+        }
+        (Value::Object(ones), Value::Object(others)) if ones.keys().eq(others.keys()) => {
+            let fields = ones.iter();
+            fields.into_iter().try_for_each(|(name, one)| {
+                have_one_form(one, &others[name], &format!("{place}.{name}"))
+            })
+        }
+        (Value::Object(ones), Value::Object(others)) if place.contains("top_logprobs") => {
+            let numbers =
+                |object: &serde_json::Map<String, Value>| object.values().all(Value::is_number);
+            if numbers(ones) && numbers(others) {
+                Ok(())
+            } else {
+                differ()
+            }
+        }
+        (Value::Null, Value::Null)
+        | (Value::Bool(_), Value::Bool(_))
+        | (Value::Number(_), Value::Number(_))
+        | (Value::String(_), Value::String(_)) => Ok(()),
+        _ => differ(),
+    }
+}
+
 /// Low bits are the processor's: kernels add up in the order that suits it. What is written in docs/api/README.md promises
 /// a few thousandths.
 fn near(one: f64, other: f64) -> bool {
@@ -190,6 +232,30 @@ fn same_vector(one: &str, other: &str) -> bool {
     };
     let near = |(one, other): (&f32, &f32)| near(f64::from(*one), f64::from(*other));
     one.len() == other.len() && one.iter().zip(&other).all(near)
+}
+
+#[test]
+fn another_form_is_found() {
+    use serde_json::json;
+    let check = |written: Value, came: Value, expect: bool| {
+        let one_form = have_one_form(&written, &came, "");
+        assert_eq!(one_form.is_ok(), expect, "{written} {came}");
+    };
+    check(
+        json!({"a": 1.5, "b": "x"}),
+        json!({"a": 2.5, "b": "y"}),
+        true,
+    );
+    check(json!({"a": 1.5}), json!({"b": 1.5}), false);
+    check(json!({"a": 1.5}), json!({"a": "1.5"}), false);
+    check(json!({"a": 1.5}), json!({"a": null}), false);
+    check(json!([1, 2]), json!([3]), true);
+    check(json!([1, 2]), json!([]), false);
+    check(json!([1, 2]), json!(["3"]), false);
+    check(json!([null, {"a": 1}]), json!([null, {"a": 2}, null]), true);
+    let tops = |text: &str, value: Value| json!({"top_logprobs": [{text: value}]});
+    check(tops("a", json!(-1.5)), tops("b", json!(-2.5)), true);
+    check(tops("a", json!(-1.5)), tops("b", json!("c")), false);
 }
 
 #[test]
