@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::faulty::{Fault, Gate, Trouble, faulty};
 use crate::raw::Request;
-use crate::server::{TestServer, default_model, files, root};
+use crate::server::{TestServer, default_model, files, is_as_recorded, root};
 use curl::{Command, Filter};
 use markdown::{Example, Meanwhile, Page};
 
@@ -244,6 +244,8 @@ fn check(example: &Example, answer: &Answer) -> Result<(), String> {
         ));
     }
     let came = written(example, answer);
+    // What a model goes on with, another CPU may make another text of.
+    let exact = is_as_recorded() || answer.status != 200 || !is_of_the_model(example);
     let (came, is) = if example.command.with_head {
         let split = |text: &str| {
             let (head, body) = text
@@ -267,7 +269,15 @@ fn check(example: &Example, answer: &Answer) -> Result<(), String> {
     if let Ok(values_came) = values(&came) {
         let written =
             values(&is).map_err(|error| format!("what is written is no JSON: {error}"))?;
-        return shown::agree(&written.into(), &values_came.into(), "");
+        let (written, came) = (written.into(), values_came.into());
+        return match exact {
+            true => shown::agree(&written, &came, ""),
+            false if shown::alike(&written, &came) => Ok(()),
+            false => Err(format!("{came} has another form than {written}")),
+        };
+    }
+    if !exact {
+        return Ok(());
     }
     let lines = (is.lines().count(), came.lines().count());
     if lines.0 != lines.1 {
@@ -283,6 +293,11 @@ fn check(example: &Example, answer: &Answer) -> Result<(), String> {
             _ if same_line(is, came, example.command.path == "/metrics") => Ok(()),
             _ => Err(format!("{came:?}, written is {is:?}")),
         })
+}
+
+/// Whether the model is evaluated for it.
+fn is_of_the_model(example: &Example) -> bool {
+    ["/v1/completions", "/v1/chat/completions", "/v1/embeddings"].contains(&example.command.route())
 }
 
 /// What a metric counts is another day another number.

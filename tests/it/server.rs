@@ -49,6 +49,15 @@ pub fn default_model() -> String {
     .into_owned()
 }
 
+/// Whether this CPU is of the kind on which answers were recorded, one with AVX-512. On others llama.cpp has other routines:
+/// with weights of four bits logprobs move by tenths then, and texts become other ones (docs/reproducibility.md).
+pub fn is_as_recorded() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("avx512vnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Gemma, which is larger and tested when asked for: `make test-gemma`.
 pub fn gemma_model() -> Option<String> {
     std::env::var("CANDOR_TEST_GEMMA").ok()
