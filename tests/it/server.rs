@@ -52,10 +52,7 @@ pub fn default_model() -> String {
 /// Whether this CPU is of the kind on which answers were recorded, one with AVX-512. On others llama.cpp has other routines:
 /// with weights of four bits logprobs move by tenths then, and texts become other ones (docs/reproducibility.md).
 pub fn is_as_recorded() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::is_x86_feature_detected!("avx512vnni");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("avx512_vnni"))
 }
 
 /// Gemma, which is larger and tested when asked for: `make test-gemma`.
