@@ -3,12 +3,12 @@
 
 use serde_json::{Value, json};
 
-use crate::server::{self, Kernels, TestServer};
+use crate::server::{self, Cpu, TestServer};
 
 /// The contract's tolerance. What is measured is printed, and is a thousand times smaller.
 const TOLERANCE: f64 = 0.02;
 
-const NOT_RECORDED: &str = "skipped: the reference's answers were recorded with AVX-512 and with AVX2 (scripts/record-golden.py)";
+const NOT_RECORDED: &str = "skipped: the reference's answers were recorded on CPUs with AVX-512 and with AVX2 (scripts/record-golden.py)";
 
 fn load(text: &str) -> Value {
     serde_json::from_str(text).expect("golden files are JSON")
@@ -27,10 +27,10 @@ fn tiny_llama() {
 fn smollm2() {
     check_file(
         "smollm2-135m",
-        &match server::kernels() {
-            Kernels::Avx512 => load(include_str!("../golden/smollm2-135m.json")),
-            Kernels::Avx2 => load(include_str!("../golden/avx2/smollm2-135m.json")),
-            Kernels::Other => return println!("{NOT_RECORDED}"),
+        &match server::cpu() {
+            Cpu::Avx512 => load(include_str!("../golden/smollm2-135m.json")),
+            Cpu::Avx2 => load(include_str!("../golden/avx2/smollm2-135m.json")),
+            Cpu::Other => return println!("{NOT_RECORDED}"),
         },
         server::default(),
     );
@@ -45,10 +45,10 @@ fn gemma() {
     let server = TestServer::start(&path);
     check_file(
         "gemma3-270m",
-        &match server::kernels() {
-            Kernels::Avx512 => load(include_str!("../golden/gemma3-270m.json")),
-            Kernels::Avx2 => load(include_str!("../golden/avx2/gemma3-270m.json")),
-            Kernels::Other => return println!("{NOT_RECORDED}"),
+        &match server::cpu() {
+            Cpu::Avx512 => load(include_str!("../golden/gemma3-270m.json")),
+            Cpu::Avx2 => load(include_str!("../golden/avx2/gemma3-270m.json")),
+            Cpu::Other => return println!("{NOT_RECORDED}"),
         },
         &server,
     );

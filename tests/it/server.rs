@@ -54,25 +54,32 @@ pub fn gemma_model() -> Option<String> {
     std::env::var("CANDOR_TEST_GEMMA").ok()
 }
 
-/// llama.cpp's kernels add up in an order that suits the processor, which moves low bits, and now and then a text: what
-/// was recorded on one kind holds on that kind.
+/// A kind of CPU, each of which llama.cpp has routines of its own for: with weights of four bits logprobs differ by tenths,
+/// and texts are other ones (docs/reproducibility.md). What was recorded on one kind holds on that kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernels {
+pub enum Cpu {
+    /// AVX-512 with VNNI: what pages, examples and `tests/golden` are of.
     Avx512,
+    /// AVX2 and no more: `tests/golden/avx2`.
     Avx2,
     /// Nothing was recorded on it.
     Other,
 }
 
-/// Those that this processor has.
-pub fn kernels() -> Kernels {
-    #[cfg(target_arch = "x86_64")]
-    if std::is_x86_feature_detected!("avx512f") {
-        return Kernels::Avx512;
-    } else if std::is_x86_feature_detected!("avx2") {
-        return Kernels::Avx2;
+/// The kind of this one.
+pub fn cpu() -> Cpu {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let has = |flag: &str| text.split_whitespace().any(|word| word == flag);
+    match (has("avx512_vnni"), has("avx512f"), has("avx2")) {
+        (true, _, _) => Cpu::Avx512,
+        (false, false, true) => Cpu::Avx2,
+        _ => Cpu::Other,
     }
-    Kernels::Other
+}
+
+/// Whether this CPU is of the kind that pages and examples are of.
+pub fn is_as_recorded() -> bool {
+    cpu() == Cpu::Avx512
 }
 
 /// The settings of `config/default.toml`.
