@@ -43,6 +43,9 @@ pub struct Generate {
 /// One prompt of a request, and what is asked of it.
 pub struct Wanted {
     pub prompt: Arc<[Token]>,
+    /// See [`Request::kept`] and [`Request::given`].
+    pub kept: Arc<[Token]>,
+    pub given: Option<Token>,
     pub max_tokens: usize,
     /// Of generated tokens.
     pub logprobs: Option<Tell>,
@@ -175,6 +178,8 @@ impl Generate {
             for choice in 0..wanted.sequences {
                 sequences.push(Request {
                     prompt: Arc::clone(&wanted.prompt),
+                    kept: Arc::clone(&wanted.kept),
+                    given: wanted.given,
                     adapters: self.adapters.clone(),
                     max_tokens: wanted.max_tokens,
                     logprobs: wanted.logprobs.clone(),
@@ -246,7 +251,6 @@ impl Room {
     /// Tokens that may follow a prompt of `length`. As in the reference, a prompt must leave room for one, and what does
     /// not fit is not made; a prompt that is only scored may fill the context.
     pub fn after(self, length: usize, served: &Served) -> Result<usize, ApiError> {
-        let context_length = served.engine.context_length();
         let most = served.config.limits.prompt_tokens;
         if most > 0 && length > most {
             return Err(ApiError::field(
@@ -257,6 +261,12 @@ impl Room {
             )
             .code("context_length_exceeded"));
         }
+        self.behind(length, served)
+    }
+
+    /// As [`Room::after`], behind what an earlier answer has, of which no other bound is asked again.
+    pub fn behind(self, length: usize, served: &Served) -> Result<usize, ApiError> {
+        let context_length = served.engine.context_length();
         let fits = if self.max_tokens == Some(0) {
             length <= context_length
         } else {
@@ -303,9 +313,17 @@ fn choice_seed(seed: u32, choice: usize) -> u32 {
     if seed == u32::MAX { 0 } else { seed }
 }
 
-/// An answer's name: `kind` and 32 random hexadecimal digits.
+/// An answer's name: `kind` and 32 random hexadecimal digits. Whoever knows it may go on from that answer, so nobody shall
+/// guess it.
 pub fn new_id(kind: &str) -> String {
-    format!("{kind}-{:016x}{:016x}", random(), random())
+    let mut bytes = [0; 16];
+    let secret = rustls::crypto::ring::default_provider().secure_random;
+    if secret.fill(&mut bytes).is_err() {
+        tracing::warn!("the system gives no random numbers");
+        bytes[..8].copy_from_slice(&random().to_le_bytes());
+        bytes[8..].copy_from_slice(&random().to_le_bytes());
+    }
+    format!("{kind}-{:032x}", u128::from_le_bytes(bytes))
 }
 
 /// A random number; not for secrets. The standard library seeds each hasher anew.

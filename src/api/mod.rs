@@ -51,6 +51,8 @@ pub struct AppState {
     /// Whether only this machine can reach the server.
     is_loopback: bool,
     counts: guard::Counts,
+    /// Answers that may be gone on from.
+    recent: completions::Recent,
     /// As many as there are cores: see `work`.
     hands: Arc<Semaphore>,
     /// Seconds since 1970 at the start.
@@ -61,13 +63,14 @@ impl AppState {
     pub fn new(models: Models, config: Arc<Config>, is_loopback: bool) -> Self {
         Self {
             models,
-            config,
             is_loopback,
             counts: guard::Counts::default(),
+            recent: completions::Recent::new(&config.limits),
             hands: Arc::new(Semaphore::new(
                 std::thread::available_parallelism().map_or(1, usize::from),
             )),
             started: now(),
+            config,
         }
     }
 

@@ -24,6 +24,8 @@ use crate::model::Model;
 pub struct Served {
     /// The name that the client used; the model's first one if it used none.
     pub name: String,
+    /// The model's place among all.
+    pub number: usize,
     pub engine: Engine,
     pub model: Arc<Model>,
     /// The settings in force for it.
@@ -50,7 +52,7 @@ impl AppState {
     pub async fn prepare<T: Send + 'static>(
         &self,
         body: JsonObject,
-        prepare: fn(JsonObject, &Served) -> Result<T, ApiError>,
+        prepare: impl FnOnce(JsonObject, &Served) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<(Served, T), ApiError> {
         let served = self.serves(&body.0).await?;
         let for_it = served.clone();
@@ -70,6 +72,7 @@ impl AppState {
         let engine = self.models.engine(number).await?;
         Ok(Served {
             name,
+            number,
             model: engine.model()?,
             engine,
             config: self.models.config(number),

@@ -313,6 +313,10 @@ pub struct Limits {
     pub answer_entries: usize,
     /// Bytes of the whole rows of logits in one answer, before they are written in base64.
     pub logits_bytes: usize,
+    /// Recent answers that may be forked.
+    pub fork_answers: usize,
+    /// Tokens of those together.
+    pub fork_tokens: usize,
     /// Stop strings in one request.
     pub stop_strings: usize,
     /// Bytes of one stop string.

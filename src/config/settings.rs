@@ -244,6 +244,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         Allowed::Integer(1_000, 1_000_000_000),
     ),
     setting("limits.logits_bytes", Allowed::Integer(0, 1 << 40)),
+    setting("limits.fork_answers", Allowed::Integer(0, 1_000_000)),
+    setting("limits.fork_tokens", Allowed::Integer(0, 1_000_000_000)),
     setting("limits.stop_strings", Allowed::Integer(0, 1_024)),
     setting("limits.stop_bytes", Allowed::Integer(1, 65_536)),
     setting("limits.logit_bias", Allowed::Integer(0, 1_000_000)),

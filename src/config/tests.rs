@@ -227,7 +227,7 @@ fn values_out_of_bounds_are_refused_with_the_bounds() {
             "1",
             "Unknown setting limits.m (flag --set). There are limits.body_bytes, limits.header_bytes, \
           limits.connections, limits.connections_per_address, limits.header_timeout_ms, limits.body_timeout_ms, limits.write_timeout_ms, \
-          limits.requests_per_key, limits.requests_per_address, limits.prompt_tokens, limits.prompts, limits.n, limits.logprobs, limits.answer_entries, limits.logits_bytes, limits.stop_strings, limits.stop_bytes, limits.logit_bias, \
+          limits.requests_per_key, limits.requests_per_address, limits.prompt_tokens, limits.prompts, limits.n, limits.logprobs, limits.answer_entries, limits.logits_bytes, limits.fork_answers, limits.fork_tokens, limits.stop_strings, limits.stop_bytes, limits.logit_bias, \
           limits.grammar_bytes, limits.queue_length, limits.queue_timeout_ms, limits.loaded_models.",
         ),
         (

@@ -9,8 +9,8 @@ use super::request::Request;
 use crate::logprobs::{Tell, TokenLogprob};
 use crate::model::{Adapters, Token};
 
-/// What is known of a lane's cells, in exact mode apart from those of generated tokens, which no other prompt may use
-/// then: they were evaluated one row at a time.
+/// What is known of a lane's cells. In exact mode those of generated tokens stand apart: they were evaluated one row at a
+/// time, so no prompt may use them.
 #[derive(Debug, Default, Clone)]
 pub struct Known {
     /// The adapters under which all of it was evaluated.
@@ -23,6 +23,8 @@ pub struct Known {
     pub told: Tell,
     /// The prompt that was evaluated in this lane to its end, which may lie some tokens beyond `tokens`.
     pub whole: Option<Whole>,
+    /// In exact mode: the tokens that were evaluated one by one behind that prompt. A fork takes over their cells.
+    pub generated: Vec<Token>,
 }
 
 /// A prompt that was evaluated to its end. Whoever asks for the very same has nothing to evaluate: the choices of one
@@ -43,7 +45,7 @@ impl Known {
     /// Cells that the lane holds.
     pub fn cells(&self) -> usize {
         let whole = self.whole.as_ref().map_or(0, |whole| whole.prompt.len());
-        self.tokens.len().max(whole)
+        self.tokens.len().max(whole + self.generated.len())
     }
 
     fn stem<'a>(&'a self, tokens: &'a [Token]) -> Stem<'a> {
@@ -65,12 +67,13 @@ impl Known {
         self.stem(&self.tokens).common(stem) >= cells || self.whole(stem).is_some()
     }
 
-    /// Cells that a request may take over; all of its prompt, if this very prompt was evaluated here.
+    /// Cells that a request may take over; all of its prompt, if this very prompt was evaluated here, and then of what it
+    /// keeps, too.
     pub fn usable(&self, request: &Request, plan: &PromptPlan) -> usize {
         if let Some(whole) = self.whole(request.stem())
             && same_scores(request, whole.scores.is_some(), &self.told)
         {
-            return request.prompt.len();
+            return request.prompt.len() + request.resumed(&self.generated);
         }
         let common = self.stem(&self.tokens).common(request.stem());
         plan.reuse(scored(common, request, self.scores.len(), &self.told))
@@ -83,6 +86,7 @@ impl Known {
         // token may follow now.
         self.scores.truncate(tokens.saturating_sub(1));
         self.whole = None;
+        self.generated.clear();
     }
 }
 
@@ -240,6 +244,8 @@ pub struct Entry {
     pub told: Option<Tell>,
     /// Present if the prompt is, or is about to be, evaluated to its end: whether it is scored then.
     pub whole: Option<bool>,
+    /// As in [`Known`]; of a lane that is used, none.
+    pub generated: Vec<Token>,
 }
 
 impl Entry {
@@ -300,7 +306,7 @@ impl Directory {
                     && entry.stem(usize::MAX) == request.stem()
                     && same_scores(request, scored, entry.told.as_ref().unwrap_or(&nothing))
                 {
-                    let cells = request.prompt.len();
+                    let cells = request.prompt.len() + request.resumed(&entry.generated);
                     return Some((worker, Source { lane, cells }));
                 }
                 let common = entry.stem(entry.tokens).common(request.stem());
@@ -331,6 +337,8 @@ pub(super) mod tests {
         Request {
             include_stop: false,
             prompt: prompt.map(Token).collect(),
+            kept: Arc::default(),
+            given: None,
             adapters: Adapters::default(),
             max_tokens: 1,
             logprobs: None,
@@ -366,6 +374,7 @@ pub(super) mod tests {
                 scores: vec![score; scores],
                 told: Tell::top(top),
                 whole: None,
+                generated: Vec::new(),
             },
             sequence,
             used,
@@ -538,6 +547,55 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_was_generated_is_for_forks_alone() {
+        let plan = PromptPlan::new(20, 512);
+        let tokens = |ids: std::ops::Range<i32>| ids.map(Token).collect::<Vec<_>>();
+        let check = |kept: std::ops::Range<i32>, generated: std::ops::Range<i32>, expect| {
+            let mut request = request(0..20, None);
+            request.kept = tokens(kept).into();
+            let mut lane = lane(0..16, 0, 0, None, 0);
+            lane.known.whole = Some(Whole {
+                prompt: request.prompt.clone(),
+                scores: None,
+                row: Arc::new([]),
+            });
+            lane.known.generated = tokens(generated);
+            assert_eq!(lane.known.cells(), 20 + lane.known.generated.len());
+            assert_eq!(lane.known.usable(&request, &plan), expect);
+            let directory = Directory::new(1, 1);
+            directory.publish(
+                0,
+                0,
+                Some(Entry {
+                    adapters: Adapters::default(),
+                    prompt: request.prompt.clone(),
+                    tokens: 16,
+                    told: None,
+                    whole: Some(false),
+                    generated: lane.known.generated.clone(),
+                }),
+            );
+            let found = directory.best(None, &request, &plan);
+            assert_eq!(found.map(|(_, source)| source.cells), Some(expect));
+            // A prompt that goes on with the very same tokens was not evaluated as one.
+            let longer = super::tests::request(0..28, None);
+            let longer_plan = PromptPlan::new(28, 512);
+            assert_eq!(lane.known.usable(&longer, &longer_plan), 16);
+            lane.known.truncate(16);
+            assert_eq!(lane.known.cells(), 16);
+            assert_eq!(lane.known.usable(&request, &plan), 8);
+        };
+        check(20..20, 20..30, 20);
+        // The last token that is kept is evaluated again, for what follows it.
+        check(20..25, 20..30, 24);
+        check(20..25, 20..22, 22);
+        check(20..31, 20..30, 30);
+        check(20..25, 21..30, 20);
+        check(20..21, 20..30, 20);
+        check(20..25, 20..20, 20);
+    }
+
+    #[test]
     fn other_workers_are_asked_for_what_they_will_have() {
         let directory = Directory::new(2, 2);
         let plan = PromptPlan::new(100, 512);
@@ -548,6 +606,7 @@ pub(super) mod tests {
                 tokens,
                 told: top.map(Tell::top),
                 whole: None,
+                generated: Vec::new(),
             })
         };
         directory.publish(0, 1, entry(80, None));
@@ -596,6 +655,7 @@ pub(super) mod tests {
                         tokens: 96,
                         told: None,
                         whole: is_whole,
+                        generated: Vec::new(),
                     }),
                 );
                 let found = directory.best(None, &request, &plan);

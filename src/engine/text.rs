@@ -65,8 +65,6 @@ pub struct Completion {
     decoder: Utf8Decoder,
     stops: Arc<[String]>,
     ending: Ending,
-    /// Bytes of the longest stop string.
-    longest: usize,
     text: String,
     /// Characters of `text`.
     characters: usize,
@@ -80,12 +78,18 @@ impl Completion {
         Self {
             ending,
             decoder: Utf8Decoder::new(),
-            longest: stops.iter().map(String::len).max().unwrap_or(0),
             stops,
             text: String::new(),
             characters: 0,
             held: VecDeque::new(),
         }
+    }
+
+    /// Goes on with a token of these bytes that is not given out. No stop string is found in what is kept alone.
+    pub fn keep(&mut self, bytes: &[u8]) {
+        let added = self.decoder.push(bytes);
+        self.characters += added.chars().count();
+        self.text.push_str(&added);
     }
 
     /// Takes the next token; whether the text has come to a stop string. If so, the first hit and what follows it is cut
@@ -94,13 +98,7 @@ impl Completion {
     pub fn push(&mut self, token: Token, bytes: &[u8], told: Told) -> bool {
         let added = self.decoder.push(bytes);
         let offset = self.characters;
-        // A hit must end in what was added.
-        let from = floor_boundary(
-            &self.text,
-            self.text
-                .len()
-                .saturating_sub(self.longest.saturating_sub(1)),
-        );
+        let before = self.text.len();
         self.characters += added.chars().count();
         self.text.push_str(&added);
         let output = TokenOutput {
@@ -110,17 +108,17 @@ impl Completion {
             told,
         };
         self.held.push_back((output, self.text.len()));
-        let tail = &self.text[from..];
-        match self
-            .stops
-            .iter()
-            .filter_map(|stop| Some((tail.find(stop.as_str())?, stop.len())))
-            .min()
-        {
+        let hits = self.stops.iter().filter_map(|stop| {
+            // A hit must end in what was added.
+            let from = before.saturating_sub(stop.len().saturating_sub(1));
+            let from = ceil_boundary(&self.text, from);
+            Some((from + self.text[from..].find(stop.as_str())?, stop.len()))
+        });
+        match hits.min() {
             Some((hit, length)) => {
                 self.cut(match self.ending {
-                    Ending::BeforeStop => from + hit,
-                    Ending::BehindStop => from + hit + length,
+                    Ending::BeforeStop => hit,
+                    Ending::BehindStop => hit + length,
                 });
                 true
             }
@@ -183,9 +181,9 @@ impl Completion {
     }
 }
 
-fn floor_boundary(text: &str, mut at: usize) -> usize {
+fn ceil_boundary(text: &str, mut at: usize) -> usize {
     while !text.is_char_boundary(at) {
-        at -= 1;
+        at += 1;
     }
     at
 }
@@ -311,6 +309,34 @@ mod tests {
         // The earliest, and of those that begin together the shortest.
         check(&["b", "abc", "ab"], &[b"xabcd"], &["xab"], true);
         check(&["é!"], &[b"\xc3", b"\xa9!?"], &["", "é!"], true);
+    }
+
+    #[test]
+    fn what_is_kept_is_not_given_out_and_counts() {
+        let check =
+            |stops: &[&str], kept: &[u8], tokens: &[&[u8]], texts: &[&str], stopped: bool| {
+                let stops: Arc<[String]> = stops.iter().map(|&s| s.to_owned()).collect();
+                let mut completion = Completion::new(Arc::clone(&stops), Ending::BeforeStop);
+                completion.keep(kept);
+                let mut ended = false;
+                for bytes in tokens {
+                    assert!(!ended);
+                    ended = completion.push(Token(0), bytes, None);
+                }
+                let outputs: Vec<_> = std::iter::from_fn(|| completion.flush()).collect();
+                let came: Vec<&str> = outputs.iter().map(|output| &*output.text).collect();
+                assert_eq!((came, ended), (texts.to_vec(), stopped), "{stops:?}");
+                let mut decoder = Utf8Decoder::new();
+                assert_eq!(outputs[0].offset, decoder.push(kept).chars().count());
+            };
+        check(&[], b"abc", &[b"d", b"e"], &["d", "e"], false);
+        check(&[], b"a\xc3", &[b"\xa9!", b"e"], &["é!", "e"], false);
+        // A stop string that begins in what is kept; one that ends there is past.
+        check(&["cd"], b"abc", &[b"de"], &[""], true);
+        check(&["bc", "cdef"], b"abc", &[b"d", b"e"], &["d", "e"], false);
+        check(&["bc", "cdef"], b"abc", &[b"d", b"efg"], &["", ""], true);
+        check(&["é!"], b"a\xc3", &[b"\xa9", b"!b"], &["", ""], true);
+        check(&["d"], b"dd", &[b"ad"], &["a"], true);
     }
 
     #[test]

@@ -163,9 +163,9 @@ struct Sequence {
     /// Rows of its prompt that are wanted whole, as far as they were evaluated.
     prompt_rows: Vec<(usize, Arc<[f32]>)>,
     completion: Completion,
-    /// Tokens drawn so far.
+    /// Tokens of the completion so far: those that are kept, as far as they are evaluated, then those that were drawn.
     drawn: usize,
-    /// These tokens, where their cells may be used again.
+    /// Those that were drawn, where their cells may be used again by any prompt.
     generated: Vec<Token>,
     patience: Patience,
     /// Prompt tokens that came from the cache.
@@ -193,11 +193,16 @@ impl Sequence {
             parent: &self.span,
             sequence = self.id,
             outcome,
-            prompt_tokens = self.request.prompt.len(),
+            prompt_tokens = self.request.prompt.len() + self.request.kept.len(),
             cached_tokens = self.cached,
-            generated_tokens = self.drawn,
+            generated_tokens = self.new_tokens(),
             "a sequence ended"
         );
+    }
+
+    /// Tokens of the completion so far, beside those that are kept.
+    fn new_tokens(&self) -> usize {
+        self.drawn.saturating_sub(self.request.kept.len())
     }
 
     /// Where the token that was drawn last goes.
@@ -209,7 +214,7 @@ impl Sequence {
     fn cells(&self) -> usize {
         match self.phase {
             Phase::New { .. } | Phase::Fetching => 0,
-            Phase::Prompt { evaluated } => evaluated,
+            Phase::Prompt { evaluated } => evaluated + self.drawn,
             Phase::Generating { .. } => self.next_position(),
         }
     }
@@ -390,13 +395,12 @@ impl<'a> Worker<'a> {
             arrived,
             span,
             tally,
-            request,
+            mut request,
             deltas,
             lease,
         } = job;
-        let plan = PromptPlan::new(request.prompt.len(), self.shared.batch_tokens);
         let fits = !request.prompt.is_empty()
-            && request.prompt.len() <= self.shared.lane_tokens
+            && request.prompt.len() + request.kept.len() <= self.shared.lane_tokens
             && request.adapters.fit(self.runner.model());
         if !fits {
             // It was checked where the request came in.
@@ -405,13 +409,28 @@ impl<'a> Worker<'a> {
             return;
         }
         let mut sampler = Sampler::new(self.runner.model(), &request.sampling, &request.prompt);
-        // Its prompt is evaluated meanwhile.
-        let lent = self.shared.find_allowed(self.number, &mut sampler);
         let ending = if request.include_stop {
             Ending::BehindStop
         } else {
             Ending::BeforeStop
         };
+        let mut completion = Completion::new(Arc::clone(&request.stop), ending);
+        for &token in request.kept.iter() {
+            sampler.accept(token);
+            completion.keep(self.runner.model().vocab().bytes(token));
+        }
+        if let Some(token) = request.given {
+            sampler.give(token);
+        }
+        // Its prompt is evaluated meanwhile.
+        let lent = self.shared.find_allowed(self.number, &mut sampler);
+        if self.shared.reuses_generated && !request.kept.is_empty() {
+            // What was generated is as good as a prompt, then.
+            request.prompt = [&request.prompt[..], &request.kept[..]].concat().into();
+            request.kept = Arc::default();
+            request.prompt_logprobs = None;
+        }
+        let plan = PromptPlan::new(request.prompt.len(), self.shared.batch_tokens);
         self.sequences.push(Sequence {
             id: sequence,
             latest: arrived,
@@ -421,7 +440,7 @@ impl<'a> Worker<'a> {
             lane: 0,
             plan,
             sampler,
-            completion: Completion::new(Arc::clone(&request.stop), ending),
+            completion,
             drawn: 0,
             generated: Vec::new(),
             patience: Patience::default(),

@@ -202,6 +202,18 @@ impl Follower {
         self.drawn.push(token);
     }
 
+    /// Whether a token that was not drawn may come next.
+    pub fn check(&mut self, token: Token) -> Result<(), Stuck> {
+        let field = self.field;
+        if self.allowed()?.get(token.index()) == Some(&true) {
+            return Ok(());
+        }
+        Err(Stuck {
+            field,
+            why: "it does not allow the token that is given to come next".to_owned(),
+        })
+    }
+
     /// Finds out what is allowed, however long that takes, so that [`Follower::allowed`] answers at once.
     pub fn prepare(&mut self) {
         let step = AssertUnwindSafe(|| self.step());

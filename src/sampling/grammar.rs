@@ -684,7 +684,14 @@ impl Follow for Matcher {
     }
 
     fn accept(&mut self, token: Token) -> Result<(), Stuck> {
-        Ok(Self::accept(self, token)?)
+        // Of a text that is there already many tokens come one after the other, and what is allowed between is not asked.
+        self.fuel = FUEL;
+        self.forget()?;
+        Self::accept(self, token)?;
+        if self.state == DEAD {
+            return Err(Stuck::new("it does not allow what the text begins with"));
+        }
+        Ok(())
     }
 }
 
@@ -1083,6 +1090,19 @@ pub(super) mod tests {
                 assert!(matcher.states.get(matcher.state).len() <= places, "{gbnf}");
             }
         }
+    }
+
+    #[test]
+    fn a_text_that_is_there_already_is_taken_or_refused() {
+        let tokens: [&[u8]; 3] = [b"a", b"b", b"c"];
+        let mut text: Box<dyn Follow> = Box::new(gbnf(r#"root ::= "a" [b]* "c""#, &tokens));
+        // More than may be spent on one token, all together.
+        for token in std::iter::once(0).chain(std::iter::repeat_n(1, FUEL)) {
+            assert_eq!(text.accept(Token(token)), Ok(()));
+        }
+        assert_eq!(text.allowed(), Ok(&[false, true, true, false][..]));
+        let refused = text.accept(Token(0)).expect_err("refused").to_string();
+        assert!(refused.contains("what the text begins with"), "{refused}");
     }
 
     #[test]

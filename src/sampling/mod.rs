@@ -52,6 +52,8 @@ pub struct Sampler {
     /// All others are banned; ascending.
     allowed: Option<Arc<[Token]>>,
     constraint: Option<Follower>,
+    /// Comes next, whatever is drawn.
+    given: Option<Token>,
     stages: Stages,
     /// Candidates that the first cut leaves, whatever the others are; `None`: the whole vocabulary must be looked at.
     keeps: Option<usize>,
@@ -114,6 +116,7 @@ impl Sampler {
             completing,
             allowed: params.allowed_tokens.clone(),
             constraint: params.constraint.as_ref().map(Follower::new),
+            given: None,
             stages,
             keeps,
             candidates: LlamaTokenDataArray::new(Vec::new(), false),
@@ -148,6 +151,12 @@ impl Sampler {
         changes.iter().chain(picks).map(|stage| stage.name)
     }
 
+    /// Has this token come next, in place of the one that is drawn: of all that can ban a token only what the text must
+    /// follow has a say.
+    pub fn give(&mut self, token: Token) {
+        self.given = Some(token);
+    }
+
     /// Draws the next token, given a row of logits and its [`Sampler::wants`] likeliest tokens. `None`: no token is
     /// allowed, not even an end.
     pub fn sample(
@@ -160,7 +169,7 @@ impl Sampler {
             self.change(None);
             self.mask()?;
         }
-        Ok(self.finish(None))
+        self.finish(None)
     }
 
     /// Draws the same token, and records what each stage does, for which the whole row is looked at.
@@ -176,13 +185,24 @@ impl Sampler {
         if self.constraint.is_some() || self.allowed.is_some() {
             recording.record("constraint", Mode::Masked, &self.candidates);
         }
-        Ok(self.finish(Some(recording)))
+        self.finish(Some(recording))
     }
 
-    fn finish(&mut self, recording: Option<&mut Recording>) -> Option<Token> {
-        let token = self.pick(recording)?;
-        self.accept(token);
-        Some(token)
+    fn finish(&mut self, mut recording: Option<&mut Recording>) -> Result<Option<Token>, Stuck> {
+        let mut next = self.pick(recording.as_deref_mut());
+        if let Some(given) = self.given.take() {
+            if let Some(constraint) = &mut self.constraint {
+                constraint.check(given)?;
+            }
+            if let Some(recording) = recording {
+                recording.forget_draw();
+            }
+            next = Some(given);
+        }
+        if let Some(token) = next {
+            self.accept(token);
+        }
+        Ok(next)
     }
 
     /// The tokens that end a generation, while they are banned.
@@ -352,7 +372,8 @@ impl Sampler {
         (chosen.logit() != f32::NEG_INFINITY).then_some(Token(chosen.id().0))
     }
 
-    fn accept(&mut self, token: Token) {
+    /// Goes on with a token of the text.
+    pub fn accept(&mut self, token: Token) {
         self.drawn += 1;
         if let Some(constraint) = &mut self.constraint {
             constraint.accept(token);

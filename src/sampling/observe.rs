@@ -196,6 +196,11 @@ impl Recording {
         });
     }
 
+    /// The token was not drawn.
+    pub(super) fn forget_draw(&mut self) {
+        self.draw = None;
+    }
+
     fn next(&mut self, stage: &'static str, mode: Mode) -> &mut Vec<f32> {
         if self.used == self.steps.len() {
             self.steps.push(Step {

@@ -10,6 +10,7 @@ mod errors;
 mod exactness;
 mod faults;
 mod faulty;
+mod fork;
 mod fuzz;
 mod leaving;
 mod lora;

@@ -141,12 +141,13 @@ fn ask_meanwhile(example: &Example) -> Answer {
 fn ask_all(pages: &[Page]) -> Vec<(usize, &Example, Answer)> {
     let mut own: Option<(String, TestServer)> = None;
     let mut answers = Vec::new();
+    let mut latest = String::new();
     for (number, page) in pages.iter().enumerate() {
         for example in &page.examples {
             let answer = if example.meanwhile != Meanwhile::Nothing {
                 ask_meanwhile(example)
             } else if example.settings.is_empty() {
-                ask(crate::server::default(), &example.command)
+                ask(crate::server::default(), &example.command.with_id(&latest))
             } else {
                 if own
                     .as_ref()
@@ -158,6 +159,10 @@ fn ask_all(pages: &[Page]) -> Vec<(usize, &Example, Answer)> {
                 let (_, server) = own.as_ref().expect("just started");
                 ask(server, &example.command)
             };
+            let body = serde_json::from_str::<Value>(&answer.body).unwrap_or_default();
+            if let Some(id) = body["id"].as_str().filter(|id| id.starts_with("cmpl-")) {
+                latest = id.to_owned();
+            }
             answers.push((number, example, answer));
         }
     }

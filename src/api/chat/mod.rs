@@ -165,6 +165,8 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
     }
     let wanted = Wanted {
         prompt: Arc::clone(&prompt.tokens),
+        kept: Arc::default(),
+        given: None,
         max_tokens,
         logprobs: logprobs.map(Tell::top),
         prompt_logprobs: None,

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::arrays::{CompletionLogprobs, Entry, LogprobsSchema};
 use super::prompt::Prompt;
+use super::recent::Recent;
 use super::rows::Logits;
 use super::telling::Telling;
 use super::trace::TokenTrace;
@@ -170,20 +171,13 @@ impl View {
 
 /// A choice that is streamed.
 pub struct Streamed {
-    index: usize,
-    view: View,
+    /// The answer's id, by which it may be gone on from.
+    pub id: Arc<str>,
+    pub recent: Recent,
+    pub index: usize,
+    pub view: View,
     /// Tokens that were told of.
-    generated: usize,
-}
-
-impl Streamed {
-    pub fn new(index: usize, view: View) -> Self {
-        Self {
-            index,
-            view,
-            generated: 0,
-        }
-    }
+    pub generated: usize,
 }
 
 impl Show for Streamed {
@@ -192,6 +186,11 @@ impl Show for Streamed {
     fn show(&mut self, delta: Delta) -> Vec<Choice> {
         let (index, view) = (self.index, &self.view);
         let telling = &view.telling;
+        if let Delta::Token(output) = &delta
+            && !view.model.vocab().is_end(output.token)
+        {
+            self.recent.extend(&self.id, index, output.token);
+        }
         let piece = match delta {
             Delta::Prompt(output) if view.echo || telling.token_ids || !output.rows.is_empty() => {
                 let text = if view.echo {

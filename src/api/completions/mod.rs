@@ -2,7 +2,9 @@
 
 mod answer;
 mod arrays;
+mod fork;
 mod prompt;
+mod recent;
 mod request;
 mod rows;
 mod telling;
@@ -31,7 +33,10 @@ use super::stream;
 use crate::engine::{Generation, Request};
 use crate::logprobs::Tell;
 use answer::{Choice, Streamed, View};
+use fork::Forked;
 pub use prompt::Prompt;
+pub use recent::Recent;
+use recent::{Origin, Past};
 use request::CompletionRequest;
 use rows::{NPY, npy};
 use telling::Telling;
@@ -53,12 +58,17 @@ async fn create(
     headers: HeaderMap,
     body: JsonObject,
 ) -> Result<Response, ApiError> {
+    // Of others than those with keys nobody knows for certain who they are.
+    let has_keys = !state.config.server.api_keys.is_empty();
+    let owner = has_keys.then(|| Arc::clone(&client.name));
+    let (recent, name) = (state.recent.clone(), Arc::clone(&client.name));
+    let prepare = move |body, served: &Served| prepare(body, served, &recent, &name);
     let (served, prepared) = state.prepare(body, prepare).await?;
     let Prepared {
         generate,
         best_of,
         telling,
-        views,
+        prompts,
         sequences,
         entries,
     } = prepared;
@@ -67,21 +77,42 @@ async fn create(
         .submit(client.name, client.arrived, sequences)
         .await?;
     let head = Head::new("cmpl", "text_completion", &served, &generate.adapters);
+    let id: Arc<str> = head.id.as_str().into();
+    let origin = Origin {
+        client: owner,
+        model: served.number,
+        model_name: served.name,
+        fingerprint: head.system_fingerprint.clone(),
+        adapters: generate.adapters,
+        choices: Vec::new(),
+    };
     if generate.stream {
+        let asked = |index: usize| &prompts[index / generate.n];
+        // It may be gone on from before it ends.
+        let choices = 0..generations.len();
+        let choices = choices.map(|index| asked(index).past.clone()).collect();
+        state.recent.keep(&id, Origin { choices, ..origin });
         let sources = generations.into_iter().enumerate();
         let sources = sources.map(|(index, generation)| {
-            let view = views[index / generate.n].clone();
+            let view = asked(index).view.clone();
             let first = index % generate.n == 0;
             stream::Source {
                 prompt_tokens: first.then_some(view.prompt.tokens.len()),
-                show: Streamed::new(index, view),
+                show: Streamed {
+                    id: Arc::clone(&id),
+                    recent: state.recent.clone(),
+                    index,
+                    view,
+                    generated: 0,
+                },
                 generation,
             }
         });
         let sources = sources.collect();
         return Ok(stream::respond(head, sources, generate.include_usage));
     }
-    let answer = collect(head, generate.n, best_of, views, generations).await?;
+    let (answer, choices) = collect(head, generate.n, best_of, prompts, generations).await?;
+    state.recent.keep(&id, Origin { choices, ..origin });
     let accept = headers.get(header::ACCEPT);
     if let Some(rows) = &telling.rows
         && accept.is_some_and(|accept| accept.as_bytes() == NPY.as_bytes())
@@ -110,18 +141,31 @@ struct Prepared {
     generate: Generate,
     best_of: usize,
     telling: Arc<Telling>,
-    /// One for each prompt.
-    views: Vec<View>,
+    prompts: Vec<Asked>,
     /// `best_of` for each prompt, in order.
     sequences: Vec<Request>,
     /// What the answer may come to.
     entries: Entries,
 }
 
+/// A prompt of a request.
+struct Asked {
+    view: View,
+    /// What its choices begin with; the tokens, unless this is a fork, are none.
+    past: Past,
+}
+
 /// Checks a request and makes tokens of its prompts: pure work, of milliseconds if a text is long or there is a grammar.
-fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
+/// A fork goes on from an answer that this client may use.
+fn prepare(
+    body: JsonObject,
+    served: &Served,
+    recent: &Recent,
+    client: &str,
+) -> Result<Prepared, ApiError> {
     let CompletionRequest {
         prompts,
+        fork,
         max_tokens,
         telling,
         echo,
@@ -137,8 +181,59 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
     let telling = Arc::new(telling);
     let mut entries = Entries::default();
     let mut row_bytes: usize = 0;
-    let mut views = Vec::new();
+    let mut asked = Vec::new();
     let mut wanted = Vec::new();
+    // best_of ranks by logprobs, whether they are shown or not.
+    let logprobs = telling
+        .tell
+        .clone()
+        .or((best_of > generate.n).then(Tell::default));
+    if let Some(fork) = fork {
+        let Forked {
+            past,
+            adapters,
+            token,
+        } = fork.find(recent, client, served)?;
+        let prompt = Prompt::earlier([&past.prompt[..], &past.tokens].concat());
+        let length = prompt.tokens.len();
+        let room = Room {
+            param: "fork",
+            max_tokens,
+        };
+        let max_tokens = room.behind(length, served)?;
+        if telling.first_row().is_some_and(|first| first < length) {
+            return Err(ApiError::field(
+                "logits",
+                format!(
+                    "`logits.positions` must not be below {length} here, the tokens that stand before the fork."
+                ),
+            ));
+        }
+        entries.add(max_tokens * best_of, telling.alternatives(), served)?;
+        row_bytes = telling
+            .row_bytes(0, max_tokens, served.model.vocab())
+            .saturating_mul(best_of);
+        generate.adapters = adapters;
+        wanted.push(Wanted {
+            prompt: Arc::clone(&past.prompt),
+            kept: past.tokens.as_slice().into(),
+            given: token,
+            max_tokens,
+            logprobs: logprobs.clone(),
+            // So that the prompt has the bits that it had.
+            prompt_logprobs: past.scored.then(|| Tell::top(0)),
+            rows: telling.rows_of(false, length),
+            watch: telling.watch.clone(),
+            sequences: best_of,
+            deliver_end_token: false,
+        });
+        let (model, telling) = (Arc::clone(&served.model), Arc::clone(&telling));
+        let view = View {
+            base: past.base,
+            ..View::new(model, Arc::new(prompt), false, telling)
+        };
+        asked.push(Asked { view, past });
+    }
     for input in prompts {
         let prompt = Arc::new(prompt(input, suffix.as_deref(), tokenising, room, served)?);
         let max_tokens = room.after(prompt.tokens.len(), served)?;
@@ -150,26 +245,29 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
         )?;
         let rows = telling.row_bytes(echoed, max_tokens, served.model.vocab());
         row_bytes = rows.saturating_mul(best_of).saturating_add(row_bytes);
+        let prompt_logprobs = telling.of_prompt(echo, prompt.tokens.len());
+        let scored = prompt_logprobs.is_some();
         wanted.push(Wanted {
             prompt: Arc::clone(&prompt.tokens),
+            kept: Arc::default(),
+            given: None,
             max_tokens,
-            // best_of ranks by logprobs, whether they are shown or not.
-            logprobs: telling
-                .tell
-                .clone()
-                .or((best_of > generate.n).then(Tell::default)),
-            prompt_logprobs: telling.of_prompt(echo, prompt.tokens.len()),
+            logprobs: logprobs.clone(),
+            prompt_logprobs,
             rows: telling.rows_of(echo, prompt.tokens.len()),
             watch: telling.watch.clone(),
             sequences: best_of,
             deliver_end_token: echo,
         });
-        views.push(View::new(
-            Arc::clone(&served.model),
-            prompt,
-            echo,
-            Arc::clone(&telling),
-        ));
+        let (model, telling) = (Arc::clone(&served.model), Arc::clone(&telling));
+        let view = View::new(model, prompt, echo, telling);
+        let past = Past {
+            prompt: Arc::clone(&view.prompt.tokens),
+            scored,
+            base: view.base,
+            tokens: Vec::new(),
+        };
+        asked.push(Asked { view, past });
     }
     let most = served.config.limits.logits_bytes;
     if row_bytes > most {
@@ -187,7 +285,7 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
         generate,
         best_of,
         telling,
-        views,
+        prompts: asked,
         sequences,
         entries,
     })
@@ -219,17 +317,19 @@ fn prompt(
     }
 }
 
+/// The answer, and what of it another may go on from.
 async fn collect(
     head: Head,
     n: usize,
     best_of: usize,
-    views: Vec<View>,
+    prompts: Vec<Asked>,
     generations: Vec<Generation>,
-) -> Result<Answer<Choice>, ApiError> {
+) -> Result<(Answer<Choice>, Vec<Past>), ApiError> {
     let mut usage = Usage::default();
-    let mut choices = Vec::with_capacity(views.len() * n);
+    let mut choices = Vec::with_capacity(prompts.len() * n);
+    let mut pasts = Vec::with_capacity(prompts.len() * n);
     let mut generations = generations.into_iter();
-    for view in views {
+    for Asked { view, past } in prompts {
         let mut candidates: Vec<Gathered> = Vec::with_capacity(best_of);
         for generation in generations.by_ref().take(best_of) {
             candidates.push(gather(generation).await?);
@@ -245,11 +345,18 @@ async fn collect(
         }
         for gathered in candidates.iter().take(n) {
             choices.push(view.choice(choices.len(), gathered));
+            let tokens = gathered.tokens.iter().map(|output| output.token);
+            let tokens = tokens.filter(|&token| !view.model.vocab().is_end(token));
+            pasts.push(Past {
+                tokens: past.tokens.iter().copied().chain(tokens).collect(),
+                ..past.clone()
+            });
         }
     }
-    Ok(Answer {
+    let answer = Answer {
         head,
         choices,
         usage,
-    })
+    };
+    Ok((answer, pasts))
 }

@@ -68,6 +68,16 @@ impl Prompt {
         }
     }
 
+    /// What a fork goes on from, of which no text comes back.
+    pub fn earlier(tokens: Vec<Token>) -> Self {
+        Self {
+            text: String::new(),
+            first_entry: tokens.len(),
+            first_text: tokens.len(),
+            tokens: tokens.into(),
+        }
+    }
+
     /// A fill-in-the-middle prompt, in the order prefix, suffix, middle.
     pub fn infill(
         prefix: &str,

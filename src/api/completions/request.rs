@@ -1,5 +1,6 @@
 //! The body of `POST /v1/completions`, read and checked: with `api::generate`, everything of the contract's first table.
 
+use super::fork::Fork;
 use super::telling::Telling;
 use crate::api::error::ApiError;
 use crate::api::fields::Fields;
@@ -12,7 +13,9 @@ use crate::sampling::Mode;
 /// What a client asks for.
 #[derive(Debug)]
 pub struct CompletionRequest {
+    /// None with a `fork`.
     pub prompts: Vec<Input>,
+    pub fork: Option<Fork>,
     /// `None`: until the context is full.
     pub max_tokens: Option<usize>,
     pub telling: Telling,
@@ -26,7 +29,11 @@ pub struct CompletionRequest {
 impl CompletionRequest {
     pub fn parse(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
         let (limits, defaults) = (&served.config.limits, &served.config.sampling);
-        let prompts = prompts(fields, limits.prompts, &served.model)?;
+        let fork = Fork::read(fields, served.model.vocab().len())?;
+        let mut prompts = prompts(fields, limits.prompts, &served.model)?;
+        if fork.is_some() {
+            prompts.clear();
+        }
         let max_tokens = fields.field(
             "max_tokens",
             "Tokens to generate at most. 0: none, the prompt is only scored. null: until the context is full.",
@@ -73,6 +80,7 @@ impl CompletionRequest {
         let request = Self {
             tokenising,
             prompts,
+            fork,
             max_tokens,
             telling,
             echo: fields

@@ -149,6 +149,11 @@ impl Telling {
         }
     }
 
+    /// The first place of which the whole row is asked for by its number.
+    pub fn first_row(&self) -> Option<usize> {
+        self.rows.as_ref()?.positions.as_ref()?.first().copied()
+    }
+
     /// Whether something is told of each token, also of one without text.
     pub fn of_each_token(&self) -> bool {
         self.tell.is_some() || self.token_ids || self.watch.trace.is_some() || self.rows.is_some()

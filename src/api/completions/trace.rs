@@ -15,7 +15,8 @@ pub struct TokenTrace {
     pub token: String,
     /// In the order in which they were applied; those that are off are left out.
     pub stages: Vec<StageTrace>,
-    /// The random draw from what the last stage left; null of a greedy choice, and of mirostat, which draws by itself.
+    /// The random draw from what the last stage left; null of a greedy choice, of a token that `fork`
+    /// gives, and of mirostat, which draws by itself.
     pub draw: Option<DrawTrace>,
 }
 

@@ -171,7 +171,7 @@ impl Worker<'_> {
         let logprobs = logprobs.collect();
         let row = Arc::clone(&whole.row);
         metrics::prompt_known(
-            sequence.request.prompt.len(),
+            sequence.request.prompt.len() + sequence.request.kept.len(),
             sequence.cached,
             sequence.request.prompt_logprobs.is_some(),
         );
@@ -351,6 +351,7 @@ impl Worker<'_> {
                     while self.rows.get(row).is_some_and(|row| !row.logits) {
                         row += 1;
                     }
+                    self.note_generated(index);
                     if let Some(end) = self.advance(index, Logits::Row(row)) {
                         ended.push((index, end));
                     }
@@ -369,6 +370,16 @@ impl Worker<'_> {
                     self.evaluate_tokens(alone, ended);
                 }
             }
+        }
+    }
+
+    /// Remembers that a sequence's newest token is evaluated, where that is of use to forks alone.
+    fn note_generated(&mut self, index: usize) {
+        let sequence = &self.sequences[index];
+        if let Phase::Generating { next } = sequence.phase
+            && !self.shared.reuses_generated
+        {
+            self.lanes[sequence.lane].known.generated.push(next);
         }
     }
 
@@ -402,6 +413,13 @@ impl Worker<'_> {
             return Some(self.overflowed(index));
         }
         let sequence = &mut self.sequences[index];
+        if let Some(&next) = sequence.request.kept.get(sequence.drawn) {
+            // What comes here is known, and its sampler knows of it.
+            metrics::prompt_evaluated(1);
+            sequence.drawn += 1;
+            sequence.phase = Phase::Generating { next };
+            return None;
+        }
         if let Some(lent) = &sequence.lent {
             match lent.take_back() {
                 Ok(Some(follower)) => {
@@ -447,7 +465,7 @@ impl Worker<'_> {
         let passed = now.duration_since(sequence.latest);
         sequence.latest = now;
         sequence.tally.drawn();
-        if sequence.drawn == 1 {
+        if sequence.new_tokens() == 1 {
             metrics::first_token(passed);
         } else {
             metrics::further_token(passed);
@@ -476,7 +494,7 @@ impl Worker<'_> {
             return Some(Delta::Finished(FinishReason::Stop));
         }
         let stopped = sequence.completion.push(token, vocab.bytes(token), told);
-        let full = sequence.drawn >= sequence.request.max_tokens
+        let full = sequence.new_tokens() >= sequence.request.max_tokens
             || sequence.request.prompt.len() + sequence.drawn >= self.shared.lane_tokens;
         let stopped = stopped || stops_here;
         if stopped || full {

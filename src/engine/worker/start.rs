@@ -15,6 +15,9 @@ use crate::model::{Adapters, LaneState, Token};
 const WORTH_WAITING: usize = 32;
 /// Cells that must be won for a lane to be fetched from another context.
 const WORTH_FETCHING: usize = 64;
+/// Cells of generated tokens that a fork may cut off to go on where they stood. More take longer to evaluate again, one
+/// by one, than a lane takes to be copied.
+const WORTH_LEAVING: usize = 8;
 
 /// A lane that another worker asks for. It is sent as soon as it holds what is asked, or when it is clear that it
 /// never will.
@@ -75,6 +78,7 @@ impl Worker<'_> {
             tokens: known.tokens.len(),
             told: (known.scores.len() + 1 >= known.tokens.len()).then(|| known.told.clone()),
             whole: known.whole.as_ref().map(|whole| whole.scores.is_some()),
+            generated: known.generated.clone(),
         });
         self.shared.directory.publish(self.number, lane, entry);
     }
@@ -98,12 +102,17 @@ impl Worker<'_> {
             None
         };
         let here = source.map_or(0, |source| source.cells);
-        if reuses && here < request.prompt.len() {
-            // Who has a lane and is still at its prompt goes on, so nobody waits for somebody who waits.
+        if reuses && here < request.most_cells() {
+            // Who has a lane and is still at its prompt, or at what it keeps, goes on, so nobody waits for somebody who
+            // waits.
             let promised = self
                 .sequences
                 .iter()
-                .filter(|other| matches!(other.phase, Phase::Prompt { .. }))
+                .filter(|other| match other.phase {
+                    Phase::Prompt { .. } => here < request.prompt.len(),
+                    Phase::Generating { .. } => other.drawn < other.request.kept.len(),
+                    Phase::New { .. } | Phase::Fetching => false,
+                })
                 .map(|other| promised(other, &self.lanes[other.lane].known, request, &plan))
                 .max()
                 .unwrap_or(0);
@@ -119,8 +128,9 @@ impl Worker<'_> {
             {
                 // One neighbour has asked for it already: it is copied from that one, then.
                 if self.sequences.iter().any(|other| {
+                    let common = other.request.stem().common(request.stem());
                     matches!(other.phase, Phase::Fetching)
-                        && other.request.stem().common(request.stem()) >= there.cells
+                        && common >= there.cells.min(request.prompt.len())
                 }) {
                     return;
                 }
@@ -141,8 +151,14 @@ impl Worker<'_> {
                 }
             }
         }
+        // A fork leaves the answer that it comes from as it is, for others: it goes on in a copy, unless there is little to
+        // lose, or no lane that is missed less.
+        let continued = source.filter(|source| {
+            let lost = self.lanes[source.lane].known.cells() - source.cells;
+            !request.is_fork() || source.cells < request.prompt.len() || lost <= WORTH_LEAVING
+        });
         // There are as many lanes as sequences may run, and more: one is free.
-        let Some(lane) = choose_lane(&self.lanes, source, self.placement()) else {
+        let Some(lane) = choose_lane(&self.lanes, continued, self.placement()) else {
             return;
         };
         self.displace(lane, source);
@@ -179,7 +195,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Starts a sequence's prompt in a lane that holds its first `cells` tokens.
+    /// Starts a sequence's prompt in a lane that holds its first `cells` tokens, and of those that it keeps, if they are
+    /// more than the prompt has.
     fn occupy(&mut self, index: usize, lane: usize, mut cells: usize) {
         if !self.runner.cut(lane, cells) {
             // Forgetting all never fails.
@@ -193,12 +210,17 @@ impl Worker<'_> {
         let sequence = &mut self.sequences[index];
         sequence.lane = lane;
         sequence.cached = cells;
-        sequence.phase = Phase::Prompt { evaluated: cells };
+        let resumed = cells.saturating_sub(sequence.request.prompt.len());
+        sequence.drawn = resumed;
+        sequence.phase = Phase::Prompt {
+            evaluated: cells - resumed,
+        };
         let state = &mut self.lanes[lane];
         state.sequence = Some(sequence.id);
-        if cells == sequence.request.prompt.len() {
+        if cells >= sequence.request.prompt.len() {
             // `usable` found the very same prompt: nothing is to be evaluated, and what is known of it holds.
             state.known.tokens.truncate(sequence.plan.shareable());
+            state.known.generated.truncate(resumed);
             return self.publish_started(index);
         }
         let known = &mut state.known;
@@ -233,6 +255,7 @@ impl Worker<'_> {
                 tokens: sequence.plan.shareable(),
                 told: (sequence.request.prompt_logprobs.as_ref()).map(|_| known.told.clone()),
                 whole: Some(sequence.request.prompt_logprobs.is_some()),
+                generated: Vec::new(),
             }),
         );
     }
@@ -295,7 +318,7 @@ impl Worker<'_> {
     }
 }
 
-/// Cells that a request could take from a neighbour when that one's prompt is evaluated.
+/// Cells that a request could take from a neighbour when that one's prompt is evaluated, or what it keeps.
 fn promised(neighbour: &Sequence, known: &Known, request: &Request, plan: &PromptPlan) -> usize {
     let scored = match (&request.prompt_logprobs, &neighbour.request.prompt_logprobs) {
         (None, _) => 0,
@@ -308,8 +331,15 @@ fn promised(neighbour: &Sequence, known: &Known, request: &Request, plan: &Promp
         && neighbour.request.stem() == request.stem()
         && scores(&neighbour.request) == scores(request)
     {
-        // Nothing is left to do then, so that is worth waiting for, however short it is.
-        return request.prompt.len() + WORTH_WAITING;
+        let resumed = request.resumed(&neighbour.request.kept);
+        return match neighbour.phase {
+            Phase::Generating { .. } => request.prompt.len() + resumed,
+            // Nothing is left to do then, so that is worth waiting for, however short it is.
+            _ => request.prompt.len() + resumed + WORTH_WAITING,
+        };
+    }
+    if matches!(neighbour.phase, Phase::Generating { .. }) {
+        return 0;
     }
     let common = neighbour.request.stem().common(request.stem());
     plan.reuse(

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Command {
     pub method: String,
     /// With its query.
@@ -15,7 +15,7 @@ pub struct Command {
 }
 
 /// What the answer goes through.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Filter {
     /// `jq`, with these steps one after the other.
     Jq(Vec<Step>),
@@ -23,7 +23,7 @@ pub enum Filter {
     Grep(String),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Step {
     /// `.name`
     Field(String),
@@ -113,6 +113,13 @@ impl Command {
         command.method = method.unwrap_or(command.method);
         command.pipe = parts.map(|part| filter(part, place)).collect();
         Some(command)
+    }
+
+    /// With this id where the body has `cmpl-…`.
+    pub fn with_id(&self, id: &str) -> Self {
+        let mut command = self.clone();
+        command.body = command.body.map(|body| body.replace("cmpl-…", id));
+        command
     }
 
     /// The route, without what is asked after it.
