@@ -321,7 +321,7 @@ mod tests {
                 let mut ended = false;
                 for bytes in tokens {
                     assert!(!ended);
-                    ended = completion.push(Token(0), bytes, None);
+                    ended = completion.push(Token(0), bytes, Told::default());
                 }
                 let outputs: Vec<_> = std::iter::from_fn(|| completion.flush()).collect();
                 let came: Vec<&str> = outputs.iter().map(|output| &*output.text).collect();
