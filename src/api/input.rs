@@ -101,6 +101,33 @@ pub fn schema() -> Value {
     ]})
 }
 
+/// What a field may be that holds one text.
+pub const ONE_SHAPES: &str = "a string or an array of token ids";
+
+/// The same as JSON Schema.
+pub fn one_schema() -> Value {
+    json!({"anyOf": [
+        {"type": "string"},
+        {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
+    ]})
+}
+
+/// One text, which stands at `place` in the field `param`; ids are of a vocabulary of `vocabulary` tokens.
+pub fn one(value: Value, place: &str, param: &str, vocabulary: usize) -> Result<Input, ApiError> {
+    match value {
+        Value::String(text) => Ok(Input::Text(text)),
+        Value::Array(ids) if ids.is_empty() => {
+            let message = format!("`{place}` must hold at least one token id.");
+            Err(ApiError::field(param, message))
+        }
+        Value::Array(ids) => token_ids(&ids, place, param, vocabulary).map(Input::Tokens),
+        other => Err(ApiError {
+            param: Some(param.to_owned()),
+            ..wrong(place, ONE_SHAPES, &other)
+        }),
+    }
+}
+
 /// The texts, at least one and at most `most`, of a field of this name; ids are of a vocabulary of `vocabulary` tokens.
 pub fn read(
     value: Value,

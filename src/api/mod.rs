@@ -17,7 +17,9 @@ mod lora;
 mod metrics;
 mod models;
 mod openapi;
+mod perplexity;
 mod route;
+mod score;
 mod stream;
 mod structured;
 mod tokenizer;
@@ -95,6 +97,8 @@ fn routes() -> Vec<Route> {
     let mut routes = vec![
         completions::route(),
         chat::route(),
+        score::route(),
+        perplexity::route(),
         embeddings::route(),
         models::list_route(),
         models::one_route(),

@@ -27,6 +27,8 @@ const FIELDS: &str = include_str!("errors/fields.txt");
 const ROUTES: &str = include_str!("errors/routes.txt");
 const CHAT: &str = include_str!("errors/chat.txt");
 const EMBEDDINGS: &str = include_str!("errors/embeddings.txt");
+const SCORE: &str = include_str!("errors/score.txt");
+const PERPLEXITY: &str = include_str!("errors/perplexity.txt");
 const LIMITS: &str = include_str!("errors/limits.txt");
 const KEYS: &str = include_str!("errors/keys.txt");
 
@@ -215,6 +217,19 @@ fn embeddings() {
 }
 
 #[test]
+fn scoring() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
+        config.model.chat_template = Some(template.to_owned());
+        config.engine.context_length = 64;
+        config.limits.prompts = 4;
+    });
+    check(&server, &bodies_for("/v1/score", SCORE), &normal());
+    let cases = bodies_for("/v1/perplexity", PERPLEXITY);
+    check(&server, &cases, &normal());
+}
+
+#[test]
 fn conversations() {
     let server = TestServer::start_with(&tiny_model(), |config| {
         let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
@@ -275,6 +290,8 @@ fn there_are_many_cases_and_each_is_another() {
         bodies(FIELDS),
         bodies_for("/v1/chat/completions", CHAT),
         bodies_for("/v1/embeddings", EMBEDDINGS),
+        bodies_for("/v1/score", SCORE),
+        bodies_for("/v1/perplexity", PERPLEXITY),
         requests(ROUTES),
         made::cases(),
         bodies(LIMITS),

@@ -23,6 +23,7 @@ mod parity;
 mod process;
 mod raw;
 mod samplers;
+mod score;
 mod security;
 mod server;
 mod sharing;
