@@ -131,7 +131,7 @@ fn check(model: &str) {
                 max_tokens,
             )
         };
-        for position in [23, 0, 9, 1, 2, 22] {
+        for position in [23, 0, 9, 1] {
             // The very token that was drawn: what comes is what came.
             let request = forking(position, Some(drawn[position]), LENGTH - position);
             let answer = server.complete(request.clone());
@@ -148,7 +148,7 @@ fn check(model: &str) {
             let alone = server.complete(with(request, &json!({"cache_prompt": false})));
             assert_eq!((first(&alone), cached(&alone)), (expected, 0));
             // None is given, and at this temperature the same is drawn.
-            let free = server.complete(forking(position, None, 5));
+            let free = server.complete(forking(position, None, 5.min(LENGTH - position)));
             assert_eq!(
                 self::drawn(&free, 0),
                 drawn[position..]
@@ -158,7 +158,7 @@ fn check(model: &str) {
                     .collect::<Vec<_>>()
             );
         }
-        for (position, token) in [(0, 1185), (3, 1629), (16, 2480), (24, 1111)] {
+        for (position, token) in [(0, 1185), (16, 2480), (24, 1111)] {
             let answer = server.complete(forking(position, Some(token), 8));
             let tokens = [&drawn[..position], &[token]].concat();
             let reference = forced(&cold, fields.clone(), &tokens, 8);
@@ -473,6 +473,11 @@ fn throughput_mode_goes_on_as_from_a_prompt() {
         config.engine.mode = Mode::Throughput;
         config.engine.contexts = 1;
     });
+    if !server::is_as_recorded() {
+        // Elsewhere rows that are evaluated together have other bits than one alone, and texts part.
+        println!("skipped: not a CPU with AVX-512");
+        return;
+    }
     // Of this model the bits are the same however rows are evaluated.
     let original = server.complete(ask(json!({"prompt": STEM, "frequency_penalty": 0.4}), 40));
     for position in [0, 1, 20, 33, 39] {
@@ -580,7 +585,7 @@ fn what_a_fork_says_must_fit_its_answer() {
     refused(
         json!({"id": id, "position": 48}),
         "fork",
-        "However, your prompt has 2048 tokens",
+        "your prompt is too long: it has 2048 tokens",
     );
     let last = server
         .complete(json!({"fork": {"id": id, "position": 47, "token": 300}, "max_tokens": null}));

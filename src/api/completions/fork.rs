@@ -204,7 +204,7 @@ impl Fork {
             ..ApiError::new(
                 axum::http::StatusCode::NOT_FOUND,
                 format!(
-                    "There is no answer `{}` here to go on from. {kept} Send the tokens as `prompt` instead: its \
+                    "`fork.id` names no answer that is kept here: `{}`. {kept} Send the tokens as `prompt` instead: its \
                      prompt's, those to keep, and the next one.",
                     cut(&self.id)
                 ),
