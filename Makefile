@@ -26,7 +26,7 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim build run test test-gemma test-examples test-clients bench soak overload fuzz documents docs audit lint dist clean
+.PHONY: help setup claim build run test test-gemma test-examples test-clients bench soak exactness overload fuzz documents docs audit lint dist clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,10 @@ bench: build ## Measure speed, beside others if given: make bench ARGS="llama-se
 soak: build ## Let 32 clients loose on a server for some minutes: make soak MINUTES=20
 	$(CANDOR) fetch default
 	scripts/soak.py --candor $(CANDOR) --minutes $(MINUTES) $(ARGS)
+
+exactness: build ## Look for an answer whose bits depend on others: make exactness ARGS="--model MODEL --requests 2000"
+	$(CANDOR) fetch default
+	scripts/exactness.py --candor $(CANDOR) $(ARGS)
 
 overload: build ## Put 500 clients on 8 places for a minute.
 	$(CANDOR) fetch default

@@ -13,7 +13,8 @@
 //! | [`engine`] | a [`engine::Request`] | a [`engine::Generation`], a stream of [`engine::Delta`]s; vectors of texts | threads, channels, permits, lanes, the cache, time |
 //! | [`api`] | JSON | JSON or SSE | axum, OpenAI's field names |
 //!
-//! [`metrics`] is a leaf that anyone may count with, and `otel` one that sends traces; `serve` takes in connections. `main` parses and runs; [`run`] wires,
+//! [`metrics`] is a leaf that anyone may count with, and `otel` one that sends traces; `serve` takes in connections. [`verify`] holds an
+//! answer against its receipt, by a server of its own. `main` parses and runs; [`run`] wires,
 //! so that a test can start the real server on port 0, and [`run_on`] lets it put a [`model::Runner`] that fails on
 //! command around the engine's contexts.
 //!
@@ -59,6 +60,7 @@ pub mod model;
 pub mod otel;
 pub mod sampling;
 mod serve;
+pub mod verify;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -17,7 +17,8 @@ use ureq::tls::{RootCerts, TlsConfig};
 /// The exit status of what Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
-/// What went wrong, for the person at the terminal, and the exit status: 2 for what they wrote, 1 for all else.
+/// What went wrong, for the person at the terminal, and the exit status: 2 for what they wrote, 1 for all else; of
+/// `verify`, as it says itself.
 struct Failure {
     message: String,
     status: i32,
@@ -48,7 +49,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(flags) => {
             let config = flags.load(environment).map_err(wrong_settings)?.config;
-            start_logging(config.server.log_format)?;
+            start_logging(config.server.log_format, DEFAULT_LOG)?;
             let runtime = tokio::runtime::Runtime::new().map_err(failed)?;
             let outcome = runtime.block_on(serve(config));
             // Dropped, it would wait for work that nobody wants any more.
@@ -58,7 +59,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Config(flags) => print(flags.load(environment).map_err(wrong_settings)?.to_toml()),
         Command::Tune(flags) => {
             let config = flags.load(environment).map_err(wrong_settings)?.config;
-            start_logging(config.server.log_format)?;
+            start_logging(config.server.log_format, DEFAULT_LOG)?;
             for one in config.of_each_model() {
                 if !config.models.is_empty() {
                     print(format!("{}:\n\n", one.model.names().join(", ")))?;
@@ -69,7 +70,7 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Fetch(fetch) => {
             let config = fetch.load(environment).map_err(wrong_settings)?.config;
-            start_logging(config.server.log_format)?;
+            start_logging(config.server.log_format, DEFAULT_LOG)?;
             for one in config.of_each_model() {
                 let path = candor::model::source::resolve(&one.model).map_err(failed)?;
                 print(format!("{}\n", path.display()))?;
@@ -77,6 +78,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Health(health) => ask_health(&health.server(environment).map_err(wrong_settings)?),
+        Command::Verify(asked) => verify(asked, environment),
         Command::RenderTemplate => {
             let input = io::read_to_string(io::stdin()).map_err(failed)?;
             print(candor::api::render_template(&input))
@@ -140,6 +142,53 @@ fn ask_health(server: &cli::Asked) -> Result<(), Failure> {
     }
 }
 
+/// Compares an answer with its receipt, and prints what came of it. What keeps them from being compared ends with 2.
+fn verify(
+    asked: cli::Verify,
+    environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
+) -> Result<(), Failure> {
+    let unable = |message: String| Failure { message, status: 2 };
+    let text = if asked.receipt.as_os_str() == "-" {
+        io::read_to_string(io::stdin())
+    } else {
+        std::fs::read_to_string(&asked.receipt)
+    };
+    let unread = |error| {
+        let path = asked.receipt.display();
+        unable(format!(
+            "{path} cannot be read: {error}. Give a file with the answer, or with its part `receipt`."
+        ))
+    };
+    let mut receipt =
+        candor::verify::read(&text.map_err(unread)?).map_err(|it| unable(it.to_string()))?;
+    let (url, name) = (asked.url.clone(), asked.model.clone());
+    let settings = candor::verify::settings(&receipt);
+    let config = asked
+        .load(environment, settings)
+        .map_err(wrong_settings)?
+        .config;
+    start_logging(config.server.log_format, QUIET_LOG)?;
+    let compared = match url {
+        Some(url) => {
+            if let Some(name) = name {
+                receipt.request.insert("model".to_owned(), name.into());
+            }
+            let key = config.server.api_keys.first().cloned();
+            candor::verify::on_server(&url, key, &receipt)
+        }
+        None => candor::verify::here(config, &receipt),
+    };
+    let compared = compared.map_err(|it| unable(it.to_string()))?;
+    print(compared.to_string())?;
+    if compared.is_equal() {
+        return Ok(());
+    }
+    Err(Failure {
+        message: "what came is not what the receipt says".to_owned(),
+        status: 1,
+    })
+}
+
 /// Completes on the first Ctrl-C or SIGTERM. The second ends the process at once.
 fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -167,13 +216,15 @@ async fn either(one: &mut Signal, other: &mut Signal) {
 
 /// What is logged unless CANDOR_LOG says otherwise. llama.cpp tells a hundred lines at each start.
 const DEFAULT_LOG: &str = "info,llama-cpp-2=warn,llama_cpp_2=error";
+/// The same for a command that has a server of its own, of which nobody need hear.
+const QUIET_LOG: &str = "warn,llama_cpp_2=error";
 
 /// Log lines go to standard error: standard output is for what was asked for.
-fn start_logging(format: LogFormat) -> Result<(), Failure> {
+fn start_logging(format: LogFormat, default: &str) -> Result<(), Failure> {
     let wanted = env::var("CANDOR_LOG")
         .ok()
         .filter(|text| !text.trim().is_empty());
-    let wanted = wanted.as_deref().unwrap_or(DEFAULT_LOG);
+    let wanted = wanted.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(wanted).map_err(|error| Failure {
         message: format!("CANDOR_LOG is {wanted:?}: {error}. Allowed: error, warn, info, debug, trace, or by module: info,candor::engine=debug."),
         status: 2,

@@ -12,6 +12,7 @@ use super::AppState;
 use super::error::ApiError;
 use super::generate::{Entries, new_id};
 use super::models::Served;
+use super::receipt::Receipt;
 use crate::engine::{Delta, EngineError, FinishReason, Generation, PromptOutput, TokenOutput};
 use crate::model::Adapters;
 
@@ -31,14 +32,20 @@ pub struct Head {
 }
 
 impl Head {
-    /// The head of a new answer, whose id begins with `kind`, and which these adapters apply to.
-    pub fn new(kind: &str, object: &'static str, served: &Served, adapters: &Adapters) -> Self {
+    /// The head of a new answer, whose id begins with `kind`, and which these adapters apply to; `exact`: whether its request
+    /// asks for exactness.
+    pub fn new(
+        kind: &str,
+        object: &'static str,
+        served: &Served,
+        (adapters, exact): (&Adapters, bool),
+    ) -> Self {
         Self {
             id: new_id(kind),
             object,
             created: super::now(),
             model: served.name.clone(),
-            system_fingerprint: served.engine.fingerprint(adapters),
+            system_fingerprint: served.engine.fingerprint(adapters, exact),
         }
     }
 }
@@ -50,6 +57,9 @@ pub struct Answer<C> {
     pub head: Head,
     pub choices: Vec<C>,
     pub usage: Usage,
+    /// With `receipt: true`: all that is needed to run the request again and to compare what comes, bit by bit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
 }
 
 impl<C: Serialize + Send + 'static> Answer<C> {

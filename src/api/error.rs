@@ -145,6 +145,9 @@ impl From<EngineError> for ApiError {
                 return Self::field("model", error.to_string());
             }
             EngineError::Stuck(ref stuck) => return Self::field(stuck.field, error.to_string()),
+            EngineError::FileGone => {
+                return Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+            }
             EngineError::Overflow => return Self::field("lora", error.to_string()),
         };
         Self {

@@ -95,7 +95,7 @@ impl Shape {
 }
 
 /// A number as it is written, not as the nearest f32: 0.95, not 0.949999988079071.
-fn short(number: f32) -> Value {
+pub fn short(number: f32) -> Value {
     number.to_string().parse::<f64>().unwrap_or_default().into()
 }
 

@@ -15,6 +15,7 @@ use super::fields::{Fields, strings, whole, wrong};
 use super::lora;
 use super::models::Served;
 use super::structured::Structured;
+use crate::config::Mode;
 use crate::engine::{Request, Rows};
 use crate::logprobs::Tell;
 use crate::model::{Adapters, Token};
@@ -29,6 +30,10 @@ pub struct Generate {
     /// Whether a stream tells its usage at the end.
     pub include_usage: bool,
     pub adapters: Adapters,
+    /// Whether the bits must depend on nobody else, in throughput mode too.
+    pub exact: bool,
+    /// Whether a receipt comes with the answer.
+    pub receipt: bool,
     stop: Vec<String>,
     /// Whether the text keeps the stop string that it ended at.
     include_stop: bool,
@@ -135,6 +140,8 @@ impl Generate {
             n,
             stream,
             include_usage: include_usage(fields, stream)?,
+            exact: exact(fields, served)?,
+            receipt: receipt(fields, stream)?,
             adapters: lora::adapters(fields, &served.model)?,
             stop: stop(fields, served)?,
             include_stop: fields
@@ -149,6 +156,11 @@ impl Generate {
             sampling,
             structured: Structured::parse(fields, served)?,
         })
+    }
+
+    /// What its bits depend on beside model and tokens: the adapters, and whether exactness is asked for.
+    pub fn manner(&self) -> (&Adapters, bool) {
+        (&self.adapters, self.exact)
     }
 
     /// Has the text follow this; 400 if the request itself says what it must follow.
@@ -171,7 +183,10 @@ impl Generate {
         let structured = self.structured.take();
         let constraint = structured.map(|structured| structured.constraint(&served.model));
         self.sampling.constraint = constraint.transpose()?;
-        let seed = self.seed.unwrap_or_else(|| (random() >> 32) as u32);
+        // Not 2^32 - 1, which stands for none.
+        let seed = *self
+            .seed
+            .get_or_insert_with(|| (random() % u64::from(u32::MAX)) as u32);
         let stop: Arc<[String]> = std::mem::take(&mut self.stop).into();
         let mut sequences = Vec::new();
         for wanted in prompts {
@@ -193,12 +208,18 @@ impl Generate {
                     stop: Arc::clone(&stop),
                     include_stop: self.include_stop,
                     cache_prompt: self.cache_prompt,
+                    exact: self.exact,
                     streamed: self.stream,
                     deliver_end_token: wanted.deliver_end_token,
                 });
             }
         }
         Ok(sequences)
+    }
+
+    /// The request's seed; a random one is known when there are sequences.
+    pub fn seed(&self) -> Option<u32> {
+        self.seed
     }
 }
 
@@ -388,6 +409,42 @@ fn seed(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
     })?;
     let reduced = seed.rem_euclid(1 << 32) as u32;
     Ok((reduced != u32::MAX).then_some(reduced))
+}
+
+fn exact(fields: &mut Fields, served: &Served) -> Result<bool, ApiError> {
+    let exact = fields
+        .field(
+            "exact",
+            "Whether the answer's bits must depend neither on other requests nor on what is cached, on a server in \
+             throughput mode too: its tokens are then evaluated one by one there. In exact mode that holds for all.",
+        )
+        .boolean(false)?;
+    let shares = served.engine.mode() == Some(Mode::Throughput);
+    if exact && shares && served.config.model.gpu_layers > 0 {
+        return Err(ApiError::field(
+            "exact",
+            "`exact` is not promised by this server: layers of the model are on a GPU (`model.gpu_layers`), where bits \
+             depend on how prompts are cut. Leave it out, or ask a server that runs on a CPU.",
+        ));
+    }
+    Ok(exact)
+}
+
+fn receipt(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
+    let receipt = fields
+        .field(
+            "receipt",
+            "Whether the answer has a `receipt`, by which `candor verify` runs the request again and compares every bit.",
+        )
+        .boolean(false)?;
+    if receipt && stream {
+        return Err(ApiError::field(
+            "receipt",
+            "`receipt` is allowed without `stream` only: it tells of the whole answer. Streamed, the same request with the \
+             same seed has the same bits.",
+        ));
+    }
+    Ok(receipt)
 }
 
 fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {

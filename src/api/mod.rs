@@ -18,6 +18,7 @@ mod metrics;
 mod models;
 mod openapi;
 mod perplexity;
+pub mod receipt;
 mod route;
 mod score;
 mod stream;

@@ -57,7 +57,7 @@ async fn create(
         .engine
         .submit(client.name, client.arrived, requests)
         .await?;
-    let head = Head::new("ppl", "perplexity", &served, &adapters);
+    let head = Head::new("ppl", "perplexity", &served, (&adapters, false));
     let vocab = served.model.vocab();
     let mut usage = Usage::default();
     let mut windows = generations.into_iter().zip(lengths);

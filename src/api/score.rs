@@ -62,7 +62,7 @@ async fn create(
         .engine
         .submit(client.name, client.arrived, requests)
         .await?;
-    let head = Head::new("score", "score", &served, &adapters);
+    let head = Head::new("score", "score", &served, (&adapters, false));
     let mut usage = Usage::default();
     let mut scored = Vec::with_capacity(lengths.len());
     for (generation, length) in generations.into_iter().zip(lengths) {
@@ -98,6 +98,7 @@ pub fn scored(prompt: Arc<[Token]>, top: usize, adapters: &Adapters, cache: bool
         stop: Arc::new([]),
         include_stop: false,
         cache_prompt: cache,
+        exact: false,
         streamed: false,
         deliver_end_token: false,
     }

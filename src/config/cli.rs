@@ -59,6 +59,11 @@ pub enum Command {
     /// For the health checks of containers. Without --url it asks the server on this machine that has the same settings.
     #[command(after_help = HEALTH_HELP)]
     Health(Health),
+    /// Run the request of a receipt again, and compare every token and every bit of its log-probabilities.
+    ///
+    /// Ends with 0 if all are equal, with 1 if one is not, and with 2 if they could not be compared.
+    #[command(after_help = VERIFY_HELP)]
+    Verify(Verify),
     /// Render the chat template that comes on standard input, with its scope, as JSON. The server has a process of its own
     /// do so for templates of clients.
     #[command(hide = true)]
@@ -82,6 +87,16 @@ const HEALTH_HELP: &str = "\
 Try it:
   candor health
   candor health --url http://127.0.0.1:8000";
+
+const VERIFY_HELP: &str = "\
+Try it:
+  curl -s http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
+    -d '{\"prompt\": \"The sky is\", \"receipt\": true}' > answer.json
+  candor verify answer.json
+  candor verify answer.json --url http://127.0.0.1:8000
+
+The engine is started with what the receipt says of it: mode, flash attention, formats, lengths.
+What flags set wins over that, to see what it moves: --set engine.flash_attention=true";
 
 const COMPLETIONS_HELP: &str = "\
 Try it:
@@ -147,6 +162,23 @@ pub struct Health {
     /// Where the server is, as in http://127.0.0.1:8000. Default: what the settings say.
     #[arg(long)]
     url: Option<String>,
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// The flags of `candor verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// A file with the receipt, or with the answer that has it, as JSON; `-`: standard input.
+    pub receipt: PathBuf,
+    /// A server that runs already, to be asked instead of an engine started here. Its key is the first of
+    /// server.api_keys.
+    #[arg(long)]
+    pub url: Option<String>,
+    /// The model that the receipt is of; with --url the name that it has there. Default: what the settings say; with
+    /// --url the name in the receipt.
+    #[arg(long, short)]
+    pub model: Option<String>,
     #[command(flatten)]
     common: CommonFlags,
 }
@@ -306,6 +338,26 @@ impl Health {
     }
 }
 
+impl Verify {
+    /// The settings that these flags, the file they name and `environment` make; those of the receipt win over the latter
+    /// two.
+    pub fn load(
+        self,
+        environment: Vec<(OsString, OsString)>,
+        of_receipt: Vec<(&'static str, String)>,
+    ) -> Result<Loaded, ConfigError> {
+        let of_receipt = of_receipt.into_iter();
+        let mut flags: Vec<Flag> = of_receipt
+            .map(|(key, value)| flag("RECEIPT", key, Given::One(value)))
+            .collect();
+        if self.url.is_none() {
+            let model = self.model;
+            flags.extend(model.map(|model| flag("--model", "model.source", Given::One(model))));
+        }
+        self.common.load(environment, flags)
+    }
+}
+
 impl CommonFlags {
     fn load(
         self,
@@ -355,6 +407,7 @@ mod tests {
             }
             Command::Fetch(fetch) => fetch.load(Vec::new()),
             Command::Health(_)
+            | Command::Verify(_)
             | Command::Completions { .. }
             | Command::Man { .. }
             | Command::RenderTemplate => {
@@ -464,6 +517,30 @@ mod tests {
             "https://box.example",
             true,
         );
+    }
+
+    #[test]
+    fn what_a_receipt_says_wins_over_the_settings_and_flags_over_it() {
+        let check = |arguments: &[&str], model: &str, length: usize| {
+            let all = ["candor", "verify", "receipt.json"].iter().chain(arguments);
+            let Command::Verify(verify) = Cli::try_parse_from(all).unwrap().command else {
+                panic!("another command")
+            };
+            let environment = vec![("CANDOR_ENGINE__CONTEXT_LENGTH".into(), "64".into())];
+            let of_receipt = vec![("engine.context_length", "128".to_owned())];
+            let config = verify.load(environment, of_receipt).unwrap().config;
+            assert_eq!(config.model.source, model);
+            assert_eq!(config.engine.context_length, length);
+        };
+        check(&[], "default", 128);
+        check(&["--model", "some.gguf"], "some.gguf", 128);
+        // There it is a name, not a file.
+        check(
+            &["--url", "http://box.example", "--model", "some"],
+            "default",
+            128,
+        );
+        check(&["--set", "engine.context_length=256"], "default", 256);
     }
 
     #[test]

@@ -278,7 +278,7 @@ impl Host {
                 })
                 .collect();
             let active = self.shared.cores.evaluate();
-            let outcome = runner.decode(&rows, self.shared.threads());
+            let outcome = runner.decode(&rows, self.shared.threads(false));
             drop(active);
             metrics::decoded(outcome.is_ok());
             if let Err(error) = outcome {

@@ -17,6 +17,11 @@ pub enum EngineError {
     /// 500.
     #[error("The model could not be evaluated.")]
     Decode,
+    /// 500: there is nothing to be hashed.
+    #[error(
+        "The model's file cannot be read any more, or is another than the one that was loaded: what its SHA-256 was is not known."
+    )]
+    FileGone,
     /// 400: the model, as it is set up, makes no embeddings.
     #[error("{0}")]
     NoEmbeddings(&'static str),

@@ -17,6 +17,9 @@ pub struct Known {
     pub adapters: Adapters,
     /// Tokens whose cells hold what any fresh evaluation would.
     pub tokens: Vec<Token>,
+    /// Of these, so many of the first hold that to the last bit: all of them in exact mode. In throughput mode what follows
+    /// was generated, or evaluated on top of that.
+    pub pure: usize,
     /// Scores of the tokens from the second on, as far as they are known: `scores[i]` belongs to `tokens[i + 1]`.
     pub scores: Vec<Arc<TokenLogprob>>,
     /// What stands in each score.
@@ -39,6 +42,8 @@ pub struct Whole {
     pub scores: Option<Vec<Arc<TokenLogprob>>>,
     /// The row of logits that tells what follows.
     pub row: Arc<[f32]>,
+    /// Whether all of it is exact: see [`Known::pure`].
+    pub pure: bool,
 }
 
 impl Known {
@@ -46,6 +51,11 @@ impl Known {
     pub fn cells(&self) -> usize {
         let whole = self.whole.as_ref().map_or(0, |whole| whole.prompt.len());
         self.tokens.len().max(whole + self.generated.len())
+    }
+
+    /// Whether all of its tokens' cells are exact.
+    pub fn is_pure(&self) -> bool {
+        self.pure == self.tokens.len()
     }
 
     fn stem<'a>(&'a self, tokens: &'a [Token]) -> Stem<'a> {
@@ -71,17 +81,24 @@ impl Known {
     /// keeps, too.
     pub fn usable(&self, request: &Request, plan: &PromptPlan) -> usize {
         if let Some(whole) = self.whole(request.stem())
+            && (whole.pure || !request.exact)
             && same_scores(request, whole.scores.is_some(), &self.told)
         {
             return request.prompt.len() + request.resumed(&self.generated);
         }
-        let common = self.stem(&self.tokens).common(request.stem());
+        let tokens = if request.exact {
+            &self.tokens[..self.pure]
+        } else {
+            &self.tokens
+        };
+        let common = self.stem(tokens).common(request.stem());
         plan.reuse(scored(common, request, self.scores.len(), &self.told))
     }
 
     /// Keeps the first `tokens` tokens.
     pub fn truncate(&mut self, tokens: usize) {
         self.tokens.truncate(tokens);
+        self.pure = self.pure.min(self.tokens.len());
         // scores[tokens - 1] is that of the token after the last kept, which the last kept cell predicts. Another
         // token may follow now.
         self.scores.truncate(tokens.saturating_sub(1));
@@ -240,10 +257,14 @@ pub struct Entry {
     pub prompt: Arc<[Token]>,
     /// Tokens of it that can be had, once they are evaluated.
     pub tokens: usize,
+    /// Those that exact requests can have.
+    pub pure: usize,
     /// What stands in their scores; `None`: they are not scored.
     pub told: Option<Tell>,
     /// Present if the prompt is, or is about to be, evaluated to its end: whether it is scored then.
     pub whole: Option<bool>,
+    /// Whether exact requests can have that.
+    pub whole_is_pure: bool,
     /// As in [`Known`]; of a lane that is used, none.
     pub generated: Vec<Token>,
 }
@@ -303,13 +324,19 @@ impl Directory {
             .filter_map(|(worker, lane, entry)| {
                 let entry = entry.as_ref()?;
                 if let Some(scored) = entry.whole
+                    && (entry.whole_is_pure || !request.exact)
                     && entry.stem(usize::MAX) == request.stem()
                     && same_scores(request, scored, entry.told.as_ref().unwrap_or(&nothing))
                 {
                     let cells = request.prompt.len() + request.resumed(&entry.generated);
                     return Some((worker, Source { lane, cells }));
                 }
-                let common = entry.stem(entry.tokens).common(request.stem());
+                let tokens = if request.exact {
+                    entry.pure
+                } else {
+                    entry.tokens
+                };
+                let common = entry.stem(tokens).common(request.stem());
                 let usable = match (&request.prompt_logprobs, &entry.told) {
                     (None, _) => common,
                     (Some(_), None) => 0,
@@ -348,6 +375,7 @@ pub(super) mod tests {
             sampling: SamplingParams::default(),
             stop: Arc::new([]),
             cache_prompt: true,
+            exact: false,
             streamed: true,
             deliver_end_token: false,
         }
@@ -370,6 +398,7 @@ pub(super) mod tests {
         Lane {
             known: Known {
                 adapters: Adapters::default(),
+                pure: tokens.len(),
                 tokens: tokens.map(Token).collect(),
                 scores: vec![score; scores],
                 told: Tell::top(top),
@@ -501,6 +530,7 @@ pub(super) mod tests {
                 prompt: (0..100).map(Token).collect(),
                 scores: prompt_logprobs.map(|_| vec![lane.known.scores[0].clone(); 99]),
                 row: Arc::new([]),
+                pure: true,
             });
             let request = Request {
                 rows,
@@ -533,6 +563,7 @@ pub(super) mod tests {
                 prompt: prompt.map(Token).collect(),
                 scores: scored.then(|| vec![lane.known.scores[0].clone(); 99]),
                 row: Arc::new([]),
+                pure: true,
             });
             assert_eq!(lane.known.cells(), 100);
             assert_eq!(lane.known.usable(&request(0..100, top), &plan), expect);
@@ -558,6 +589,7 @@ pub(super) mod tests {
                 prompt: request.prompt.clone(),
                 scores: None,
                 row: Arc::new([]),
+                pure: true,
             });
             lane.known.generated = tokens(generated);
             assert_eq!(lane.known.cells(), 20 + lane.known.generated.len());
@@ -570,8 +602,10 @@ pub(super) mod tests {
                     adapters: Adapters::default(),
                     prompt: request.prompt.clone(),
                     tokens: 16,
+                    pure: 16,
                     told: None,
                     whole: Some(false),
+                    whole_is_pure: true,
                     generated: lane.known.generated.clone(),
                 }),
             );
@@ -604,8 +638,10 @@ pub(super) mod tests {
                 adapters: Adapters::default(),
                 prompt: (0..80).map(Token).collect(),
                 tokens,
+                pure: tokens,
                 told: top.map(Tell::top),
                 whole: None,
+                whole_is_pure: false,
                 generated: Vec::new(),
             })
         };
@@ -640,6 +676,7 @@ pub(super) mod tests {
                 prompt: request.prompt.clone(),
                 scores: None,
                 row: Arc::new([]),
+                pure: true,
             });
             let whole = if expect > 0 { 100 } else { 0 };
             assert_eq!(lane.known.usable(&request, &plan), whole);
@@ -653,8 +690,10 @@ pub(super) mod tests {
                         adapters: held.clone(),
                         prompt: request.prompt.clone(),
                         tokens: 96,
+                        pure: 96,
                         told: None,
                         whole: is_whole,
+                        whole_is_pure: true,
                         generated: Vec::new(),
                     }),
                 );
@@ -667,5 +706,47 @@ pub(super) mod tests {
         check(&none, &some, 0);
         check(&some, &none, 0);
         check(&some, &other, 0);
+    }
+
+    #[test]
+    fn exact_requests_start_from_what_was_evaluated_exactly() {
+        let plan = PromptPlan::new(100, 512);
+        let check = |exact: bool, pure: usize, whole: Option<bool>, expect| {
+            let mut request = request(0..100, None);
+            request.exact = exact;
+            let mut lane = lane(0..96, 0, 0, None, 0);
+            lane.known.pure = pure;
+            lane.known.whole = whole.map(|pure| Whole {
+                prompt: request.prompt.clone(),
+                scores: None,
+                row: Arc::new([]),
+                pure,
+            });
+            assert_eq!(lane.known.is_pure(), pure == 96);
+            assert_eq!(lane.known.usable(&request, &plan), expect, "{exact} {pure}");
+            let directory = Directory::new(1, 1);
+            let entry = Entry {
+                adapters: Adapters::default(),
+                prompt: request.prompt.clone(),
+                tokens: 96,
+                pure,
+                told: None,
+                whole: whole.map(|_| false),
+                whole_is_pure: whole == Some(true),
+                generated: Vec::new(),
+            };
+            directory.publish(0, 0, Some(entry));
+            let found = directory.best(None, &request, &plan);
+            assert_eq!(found.map_or(0, |(_, source)| source.cells), expect);
+            lane.known.truncate(16);
+            assert_eq!(lane.known.pure, pure.min(16));
+        };
+        check(false, 40, None, 88);
+        check(true, 40, None, 40);
+        check(true, 96, None, 88);
+        check(true, 0, None, 0);
+        check(false, 40, Some(false), 100);
+        check(true, 40, Some(false), 40);
+        check(true, 96, Some(true), 100);
     }
 }

@@ -32,7 +32,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use futures::Stream;
-use tokio::sync::{mpsc::UnboundedReceiver, mpsc::UnboundedSender, mpsc::unbounded_channel, watch};
+use tokio::sync::{
+    OnceCell, mpsc::UnboundedReceiver, mpsc::UnboundedSender, mpsc::unbounded_channel, watch,
+};
 use tracing::Instrument;
 
 pub use embeddings::{EmbeddingBounds, EmbeddingRequest};
@@ -43,9 +45,9 @@ pub use tally::Tally;
 pub use text::{Completion, Ending, Utf8Decoder};
 pub use tune::Table;
 
-use crate::config::{self, Config, Mode};
+use crate::config::{self, Config, KvType, Mode};
 use crate::metrics::{self, Cells, Load};
-use crate::model::{self, Adapters, ContextShape, Model, Output, Runners};
+use crate::model::{self, Adapters, ContextShape, FileHash, Model, Output, Runners};
 use cores::Cores;
 use embeddings::Embeddings;
 use lanes::{Directory, Filled};
@@ -96,6 +98,28 @@ impl StartError {
     }
 }
 
+/// How a sequence is evaluated: what its bits may depend on, beside weights, adapters, tokens, llama.cpp and the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evaluation {
+    pub mode: Mode,
+    pub flash_attention: bool,
+    pub kv_type_k: KvType,
+    pub kv_type_v: KvType,
+    /// Tokens that a lane holds.
+    pub context_length: usize,
+    /// Prompts are always cut at multiples of this.
+    pub batch_tokens: usize,
+    /// Prompt tokens of one decode, at most.
+    pub prompt_chunk_tokens: usize,
+    /// Rows of logits of one decode, at most, where a prompt is scored.
+    pub logits_rows: usize,
+    pub contexts: usize,
+    /// Most sequences whose tokens share a decode.
+    pub decode_width: usize,
+    /// Threads of a decode, where their number moves bits.
+    pub threads: Option<usize>,
+}
+
 /// How the start ended; `None` while the model is being loaded.
 pub type Started = Option<Result<(), Arc<StartError>>>;
 
@@ -117,7 +141,9 @@ struct Pool {
     shared: Arc<Shared>,
     embeddings: Embeddings,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    fingerprint: String,
+    mode: Mode,
+    /// The model's files, once somebody has asked for their hashes.
+    files: OnceCell<Arc<[FileHash]>>,
     /// Cells of all lanes.
     cells: usize,
 }
@@ -264,12 +290,63 @@ impl Engine {
         self.0.settings.context_length
     }
 
+    /// What the engine promises about the bits of all answers; `None` while the model is being loaded.
+    pub fn mode(&self) -> Option<Mode> {
+        Some(self.0.pool.get()?.mode)
+    }
+
+    /// How a sequence is evaluated; `exact`: whether its request asks for exactness.
+    pub fn evaluation(&self, exact: bool) -> Result<Evaluation, EngineError> {
+        let pool = self.pool()?;
+        let (settings, shared) = (&self.0.settings, &pool.shared);
+        let alone = exact && !shared.exact;
+        Ok(Evaluation {
+            mode: if exact { Mode::Exact } else { pool.mode },
+            flash_attention: settings.flash_attention,
+            kv_type_k: settings.kv_type_k,
+            kv_type_v: settings.kv_type_v,
+            context_length: settings.context_length,
+            batch_tokens: shared.batch_tokens,
+            prompt_chunk_tokens: shared.chunk_tokens,
+            logits_rows: shared.logits_rows,
+            contexts: shared.mailboxes.len(),
+            decode_width: if alone { 1 } else { shared.width },
+            threads: shared.fixed_threads.filter(|_| exact || shared.exact),
+        })
+    }
+
+    /// The files that the model was loaded from, with their hashes. They are read for that when this is asked for the first
+    /// time, which takes a second for each gigabyte or two.
+    pub async fn files(&self) -> Result<Arc<[FileHash]>, EngineError> {
+        let pool = self.pool()?;
+        let hash = || async {
+            let model = Arc::clone(&pool.model);
+            let hashed = tokio::task::spawn_blocking(move || model.hash_files()).await;
+            let hashed = hashed.map_err(std::io::Error::other).flatten();
+            hashed.map_err(|error| {
+                tracing::error!(%error, "the model's file cannot be hashed");
+                EngineError::FileGone
+            })
+        };
+        pool.files.get_or_try_init(hash).await.cloned()
+    }
+
     /// What an answer's bits depend on: weights, llama.cpp, mode, flash attention, and the adapters that apply to it.
-    pub fn fingerprint(&self, adapters: &Adapters) -> String {
+    pub fn fingerprint(&self, adapters: &Adapters, exact: bool) -> String {
         let Some(pool) = self.0.pool.get() else {
             return String::new();
         };
-        let mut fingerprint = pool.fingerprint.clone();
+        let mode = if exact { Mode::Exact } else { pool.mode };
+        let flash = match self.0.settings.flash_attention {
+            true => "on",
+            false => "off",
+        };
+        let mut fingerprint = format!(
+            "{}-llama.cpp-{}-{}-fa-{flash}",
+            pool.model.fingerprint(),
+            model::llama_cpp_version(),
+            mode.as_str()
+        );
         for (id, scale) in adapters.iter() {
             if let Some(adapter) = pool.model.adapters().get(id) {
                 fingerprint += &format!("-lora-{}x{scale}", adapter.fingerprint());
@@ -533,8 +610,10 @@ impl Pool {
             mailboxes: senders,
             cells: (0..workers).map(|_| Filled::default()).collect(),
             masks,
+            exact: mode == Mode::Exact,
             // With flash attention llama.cpp splits a long lane among the threads, and adds up what they found.
-            fixed_threads: (settings.flash_attention && mode == Mode::Exact)
+            fixed_threads: settings
+                .flash_attention
                 .then(|| (cores.most() / workers.max(1)).max(1)),
             cores,
             groups,
@@ -578,11 +657,6 @@ impl Pool {
         }
         drop(ready);
         started.iter().collect::<Result<Vec<()>, _>>()?;
-        let flash = if settings.flash_attention {
-            "on"
-        } else {
-            "off"
-        };
         Ok(Self {
             places: Places::new(
                 if workers > 0 {
@@ -594,13 +668,9 @@ impl Pool {
                 config.limits.queue_length,
                 Duration::from_millis(config.limits.queue_timeout_ms),
             ),
-            fingerprint: format!(
-                "{}-llama.cpp-{}-{}-fa-{flash}",
-                model.fingerprint(),
-                model::llama_cpp_version(),
-                mode.as_str()
-            ),
             model,
+            mode,
+            files: OnceCell::new(),
             shared,
             embeddings,
             threads: Mutex::new(std::mem::take(&mut starting.threads)),

@@ -10,6 +10,10 @@ use crate::model::{Adapters, Token};
 /// Measured on Gemma 3's K-quants, where a cut elsewhere moves logits by up to 1; Q4_1 is the same wherever it is cut.
 pub const GROUP_ROWS: usize = 8;
 
+/// Rows of a prompt's decode, at most, where flash attention is on: from 64 rows on llama.cpp has another routine for it.
+/// Prompts are cut in other places where their beginning is known, and when they are scored.
+pub const FLASH_ROWS: usize = 56;
+
 /// A prompt that is to be evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PromptPlan {

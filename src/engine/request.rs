@@ -36,6 +36,8 @@ pub struct Request {
     pub include_stop: bool,
     /// Whether the prompt may start from what other sequences have evaluated.
     pub cache_prompt: bool,
+    /// Whether its bits must depend on nobody else, in throughput mode too.
+    pub exact: bool,
     /// Whether its tokens are wanted as they come. Else all are told at the end, and nobody is woken for each of them.
     pub streamed: bool,
     /// Whether a final end-of-generation token is delivered as a token (with empty text) before the end.

@@ -15,7 +15,7 @@ use super::error::EngineError;
 use super::lanes::{Directory, Filled, Lane};
 use super::masks::{Lent, Masks};
 use super::places::Lease;
-use super::plan::PromptPlan;
+use super::plan::{self, PromptPlan};
 use super::request::{Delta, FinishReason, Request};
 use super::schedule::{Progress, Round};
 use super::supervisor::Alive;
@@ -81,7 +81,10 @@ pub struct Shared {
     pub cells: Vec<Filled>,
     pub masks: Masks,
     pub cores: Cores,
-    /// Threads of every decode, where their number moves bits.
+    /// Whether every sequence is evaluated exactly: in exact mode. Else only those are whose requests ask for it.
+    pub exact: bool,
+    /// Threads of every exact decode, where their number moves bits: with flash attention, and so does whether a decode has
+    /// more than [`plan::FLASH_ROWS`].
     pub fixed_threads: Option<usize>,
     /// Of so many sequences that each have a token to evaluate, how many share the next decode.
     pub groups: Vec<usize>,
@@ -105,9 +108,41 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Threads for one decode: for the cores that neither another process nor anyone else here is using.
-    pub fn threads(&self) -> usize {
-        self.fixed_threads.unwrap_or_else(|| self.cores.share())
+    /// Threads for one decode: for the cores that neither another process nor anyone else here is using, unless it must be
+    /// exact and their number would move bits.
+    pub fn threads(&self, exact: bool) -> usize {
+        match self.fixed_threads {
+            Some(fixed) if exact || self.exact => fixed,
+            _ => self.cores.share(),
+        }
+    }
+
+    /// Whether a request shares no decode with others, for its bits would depend on them.
+    fn runs_alone(&self, request: &Request) -> bool {
+        request.exact && !self.exact
+    }
+
+    /// Rows of a prompt's decode, at most.
+    fn prompt_rows(&self, request: &Request) -> usize {
+        let mut rows = self.chunk_tokens;
+        if request.prompt_logprobs.is_some() {
+            rows = rows.min(self.logits_rows);
+        }
+        if self.fixed_threads.is_some() && (self.exact || request.exact) {
+            rows = rows.min(plan::FLASH_ROWS);
+        }
+        rows
+    }
+
+    /// Whether a decode of so many rows, by so many threads, has the bits of an exact one.
+    fn is_exact(&self, rows: usize, threads: usize) -> bool {
+        self.fixed_threads
+            .is_none_or(|fixed| threads == fixed && rows <= plan::FLASH_ROWS)
+    }
+
+    /// Whether what a request's prompt evaluates on top of pure cells is pure, too.
+    fn keeps_pure(&self, request: &Request) -> bool {
+        self.exact || request.exact || self.fixed_threads.is_none()
     }
 
     /// The worker that knows most of a request's prompt.
@@ -238,6 +273,8 @@ pub struct Worker<'a> {
     rows: Vec<Row>,
     /// Those under which `rows` are evaluated.
     adapters: Adapters,
+    /// By so many threads.
+    threads: usize,
     likeliest: Likeliest,
 }
 
@@ -262,6 +299,7 @@ impl<'a> Worker<'a> {
             round: Round::default(),
             rows: Vec::new(),
             adapters: Adapters::default(),
+            threads: 1,
             likeliest: Likeliest::default(),
         }
     }
@@ -346,7 +384,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Puts those side by side that may share decodes: first by their adapters, those of the last decode in front, for
-    /// changing them costs llama.cpp time; then by their lanes.
+    /// changing them costs llama.cpp time; then those that share none behind the others; then by their lanes.
     fn arrange(&self, tokens: &mut [usize]) {
         let lane = |index: usize| {
             if self.shared.width > 1 {
@@ -356,8 +394,13 @@ impl<'a> Worker<'a> {
             }
         };
         tokens.sort_unstable_by(|&a, &b| {
-            let [one, other] = [a, b].map(|index| &self.sequences[index].request.adapters);
-            (one != &self.adapters, one, lane(a)).cmp(&(other != &self.adapters, other, lane(b)))
+            let key = |index: usize| {
+                let request = &self.sequences[index].request;
+                let alone = self.shared.runs_alone(request);
+                let adapters = &request.adapters;
+                (adapters != &self.adapters, adapters, alone, lane(index))
+            };
+            key(a).cmp(&key(b))
         });
     }
 

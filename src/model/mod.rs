@@ -5,6 +5,7 @@ mod adapter;
 #[cfg(any(feature = "portable", test))]
 mod backends;
 mod context;
+mod files;
 mod gguf;
 mod huge_pages;
 mod runner;
@@ -27,6 +28,7 @@ pub use adapter::{Adapter, Adapters, LARGEST_SCALE};
 pub use context::{
     Context, ContextError, ContextShape, DecodeError, LaneState, Output, Row, spare_lanes,
 };
+pub use files::{FileHash, hash_files};
 pub use runner::{Runner, Runners, contexts};
 pub use simd::{Loop, vectorised};
 pub use vocab::{Fim, Sorted, Vocab};
@@ -49,6 +51,7 @@ pub struct Model {
     name: String,
     description: String,
     fingerprint: String,
+    files: files::Files,
     nature: context::Nature,
     /// Freed by llama.cpp with the weights.
     adapters: Vec<Adapter>,
@@ -162,6 +165,10 @@ impl Model {
             path: shown.clone(),
             source,
         })?;
+        let files = files::Files::of(path).map_err(|source| LoadError::Read {
+            path: shown.clone(),
+            source,
+        })?;
         let params = LlamaModelParams::default()
             .with_n_gpu_layers(settings.gpu_layers)
             .with_use_mmap(settings.mmap);
@@ -187,6 +194,7 @@ impl Model {
             ),
             description: context::description(&weights),
             fingerprint,
+            files,
             nature,
             weights,
         })
@@ -209,6 +217,12 @@ impl Model {
     /// Twelve hexadecimal digits that tell these weights from others.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// The files that it was loaded from, with their hashes, for which all of them are read. An error, too, if they are not
+    /// what was loaded any more.
+    pub fn hash_files(&self) -> std::io::Result<Arc<[FileHash]>> {
+        self.files.hash()
     }
 
     /// The LoRA adapters that were loaded with it. A request may call one by its place here, or by its name.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use candor::config::Mode;
 use serde_json::{Value, json};
 
 use crate::server::{self, TestServer, leave};
@@ -33,6 +34,17 @@ fn measured() -> Vec<Value> {
     requests
 }
 
+/// A server in throughput mode, on which exactness is something to be asked for.
+fn sharing(model: &str) -> TestServer {
+    TestServer::start_with(model, |config| {
+        config.engine.mode = Mode::Throughput;
+        config.engine.contexts = 1;
+        config.engine.decode_width = 16;
+        config.engine.draft_tokens = 8;
+        config.engine.cache_lanes = 4;
+    })
+}
+
 fn choices(server: &TestServer, request: &Value) -> Value {
     server.complete(request.clone())["choices"].clone()
 }
@@ -40,6 +52,7 @@ fn choices(server: &TestServer, request: &Value) -> Value {
 #[test]
 fn tiny_llama() {
     check(&server::tiny_model());
+    check_asked_for(&server::tiny_model());
 }
 
 #[test]
@@ -50,13 +63,70 @@ fn smollm2() {
 #[test]
 fn gemma() {
     match server::gemma_model() {
-        Some(path) => check(&path),
+        Some(path) => {
+            check(&path);
+            check_asked_for(&path);
+        }
         None => println!("skipped: CANDOR_TEST_GEMMA is not set (make test-gemma sets it)"),
     }
 }
 
 fn check(model: &str) {
-    let requests = measured();
+    hold(model, &TestServer::start(model), &measured());
+}
+
+/// Asked for in throughput mode, where what others generate is kept and used again.
+fn check_asked_for(model: &str) {
+    let mut requests = measured();
+    let server = sharing(model);
+    let begun = json!({"prompt": STEM, "max_tokens": 40, "min_tokens": 40, "temperature": 0, "receipt": true});
+    let begun = server.complete(begun);
+    let ids = |part: &str| {
+        let ids = begun["receipt"][part][0]["token_ids"].as_array();
+        ids.cloned().expect("an array")
+    };
+    assert_eq!(begun["receipt"]["engine"]["mode"], "throughput");
+    let (stem, made) = (ids("prompts"), ids("choices"));
+    let longer: Vec<Value> = stem.iter().chain(&made).cloned().collect();
+    requests.push(json!({"prompt": longer, "max_tokens": 8, "temperature": 0, "logprobs": 3}));
+    for request in &mut requests {
+        request["exact"] = json!(true);
+    }
+    // Of the others' cells only those of the prompt are taken.
+    let mut last = requests[requests.len() - 1].clone();
+    let exact = server.complete(last.clone());
+    last["exact"] = json!(false);
+    let other = server.complete(last);
+    let cached =
+        |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64();
+    let (exact_cells, all) = (cached(&exact), cached(&other));
+    assert_eq!(exact_cells, Some(stem.len() as u64 / 8 * 8));
+    assert!(all > exact_cells, "{other}");
+    let made_by = |answer: &Value| {
+        answer["system_fingerprint"]
+            .as_str()
+            .map(str::to_owned)
+            .expect("text")
+    };
+    assert!(made_by(&exact).contains("-exact-"), "{exact}");
+    assert!(made_by(&other).contains("-throughput-"), "{other}");
+    hold(model, &server, &requests);
+}
+
+#[test]
+fn exactness_that_is_asked_for_and_not_promised_is_refused() {
+    let server = TestServer::start_with(&server::tiny_model(), |config| {
+        // This build has no GPU, and none is needed to see what the settings come to.
+        config.model.gpu_layers = 1;
+    });
+    let answer = server.try_complete(&json!({"prompt": "One", "exact": true}));
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert_eq!(answer.json()["error"]["param"], "exact");
+    server.complete(json!({"prompt": "One", "max_tokens": 1}));
+}
+
+/// Holds what a busy server answers against what a fresh one does, in exact mode and with nothing cached.
+fn hold(model: &str, server: &TestServer, requests: &[Value]) {
     let alone: Vec<Value> = {
         let server = TestServer::start(model);
         requests
@@ -68,12 +138,11 @@ fn check(model: &str) {
             })
             .collect()
     };
-    let server = TestServer::start(model);
     let over = AtomicBool::new(false);
     let served = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for neighbour in 0..NEIGHBOURS {
-            let (server, over, served) = (&server, &over, &served);
+            let (over, served) = (&over, &served);
             scope.spawn(move || {
                 let mut number = neighbour * 1000;
                 while !over.load(Ordering::Relaxed) {
@@ -86,7 +155,7 @@ fn check(model: &str) {
         let measure = || {
             for round in 0..2 {
                 for (request, alone) in requests.iter().zip(&alone) {
-                    let busy = choices(&server, request);
+                    let busy = choices(server, request);
                     assert_eq!(&busy, alone, "round {round}: {request}");
                 }
             }

@@ -22,6 +22,7 @@ mod pages;
 mod parity;
 mod process;
 mod raw;
+mod receipt;
 mod samplers;
 mod score;
 mod security;

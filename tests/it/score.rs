@@ -117,7 +117,10 @@ fn scores_are_those_of_echo_and_tokens_those_of_the_harness() {
         for (stem, choices) in [
             ("The capital of France is", vec![" Paris", " Berlin", " a"]),
             ("The capital of France is ", vec!["Paris", "Berlin.", "\n"]),
-            ("Question: 2 + 2 =\nAnswer:", vec![" 4", " four 🚀", " 日本"]),
+            (
+                "Question: 2 + 2 =\nAnswer:",
+                vec![" 4", " four 🚀", " 日本"],
+            ),
             ("Say <|im_end|>\n", vec!["yes, yes", "no"]),
         ] {
             let answer = score(server, json!({"stem": stem, "choices": choices}));
@@ -234,9 +237,7 @@ fn a_stem_is_evaluated_once_and_the_cache_moves_no_bit() {
     let server = TestServer::start(&default_model());
     let stem = "The lighthouse keeper wrote down the weather every evening, in the same blue ink, for forty years. "
         .repeat(6);
-    let choices: Vec<String> = (0..8)
-        .map(|i| format!("In year {i} it rained."))
-        .collect();
+    let choices: Vec<String> = (0..8).map(|i| format!("In year {i} it rained.")).collect();
     let body = json!({"stem": stem, "choices": choices});
     let first = score(&server, body.clone());
     let usage = |answer: &Value, name: &str| answer["usage"][name].as_u64().expect("a number");
@@ -356,4 +357,3 @@ fn several_texts_are_scored_each_by_itself() {
     );
     assert!(plain["data"][0]["tokens"].as_u64() > Some(3), "{plain}");
 }
-

@@ -98,6 +98,7 @@ impl Bench {
             },
             stop: Arc::new([]),
             cache_prompt: true,
+            exact: false,
             streamed: true,
             deliver_end_token: false,
         };
@@ -424,6 +425,7 @@ fn numbers_are_raw(model: &str, tolerance: f32) {
             },
             stop: Arc::new([]),
             cache_prompt: false,
+            exact: false,
             streamed: true,
             deliver_end_token: false,
         };

@@ -24,11 +24,13 @@ use super::generate::{Entries, Generate, Room, Wanted};
 use super::guard::Client;
 use super::input::{Input, Tokenising};
 use super::models::{Served, model_field};
+use super::receipt::{Draft, Receipt};
 use super::route::Route;
 use super::stream;
 use super::structured::Structured;
 use crate::engine::{Generation, Request, Rows};
 use crate::logprobs::Tell;
+use crate::model::Token;
 use crate::sampling::Watch;
 use answer::{ChatPiece, Choice, Streamed, View};
 pub use prompt::{Rendered, model_template, render};
@@ -37,9 +39,11 @@ use request::{ChatRequest, ToolChoice};
 pub use template::{render_template, render_templates_with};
 use tools::{Calls, Format};
 
+const PATH: &str = "/v1/chat/completions";
+
 pub fn route() -> Route {
     Route::post(
-        "/v1/chat/completions",
+        PATH,
         post(create),
         "Answers a conversation, written out by the model's chat template, with log-probabilities if asked for.",
         |served| {
@@ -60,10 +64,16 @@ async fn create(
     let Prepared {
         generate,
         view,
-        prompt_tokens,
+        prompt,
         sequences,
         entries,
+        draft,
     } = prepared;
+    let prompt_tokens = prompt.len();
+    let receipt = match draft {
+        Some(draft) => Some(draft.begin(PATH, &generate, &served).await?),
+        None => None,
+    };
     let generations = served
         .engine
         .submit(client.name, client.arrived, sequences)
@@ -73,7 +83,7 @@ async fn create(
             "chatcmpl",
             "chat.completion.chunk",
             &served,
-            &generate.adapters,
+            generate.manner(),
         );
         let sources = generations.into_iter().enumerate();
         let sources = sources.map(|(index, generation)| stream::Source {
@@ -84,8 +94,8 @@ async fn create(
         let sources = sources.collect();
         return Ok(stream::respond(head, sources, generate.include_usage));
     }
-    let head = Head::new("chatcmpl", "chat.completion", &served, &generate.adapters);
-    collect(head, &view, prompt_tokens, generations)
+    let head = Head::new("chatcmpl", "chat.completion", &served, generate.manner());
+    collect(head, &view, &prompt, generations, receipt)
         .await?
         .respond(&entries, &state)
         .await
@@ -103,14 +113,18 @@ fn read(fields: &mut Fields, served: &Served) -> Result<ChatRequest, ApiError> {
 struct Prepared {
     generate: Generate,
     view: View,
-    prompt_tokens: usize,
+    /// Its tokens.
+    prompt: Arc<[Token]>,
     sequences: Vec<Request>,
     /// What the answer may come to.
     entries: Entries,
+    /// If a receipt is asked for.
+    draft: Option<Draft>,
 }
 
 /// Checks a request and writes out its conversation: pure work, of milliseconds if it is long.
 fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
+    let draft = Draft::of(&body.0);
     let ChatRequest {
         conversation,
         max_tokens,
@@ -135,8 +149,10 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
     tokenising.check_length(&text, room, served)?;
     let prompt = Prompt::new(text, tokenising, vocab);
     let max_tokens = room.after(prompt.tokens.len(), served)?;
+    // A receipt tells them, whether they are shown or not.
+    let scored = logprobs.or(generate.receipt.then_some(0));
     let mut entries = Entries::default();
-    entries.add(max_tokens * generate.n, logprobs.unwrap_or(0), served)?;
+    entries.add(max_tokens * generate.n, scored.unwrap_or(0), served)?;
     let mut view = View {
         model: Arc::clone(&served.model),
         logprobs: logprobs.is_some(),
@@ -168,7 +184,7 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
         kept: Arc::default(),
         given: None,
         max_tokens,
-        logprobs: logprobs.map(Tell::top),
+        logprobs: scored.map(Tell::top),
         prompt_logprobs: None,
         rows: Rows::None,
         watch: Watch::default(),
@@ -179,31 +195,39 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
     Ok(Prepared {
         generate,
         view,
-        prompt_tokens: prompt.tokens.len(),
+        prompt: prompt.tokens,
         sequences,
         entries,
+        draft,
     })
 }
 
 async fn collect(
     head: Head,
     view: &View,
-    prompt_tokens: usize,
+    prompt: &[Token],
     generations: Vec<Generation>,
+    mut receipt: Option<Receipt>,
 ) -> Result<Answer<Choice>, ApiError> {
     let mut usage = Usage::default();
     let mut choices = Vec::with_capacity(generations.len());
+    let mut all = Vec::with_capacity(generations.len());
     for (index, generation) in generations.into_iter().enumerate() {
         let gathered = gather(generation).await?;
         if index == 0 {
-            usage.prompt(prompt_tokens, gathered.prompt.cached_tokens);
+            usage.prompt(prompt.len(), gathered.prompt.cached_tokens);
         }
         usage.completion(gathered.tokens.len());
         choices.push(view.choice(index, &gathered));
+        all.push(gathered);
+    }
+    if let Some(receipt) = &mut receipt {
+        receipt.add(prompt, &all);
     }
     Ok(Answer {
         head,
         choices,
         usage,
+        receipt,
     })
 }

@@ -28,8 +28,10 @@ use super::generate::{Entries, Generate, Room, Wanted};
 use super::guard::Client;
 use super::input::{Input, Tokenising};
 use super::models::{Served, model_field};
+use super::receipt::{Draft, Receipt};
 use super::route::Route;
 use super::stream;
+use crate::config::Mode;
 use crate::engine::{Generation, Request};
 use crate::logprobs::Tell;
 use answer::{Choice, Streamed, View};
@@ -41,9 +43,11 @@ use request::CompletionRequest;
 use rows::{NPY, npy};
 use telling::Telling;
 
+const PATH: &str = "/v1/completions";
+
 pub fn route() -> Route {
     Route::post(
-        "/v1/completions",
+        PATH,
         post(create),
         "Goes on from a text, with the log-probabilities of its tokens if asked for.",
         |served| Fields::describe(json!({}), |fields| read(fields, served)),
@@ -71,12 +75,17 @@ async fn create(
         prompts,
         sequences,
         entries,
+        draft,
     } = prepared;
+    let receipt = match draft {
+        Some(draft) => Some(draft.begin(PATH, &generate, &served).await?),
+        None => None,
+    };
     let generations = served
         .engine
         .submit(client.name, client.arrived, sequences)
         .await?;
-    let head = Head::new("cmpl", "text_completion", &served, &generate.adapters);
+    let head = Head::new("cmpl", "text_completion", &served, generate.manner());
     let id: Arc<str> = head.id.as_str().into();
     let origin = Origin {
         client: owner,
@@ -111,7 +120,8 @@ async fn create(
         let sources = sources.collect();
         return Ok(stream::respond(head, sources, generate.include_usage));
     }
-    let (answer, choices) = collect(head, generate.n, best_of, prompts, generations).await?;
+    let (answer, choices) =
+        collect(head, generate.n, best_of, prompts, generations, receipt).await?;
     state.recent.keep(&id, Origin { choices, ..origin });
     let accept = headers.get(header::ACCEPT);
     if let Some(rows) = &telling.rows
@@ -146,6 +156,8 @@ struct Prepared {
     sequences: Vec<Request>,
     /// What the answer may come to.
     entries: Entries,
+    /// If a receipt is asked for.
+    draft: Option<Draft>,
 }
 
 /// A prompt of a request.
@@ -163,6 +175,7 @@ fn prepare(
     recent: &Recent,
     client: &str,
 ) -> Result<Prepared, ApiError> {
+    let draft = Draft::of(&body.0);
     let CompletionRequest {
         prompts,
         fork,
@@ -187,8 +200,9 @@ fn prepare(
     let logprobs = telling
         .tell
         .clone()
-        .or((best_of > generate.n).then(Tell::default));
+        .or((best_of > generate.n || generate.receipt).then(Tell::default));
     if let Some(fork) = fork {
+        check_fork(&generate, served)?;
         let Forked {
             past,
             adapters,
@@ -288,7 +302,26 @@ fn prepare(
         prompts: asked,
         sequences,
         entries,
+        draft,
     })
+}
+
+/// What a fork cannot have.
+fn check_fork(generate: &Generate, served: &Served) -> Result<(), ApiError> {
+    if generate.receipt {
+        return Err(ApiError::field(
+            "receipt",
+            "`receipt` of a `fork` is not supported: the answer that it goes on from is not kept for ever. Send the tokens as \
+             `prompt`.",
+        ));
+    }
+    if generate.exact && served.engine.mode() != Some(Mode::Exact) {
+        return Err(ApiError::field(
+            "exact",
+            "`exact` with `fork` needs a server in exact mode: elsewhere what was generated is evaluated as a prompt is.",
+        ));
+    }
+    Ok(())
 }
 
 /// Makes tokens of a prompt; what cannot fit is refused before it is tokenised, or written out.
@@ -324,6 +357,7 @@ async fn collect(
     best_of: usize,
     prompts: Vec<Asked>,
     generations: Vec<Generation>,
+    mut receipt: Option<Receipt>,
 ) -> Result<(Answer<Choice>, Vec<Past>), ApiError> {
     let mut usage = Usage::default();
     let mut choices = Vec::with_capacity(prompts.len() * n);
@@ -343,6 +377,9 @@ async fn collect(
             // Stable: of equals the earlier stays in front.
             candidates.sort_by(|a, b| b.mean_logprob().total_cmp(&a.mean_logprob()));
         }
+        if let Some(receipt) = &mut receipt {
+            receipt.add(&view.prompt.tokens, candidates.iter().take(n));
+        }
         for gathered in candidates.iter().take(n) {
             choices.push(view.choice(choices.len(), gathered));
             let tokens = gathered.tokens.iter().map(|output| output.token);
@@ -357,6 +394,7 @@ async fn collect(
         head,
         choices,
         usage,
+        receipt,
     };
     Ok((answer, pasts))
 }

@@ -9,7 +9,7 @@ use crate::engine::draft;
 use crate::engine::error::EngineError;
 use crate::engine::lanes::{BRIDGED, Known, Whole};
 use crate::engine::masks::Lost;
-use crate::engine::request::{Delta, FinishReason, PromptOutput, Told};
+use crate::engine::request::{Delta, FinishReason, PromptOutput, Request, Told};
 use crate::engine::score::score_rows;
 use crate::logprobs;
 use crate::metrics;
@@ -45,25 +45,27 @@ impl Worker<'_> {
     }
 
     fn try_decode(&mut self) -> Result<(), DecodeError> {
-        let threads = self.shared.threads();
         self.runner.adapt(&self.adapters);
-        let outcome = self.runner.decode(&self.rows, threads);
+        let outcome = self.runner.decode(&self.rows, self.threads);
         metrics::decoded(outcome.is_ok());
         outcome
     }
 
-    /// Begins to gather the rows of a decode, which is made under the adapters of this sequence.
+    /// Begins to gather the rows of a decode, which is made as this sequence's request has it: under its adapters, and
+    /// exactly or not.
     fn begin_rows(&mut self, index: usize) {
         self.rows.clear();
-        let adapters = &self.sequences[index].request.adapters;
+        let Request {
+            adapters, exact, ..
+        } = &self.sequences[index].request;
         if self.adapters != *adapters {
             self.adapters = adapters.clone();
         }
+        self.threads = self.shared.threads(*exact);
     }
 
     /// Evaluates the next chunk of a prompt; what ends the sequence, if something does.
     pub(super) fn evaluate_chunk(&mut self, index: usize) -> Option<Delta> {
-        let threads = self.shared.threads();
         let sequence = &mut self.sequences[index];
         let Phase::Prompt { evaluated } = sequence.phase else {
             return None;
@@ -82,11 +84,7 @@ impl Worker<'_> {
             }));
             return Some(Delta::Finished(FinishReason::Length));
         }
-        let rows = if scores {
-            self.shared.chunk_tokens.min(self.shared.logits_rows)
-        } else {
-            self.shared.chunk_tokens
-        };
+        let rows = self.shared.prompt_rows(request);
         let end = sequence.plan.chunk_end(evaluated, rows);
         self.begin_rows(index);
         let sequence = &self.sequences[index];
@@ -107,10 +105,14 @@ impl Worker<'_> {
         let sequence = &mut self.sequences[index];
         let known = &mut self.lanes[sequence.lane].known;
         let shared = end.min(sequence.plan.shareable());
+        let pure = known.is_pure() && self.shared.is_exact(end - evaluated, self.threads);
         if evaluated < shared {
             known
                 .tokens
                 .extend_from_slice(&sequence.request.prompt[evaluated..shared]);
+        }
+        if pure {
+            known.pure = known.tokens.len();
         }
         if scores {
             let rows: Option<Vec<_>> = (evaluated..end.min(length - 1))
@@ -126,7 +128,8 @@ impl Worker<'_> {
                 return Some(self.overflowed(index));
             }
             // As much as the scores before tell, so that all of a lane's scores can be used alike.
-            known.scores.extend(score_rows(&rows, &known.told, threads));
+            let scores = score_rows(&rows, &known.told, self.threads);
+            known.scores.extend(scores);
             for (position, (logits, _)) in (evaluated + 1..).zip(&rows) {
                 if sequence.request.rows.want(position) {
                     sequence.prompt_rows.push((position, (*logits).into()));
@@ -150,6 +153,7 @@ impl Worker<'_> {
             prompt: Arc::clone(&sequence.request.prompt),
             scores: scores.then(|| known.scores.clone()),
             row: row.into(),
+            pure,
         });
         // Scores beyond the shareable cells belong to this prompt alone.
         known.scores.truncate(known.tokens.len());
@@ -220,7 +224,8 @@ impl Worker<'_> {
             return false;
         };
         // What a constraint allows after a token takes time to find, in which others would wait.
-        if most == 0 || sequence.lent.is_some() || !sequence.patience.is_over() {
+        let may_draft = most > 0 && !self.shared.runs_alone(&sequence.request);
+        if !may_draft || sequence.lent.is_some() || !sequence.patience.is_over() {
             return false;
         }
         let start = sequence.next_position();
@@ -281,17 +286,19 @@ impl Worker<'_> {
     /// adapters: what they leave in a lane would stay in its memory.
     ///
     /// In exact mode sequences with adapters are evaluated one by one. An adapter's weights are f32, f16 or bf16 mostly,
-    /// and llama.cpp multiplies one row with those by another routine than several: bits would depend on neighbours.
+    /// and llama.cpp multiplies one row with those by another routine than several: bits would depend on neighbours. In
+    /// throughput mode sequences are evaluated one by one whose requests ask for exactness.
     pub(super) fn gather_tokens(&mut self, sequences: &[usize]) -> usize {
         let Some(&first) = sequences.first() else {
             return 0;
         };
         self.begin_rows(first);
+        let alone = |index: usize| self.shared.runs_alone(&self.sequences[index].request);
         let groups = &self.shared.groups;
-        let group = if self.adapters.is_empty() || self.shared.shares_adapted {
-            groups[sequences.len().min(groups.len() - 1)]
-        } else {
+        let group = if alone(first) || !(self.adapters.is_empty() || self.shared.shares_adapted) {
             1
+        } else {
+            groups[sequences.len().min(groups.len() - 1)]
         };
         for (taken, &index) in sequences.iter().enumerate() {
             let sequence = &self.sequences[index];
@@ -301,6 +308,7 @@ impl Worker<'_> {
             if taken > 0
                 && (taken >= group
                     || self.is_abandoned(index)
+                    || alone(index)
                     || sequence.request.adapters != self.adapters)
             {
                 return taken;

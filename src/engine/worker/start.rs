@@ -76,8 +76,10 @@ impl Worker<'_> {
                 _ => known.tokens.as_slice().into(),
             },
             tokens: known.tokens.len(),
+            pure: known.pure,
             told: (known.scores.len() + 1 >= known.tokens.len()).then(|| known.told.clone()),
             whole: known.whole.as_ref().map(|whole| whole.scores.is_some()),
+            whole_is_pure: known.whole.as_ref().is_some_and(|whole| whole.pure),
             generated: known.generated.clone(),
         });
         self.shared.directory.publish(self.number, lane, entry);
@@ -113,6 +115,7 @@ impl Worker<'_> {
                     Phase::Generating { .. } => other.drawn < other.request.kept.len(),
                     Phase::New { .. } | Phase::Fetching => false,
                 })
+                .filter(|other| !request.exact || self.stays_pure(other))
                 .map(|other| promised(other, &self.lanes[other.lane].known, request, &plan))
                 .max()
                 .unwrap_or(0);
@@ -221,6 +224,7 @@ impl Worker<'_> {
             // `usable` found the very same prompt: nothing is to be evaluated, and what is known of it holds.
             state.known.tokens.truncate(sequence.plan.shareable());
             state.known.generated.truncate(resumed);
+            state.known.pure = state.known.pure.min(state.known.tokens.len());
             return self.publish_started(index);
         }
         let known = &mut state.known;
@@ -242,19 +246,29 @@ impl Worker<'_> {
         self.publish_started(index);
     }
 
+    /// Whether exact requests can have all of a prompt that is being evaluated.
+    fn stays_pure(&self, sequence: &Sequence) -> bool {
+        let known = &self.lanes[sequence.lane].known;
+        known.is_pure() && self.shared.keeps_pure(&sequence.request)
+    }
+
     /// Tells the other workers what a lane is about to hold.
     fn publish_started(&self, index: usize) {
         let sequence = &self.sequences[index];
         let known = &self.lanes[sequence.lane].known;
+        let shareable = sequence.plan.shareable();
+        let pure = self.stays_pure(sequence);
         self.shared.directory.publish(
             self.number,
             sequence.lane,
             Some(Entry {
                 adapters: sequence.request.adapters.clone(),
                 prompt: Arc::clone(&sequence.request.prompt),
-                tokens: sequence.plan.shareable(),
+                tokens: shareable,
+                pure: if pure { shareable } else { known.pure },
                 told: (sequence.request.prompt_logprobs.as_ref()).map(|_| known.told.clone()),
                 whole: Some(sequence.request.prompt_logprobs.is_some()),
+                whole_is_pure: known.whole.as_ref().map_or(pure, |whole| whole.pure),
                 generated: Vec::new(),
             }),
         );

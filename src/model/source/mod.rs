@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::SourceError;
 pub use index::{Package, fetch_package};
+pub(super) use verified::hash;
 
 use crate::config::Model;
 
@@ -137,6 +138,21 @@ pub fn resolve_in(settings: &Model, environment: &Environment) -> Result<PathBuf
     local(&environment.expand(source))
 }
 
+/// The files of the model that is opened by this path: itself, or the parts of a split model.
+pub(super) fn files(path: &Path) -> Vec<PathBuf> {
+    match split(path) {
+        None => vec![path.to_owned()],
+        Some(split) => split
+            .parts()
+            .map(|part| path.with_file_name(part))
+            .collect(),
+    }
+}
+
+fn split(path: &Path) -> Option<gguf::Split> {
+    gguf::Split::parse(path.file_name()?.to_str()?)
+}
+
 fn local(path: &Path) -> Result<PathBuf, SourceError> {
     let shown = path.display().to_string();
     match std::fs::metadata(path) {
@@ -151,8 +167,7 @@ fn local(path: &Path) -> Result<PathBuf, SourceError> {
         return Err(SourceError::NotGguf { path: shown });
     }
     // llama.cpp opens a split model by its first part, and finds the others beside it.
-    let name = path.file_name().and_then(|name| name.to_str());
-    let Some(split) = name.and_then(gguf::Split::parse) else {
+    let Some(split) = split(path) else {
         return Ok(path.to_owned());
     };
     for part in split.parts() {

@@ -121,7 +121,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 /// The file's SHA-256 in lower-case hex.
-pub(super) fn hash(path: &Path) -> std::io::Result<String> {
+pub(in crate::model) fn hash(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
     let progress = (size >= WORTH_A_BAR).then(|| {

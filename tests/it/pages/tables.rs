@@ -141,6 +141,9 @@ fn rows_of(name: &str, document: &Value) -> Vec<String> {
     rows
 }
 
+/// What has many parts, and a table of its own for them.
+const APART: &str = "#/components/schemas/Receipt";
+
 /// The parts of an answer, by their paths.
 fn collect(schema: &Value, document: &Value, path: &str, rows: &mut Vec<String>) {
     let schema = follow(schema, document);
@@ -156,7 +159,9 @@ fn collect(schema: &Value, document: &Value, path: &str, rows: &mut Vec<String>)
         let mut inner = part;
         let mut nullable = false;
         let own = inner["description"].as_str();
+        let mut is_apart = false;
         loop {
+            is_apart |= inner["$ref"] == APART;
             let option = inner["oneOf"]
                 .as_array()
                 .and_then(|options| match &options[..] {
@@ -182,14 +187,19 @@ fn collect(schema: &Value, document: &Value, path: &str, rows: &mut Vec<String>)
         }
         let about = own.or(inner["description"].as_str()).unwrap_or_default();
         let has_parts = inner.get("properties").or(inner.get("allOf")).is_some();
-        if !has_parts {
+        if is_apart || !has_parts {
             let kinds = inner["type"].as_array();
             nullable |= kinds.is_some_and(|kinds| kinds.contains(&"null".into()));
-            let value =
-                unbounded(&words_of(inner, document)) + if nullable { " or null" } else { "" };
+            let value = if is_apart {
+                "object".to_owned()
+            } else {
+                unbounded(&words_of(inner, document)) + if nullable { " or null" } else { "" }
+            };
             rows.push(row(&[format!("`{path}`"), value, about.to_owned()]));
         }
-        collect(inner, document, &path, rows);
+        if !is_apart {
+            collect(inner, document, &path, rows);
+        }
     }
 }
 
