@@ -252,7 +252,7 @@ impl Receipt {
             }
             let scores = || {
                 let tokens = gathered.tokens.iter();
-                tokens.filter_map(|token| token.logprob.as_deref())
+                tokens.filter_map(|token| token.told.logprob.as_deref())
             };
             self.choices.push(ReceiptChoice {
                 prompt,
@@ -303,7 +303,7 @@ fn digest<'a>(scores: impl Iterator<Item = &'a TokenLogprob>) -> Option<String> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{FinishReason, PromptOutput, TokenOutput};
+    use crate::engine::{FinishReason, PromptOutput, TokenOutput, Told};
 
     fn score(token: i32, logprob: f32, top: &[(i32, f32)]) -> Arc<TokenLogprob> {
         Arc::new(TokenLogprob {
@@ -313,6 +313,8 @@ mod tests {
                 .iter()
                 .map(|&(id, logprob)| (Token(id), logprob))
                 .collect(),
+            named: Vec::new(),
+            detail: None,
         })
     }
 
@@ -321,6 +323,7 @@ mod tests {
             prompt: PromptOutput {
                 cached_tokens,
                 logprobs: vec![score(5, -0.25, &[(7, -0.125)])],
+                rows: Vec::new(),
             },
             tokens: tokens
                 .iter()
@@ -328,7 +331,10 @@ mod tests {
                     token: score.token,
                     text: String::new(),
                     offset: 0,
-                    logprob: Some(Arc::clone(score)),
+                    told: Told {
+                        logprob: Some(Arc::clone(score)),
+                        ..Told::default()
+                    },
                 })
                 .collect(),
             reason: FinishReason::Length,

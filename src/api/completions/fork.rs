@@ -141,8 +141,12 @@ impl Fork {
     pub fn find(self, recent: &Recent, client: &str, served: &Served) -> Result<Forked, ApiError> {
         recent
             .look(&self.id, client, |origin| {
-                let fingerprint = served.engine.fingerprint(&origin.adapters);
-                if origin.model != served.number || origin.fingerprint != fingerprint {
+                let engine = &served.engine;
+                let fingerprint = engine.fingerprint(&origin.adapters, false);
+                // Whether that answer's request asked for exactness makes it no other model.
+                let same = origin.fingerprint == fingerprint
+                    || origin.fingerprint == engine.fingerprint(&origin.adapters, true);
+                if origin.model != served.number || !same {
                     return Err(ApiError::field(
                         "model",
                         format!(
