@@ -148,7 +148,7 @@ fn check(model: &str) {
             let alone = server.complete(with(request, &json!({"cache_prompt": false})));
             assert_eq!((first(&alone), cached(&alone)), (expected, 0));
             // None is given, and at this temperature the same is drawn.
-            let free = server.complete(forking(position, None, 5.min(LENGTH - position)));
+            let free = server.complete(forking(position, None, (LENGTH - position).min(5)));
             assert_eq!(
                 self::drawn(&free, 0),
                 drawn[position..]
@@ -204,10 +204,10 @@ fn many_at_once() {
             .collect();
         let ids: Vec<Vec<u64>> = originals.iter().map(|one| drawn(one, 0)).collect();
         std::thread::scope(|scope| {
-            for client in 0..6 {
+            for client in 0..4 {
                 let (server, originals, ids) = (&server, &originals, &ids);
                 scope.spawn(move || {
-                    for round in 0..5 {
+                    for round in 0..3 {
                         let which = (client + round) % originals.len();
                         let position = (client * 17 + round * 11) % 48;
                         let token = Some(ids[which][position]).filter(|_| round % 2 == 0);
@@ -473,23 +473,28 @@ fn throughput_mode_goes_on_as_from_a_prompt() {
         config.engine.mode = Mode::Throughput;
         config.engine.contexts = 1;
     });
-    if !server::is_as_recorded() {
-        // Elsewhere rows that are evaluated together have other bits than one alone, and texts part.
-        println!("skipped: not a CPU with AVX-512");
-        return;
-    }
-    // Of this model the bits are the same however rows are evaluated.
-    let original = server.complete(ask(json!({"prompt": STEM, "frequency_penalty": 0.4}), 40));
+    let penalty = json!({"frequency_penalty": 0.4});
+    let original = server.complete(ask(with(json!({"prompt": STEM}), &penalty), 40));
+    let ids = drawn(&original, 0);
     for position in [0, 1, 20, 33, 39] {
-        let mut request = ask(fork(&original, position, None), 40 - position);
-        request["frequency_penalty"] = json!(0.4);
+        let request = ask(
+            with(fork(&original, position, Some(ids[position])), &penalty),
+            3,
+        );
         let answer = server.complete(request);
-        let expected = rest(&original["choices"][0], position);
-        for name in ["text", "finish_reason"] {
-            assert_eq!(answer["choices"][0][name], expected[name], "{position}");
-        }
-        let arrays = &answer["choices"][0]["logprobs"];
-        assert_eq!(arrays["text_offset"], expected["logprobs"]["text_offset"]);
+        // Rows of a prompt have other low bits, so what comes later may part.
+        let (came, before) = (
+            &answer["choices"][0]["logprobs"],
+            &original["choices"][0]["logprobs"],
+        );
+        assert_eq!(came["tokens"][0], before["tokens"][position]);
+        assert_eq!(came["text_offset"][0], before["text_offset"][position]);
+        let logprob = |array: &Value| array.as_f64().expect("a number");
+        let (a, b) = (
+            logprob(&came["token_logprobs"][0]),
+            logprob(&before["token_logprobs"][position]),
+        );
+        assert!((a - b).abs() < 0.2, "{position}: {a} {b}");
         assert_eq!(
             prompt_tokens(&answer),
             prompt_tokens(&original) + position as u64
@@ -585,7 +590,7 @@ fn what_a_fork_says_must_fit_its_answer() {
     refused(
         json!({"id": id, "position": 48}),
         "fork",
-        "your prompt is too long: it has 2048 tokens",
+        "it has 2048 tokens, and at least one more is to be made",
     );
     let last = server
         .complete(json!({"fork": {"id": id, "position": 47, "token": 300}, "max_tokens": null}));
