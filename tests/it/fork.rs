@@ -254,8 +254,8 @@ fn a_fork_of_a_fork_and_of_each_choice() {
         let before = &original["choices"][choice];
         assert_eq!(scores(&forked["choices"][0], 0..1), scores(before, 4..5));
         // Positions count from the prompt's end, whatever was forked in between.
-        for position in 0..=5 {
-            let again = server.complete(ask(fork(&forked, position, Some(drawn[position])), 1));
+        for (position, &token) in drawn.iter().enumerate().take(6) {
+            let again = server.complete(ask(fork(&forked, position, Some(token)), 1));
             let row = position..position + 1;
             assert_eq!(scores(&again["choices"][0], 0..1), scores(before, row));
         }

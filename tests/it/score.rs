@@ -35,15 +35,12 @@ fn ids(server: &TestServer, text: &str, add_special: bool) -> Vec<u64> {
 /// Logprobs of ids as echo has them, each with whether it is that of the likeliest token.
 fn echoed(server: &TestServer, ids: &[u64]) -> (Vec<Value>, Vec<bool>) {
     let answer = server.complete(json!({
-        "prompt": ids, "max_tokens": 0, "echo": true, "logprobs": 1, "cache_prompt": false
+        "prompt": ids, "max_tokens": 0, "echo": true, "logprobs": 1, "logprobs_detail": true, "cache_prompt": false
     }));
     let arrays = &answer["choices"][0]["logprobs"];
     let logprobs = arrays["token_logprobs"].as_array().expect("an array");
-    let tops = arrays["top_logprobs"].as_array().expect("an array");
-    let likeliest = logprobs.iter().zip(tops).map(|(logprob, top)| {
-        let first = top.as_object().and_then(|top| top.values().next());
-        first == Some(logprob)
-    });
+    let ranks = arrays["rank"].as_array().expect("an array").iter();
+    let likeliest = ranks.map(|rank| rank == 1);
     (logprobs.clone(), likeliest.collect())
 }
 

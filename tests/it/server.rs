@@ -58,7 +58,7 @@ pub fn gemma_model() -> Option<String> {
 /// and texts are other ones (docs/reproducibility.md). What was recorded on one kind holds on that kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cpu {
-    /// AVX-512 with VNNI: what pages, examples and `tests/golden` are of.
+    /// AVX-512 with VNNI: what most pages, the examples and `tests/golden` are of.
     Avx512,
     /// AVX2 and no more: `tests/golden/avx2`.
     Avx2,
@@ -75,11 +75,6 @@ pub fn cpu() -> Cpu {
         (false, false, true) => Cpu::Avx2,
         _ => Cpu::Other,
     }
-}
-
-/// Whether this CPU is of the kind that pages and examples are of.
-pub fn is_as_recorded() -> bool {
-    cpu() == Cpu::Avx512
 }
 
 /// The settings of `config/default.toml`.

@@ -34,6 +34,11 @@ pub fn answers<'a>(document: &'a Value, method: &str, path: &str) -> Vec<&'a str
         .collect()
 }
 
+/// A row of a table is one line.
+fn one_line(text: &str) -> String {
+    text.replace('\n', " ")
+}
+
 /// Whether a comment is the title of a table.
 pub fn is_title(comment: &str) -> bool {
     comment == "routes"
@@ -82,13 +87,8 @@ pub fn table(title: &str, document: &Value, pages: &[&Page]) -> Option<String> {
                 None => String::new(),
                 Some(default) => format!("`{}`", super::shown::line(default)),
             };
-            let about = schema["description"].as_str().unwrap_or_default();
-            row(&[
-                format!("`{name}`"),
-                words(schema),
-                default,
-                about.to_owned(),
-            ])
+            let about = one_line(schema["description"].as_str().unwrap_or_default());
+            row(&[format!("`{name}`"), words(schema), default, about])
         })
         .collect();
     Some(format!(
@@ -185,7 +185,7 @@ fn collect(schema: &Value, document: &Value, path: &str, rows: &mut Vec<String>)
                 break;
             }
         }
-        let about = own.or(inner["description"].as_str()).unwrap_or_default();
+        let about = one_line(own.or(inner["description"].as_str()).unwrap_or_default());
         let has_parts = inner.get("properties").or(inner.get("allOf")).is_some();
         if is_apart || !has_parts {
             let kinds = inner["type"].as_array();
@@ -195,7 +195,7 @@ fn collect(schema: &Value, document: &Value, path: &str, rows: &mut Vec<String>)
             } else {
                 unbounded(&words_of(inner, document)) + if nullable { " or null" } else { "" }
             };
-            rows.push(row(&[format!("`{path}`"), value, about.to_owned()]));
+            rows.push(row(&[format!("`{path}`"), value, about]));
         }
         if !is_apart {
             collect(inner, document, &path, rows);
