@@ -48,6 +48,9 @@ impl fmt::Display for Comparison {
     }
 }
 
+/// The routes whose answers have receipts.
+const ROUTES: [&str; 2] = ["/v1/completions", "/v1/chat/completions"];
+
 /// Reads a receipt, or an answer that has one.
 pub fn read(text: &str) -> Result<Receipt, Unable> {
     let wrong = |why: &dyn fmt::Display| {
@@ -72,7 +75,15 @@ pub fn read(text: &str) -> Result<Receipt, Unable> {
         }
         None => return Err(wrong(&"it has no `version`")),
     }
-    serde_json::from_value(value).map_err(|error| wrong(&error))
+    let receipt: Receipt = serde_json::from_value(value).map_err(|error| wrong(&error))?;
+    // Who wrote it shall not say where a key is sent.
+    if !ROUTES.contains(&receipt.route.as_str()) {
+        return Err(wrong(&format!(
+            "its `route` must be one of {}",
+            ROUTES.join(", ")
+        )));
+    }
+    Ok(receipt)
 }
 
 /// The settings by which an engine evaluates as the receipt tells, each with its value.

@@ -318,6 +318,13 @@ impl Engine {
     /// The files that the model was loaded from, with their hashes. They are read for that when this is asked for the first
     /// time, which takes a second for each gigabyte or two.
     pub async fn files(&self) -> Result<Arc<[FileHash]>, EngineError> {
+        let engine = self.clone();
+        // In a task of its own: who leaves does not have it begun anew.
+        let hashed = tokio::spawn(async move { engine.hash_files().await });
+        hashed.await.unwrap_or(Err(EngineError::FileGone))
+    }
+
+    async fn hash_files(&self) -> Result<Arc<[FileHash]>, EngineError> {
         let pool = self.pool()?;
         let hash = || async {
             let model = Arc::clone(&pool.model);

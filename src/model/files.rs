@@ -52,13 +52,19 @@ impl Files {
     /// An error, too, if a file has changed: the hash would be another model's than the one that answers.
     pub fn hash(&self) -> std::io::Result<Arc<[FileHash]>> {
         let one = |(path, stamp): &(PathBuf, Stamp)| {
-            let sha256 = source::hash(path)?;
-            if Stamp::of(path)? != *stamp {
-                return Err(std::io::Error::other(format!(
+            let is_same = || {
+                if Stamp::of(path)? == *stamp {
+                    return Ok(());
+                }
+                Err(std::io::Error::other(format!(
                     "{} has changed since it was loaded",
                     path.display()
-                )));
-            }
+                )))
+            };
+            // Before, so that another file is not read each time that somebody asks.
+            is_same()?;
+            let sha256 = source::hash(path)?;
+            is_same()?;
             Ok(FileHash {
                 bytes: stamp.bytes,
                 sha256,

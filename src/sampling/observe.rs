@@ -233,7 +233,8 @@ impl Recording {
         if let Some(tell) = tell {
             for &mode in watch.modes.iter() {
                 let row = self.row(mode);
-                likeliest.find(row, tell.top);
+                // A row that is mostly cut holds many equals, which it takes long to find the first of.
+                likeliest.find(row, tell.top.min(candidates(row)));
                 let mut told = score(row, &likeliest, token, tell);
                 told.top.retain(|&(_, logprob)| logprob > f32::NEG_INFINITY);
                 modes.push(told);
@@ -287,15 +288,13 @@ struct Side<'a> {
 impl<'a> Side<'a> {
     fn new(row: &'a [f32], top: usize) -> Self {
         let mut likeliest = Likeliest::default();
-        likeliest.find(row, top);
+        let candidates = candidates(row);
+        likeliest.find(row, top.min(candidates));
         let top = likeliest.as_slice().iter().take(top);
         Self {
             row,
             log_sum: log_sum_exp(row),
-            candidates: row
-                .iter()
-                .filter(|logit| **logit > f32::NEG_INFINITY)
-                .count(),
+            candidates,
             top: top
                 .filter(|(logit, _)| *logit > f32::NEG_INFINITY)
                 .map(|&(_, token)| token)
@@ -324,6 +323,13 @@ impl<'a> Side<'a> {
             .map(|(&logit, _)| self.of(logit))
             .sum()
     }
+}
+
+/// How many tokens of a row are not banned, or cut.
+fn candidates(row: &[f32]) -> usize {
+    row.iter()
+        .filter(|logit| **logit > f32::NEG_INFINITY)
+        .count()
 }
 
 /// What C++'s `std::uniform_real_distribution<double>(0, 1)` of GNU's library makes of two numbers of the Mersenne

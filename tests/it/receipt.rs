@@ -160,6 +160,14 @@ fn an_answer_is_held_against_its_receipt() {
         1,
         &["prompt 0, token 2: id 3"],
     );
+    for route in ["@example.org/v1/completions", "/metrics"] {
+        check(
+            &change("/route", json!(route)),
+            &own,
+            2,
+            &["its `route` must be"],
+        );
+    }
     let other = change("/request/seed", json!(1));
     check(&other, &own, 1, &["different: choice 0"]);
     // What cannot be compared, each with what to do.

@@ -127,12 +127,12 @@ async fn create(
     if let Some(rows) = &telling.rows
         && accept.is_some_and(|accept| accept.as_bytes() == NPY.as_bytes())
     {
-        let vocabulary = served.model.vocab().len();
-        let all = answer
-            .choices
-            .iter()
-            .filter_map(|choice| choice.logits.as_ref());
-        let file = npy(rows.number, vocabulary, all);
+        let (number, vocabulary) = (rows.number, served.model.vocab().len());
+        let choices = answer.choices.into_iter();
+        let all: Vec<_> = choices.filter_map(|choice| choice.logits).collect();
+        let file = state
+            .work(move || npy(number, vocabulary, all.iter()))
+            .await?;
         return Ok(([(header::CONTENT_TYPE, NPY)], file).into_response());
     }
     answer.respond(&entries, &state).await
@@ -294,6 +294,8 @@ fn prepare(
         )
         .code("answer_too_large"));
     }
+    // What rows come to is written like so many entries, of some twenty bytes each.
+    entries.0 = entries.0.saturating_add(row_bytes / 20);
     let sequences = generate.sequences(wanted, served)?;
     Ok(Prepared {
         generate,

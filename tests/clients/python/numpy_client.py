@@ -62,13 +62,13 @@ def check_distribution(arrays, place, logprobs, chosen, what):
 
 @report.check("entropy, rank, tail mass and the top, of prompt and completion")
 def _():
-    choice = complete(echo=True, temperature=1.5)
+    choice = complete(echo=True, temperature=1.5, ignore_eos=True)
     arrays = choice["logprobs"]
     matrix, positions = rows(choice), choice["logits"]["positions"]
     equal(positions, list(range(1, len(arrays["tokens"]))))
     for row, position in zip(matrix, positions):
         check_distribution(arrays, position, log_softmax(row), arrays["token_ids"][position], f"token {position}")
-    equal(bytes(sum(arrays["bytes"], [])).decode(), choice["text"])
+    equal(bytes(sum(arrays["bytes"], [])).decode(errors="ignore"), choice["text"])
 
 
 @report.check("tokens named by id and by text, whatever their rank")
@@ -164,7 +164,7 @@ def _():
 @report.check("every distribution and the trace: bias and penalties, hot")
 def _():
     bias = {"260": 4.0, "28": -3.0, "30": -100.0}
-    check_chain({"temperature": 1.3, "top_k": 0, "top_p": 0.9, "logit_bias": bias, "presence_penalty": 0.7,
+    check_chain({"temperature": 1.3, "top_k": 60, "top_p": 0.9, "logit_bias": bias, "presence_penalty": 0.7,
                  "frequency_penalty": 0.3, "repeat_penalty": 1.2})
 
 
@@ -176,18 +176,21 @@ def _():
 
 @report.check("a grammar: masked is what it leaves, and kept_mass how much that was")
 def _():
-    choice = complete(grammar='root ::= " " [0-9]+', logprobs_mode=["masked", "raw"], ignore_eos=True, max_tokens=6)
+    modes = ["masked", "raw", "penalized"]
+    choice = complete(grammar='root ::= " " [0-9]+', logprobs_mode=modes, ignore_eos=True, max_tokens=6)
     arrays = choice["logprobs"]
+    # The ban of the end comes before the grammar.
+    before = arrays["modes"]["penalized"]["token_logprobs"]
     ids = [post("/tokenize", content=text, add_special=False)["tokens"] for text in "0123456789"]
     digits = {entry[0] if isinstance(entry[0], int) else entry[0]["id"] for entry in ids}
     for place, row in enumerate(rows(choice)):
         logprobs = log_softmax(row)
         near(arrays["modes"]["raw"]["token_logprobs"][place], logprobs[arrays["token_ids"][place]], "raw")
         kept = arrays["kept_mass"][place]
-        near(math.exp(arrays["token_logprobs"][place]) * kept, math.exp(logprobs[arrays["token_ids"][place]]), "masked")
+        near(math.exp(arrays["token_logprobs"][place]) * kept, math.exp(before[place]), "masked")
         assert 0 < kept < 1, kept
         if place > 0:
-            near(kept, math.exp(np.logaddexp.reduce([logprobs[token] for token in digits])), "kept", 1e-3)
+            near(kept, math.exp(np.logaddexp.reduce([logprobs[token] for token in digits])), "kept", 5e-3)
 
 
 @report.check("float16, chosen positions, and a file of numpy's in one line")
