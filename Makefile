@@ -26,7 +26,7 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim build run test test-gemma test-examples test-clients bench soak exactness overload fuzz documents docs audit lint dist clean
+.PHONY: help setup claim python build run test test-gemma test-examples test-clients bench soak exactness overload fuzz documents docs audit lint dist clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ claim: setup
 	@if [ "$$(cat $(CARGO_TARGET_DIR)/clone 2> /dev/null)" != "$(CURDIR)" ]; then \
 		cargo clean --quiet --release --package candor && mkdir -p $(CARGO_TARGET_DIR) && \
 		echo "$(CURDIR)" > $(CARGO_TARGET_DIR)/clone; fi
+
+# What is measured, and what other people's programs are tried with, is in Python.
+python:
+	@command -v python3 > /dev/null || { echo "There is no python3, which this needs, with venv. On Debian: apt-get install python3-venv"; exit 1; }
 
 build: claim ## Build the server.
 	cargo build --release --locked $(FEATURES)
@@ -55,27 +59,27 @@ test-gemma: build ## Run all tests, with Gemma 3 270M as well (250 MB, downloade
 	$(CANDOR) fetch default
 	CANDOR_TEST_GEMMA="$$(scripts/fetch-gemma.sh)" && export CANDOR_TEST_GEMMA && cargo test --release --locked $(FEATURES)
 
-test-clients: build ## Try real clients (OpenAI's, LangChain and others): make test-clients ARGS="--only python"
+test-clients: python build ## Try real clients (OpenAI's, LangChain and others): make test-clients ARGS="--only python"
 	$(CANDOR) fetch default
 	tests/clients/run.py --candor $(CANDOR) $(if $(URL),--url $(URL)) $(ARGS)
 
-test-examples: build ## Run the notebooks and scripts in examples/, and hold what they show against what is committed.
+test-examples: python build ## Run the notebooks and scripts in examples/, and hold what they show against what is committed.
 	$(CANDOR) fetch default
 	examples/run.py --candor $(CANDOR) $(ARGS)
 
-bench: build ## Measure speed, beside others if given: make bench ARGS="llama-server=http://127.0.0.1:8080"
+bench: python build ## Measure speed, beside others if given: make bench ARGS="llama-server=http://127.0.0.1:8080"
 	$(CANDOR) fetch default
 	scripts/bench.py $(if $(URL),candor=$(URL),--candor $(CANDOR)) $(ARGS)
 
-soak: build ## Let 32 clients loose on a server for some minutes: make soak MINUTES=20
+soak: python build ## Let 32 clients loose on a server for some minutes: make soak MINUTES=20
 	$(CANDOR) fetch default
 	scripts/soak.py --candor $(CANDOR) --minutes $(MINUTES) $(ARGS)
 
-exactness: build ## Look for an answer whose bits depend on others: make exactness ARGS="--model MODEL --requests 2000"
+exactness: python build ## Look for an answer whose bits depend on others: make exactness ARGS="--model MODEL --requests 2000"
 	$(CANDOR) fetch default
 	scripts/exactness.py --candor $(CANDOR) $(ARGS)
 
-overload: build ## Put 500 clients on 8 places for a minute.
+overload: python build ## Put 500 clients on 8 places for a minute.
 	$(CANDOR) fetch default
 	scripts/overload.py --candor $(CANDOR) $(ARGS)
 
