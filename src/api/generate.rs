@@ -20,6 +20,7 @@ use crate::engine::{Request, Rows};
 use crate::logprobs::Tell;
 use crate::model::{Adapters, Token};
 use crate::sampling::{Mirostat, SamplingParams, Watch};
+pub use samplers::ids;
 
 /// How text is to be generated.
 #[derive(Debug)]

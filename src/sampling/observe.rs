@@ -249,8 +249,11 @@ impl Recording {
     }
 
     fn trace(&self, token: Token, top: usize) -> Trace {
-        let stages = self.steps().windows(2).map(|pair| {
-            let (before, after) = (Side::new(&pair[0].row, top), Side::new(&pair[1].row, top));
+        // What one stage leaves is what the next one gets: each row is looked at once.
+        let sides = self.steps().iter().map(|step| Side::new(step, top));
+        let sides: Vec<Side> = sides.collect();
+        let stages = sides.windows(2).map(|pair| {
+            let (before, after) = (&pair[0], &pair[1]);
             let mut tokens: Vec<TracedToken> = Vec::new();
             for token in before.top.iter().chain(&after.top).copied().chain([token]) {
                 if !tokens.iter().any(|other| other.token == token) {
@@ -263,10 +266,10 @@ impl Recording {
             }
             tokens.sort_by(|a, b| b.before.total_cmp(&a.before));
             TracedStage {
-                name: pair[1].stage,
+                name: after.stage,
                 candidates_in: before.candidates,
                 candidates_out: after.candidates,
-                cut_mass: before.outside(&after) as f32,
+                cut_mass: before.outside(after) as f32,
                 tokens,
             }
         });
@@ -279,6 +282,8 @@ impl Recording {
 
 /// A row before or after a stage.
 struct Side<'a> {
+    /// The stage that left it.
+    stage: &'static str,
     row: &'a [f32],
     log_sum: f64,
     candidates: usize,
@@ -286,12 +291,14 @@ struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    fn new(row: &'a [f32], top: usize) -> Self {
+    fn new(step: &'a Step, top: usize) -> Self {
+        let row = &step.row[..];
         let mut likeliest = Likeliest::default();
         let candidates = candidates(row);
         likeliest.find(row, top.min(candidates));
         let top = likeliest.as_slice().iter().take(top);
         Self {
+            stage: step.stage,
             row,
             log_sum: log_sum_exp(row),
             candidates,

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::api::body::{counted, cut, describe};
 use crate::api::error::ApiError;
-use crate::api::fields::{Fields, strings, token_ids, wrong};
+use crate::api::fields::{Fields, strings, wrong};
+use crate::api::generate::ids;
 use crate::api::models::Served;
 use crate::engine::Rows;
 use crate::logprobs::Tell;
@@ -206,25 +207,9 @@ fn logprobs(fields: &mut Fields, served: &Served) -> Result<Option<usize>, ApiEr
 /// The tokens that are asked for by id, then those by text.
 fn named(fields: &mut Fields, served: &Served) -> Result<Vec<Token>, ApiError> {
     let (most, vocab) = (served.config.limits.logprobs, served.model.vocab());
-    let ids = fields
-        .field(
-            "logprob_token_ids",
-            "With `logprobs`: tokens whose log-probabilities are told at every place, whatever their rank.",
-        )
-        .value(|| json!({"type": "array", "items": {"type": "integer", "minimum": 0}}));
-    let mut named = match ids {
-        None => Vec::new(),
-        Some(Value::Array(items)) if items.len() <= most => token_ids(
-            &items,
-            "logprob_token_ids",
-            "logprob_token_ids",
-            vocab.len(),
-        )?,
-        Some(other) => {
-            let allowed = format!("an array of at most {}", counted(most, "token id"));
-            return Err(wrong("logprob_token_ids", &allowed, &other));
-        }
-    };
+    let about = "With `logprobs`: tokens whose log-probabilities are told at every place, whatever their rank.";
+    let ids = ids(fields, ("logprob_token_ids", about), most, vocab.len())?;
+    let mut named = ids.unwrap_or_default();
     const TEXTS: &str = "logprob_tokens";
     let texts = fields
         .field(

@@ -237,7 +237,7 @@ fn each_within(texts: &[String], name: &'static str, most: usize) -> Result<(), 
 }
 
 /// A field that is an array of at most `most` token ids.
-fn ids(
+pub fn ids(
     fields: &mut Fields,
     (name, about): (&'static str, &'static str),
     most: usize,
