@@ -1,0 +1,83 @@
+// Tokens: from an answer's arrays, and into words and numbers that people read.
+
+/** @import { Choice, Token } from "./types.js" */
+
+/** Surprise by which a token is tinted, from certain to unlikely: probabilities of at least so much. */
+export const LEVELS = [0.9, 0.5, 0.2, 0.05, 0.01, 0];
+
+/** What is asked for so that `tokensOf` has all that it reads. */
+export const TELL = { logprobs: 40, logprobs_detail: true, return_token_ids: true };
+
+/**
+ * The tokens of a piece of an answer, or of a whole one.
+ * @param {Choice} choice
+ * @returns {Token[]}
+ */
+export function tokensOf(choice) {
+  const told = choice.logprobs;
+  if (!told) return [];
+  // What was generated stands last.
+  const prompt = told.tokens.length - (choice.token_ids?.length ?? 0);
+  return told.tokens.map((text, at) => ({
+    id: told.token_ids[at],
+    bytes: told.bytes[at],
+    text,
+    offset: told.text_offset[at],
+    isPrompt: at < prompt,
+    logprob: told.token_logprobs[at],
+    rank: told.rank[at],
+    entropy: told.entropy[at],
+    tailMass: told.tail_mass[at],
+    top: told.top[at],
+    trace: choice.trace?.[at - prompt] ?? null,
+  }));
+}
+
+/**
+ * From 0, certain, to 5; null where nothing predicts the token.
+ * @param {number | null} logprob
+ */
+export function level(logprob) {
+  if (logprob === null) return null;
+  const probability = Math.exp(logprob);
+  return LEVELS.findIndex((least) => probability >= least);
+}
+
+/**
+ * A token's text, with what one would not see made visible.
+ * @param {string} text
+ * @param {number[]} [bytes] shown if there is no text
+ */
+export function visible(text, bytes = []) {
+  if (text === "") return bytes.length ? hex(bytes) : "(no text)";
+  return text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll("\r", "␍");
+}
+
+/** @param {number[]} bytes */
+export function hex(bytes) {
+  return bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
+}
+
+/**
+ * A probability as people read it: never 0 or 100 % if it is neither.
+ * @param {number} probability
+ */
+export function percent(probability) {
+  if (probability === 0 || probability === 1) return `${probability * 100} %`;
+  if (probability < 0.0001) return `${probability.toExponential(1)}`;
+  const places = probability > 0.999 ? 4 : probability < 0.01 ? 3 : probability < 0.1 ? 2 : 1;
+  return `${(probability * 100).toFixed(places)} %`;
+}
+
+/**
+ * A number of nats.
+ * @param {number | null | undefined} value
+ */
+export function nats(value) {
+  return value === null || value === undefined ? "–" : value.toFixed(value > -0.001 && value < 0 ? 6 : 3);
+}
+
+/** @param {number} count */
+export function grouped(count) {
+  return count.toLocaleString("en-US");
+}
