@@ -73,7 +73,7 @@ export function treeOf(root, current, chosen) {
     const generated = branch.own.filter(({ isPrompt }) => !isPrompt);
     const text = visible(generated.slice(0, 30).map(({ text }) => text).join(""));
     const sum = generated.reduce((sum, { logprob }) => sum + (logprob ?? 0), 0);
-    const label = `${branch.parent ? `⑂ ${branch.at}: ` : ""}${generated.length ? text : "…"} (${nats(sum)} nats)`;
+    const label = `${branch.parent ? `↳ ${branch.at}: ` : ""}${generated.length ? text : "…"} (${nats(sum)} nats)`;
     const button = element("button", { type: "button", "aria-current": branch === current ? "true" : null, title: generated.map(({ text }) => text).join("") }, label);
     button.addEventListener("click", () => chosen(branch));
     const made = element("li", {}, button);

@@ -7,16 +7,16 @@ import { facts } from "./inspector.js";
 import { Plot, axis } from "./plots.js";
 import { raw, run } from "./sampling.js";
 import { Settings } from "./settings.js";
-import { lastOf, stagesOf } from "./stages.js";
+import { MOST_ROWS, stagesOf } from "./stages.js";
 import { TextView } from "./text_view.js";
 import { LEVELS, TELL, nats, percent, tokensOf, visible } from "./tokens.js";
 
 /** @import { Alternative, Body, Field, Model, Stage, Token, Trace } from "./types.js" */
 /** @typedef {{models: Model[], fields: Record<string, Field>, trouble: (error: unknown) => void}} Context */
 
-/** Tokens told of each stage. */
-const TRACE = 40;
 const SEEDS = 50;
+/** Tokens of each stage that are asked for where one token is looked at. */
+const TRACE = 40;
 
 export class Explore {
   /** @type {Branch | null} */
@@ -28,6 +28,8 @@ export class Explore {
   /** Tokens that came and are not shown yet. @type {Token[]} */
   #waiting = [];
   #showsAll = false;
+  /** What the chosen token's draw is made from, with the settings as they stand; null: only the server can tell. @type {Map<number, number> | null} */
+  #expected = null;
   #context;
   #settings;
   #text;
@@ -88,7 +90,7 @@ export class Explore {
 
   /** What the server is asked for `request`, so that the page has all it shows. @param {Body} request @returns {Body} */
   whole(request) {
-    return { ...request, echo: true, ...TELL, trace: TRACE };
+    return { ...request, echo: true, ...TELL, trace: MOST_ROWS };
   }
 
   /** Fills the form. What it does not name becomes the default. @param {Body} request */
@@ -127,7 +129,7 @@ export class Explore {
     const parent = this.#branch;
     if (!parent) return;
     const { model, prompt, ...settings } = this.request();
-    const body = { ...settings, ...TELL, trace: TRACE };
+    const body = { ...settings, ...TELL, trace: MOST_ROWS };
     const child = new Branch({ ...settings, model: parent.request.model }, parent, at);
     const before = parent.before(at);
     if (before && "fork" in before) {
@@ -305,10 +307,11 @@ export class Explore {
     if (!token?.top) return;
     byId("seeds-told", HTMLElement).replaceChildren();
     const from = raw(token.top, this.#vocabulary(), token.tailMass ?? 0);
-    const { stages, isWhole } = run(from, this.#settings.values(), TRACE);
+    const { stages, isWhole, last } = run(from, this.#settings.values(), TRACE);
+    this.#expected = isWhole ? new Map(last.known.map(({ id, probability }) => [id, probability])) : null;
     this.#showCumulative(token, stages);
     if (token.trace && this.#isAsDrawn(at)) {
-      this.#drawStages(token, token.trace.stages, token.trace.draw, "server", "As it was drawn, told by the server.");
+      this.#drawStages(token, token.trace.stages, token.trace, "server", "As it was drawn, told by the server.");
     } else if (isWhole) {
       this.#drawStages(token, stages, null, "page", "With the settings as they stand; computed here, from the likeliest tokens.");
     } else {
@@ -334,19 +337,15 @@ export class Explore {
   /**
    * @param {Token} token
    * @param {Stage[]} stages
-   * @param {Trace["draw"]} draw
+   * @param {Trace | null} trace
    * @param {"page" | "server" | "waiting"} source
    * @param {string} words
    */
-  #drawStages(token, stages, draw, source, words) {
+  #drawStages(token, stages, trace, source, words) {
     const place = byId("stages", HTMLElement);
     place.dataset.source = source;
-    place.replaceChildren(element("p", { class: "soft" }, words), ...stagesOf(stages, draw, token.top ?? []));
-    this.#last = { stages, isWhole: source !== "waiting" };
+    place.replaceChildren(element("p", { class: "soft" }, words), ...stagesOf(stages, trace, token.top ?? []));
   }
-
-  /** What the chosen token's draw is made from. */
-  #last = { stages: /** @type {Stage[]} */ ([]), isWhole: false };
 
   /**
    * A request whose next token is the one at this place, drawn with the settings as they stand.
@@ -380,8 +379,9 @@ export class Explore {
     const trace = answer?.choices[0].trace?.[0];
     if (!trace || this.#text.selected !== at || this.#text.tokens[at] !== token) return;
     const words = `With the settings as they stand; told by the server. It would draw ${visible(trace.token)} here with this seed.`;
-    this.#drawStages(token, trace.stages, trace.draw, "server", words);
+    this.#drawStages(token, trace.stages, trace, "server", words);
     this.#showCumulative(token, trace.stages);
+    this.#expected = new Map(trace.stages.at(-1)?.tokens.map(({ id, after }) => [id, after]));
   }
 
   /**
@@ -418,8 +418,8 @@ export class Explore {
     const told = byId("seeds-told", HTMLElement);
     if (!token?.top) return;
     told.replaceChildren(element("p", { class: "soft" }, `Drawing with ${SEEDS} seeds …`));
-    if (!this.#last.isWhole) await this.#askServer(at);
-    const expected = lastOf(this.#last.stages, token.top);
+    if (!this.#expected) await this.#askServer(at);
+    const expected = this.#expected ?? new Map();
     const answer = await this.#askAt(at, { n: SEEDS, return_token_ids: true, logprobs: 0, logprobs_detail: true });
     if (!answer || this.#text.tokens[at] !== token) return told.replaceChildren();
     /** @type {Map<number, {name: string, count: number}>} */

@@ -5,35 +5,24 @@ import { grouped, percent, visible } from "./tokens.js";
 
 /** @import { Alternative, Stage, Trace } from "./types.js" */
 
-const MOST_ROWS = 8;
+/** Tokens shown of each stage. */
+export const MOST_ROWS = 8;
 
 /** Stages whose tokens one does not want to see. */
 const closed = new Set();
 
 /**
  * @param {Stage[]} stages
- * @param {Trace["draw"]} draw
+ * @param {Trace | null} trace how the token was drawn, if it was
  * @param {Alternative[]} top the raw distribution's likeliest
  */
-export function stagesOf(stages, draw, top) {
+export function stagesOf(stages, trace, top) {
   /** @type {HTMLElement[]} */
   const parts = [drawn(stages, top)];
-  if (draw) parts.push(strip(stages, draw));
+  if (trace?.draw) parts.push(strip(trace.token, trace.draw));
   parts.push(...stages.map(stageOf));
   if (!stages.length) parts.push(element("p", { class: "soft" }, "No stage is on: the draw is made from the model's own distribution."));
   return parts;
-}
-
-/**
- * What the draw is made from, by token: what the last stage left.
- * @param {Stage[]} stages
- * @param {Alternative[]} top
- * @returns {Map<number, number>}
- */
-export function lastOf(stages, top) {
-  const last = stages.at(-1);
-  if (!last) return new Map(top.map(({ id, logprob }) => [id, Math.exp(logprob)]));
-  return new Map(last.tokens.filter(({ after }) => after > 0).map(({ id, after }) => [id, after]));
 }
 
 /**
@@ -42,7 +31,7 @@ export function lastOf(stages, top) {
  * @param {Alternative[]} top
  */
 function drawn(stages, top) {
-  const last = lastOf(stages, top);
+  const last = new Map(stages.at(-1)?.tokens.map(({ id, after }) => [id, after]) ?? top.map(({ id, logprob }) => [id, Math.exp(logprob)]));
   const rows = top.slice(0, MOST_ROWS).map(({ id, token, bytes, logprob }) => row(visible(token, bytes), Math.exp(logprob), last.get(id) ?? 0, id));
   return table("The model's probabilities, and those of the draw", rows);
 }
@@ -86,22 +75,19 @@ function row(name, before, after, id) {
 }
 
 /**
- * Where the random number fell: the candidates side by side, each as wide as it is likely.
- * @param {Stage[]} stages
+ * Where the random number fell: all candidates side by side are 1 wide; the one that was drawn is as wide as it was likely.
+ * @param {string} token
  * @param {NonNullable<Trace["draw"]>} draw
  */
-function strip(stages, draw) {
-  const last = stages.at(-1)?.tokens.filter(({ after }) => after > 0) ?? [];
-  const fell = last.find(({ after }) => Math.abs(after - (draw.high - draw.low)) < 1e-6);
-  const on = fell ? ` That is on ${visible(fell.token)}.` : "";
-  const chosen = element("span", { class: "landed" });
-  chosen.style.left = `${draw.low * 100}%`;
-  chosen.style.width = `${(draw.high - draw.low) * 100}%`;
+function strip(token, { random, low, high }) {
+  const drawn = element("span", { class: "landed" });
+  drawn.style.left = `${low * 100}%`;
+  drawn.style.width = `${(high - low) * 100}%`;
   const needle = element("span", { class: "needle" });
-  needle.style.left = `${draw.random * 100}%`;
+  needle.style.left = `${random * 100}%`;
   return element(
-    "div", { class: "draw", "data-random": draw.random },
-    element("p", { class: "soft" }, `The random number was ${draw.random.toFixed(4)}. It fell between ${draw.low.toFixed(4)} and ${draw.high.toFixed(4)}.${on}`),
-    element("div", { class: "strip", "aria-hidden": "true" }, chosen, needle),
+    "div", { class: "draw", "data-random": random },
+    element("p", { class: "soft" }, `The random number was ${random.toFixed(4)}: on ${visible(token)}, which goes from ${low.toFixed(4)} to ${high.toFixed(4)}.`),
+    element("div", { class: "strip", "aria-hidden": "true" }, drawn, needle),
   );
 }
