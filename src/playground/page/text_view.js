@@ -76,6 +76,7 @@ export class TextView {
     if (token.isPrompt) kinds.push("prompt");
     if (at === from) kinds.push("forked");
     if (text === "") kinds.push("bytes");
+    if (text.startsWith("\n")) kinds.push("newline");
     const probability = token.logprob === null ? "nothing predicts it" : percent(Math.exp(token.logprob));
     return element(
       "span",
