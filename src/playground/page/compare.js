@@ -364,8 +364,7 @@ function tableOf(comparison, which, point) {
     const isParting = row === rows[parts];
     const made = element(
       "tr", { id: rowId(comparison, row), tabindex: -1, class: `row-${row.kind}${a.isPrompt || b.isPrompt ? " prompt-row" : ""}${isParting ? " parts" : ""}` },
-      element("td", { class: "mono" }, names(a.tokens)), element("td", { class: "number" }, chance(a.logprob)),
-      element("td", { class: "mono" }, names(b.tokens)), element("td", { class: "number" }, chance(b.logprob)),
+      ...cells(a), ...cells(b),
       element("td", { class: "number" }, signed(difference(comparison, row))),
       element("td", {}, WORDS[kind(comparison, row)], ...(isParting ? [element("strong", {}, " parts here")] : [])),
     );
@@ -374,15 +373,21 @@ function tableOf(comparison, which, point) {
     made.addEventListener("focus", () => point(row));
     return made;
   }));
-  // It may break where the page is narrow.
-  const probability = "proba\u00ADbility";
-  const head = [["A", ""], [probability, "number"], ["B", ""], [probability, "number"], ["B − A, points", "number"], ["Verdict", ""]];
+  const head = [["A", ""], ["probability", "number chance"], ["B", ""], ["probability", "number chance"], ["B − A, points", "number"], ["Verdict", ""]];
   return element(
     "table", { class: "aligned" },
     element("caption", { class: "hidden" }, "Tokens of A and B in rows, and how they compare; in italics those of the prompt"),
     element("thead", {}, element("tr", {}, ...head.map(([text, kind]) => element("th", { scope: "col", class: kind || null }, text)))),
     body,
   );
+}
+
+/**
+ * Where the page is narrow the probability stands below the token, and not in a column of its own.
+ * @param {ReturnType<typeof cell>} side
+ */
+function cells({ tokens, logprob }) {
+  return [element("td", { class: "mono", "data-chance": chance(logprob) }, names(tokens)), element("td", { class: "number chance" }, chance(logprob))];
 }
 
 /** @param {Comparison} comparison */

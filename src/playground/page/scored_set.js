@@ -198,11 +198,11 @@ function tableOfBins(bins) {
  * @param {Verdict[]} verdicts
  */
 function tableOfItems(items, verdicts) {
-  return element("div", { class: "scrolled", tabindex: 0, role: "region", "aria-label": "Items" }, table(
-    "Items", ["Stem", "Right answer", "The model's", "Verdict", "Confidence"],
+  return element("div", { class: "scrolled items", tabindex: 0, role: "region", "aria-label": "Items" }, table(
+    "Items", ["Verdict", "Stem", "Right answer", "The model's", "Confi\u00ADdence"],
     items.map(({ stem, choices, answer }, at) => {
       const { chosen, isRight, confidence } = verdicts[at];
-      return [stem, visible(choices[answer]), visible(choices[chosen]), isRight ? "right" : "wrong", percent(confidence)];
+      return [isRight ? "right" : "wrong", stem, visible(choices[answer]), visible(choices[chosen]), percent(confidence)];
     }),
     [0, 1, 2, 3],
     (at) => (verdicts[at].isRight ? "" : "wrong"),
