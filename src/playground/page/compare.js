@@ -2,7 +2,7 @@
 
 import { align } from "./align.js";
 import { complete } from "./api.js";
-import { csv, save } from "./csv.js";
+import { csv, save } from "./files.js";
 import { element } from "./dom.js";
 import { Asking, labelled, modelSelect } from "./forms.js";
 import { legend } from "./legend.js";

@@ -4,15 +4,16 @@ import * as api from "./api.js";
 import { Branch, treeOf } from "./branch.js";
 import { afterAWhile, bar, byId, element, onceAFrame } from "./dom.js";
 import { facts } from "./inspector.js";
+import { legend } from "./legend.js";
 import { Plot, axis } from "./plots.js";
 import { raw, run } from "./sampling.js";
 import { Settings } from "./settings.js";
 import { MOST_ROWS, stagesOf } from "./stages.js";
 import { TextView } from "./text_view.js";
-import { LEVELS, TELL, nats, percent, tokensOf, visible } from "./tokens.js";
+import { TELL, nats, percent, tokensOf, visible } from "./tokens.js";
 
-/** @import { Alternative, Body, Field, Model, Stage, Token, Trace } from "./types.js" */
-/** @typedef {{models: Model[], fields: Record<string, Field>, trouble: (error: unknown) => void}} Context */
+/** @import { Context } from "./forms.js" */
+/** @import { Alternative, Body, Stage, Token, Trace } from "./types.js" */
 
 const SEEDS = 50;
 /** Tokens of each stage that are asked for where one token is looked at. */
@@ -73,7 +74,7 @@ export class Explore {
     });
     this.#along = new Plot(byId("along", HTMLElement), (colour) => this.#alongOptions(colour));
     this.#cumulative = new Plot(byId("cumulative", HTMLElement), cumulativeOptions, 160);
-    this.#showLegend();
+    byId("legend", HTMLElement).replaceChildren(legend());
     byId("request", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
       this.generate();
@@ -236,14 +237,6 @@ export class Explore {
       this.#running?.abort();
       this.#show(branch);
     }));
-  }
-
-  #showLegend() {
-    const samples = LEVELS.map((least, index) => {
-      const words = least ? `${least * 100} % or more` : `less`;
-      return element("span", { class: `token level-${index}` }, words);
-    });
-    byId("legend", HTMLElement).replaceChildren("Probability of each token:", ...samples);
   }
 
   // --- Along the text.

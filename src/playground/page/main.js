@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { mountCompare } from "./compare.js";
+import { save } from "./files.js";
 import { byId } from "./dom.js";
 import { Explore } from "./explore.js";
 import { mountScore } from "./score.js";
@@ -47,10 +48,10 @@ function mountSharing(explore) {
     byId("status", HTMLElement).textContent = isCopied ? "The link is copied, and stands in the address bar." : "The link stands in the address bar.";
   });
   byId("export-json", HTMLButtonElement).addEventListener("click", () => {
-    if (explore.branch) share.download("candor.json", "application/json", share.asJson(explore.branch));
+    if (explore.branch) save("candor.json", "application/json", share.asJson(explore.branch));
   });
   byId("export-csv", HTMLButtonElement).addEventListener("click", () => {
-    if (explore.branch) share.download("candor.csv", "text/csv", share.asCsv(explore.branch.tokens));
+    if (explore.branch) save("candor.csv", "text/csv", share.asCsv(explore.branch.tokens));
   });
 }
 

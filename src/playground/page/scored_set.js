@@ -3,7 +3,7 @@
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 import { score } from "./api.js";
 import { calibrate, judge, parseSet } from "./calibration.js";
-import { csv, save } from "./csv.js";
+import { csv, save } from "./files.js";
 import { element } from "./dom.js";
 import { Asking, labelled, modelSelect } from "./forms.js";
 import { axis, Plot } from "./plots.js";

@@ -1,5 +1,6 @@
-// Requests and answers to take along: as code, as a link, as files.
+// Requests and answers to take along: as code, as a link, as what stands in files.
 
+import { csv } from "./files.js";
 import { byId, element } from "./dom.js";
 import { hex } from "./tokens.js";
 
@@ -134,24 +135,4 @@ export function asCsv(tokens) {
   const rows = tokens.map(({ isPrompt, id, text, bytes, offset, logprob, rank, entropy, tailMass }, at) =>
     [at, isPrompt, id, text, hex(bytes), offset, logprob, logprob === null ? null : Math.exp(logprob), rank, entropy, tailMass]);
   return csv([head, ...rows]);
-}
-
-/** RFC 4180. @param {unknown[][]} rows */
-export function csv(rows) {
-  const cell = (/** @type {unknown} */ value) => {
-    const text = value === null || value === undefined ? "" : String(value);
-    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-  };
-  return rows.map((row) => `${row.map(cell).join(",")}\r\n`).join("");
-}
-
-/**
- * @param {string} name
- * @param {string} type
- * @param {string} text
- */
-export function download(name, type, text) {
-  const address = URL.createObjectURL(new Blob([text], { type }));
-  element("a", { href: address, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }

@@ -1,4 +1,4 @@
-// Tables as files.
+// Files that the browser stores, and tables in them.
 
 /** @typedef {string | number | boolean | null} Cell */
 
