@@ -90,6 +90,13 @@ def plain_environment():
 @contextlib.contextmanager
 def server(binary, *flags):
     """Starts one on a free port, with its defaults but for the flags; its address."""
+    with running(binary, *flags) as (_, url):
+        yield url
+
+
+@contextlib.contextmanager
+def running(binary, *flags):
+    """As `server`: the process, and its address."""
     with tempfile.TemporaryDirectory() as folder:
         log = pathlib.Path(folder) / "log"
         with open(log, "wb") as output:
@@ -101,7 +108,7 @@ def server(binary, *flags):
                 stderr=output,
             )
         try:
-            yield address(process, log)
+            yield process, address(process, log)
         finally:
             process.terminate()
             process.wait()
