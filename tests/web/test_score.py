@@ -15,6 +15,8 @@ from talk import ask
 STEM = "The capital of Michigan is"
 CHOICES = [" Lansing", " Detroit", " a big city"]
 MEASURES = ["probability", "sum", "mean", "per_byte", "per_character", "corrected"]
+# Milliseconds after which what has not come is held never to come.
+NEVER = 600_000
 NASTY = '<img src=x onerror="document.title=1"><script>document.title=2</script>&amp;'
 
 
@@ -148,6 +150,13 @@ def test_scoring_can_be_stopped(page):
 # --- A set.
 
 
+SET = [
+    {"stem": "Red and", "choices": [" blue", " oxen", " a door"], "answer": 0},
+    {"stem": "Two and two are", "choices": [" five", " four"], "answer": 1},
+    {"stem": "One after another, they", "choices": [" came", " went"], "answer": 1},
+]
+
+
 def run_set(page, items):
     page.fill("#set-items", "\n".join(json.dumps(item) for item in items))
     ends(page)
@@ -156,7 +165,8 @@ def run_set(page, items):
 def ends(page):
     page.locator("#set-status").evaluate("it => { it.textContent = 'begins'; }")
     page.get_by_role("button", name="Score the set").click()
-    expect(page.locator("#set-status")).to_contain_text("right, at a mean confidence")
+    # The sample set takes as long as all other tests here together, where the machine is busy.
+    expect(page.locator("#set-status")).to_contain_text("right, at a mean confidence", timeout=NEVER)
 
 
 def calibration(scored, answers, measure):
@@ -220,8 +230,7 @@ def test_calibration_is_that_of_the_apis_scores(page, server, screenshot):
 
 def test_the_reliability_diagram_is_drawn_and_told(page):
     open_tab(page)
-    page.get_by_role("button", name="Load a sample set").click()
-    ends(page)
+    run_set(page, SET)
     expect(page.locator("#set-plot canvas")).to_be_visible()
     colours = page.locator("#set-plot canvas").evaluate(
         """it => {
@@ -252,7 +261,7 @@ def test_bad_lines_are_told_by_their_numbers_and_not_sent(page):
     open_tab(page)
     asked = []
     page.on("request", lambda request: asked.append(request.url))
-    good = '{"stem": "a", "choices": ["b", "c"], "answer": 0}'
+    good = '{"stem": "a", "choices": [" b", " c"], "answer": 0}'
     for line, message in FAULTY.items():
         page.fill("#set-items", f"{good}\n\n{line}\n{good}")
         page.get_by_role("button", name="Score the set").click()
@@ -333,7 +342,6 @@ def test_nothing_is_wider_than_a_phone(page, screenshot):
     page.set_viewport_size({"width": 375, "height": 800})
     open_tab(page)
     score(page, choices=["x" * 120, *CHOICES])
-    page.get_by_role("button", name="Load a sample set").click()
-    ends(page)
+    run_set(page, SET)
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     screenshot("score-phone", full_page=True)
