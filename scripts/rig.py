@@ -1,5 +1,5 @@
 """What a run of other people's programs against a Candor needs: what they are installed in, and a server. Standard library
-only; tests/clients/run.py and examples/run.py have it."""
+only; tests/clients/run.py, tests/web/run.py and examples/run.py have it."""
 
 import contextlib
 import hashlib
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 
+HERE = pathlib.Path(__file__).resolve().parent
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "candor"
 
 
@@ -55,6 +56,29 @@ def python_environment(name, requirements):
         run_tool([place / "venv/bin/python", "-m", "pip", "install", "--quiet", "--requirement", requirements])
 
     return environment(name, [requirements], build) / "venv" / "bin"
+
+
+def node_tools():
+    """The folder with node and npm. Debian's are too old for the clients; PyPI has newer ones, which need no root."""
+    return python_environment("node", HERE / "node.txt")
+
+
+def node_environment(name, folder):
+    """The tools, and a folder that has the modules which package-lock.json of this folder names."""
+    tools = node_tools()
+    files = [folder / "package-lock.json", folder / "package.json"]
+
+    def build(place):
+        for file in files:
+            shutil.copy(file, place)
+        run_tool([tools / "npm", "ci", "--no-audit", "--no-fund"], cwd=place, env=with_path(tools))
+
+    return tools, environment(name, files, build)
+
+
+def with_path(folder):
+    """This process's environment, with the programs of a folder first."""
+    return dict(os.environ, PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
 def plain_environment():

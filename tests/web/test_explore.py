@@ -174,7 +174,7 @@ def test_the_slider_and_the_number_are_one(page):
     page.fill("#set-top_k", "1")
     expect(slider).to_have_value("1")
     expect(page.locator("#stages [data-stage=top_k]")).to_have_attribute("data-out", "1")
-    page.get_by_text("Back to the server's defaults").click()
+    page.locator("#settings").get_by_text("Back to the server's defaults").click()
     expect(page.locator("#set-top_k")).to_have_value("40")
 
 

@@ -32,7 +32,6 @@ export class Plot {
     this.#options = options;
     this.#height = height;
     this.#refresh = onceAFrame(() => this.#draw());
-    place.setAttribute("role", "img");
     new ResizeObserver(() => {
       if (place.clientWidth && place.clientWidth !== this.#width) this.redraw();
     }).observe(place);
@@ -45,6 +44,7 @@ export class Plot {
    */
   show(data, words) {
     this.#data = data;
+    this.#place.setAttribute("role", "img");
     this.#place.setAttribute("aria-label", words);
     this.#refresh();
   }
