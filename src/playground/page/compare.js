@@ -72,14 +72,14 @@ export function mountCompare(place, context) {
   const summary = element("div", { class: "scrolled" });
   const which = element("select", { id: "compare-rows" }, ...[["all", "all rows"], ["made", "what was generated"], ["other", "rows that differ"]].map(([value, text]) => element("option", { value }, text)));
   const table = element("div", { id: "compare-table", class: "scrolled", tabindex: 0, role: "region", "aria-label": "Tokens side by side" });
-  const export_ = element("button", { type: "button", id: "compare-csv" }, "CSV");
+  const exported = element("button", { type: "button", id: "compare-csv" }, "CSV");
   const results = element(
     "div", { class: "stack", hidden: true },
     element("div", { class: "card" }, legend(), element("div", { class: "sides" }, a.shown, b.shown), spot),
     element("div", { class: "card" }, element("h2", {}, "In sum"), summary),
     element(
       "div", { class: "card" },
-      element("div", { class: "bar-of-tools" }, element("h2", {}, "Token by token"), element("div", { class: "buttons" }, element("label", {}, "Show ", which), export_)),
+      element("div", { class: "bar-of-tools" }, element("h2", {}, "Token by token"), element("div", { class: "buttons" }, element("label", {}, "Show ", which), exported)),
       element("p", { class: "soft" }, "Probabilities are the model's own, before sampling. Up to where the texts part, tokens are taken together until both sides end at the same character; from there on, the longest run of common tokens is aligned."),
       table,
     ),
@@ -121,7 +121,7 @@ export function mountCompare(place, context) {
     });
   }
   which.addEventListener("change", showRows);
-  export_.addEventListener("click", () => comparison && save("candor-comparison.csv", "text/csv", asCsv(comparison)));
+  exported.addEventListener("click", () => comparison && save("candor-comparison.csv", "text/csv", asCsv(comparison)));
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
