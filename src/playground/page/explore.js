@@ -181,12 +181,19 @@ export class Explore {
       else {
         branch.finish ??= "error";
         this.#context.trouble(error);
+        // A branch of nothing is none.
+        if (branch.parent && !branch.own.length) {
+          branch.parent.children.pop();
+          if (this.#branch === branch) this.#show(branch.parent);
+        }
       }
     }
     if (this.#running === running) {
       this.#running = null;
       this.#busy(false);
       if (!isAcceptable) this.#tellEnd(branch, first - started, performance.now() - first);
+      // Now that it is loaded, the server knows more of the model.
+      if (!this.#vocabulary()) this.#context.models = await api.models().catch(() => this.#context.models);
     }
     if (!isAcceptable && this.#branch === branch) this.#flush();
     return !isAcceptable;
@@ -300,7 +307,7 @@ export class Explore {
     if (!token?.top) return;
     byId("seeds-told", HTMLElement).replaceChildren();
     const from = raw(token.top, this.#vocabulary(), token.tailMass ?? 0);
-    const { stages, isWhole, last } = run(from, this.#settings.values(), TRACE);
+    const { stages, isWhole, last } = this.#vocabulary() ? run(from, this.#settings.values(), TRACE) : { stages: [], isWhole: false, last: from };
     this.#expected = isWhole ? new Map(last.known.map(({ id, probability }) => [id, probability])) : null;
     this.#showCumulative(token, stages);
     if (token.trace && this.#isAsDrawn(at)) {
@@ -322,6 +329,7 @@ export class Explore {
     return JSON.stringify(then) === JSON.stringify(this.#settings.body());
   }
 
+  /** How many tokens there are; 0: the model was not loaded when the page asked. */
   #vocabulary() {
     const model = this.#context.models.find(({ id }) => id === this.#branch?.request.model);
     return model?.meta?.n_vocab ?? 0;
