@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 import rig
 import talk
 from talk import ask
+from test_access import check
 from test_score import NASTY, is_shown
 
 PROMPT = "The capital of Michigan is"
@@ -246,12 +247,15 @@ def test_two_models_with_other_tokens(page, request, tmp_path, screenshot):
     screenshot("two-models", full_page=True)
 
 
-def test_nothing_is_wider_than_a_phone(page, screenshot):
+def test_on_a_phone_for_everyone(page, screenshot):
     page.set_viewport_size({"width": 375, "height": 800})
     open_tab(page)
     preset(page, "temperature 0 against 1")
     run(page, prompt=f"{'x' * 200} {PROMPT}")
     assert page.evaluate("document.documentElement.scrollWidth") == 375
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        check(page)
     table = page.locator("#compare-table")
     assert table.evaluate("it => it.scrollWidth <= it.clientWidth")
     # What the columns of probabilities tell where there is room stands below the tokens.

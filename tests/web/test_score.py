@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 
 import talk
 from talk import ask
+from test_access import check
 
 STEM = "The capital of Michigan is"
 CHOICES = [" Lansing", " Detroit", " a big city"]
@@ -338,10 +339,13 @@ def test_every_control_has_a_name(page, tab):
     assert not nameless
 
 
-def test_nothing_is_wider_than_a_phone(page, screenshot):
+def test_on_a_phone_for_everyone(page, screenshot):
     page.set_viewport_size({"width": 375, "height": 800})
     open_tab(page)
     score(page, choices=["x" * 120, *CHOICES])
     run_set(page, SET)
     assert page.evaluate("document.documentElement.scrollWidth") == 375
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        check(page)
     screenshot("score-phone", full_page=True)

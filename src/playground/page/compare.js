@@ -69,7 +69,7 @@ export function mountCompare(place, context) {
   );
 
   const spot = element("p", { id: "compare-spot", class: "soft", "aria-live": "polite" }, "Point at a token, or go through them with the arrow keys; Enter goes to its row below.");
-  const summary = element("div", { class: "scrolled" });
+  const summary = element("div", { class: "scrolled", tabindex: 0, role: "region", "aria-label": "Both sides in sum" });
   const which = element("select", { id: "compare-rows" }, ...[["all", "all rows"], ["made", "what was generated"], ["other", "rows that differ"]].map(([value, text]) => element("option", { value }, text)));
   const table = element("div", { id: "compare-table", class: "scrolled", tabindex: 0, role: "region", "aria-label": "Tokens side by side" });
   const exported = element("button", { type: "button", id: "compare-csv" }, "CSV");
