@@ -11,13 +11,13 @@ fn get(path: &str) -> Response {
     ask("GET", path, &[])
 }
 
-/// The addresses that the page's HTML names.
+/// The addresses of files that the page's HTML names.
 fn named(page: &str) -> Vec<&str> {
     let values = ["src=\"", "href=\""].map(|name| page.split(name).skip(1));
     let values = values.into_iter().flatten();
     values
         .filter_map(|rest| rest.split('"').next())
-        .filter(|address| !address.starts_with(['#', 'd']))
+        .filter(|address| !address.starts_with('#') && *address != "docs")
         .collect()
 }
 
@@ -50,8 +50,9 @@ fn the_page_and_its_files_are_those_in_the_source() {
     let named = named(&page.body);
     assert!(named.len() > 1, "{named:?}");
     for address in named {
-        assert!(address.starts_with("/page/"), "{address}");
-        assert_eq!(get(address).status, 200, "{address}");
+        // As seen from the page, which a proxy may have put anywhere.
+        assert!(address.starts_with("page/"), "{address}");
+        assert_eq!(get(&format!("/{address}")).status, 200, "{address}");
     }
 }
 

@@ -27,7 +27,7 @@ export const key = {
 };
 
 /**
- * @param {string} path
+ * @param {string} path as seen from the page, which a proxy may have put anywhere
  * @param {Body} [body]
  * @param {AbortSignal} [signal]
  */
@@ -52,7 +52,7 @@ async function ask(path, body, signal) {
 
 /** @returns {Promise<Model[]>} */
 export async function models() {
-  return (await (await ask("/v1/models")).json()).data;
+  return (await (await ask("v1/models")).json()).data;
 }
 
 /**
@@ -60,7 +60,7 @@ export async function models() {
  * @returns {Promise<Record<string, Field>>}
  */
 export async function fields() {
-  const document = await (await ask("/openapi.json")).json();
+  const document = await (await ask("openapi.json")).json();
   let schema = document.paths["/v1/completions"].post.requestBody.content["application/json"].schema;
   if (schema.$ref) schema = document.components.schemas[schema.$ref.split("/").pop()];
   return schema.properties;
@@ -72,7 +72,7 @@ export async function fields() {
  * @returns {Promise<Completion>}
  */
 export async function complete(body, signal) {
-  return (await ask("/v1/completions", body, signal)).json();
+  return (await ask("v1/completions", body, signal)).json();
 }
 
 /**
@@ -81,7 +81,7 @@ export async function complete(body, signal) {
  * @returns {Promise<Scores>}
  */
 export async function score(body, signal) {
-  return (await ask("/v1/score", body, signal)).json();
+  return (await ask("v1/score", body, signal)).json();
 }
 
 /**
@@ -92,7 +92,7 @@ export async function score(body, signal) {
  */
 export async function* stream(body, signal) {
   const whole = { ...body, stream: true, stream_options: { include_usage: true } };
-  const response = await ask("/v1/completions", whole, signal);
+  const response = await ask("v1/completions", whole, signal);
   for await (const data of events(response, signal)) {
     if (data === "[DONE]") return;
     const event = JSON.parse(data);

@@ -13,7 +13,7 @@ const OPENAI = new Set(["model", "prompt", "max_tokens", "temperature", "top_p",
 /**
  * The request as code, by the name of the language.
  * @param {Body} body
- * @param {string} origin where the server is
+ * @param {string} origin the server's address, without /v1
  * @param {boolean} needsKey
  * @returns {Record<string, string>}
  */
@@ -63,7 +63,7 @@ function javascript(body, origin, needsKey) {
 export function showCodes(body, needsKey) {
   const dialog = byId("copy", HTMLDialogElement);
   const shown = element("pre", { tabindex: "0" });
-  const languages = codes(body, location.origin, needsKey);
+  const languages = codes(body, here(), needsKey);
   const buttons = Object.keys(languages).map((language) => {
     const button = element("button", { type: "button" }, language);
     button.addEventListener("click", () => choose(language));
@@ -88,6 +88,11 @@ export function showCodes(body, needsKey) {
   dialog.showModal();
 }
 
+/** Where the server is, as the page sees it. */
+function here() {
+  return new URL(".", location.href).href.replace(/\/$/, "");
+}
+
 /** @param {string} text @returns {Promise<boolean>} */
 export async function toClipboard(text) {
   try {
@@ -101,7 +106,7 @@ export async function toClipboard(text) {
 
 /** A link that holds the request. It stays in the browser: what stands behind # is not sent to the server. @param {Body} request */
 export function linkTo(request) {
-  return `${location.origin}/#request=${encodeURIComponent(JSON.stringify(request))}`;
+  return `${here()}/#request=${encodeURIComponent(JSON.stringify(request))}`;
 }
 
 /** The request that the page's address holds, if it does. @returns {Body | null} */
