@@ -19,12 +19,27 @@ export class ApiError extends Error {
 /** The API key, if the server wants one: kept for as long as the browser's tab is open. */
 export const key = {
   get value() {
-    return sessionStorage.getItem("key") ?? "";
+    return kept(() => sessionStorage.getItem("key")) ?? "";
   },
   set value(key) {
-    sessionStorage.setItem("key", key);
+    // Others can stand in no header, and are no key.
+    if (!/^[\x21-\x7e]*$/.test(key)) throw new Error("A key is of letters, digits and signs of ASCII, without blanks.");
+    kept(() => sessionStorage.setItem("key", key));
   },
 };
+
+/**
+ * What a browser keeps, where it may.
+ * @template T
+ * @param {() => T} access
+ */
+export function kept(access) {
+  try {
+    return access();
+  } catch {
+    return null;
+  }
+}
 
 /**
  * @param {string} path as seen from the page, which a proxy may have put anywhere
@@ -64,6 +79,16 @@ export async function fields() {
   let schema = document.paths["/v1/completions"].post.requestBody.content["application/json"].schema;
   if (schema.$ref) schema = document.components.schemas[schema.$ref.split("/").pop()];
   return schema.properties;
+}
+
+/**
+ * What a model's tokenizer says of itself.
+ * @param {string} model
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<{eos_token: string | null}>}
+ */
+export async function tokenizer(model, signal) {
+  return (await ask(`tokenizer_info?model=${encodeURIComponent(model)}`, undefined, signal)).json();
 }
 
 /**
@@ -110,7 +135,8 @@ export async function* stream(body, signal) {
 async function* events(response, signal) {
   if (!response.body) return;
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
+  /** The beginning of a line: an echoed prompt is a long one, in many pieces. @type {string[]} */
+  let begun = [];
   try {
     for (;;) {
       const { done, value } = await reader.read().catch((error) => {
@@ -118,9 +144,13 @@ async function* events(response, signal) {
         throw new ApiError(0, { message: "The connection broke in the middle of the answer. Does the server still run?" });
       });
       if (done) return;
-      const lines = (rest + value).split("\n");
-      rest = lines.pop() ?? "";
-      for (const line of lines) if (line.startsWith("data: ")) yield line.slice(6).trimEnd();
+      const [first, ...others] = value.split("\n");
+      begun.push(first);
+      for (const next of others) {
+        const line = begun.join("");
+        begun = [next];
+        if (line.startsWith("data: ")) yield line.slice(6).trimEnd();
+      }
     }
   } finally {
     reader.cancel().catch(() => {});

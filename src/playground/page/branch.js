@@ -1,4 +1,4 @@
-// What was generated, and what was forked from it: a tree.
+// What was generated, and what was forked from it: trees.
 
 import { element } from "./dom.js";
 import { nats, visible } from "./tokens.js";
@@ -11,9 +11,13 @@ export class Branch {
   children = [];
   /** @type {Token[]} */
   own = [];
+  /** Ids of what the server put before a text, as a BOS: it is told of nowhere else. Of a root. @type {number[]} */
+  ahead = [];
   /** The server's id of the answer, from which it may be forked. @type {string | null} */
   answer = null;
-  /** Tokens of the answer's prompt: places in a completion count from there. */
+  /** What made the answer: model, llama.cpp's version and mode. @type {string | null} */
+  fingerprint = null;
+  /** Tokens told of before the answer's completion: places in it count from there. */
   promptLength = 0;
   /** Why it ended; null while it has not. @type {string | null} */
   finish = null;
@@ -25,9 +29,11 @@ export class Branch {
    */
   constructor(request, parent = null, at = 0) {
     this.request = request;
+    /** @type {Branch | null} */
     this.parent = parent;
+    // What lies before the parent's own tokens is its parent's.
+    while (this.parent?.parent && at <= this.parent.at) this.parent = this.parent.parent;
     this.at = at;
-    parent?.children.push(this);
   }
 
   /** All tokens, from the prompt's first on. @returns {Token[]} */
@@ -40,35 +46,44 @@ export class Branch {
     return this.parent?.root ?? this;
   }
 
+  /** The one whose own token stands at a place. @param {number} at @returns {Branch} */
+  of(at) {
+    return this.parent && at < this.at ? this.parent.of(at) : this;
+  }
+
   /**
    * The part of a request that goes on from before the token at this place. `null`: nothing predicts that one.
    * @param {number} at
    * @returns {Body | null}
    */
   before(at) {
-    const { model } = this.request;
-    if (this.answer && at >= this.promptLength) return { model, fork: { id: this.answer, choice: 0, position: at - this.promptLength } };
-    return this.promptBefore(at);
+    if (!this.answer || at < this.promptLength) return this.idsBefore(at);
+    return { model: this.request.model, fork: { id: this.answer, choice: 0, position: at - this.promptLength } };
   }
 
   /**
    * The same by the tokens' ids: for places in the prompt, and answers that the server has forgotten.
    * @param {number} at
-   * @returns {Body | null}
+   * @returns {{model: unknown, prompt: number[]} | null}
    */
-  promptBefore(at) {
-    return at > 0 ? { model: this.request.model, prompt: this.tokens.slice(0, at).map(({ id }) => id) } : null;
+  idsBefore(at) {
+    const prompt = [...this.root.ahead, ...this.tokens.slice(0, at).map(({ id }) => id)];
+    return prompt.length ? { model: this.request.model, prompt } : null;
+  }
+
+  /** A request that gives this very text, from the start. @returns {Body} */
+  get asRequest() {
+    return this.parent ? { ...this.request, ...this.idsBefore(this.at + 1) } : this.request;
   }
 }
 
 /**
- * The tree as nested lists of buttons.
- * @param {Branch} root
+ * The trees as nested lists of buttons.
+ * @param {Branch[]} roots
  * @param {Branch} current
  * @param {(branch: Branch) => void} chosen
  */
-export function treeOf(root, current, chosen) {
-  const list = element("ol");
+export function treesOf(roots, current, chosen) {
   const item = (/** @type {Branch} */ branch) => {
     const generated = branch.own.filter(({ isPrompt }) => !isPrompt);
     const text = visible(generated.slice(0, 30).map(({ text }) => text).join(""));
@@ -80,6 +95,5 @@ export function treeOf(root, current, chosen) {
     if (branch.children.length) made.append(element("ol", {}, ...branch.children.map(item)));
     return made;
   };
-  list.append(item(root));
-  return list;
+  return element("ol", {}, ...roots.map(item));
 }

@@ -8,7 +8,7 @@ import { Asking, labelled, modelSelect } from "./forms.js";
 import { legend } from "./legend.js";
 import { Settings } from "./settings.js";
 import { TextView } from "./text_view.js";
-import { nats, percent, TELL, tokensOf, visible } from "./tokens.js";
+import { nats, percent, tell, tokensOf, visible } from "./tokens.js";
 
 /** @import { Kind, Row } from "./align.js" */
 /** @import { Context } from "./forms.js" */
@@ -68,7 +68,7 @@ export function mountCompare(place, context) {
     asking.status,
   );
 
-  const spot = element("p", { id: "compare-spot", class: "soft", "aria-live": "polite" }, "Point at a token, or go through them with the arrow keys; Enter goes to its row below.");
+  const spot = element("p", { id: "compare-spot", class: "soft" }, "Point at a token, or go through them with the arrow keys; Enter goes to its row below.");
   const summary = element("div", { class: "scrolled", tabindex: 0, role: "region", "aria-label": "Both sides in sum" });
   const which = element("select", { id: "compare-rows" }, ...[["all", "all rows"], ["made", "what was generated"], ["other", "rows that differ"]].map(([value, text]) => element("option", { value }, text)));
   const table = element("div", { id: "compare-table", class: "scrolled", tabindex: 0, role: "region", "aria-label": "Tokens side by side" });
@@ -129,7 +129,7 @@ export function mountCompare(place, context) {
       // If one side fails, the other is not waited for.
       const other = new AbortController();
       const either = AbortSignal.any([signal, other.signal]);
-      const common = { prompt: prompt.value, max_tokens: length.valueAsNumber, echo: true, ...TELL };
+      const common = { prompt: prompt.value, max_tokens: length.valueAsNumber, echo: true, ...tell(context.fields) };
       const answers = await Promise.all(sides.map((here) => here.ask(common, either))).catch((error) => {
         other.abort();
         throw error;

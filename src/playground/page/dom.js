@@ -65,8 +65,9 @@ export function onceAFrame(work) {
  */
 export function afterAWhile(milliseconds, work) {
   let timer = 0;
-  return (/** @type {A} */ ...asked) => {
+  const ask = (/** @type {A} */ ...asked) => {
     clearTimeout(timer);
     timer = setTimeout(() => work(...asked), milliseconds);
   };
+  return Object.assign(ask, { cancel: () => clearTimeout(timer) });
 }

@@ -4,8 +4,8 @@ import { element } from "./dom.js";
 
 /** @import { Model } from "./types.js" */
 
-/** What main.js gives each tab. @typedef {import("./types.js").Field} Field */
-/** @typedef {{models: Model[], fields: Record<string, Field>, trouble: (error: unknown) => void}} Context */
+/** @typedef {import("./types.js").Field} Field */
+/** What main.js gives each tab. @typedef {{models: Model[], fields: Record<string, Field>, trouble: (error: unknown) => void}} Context */
 
 /**
  * @param {Model[]} models

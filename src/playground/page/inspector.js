@@ -18,7 +18,7 @@ export function facts(token, at, on) {
   const about = element("p", { class: "soft" }, `${token.isPrompt ? "Of the prompt" : "Generated"}, token ${at}, behind ${grouped(token.offset)} characters`);
   const rows = [["id", String(token.id)], ["bytes", token.bytes.length ? hex(token.bytes) : "none"]];
   if (token.logprob === null) {
-    rows.push(["probability", "none: nothing stands before it"]);
+    rows.push(["probability", "not told: nothing stands before it in the text"]);
   } else {
     rows.push(["probability", percent(Math.exp(token.logprob))], ["logprob", `${nats(token.logprob)} nats`]);
     if (token.rank !== null) rows.push(["rank", grouped(token.rank)]);

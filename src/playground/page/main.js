@@ -29,20 +29,30 @@ async function start() {
   mountCompare(byId("compare", HTMLElement), context);
   mountTour(explore, () => show("explore"));
   mountSharing(explore);
-  const held = share.linked();
-  if (held) {
-    explore.set(held);
-    byId("status", HTMLElement).textContent = "The link's request stands in the form: press Generate.";
-  }
+  const open = () => {
+    const held = share.linked();
+    if (!held) return;
+    const unknown = explore.set(held);
+    const words = unknown.length ? ` It has no place for ${unknown.join(", ")}.` : "";
+    byId("status", HTMLElement).textContent = `The link's request stands in the form: press Generate.${words}`;
+  };
+  open();
+  addEventListener("hashchange", open);
   document.documentElement.dataset.ready = "true";
 }
 
 /** @param {Explore} explore */
 function mountSharing(explore) {
   const needsKey = () => api.key.value !== "";
-  byId("copy-as", HTMLButtonElement).addEventListener("click", () => share.showCodes(explore.whole(explore.request()), needsKey()));
+  byId("copy-as", HTMLButtonElement).addEventListener("click", () => {
+    const { branch } = explore;
+    if (!branch && !explore.isValid()) return;
+    const [title, request] = branch ? ["The request of this text, as code", branch.asRequest] : ["This request as code", explore.request()];
+    share.showCodes(title, { ...request, echo: true, ...explore.told() }, needsKey());
+  });
   byId("permalink", HTMLButtonElement).addEventListener("click", async () => {
-    const link = share.linkTo(explore.request());
+    if (!explore.branch && !explore.isValid()) return;
+    const link = share.linkTo(explore.branch?.root.request ?? explore.request());
     history.replaceState(null, "", link);
     const isCopied = await share.toClipboard(link);
     byId("status", HTMLElement).textContent = isCopied ? "The link is copied, and stands in the address bar." : "The link stands in the address bar.";
@@ -95,11 +105,11 @@ function colours(theme) {
   document.dispatchEvent(new Event("themechange"));
 }
 
-colours(localStorage.getItem("theme") ?? "");
+colours(api.kept(() => localStorage.getItem("theme")) ?? "");
 byId("theme", HTMLButtonElement).addEventListener("click", () => {
   const now = THEMES.findIndex(([name]) => name === (document.documentElement.dataset.theme ?? ""));
   const [next] = THEMES[(now + 1) % THEMES.length];
-  localStorage.setItem("theme", next);
+  api.kept(() => localStorage.setItem("theme", next));
   colours(next);
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("themechange")));
@@ -108,8 +118,16 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => docu
 
 byId("unlock", HTMLFormElement).addEventListener("submit", (event) => {
   event.preventDefault();
-  api.key.value = byId("key", HTMLInputElement).value;
-  start().catch(trouble);
+  try {
+    api.key.value = byId("key", HTMLInputElement).value;
+  } catch (error) {
+    const place = byId("trouble", HTMLElement);
+    place.hidden = false;
+    place.textContent = String(error);
+    return;
+  }
+  if (document.documentElement.dataset.ready) trouble(null);
+  else start().catch(trouble);
 });
 
 start().catch(trouble);

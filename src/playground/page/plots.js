@@ -21,6 +21,8 @@ export class Plot {
   #options;
   #height;
   #refresh;
+  /** Where the cursor was put. @type {number | null} */
+  #pointed = null;
 
   /**
    * @param {HTMLElement} place
@@ -58,6 +60,7 @@ export class Plot {
 
   /** Puts the cursor at a place of x, by its index. @param {number | null} index */
   point(index) {
+    this.#pointed = index;
     const plot = this.#plot;
     if (!plot) return;
     const x = index === null ? undefined : plot.data[0][index];
@@ -67,7 +70,12 @@ export class Plot {
   #draw() {
     this.#width = this.#place.clientWidth;
     if (!this.#width) return;
-    if (this.#plot) return this.#plot.setData(this.#data);
+    if (this.#plot) {
+      this.#plot.setData(this.#data);
+      // The same token stands elsewhere now.
+      if (this.#pointed !== null) this.point(this.#pointed);
+      return;
+    }
     const options = { width: this.#width, height: this.#height, ...this.#options(colour) };
     this.#plot = new uPlot(/** @type {uPlot.Options} */ (options), this.#data, this.#place);
   }

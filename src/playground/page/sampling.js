@@ -36,20 +36,28 @@ const STAGES = [
   { name: "greedy", isOn: isGreedy, apply: (d) => first(d, 1) },
   { name: "mirostat", isOn: (s) => s.mirostat_mode !== 0 && !isGreedy(s), apply: unknown },
   { name: "top_n_sigma", isOn: (s) => isDrawn(s) && s.top_n_sigma > 0, apply: unknown },
-  { name: "top_k", isOn: (s) => isDrawn(s) && s.top_k > 0, apply: (d, s) => (d.others && s.top_k > d.known.length ? null : first(d, s.top_k)) },
+  { name: "top_k", isOn: (s) => isDrawn(s) && s.top_k > 0, apply: (d, s) => likeliest(d, s.top_k) },
   { name: "typ_p", isOn: (s) => isDrawn(s) && s.typical_p < 1, apply: (d, s) => (d.others ? null : typical(d, s.typical_p)) },
   { name: "top_p", isOn: (s) => isDrawn(s) && s.top_p < 1, apply: (d, s) => nucleus(d, s.top_p) },
   { name: "min_p", isOn: (s) => isDrawn(s) && s.min_p > 0, apply: (d, s) => likely(d, s.min_p) },
-  { name: "xtc", isOn: (s) => isDrawn(s) && s.xtc_probability > 0 && s.xtc_threshold <= 0.5, apply: unknown },
+  { name: "xtc", isOn: (s) => isDrawn(s) && hasXtc(s), apply: unknown },
   {
     name: "temperature", isOn: (s) => isDrawn(s) && (s.temperature !== 1 || s.dynatemp_range > 0),
     apply: (d, s) => (d.others || s.dynatemp_range > 0 ? null : tempered(d, s.temperature)),
   },
 ];
 
+/** Temperatures below are 0 to the server. */
+const COLDEST = 1e-6;
+
 /** @param {Values} s */
 function isGreedy(s) {
-  return s.temperature === 0 && s.dynatemp_range === 0 && s.xtc_probability === 0 && s.mirostat_mode === 0;
+  return s.temperature < COLDEST && s.dynatemp_range === 0 && !hasXtc(s);
+}
+
+/** @param {Values} s */
+function hasXtc(s) {
+  return s.xtc_probability > 0 && s.xtc_threshold <= 0.5;
 }
 
 /** @param {Values} s */
@@ -120,6 +128,19 @@ function only(kept) {
 /** @param {Distribution} d @param {number} count */
 function first(d, count) {
   return size(d) <= count ? d : only(d.known.slice(0, count));
+}
+
+/**
+ * @param {Distribution} d
+ * @param {number} count
+ * @returns {Left}
+ */
+function likeliest(d, count) {
+  if (size(d) <= count) return d;
+  // Of equal ones it is the server's sort that says which is in.
+  const [last, next] = [d.known[count - 1], d.known[count]];
+  if (!last || next?.probability === last.probability) return null;
+  return first(d, count);
 }
 
 /**

@@ -96,20 +96,31 @@ export class Settings {
     return values;
   }
 
-  /** @returns {Body} those that are not the server's defaults */
+  /** As a request has them: all, since another model or server may have other defaults. @returns {Body} */
   body() {
-    return Object.fromEntries(Object.entries(this.values()).filter(([name, value]) => value !== this.#controls.get(name)?.standard));
+    return this.values();
+  }
+
+  /** Whether a request has these very values. @param {Body} body */
+  areThose(body) {
+    const values = this.values();
+    return [...this.#controls].every(([name, { standard }]) => (body[name] ?? standard) === values[name]);
   }
 
   /**
    * @param {Body} body what it does not name becomes the default
+   * @returns {string[]} what it names and there is no control for
    */
   set(body) {
     for (const [name, { slider, number, standard }] of this.#controls) {
       const value = typeof body[name] === "number" ? body[name] : standard;
       slider.value = String(value);
       number.value = String(value);
+      // What is off its default, or out of bounds, is to be seen.
+      const details = number.closest("details");
+      if (details && (value !== standard || !number.checkValidity())) details.open = true;
     }
     this.#changed();
+    return Object.entries(body).filter(([name, value]) => !this.#controls.has(name) || typeof value !== "number").map(([name]) => name);
   }
 }

@@ -57,10 +57,11 @@ function javascript(body, origin, needsKey) {
 
 /**
  * Shows the request as code.
+ * @param {string} title
  * @param {Body} body
  * @param {boolean} needsKey
  */
-export function showCodes(body, needsKey) {
+export function showCodes(title, body, needsKey) {
   const dialog = byId("copy", HTMLDialogElement);
   const shown = element("pre", { tabindex: "0" });
   const languages = codes(body, here(), needsKey);
@@ -82,7 +83,7 @@ export function showCodes(body, needsKey) {
   close.addEventListener("click", () => dialog.close());
   choose("curl");
   dialog.replaceChildren(
-    element("h2", { id: "copy-title" }, "This request as code"), element("div", { class: "buttons" }, ...buttons), shown,
+    element("h2", { id: "copy-title" }, title), element("div", { class: "buttons" }, ...buttons), shown,
     element("div", { class: "buttons" }, copy, close),
   );
   dialog.showModal();
@@ -124,8 +125,8 @@ export function linked() {
 /** All of the tree, each token with what is known of it. @param {Branch} branch */
 export function asJson(branch) {
   /** @type {(branch: Branch) => object} */
-  const one = ({ request, answer, at, finish, own, children }) =>
-    ({ request, answer, at, finish_reason: finish, tokens: own.map(tokenAsJson), branches: children.map(one) });
+  const one = ({ request, answer, fingerprint, at, finish, own, children }) =>
+    ({ request, answer, system_fingerprint: fingerprint, at, finish_reason: finish, tokens: own.map(tokenAsJson), branches: children.map(one) });
   return JSON.stringify(one(branch.root), null, 1);
 }
 

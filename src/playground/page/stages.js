@@ -31,9 +31,37 @@ export function stagesOf(stages, trace, top) {
  * @param {Alternative[]} top
  */
 function drawn(stages, top) {
-  const last = new Map(stages.at(-1)?.tokens.map(({ id, after }) => [id, after]) ?? top.map(({ id, logprob }) => [id, Math.exp(logprob)]));
-  const rows = top.slice(0, MOST_ROWS).map(({ id, token, bytes, logprob }) => row(visible(token, bytes), Math.exp(logprob), last.get(id) ?? 0, id));
+  const rows = top.slice(0, MOST_ROWS).map(({ id, token, bytes, logprob }) => row(visible(token, bytes), Math.exp(logprob), lastOf(id, Math.exp(logprob), stages), id));
   return table("The model's probabilities, and those of the draw", rows);
+}
+
+/** What became of a probability: "cut", or not told of by the last stages. @typedef {number | "cut" | null} After */
+
+/**
+ * @param {number} id
+ * @param {number} raw its probability before all stages
+ * @param {Stage[]} stages
+ * @returns {After}
+ */
+function lastOf(id, raw, stages) {
+  /** @type {After} */
+  let last = raw;
+  for (const stage of stages) {
+    const token = stage.tokens.find((token) => token.id === id);
+    last = token ? afterOf(token.after, stage) : null;
+    if (last === "cut") return last;
+  }
+  return last;
+}
+
+/**
+ * Where nothing is cut, 0 is a probability too small to be told.
+ * @param {number} after
+ * @param {Stage} stage
+ * @returns {After}
+ */
+function afterOf(after, { candidates_in: before, candidates_out: left }) {
+  return after === 0 && left < before ? "cut" : after;
 }
 
 /** @param {Stage} stage */
@@ -41,7 +69,7 @@ function stageOf(stage) {
   const { candidates_in: before, candidates_out: after, cut_mass: cut } = stage;
   const words = before === after ? `${grouped(after)}, none cut` : `${grouped(before)} → ${grouped(after)}, ${percent(cut)} cut`;
   const summary = element("summary", {}, element("code", {}, stage.stage), element("span", { class: "soft" }, words));
-  const rows = stage.tokens.slice(0, MOST_ROWS).map((token) => row(visible(token.token), token.before, token.after, token.id));
+  const rows = stage.tokens.slice(0, MOST_ROWS).map((token) => row(visible(token.token), token.before, afterOf(token.after, stage), token.id));
   const made = element(
     "details", { class: "stage", open: !closed.has(stage.stage), "data-stage": stage.stage, "data-in": before, "data-out": after, "data-cut": cut },
     summary, table(`Before and after ${stage.stage}`, rows),
@@ -61,16 +89,17 @@ function table(caption, rows) {
 /**
  * @param {string} name
  * @param {number} before
- * @param {number} after
+ * @param {After} after
  * @param {number} id
  */
 function row(name, before, after, id) {
-  const isCut = after === 0 && before > 0;
+  const share = typeof after === "number" ? after : 0;
+  const told = after === null ? "–" : after === "cut" ? "cut" : percent(after);
   return element(
-    "tr", { class: isCut ? "cut" : null, "data-id": id, "data-before": before, "data-after": after },
+    "tr", { class: after === "cut" ? "cut" : null, "data-id": id, "data-before": before, "data-after": share },
     element("th", { scope: "row", class: "mono" }, name),
-    element("td", { class: "number" }, `${percent(before)} → ${isCut ? "cut" : percent(after)}`),
-    element("td", { class: "wide" }, bar(before, "before"), bar(after)),
+    element("td", { class: "number" }, `${percent(before)} → ${told}`),
+    element("td", { class: "wide" }, bar(before, "before"), bar(share)),
   );
 }
 

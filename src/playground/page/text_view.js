@@ -135,13 +135,18 @@ export class TextView {
       ArrowUp: () => this.#nextLine(at, -1),
       Home: () => 0,
       End: () => last,
-      // The next that surprised.
-      s: () => this.#tokens.findIndex((token, index) => index > at && (level(token.logprob) ?? 0) >= 4),
+      s: () => this.#nextSurprise(at),
     });
     if (event.key === "Enter" || event.key === " ") this.#on.open(at);
     else if (!(event.key in steps)) return;
     else this.select(Math.max(0, steps[event.key]()));
     event.preventDefault();
+  }
+
+  /** The next token that was unlikely; if there is none, the same. @param {number} at */
+  #nextSurprise(at) {
+    const next = this.#tokens.findIndex((token, index) => index > at && (level(token.logprob) ?? 0) >= 4);
+    return next < 0 ? at : next;
   }
 
   /**

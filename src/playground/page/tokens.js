@@ -1,12 +1,20 @@
 // Tokens: from an answer's arrays, and into words and numbers that people read.
 
-/** @import { Choice, Token } from "./types.js" */
+/** @import { Choice, Field, Token } from "./types.js" */
 
 /** Surprise by which a token is tinted, from certain to unlikely: probabilities of at least so much. */
 export const LEVELS = [0.9, 0.5, 0.2, 0.05, 0.01, 0];
 
-/** What is asked for so that `tokensOf` has all that it reads. */
-export const TELL = { logprobs: 40, logprobs_detail: true, return_token_ids: true };
+/** Alternatives that are asked for at each token, if the server tells so many. */
+const ALTERNATIVES = 40;
+
+/**
+ * What is asked for so that `tokensOf` has all that it reads.
+ * @param {Record<string, Field>} fields the server's
+ */
+export function tell(fields) {
+  return { logprobs: Math.min(ALTERNATIVES, fields.logprobs?.maximum ?? ALTERNATIVES), logprobs_detail: true, return_token_ids: true };
+}
 
 /**
  * The tokens of a piece of an answer, or of a whole one.
@@ -64,7 +72,8 @@ export function hex(bytes) {
  */
 export function percent(probability) {
   if (probability === 0 || probability === 1) return `${probability * 100} %`;
-  if (probability < 0.0001) return `${probability.toExponential(1)}`;
+  if (probability > 0.999999) return "> 99.9999 %";
+  if (probability < 0.00001) return `${(probability * 100).toExponential(1)} %`;
   const places = probability > 0.999 ? 4 : probability < 0.01 ? 3 : probability < 0.1 ? 2 : 1;
   return `${(probability * 100).toFixed(places)} %`;
 }
@@ -74,7 +83,8 @@ export function percent(probability) {
  * @param {number | null | undefined} value
  */
 export function nats(value) {
-  return value === null || value === undefined ? "–" : value.toFixed(value > -0.001 && value < 0 ? 6 : 3);
+  if (value === null || value === undefined) return "–";
+  return value !== 0 && Math.abs(value) < 0.001 ? value.toPrecision(2) : value.toFixed(3);
 }
 
 /** @param {number} count */

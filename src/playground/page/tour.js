@@ -16,7 +16,7 @@ const STEPS = [
     title: "The likeliest token, every time",
     text: [
       "With a temperature of 0 the model's likeliest token is taken at each place: run it again, and the same comes.",
-      "The prompt is in italics. The darker a token's ground and the heavier its line, the less the model expected it. It expected the digit that it says here with little more than a quarter of its trust: it does not know, and one can see that.",
+      "The prompt is in italics. The darker a token's ground and the heavier its line, the less the model expected it. Likeliest does not mean likely: look how often the next token had less than half of the model's trust. Where it does not know, one can see that.",
     ],
     look: "#text",
     request: { temperature: 0, max_tokens: 16 },
@@ -51,7 +51,7 @@ const STEPS = [
   {
     title: "top_p",
     text: [
-      "top_p = 0.01 keeps the fewest of the likeliest whose probabilities add up to 0.01. That is one, if it has more than 0.01 by itself, as here: although the temperature is 1, it is as if it were 0.",
+      "top_p = 0.01 keeps the fewest of the likeliest whose probabilities add up to 0.01. That is one alone, if it has more than 0.01 by itself: although the temperature is 1, it is as if it were 0.",
       "Move top_p up, and see in the curve below where it cuts: the number of candidates follows how sure the model is.",
     ],
     look: "#stages [data-stage=top_p]",
@@ -76,6 +76,8 @@ export function mountTour(explore, begin) {
   const place = byId("tour", HTMLElement);
   const starter = byId("start-tour", HTMLButtonElement);
   let step = 0;
+  /** What stood in the form before. @type {Body} */
+  let before = {};
 
   function frame(/** @type {string | null} */ selector) {
     document.querySelector(".shown-by-tour")?.classList.remove("shown-by-tour");
@@ -88,7 +90,8 @@ export function mountTour(explore, begin) {
   function end() {
     place.hidden = true;
     frame(null);
-    document.body.classList.remove("on-tour");
+    document.documentElement.classList.remove("on-tour");
+    explore.set(before);
     starter.focus();
   }
 
@@ -103,7 +106,7 @@ export function mountTour(explore, begin) {
     const heading = element("h2", { tabindex: "-1" }, `${step + 1} of ${STEPS.length}: ${title}`);
     place.replaceChildren(heading, ...text.map((words) => element("p", {}, words)), element("div", { class: "buttons" }, back, next, ...(isLast ? [] : [button("Leave", end)])));
     place.hidden = false;
-    document.body.classList.add("on-tour");
+    document.documentElement.classList.add("on-tour");
     heading.focus();
     const asked = step;
     explore.set({ prompt: PROMPT, ...request });
@@ -120,6 +123,7 @@ export function mountTour(explore, begin) {
 
   starter.addEventListener("click", () => {
     begin();
+    if (place.hidden) before = explore.request();
     go(0);
   });
   place.addEventListener("keydown", (event) => {
