@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import pytest
 from playwright.sync_api import expect
@@ -37,7 +38,7 @@ def test_each_token_is_what_the_server_says(page, server, screenshot):
         assert facts["id"] == str(told["token_ids"][at])
         assert bytes.fromhex(facts["bytes"]) == bytes(told["bytes"][at])
         if at == 0:
-            assert facts["probability"].startswith("none")
+            assert facts["probability"].startswith("not told")
             continue
         assert facts["logprob"] == f"{told['token_logprobs'][at]:.3f} nats"
         assert facts["rank"] == f"{told['rank'][at]:,}"
@@ -114,15 +115,90 @@ def test_a_fork_of_what_the_server_has_forgotten_goes_on_by_ids(page, browser, r
         ask(server, prompt="Another", max_tokens=1)
         select(page, 7)
         talk.ends(page, page.locator(".alternatives button:not(:disabled)").first.click)
-        assert talk.texts(page)[:7] == first[:7] and len(talk.texts(page)) == 7 + 1 + 4
+        assert talk.texts(page)[:7] == first[:7] and len(talk.texts(page)) == 7 + 4
     # The browser tells of the 404 that the page understood.
     request.getfixturevalue("troubles").clear()
+
+
+TINY = pathlib.Path(__file__).resolve().parent.parent / "models" / "llama2-vocab-tiny.gguf"
+
+
+def test_a_model_that_puts_a_bos_before_each_text(page, request, troubles):
+    """The BOS is told of nowhere; places and ids are right all the same."""
+    with rig.running(request.config.getoption("candor"), "--model", str(TINY)) as (_, server):
+        generate(page, server, prompt="Hello world", max_tokens=4, temperature=0)
+        answer = ask(server, prompt="Hello world", max_tokens=4, temperature=0, echo=True, logprobs=1, return_token_ids=True)["choices"][0]
+        tokens = answer["logprobs"]["tokens"]
+        assert len(answer["prompt_token_ids"]) == len(tokens) - 4 + 1
+        assert page.locator("#text .token").count() == len(tokens)
+        # Stages that the server is asked for, at the first token and at one of the prompt.
+        talk.fill(page, temperature=0.8, top_k=0, top_p=1, min_p=0)
+        for at in (len(tokens) - 4, len(tokens) - 2, len(tokens) - 5):
+            select(page, at)
+            expect(page.locator("#stages")).to_have_attribute("data-source", "server")
+            ids = [*answer["prompt_token_ids"], *answer["token_ids"]][: at + 1]
+            trace = ask(server, prompt=ids, max_tokens=1, seed=1, trace=8, temperature=0.8, top_k=0, top_p=1, min_p=0)["choices"][0]["trace"][0]
+            row = page.locator("#stages [data-stage=temperature] tr").first
+            assert float(row.get_attribute("data-before")) == pytest.approx(trace["stages"][0]["tokens"][0]["before"], rel=1e-3)
+            assert int(row.get_attribute("data-id")) == trace["stages"][0]["tokens"][0]["id"]
+        # Forks at the first token, and in the prompt.
+        talk.fill(page, temperature=0)
+        for at in (len(tokens) - 4, len(tokens) - 5):
+            page.locator("#tree button, #generate").first.focus()
+            select(page, at)
+            alternative = page.locator(".alternatives button:not(:disabled)").first
+            taken = int(alternative.get_attribute("data-id"))
+            talk.ends(page, alternative.click)
+            ids = [*answer["prompt_token_ids"], *answer["token_ids"]][: at + 1]
+            most = 4 - 1
+            expected = ask(server, prompt=[*ids, taken], max_tokens=most, temperature=0, logprobs=0)["choices"][0]["logprobs"]["tokens"]
+            assert talk.texts(page)[at + 1 :] == expected[: len(talk.texts(page)) - at - 1]
+            page.locator("#tree button").first.click()
+
+
+def test_a_prompt_of_nothing(page, server):
+    generate(page, prompt="", max_tokens=3, temperature=0)
+    select(page, 0)
+    expect(page.locator("#at-token")).to_be_visible()
+    talk.ends(page, page.locator(".alternatives button:not(:disabled)").first.click)
+    expect(page.locator("#tree button")).to_have_count(2)
+
+
+def test_what_ends_a_text(page, server):
+    """It is not told of by forks: what is shown comes another way."""
+    generate(page, max_tokens=40, temperature=0)
+    end = page.locator("#text .token").count() - 1
+    assert talk.texts(page)[end] == "<|im_end|>"
+    select(page, end)
+    identifier = chosen(page)["id"]
+    talk.fill(page, repeat_penalty=1.01)
+    expect(page.locator("#stages")).to_have_attribute("data-source", "server")
+    expect(page.locator("#stages")).to_contain_text("would end the text here")
+    page.click("#seeds")
+    row = page.locator(".histogram tr").first
+    expect(row).to_have_attribute("data-count", "50")
+    expect(row).to_contain_text("<|im_end|>")
+    # Chosen by hand it stands there, too.
+    talk.ends(page, page.locator(".alternatives button:not(:disabled)").first.click)
+    select(page, end)
+    page.get_by_role("button", name="All 40").click()
+    talk.ends(page, page.locator(f".alternatives [data-id='{identifier}']").click)
+    assert talk.texts(page)[end:] == ["<|im_end|>"]
+
+
+def test_a_server_that_tells_of_few(page, request):
+    with rig.running(request.config.getoption("candor"), "--set", "limits.logprobs=3") as (_, server):
+        generate(page, server, max_tokens=2, temperature=0)
+        select(page, 6)
+        assert page.locator(".alternatives tbody tr").count() == 3
 
 
 SETTINGS = [
     # What can be computed from the likeliest tokens.
     ("page", {}),
     ("page", {"temperature": 0}),
+    ("page", {"temperature": 0, "xtc_probability": 0.5, "xtc_threshold": 0.6}),
+    ("page", {"temperature": 0.05}),
     ("page", {"temperature": 2, "top_k": 2, "top_p": 1, "min_p": 0}),
     ("page", {"top_p": 0.01}),
     ("page", {"top_k": 30, "top_p": 0.5, "min_p": 0.1, "temperature": 1.3}),
@@ -279,6 +355,9 @@ def test_a_server_that_wants_a_key(page, request, troubles):
     with rig.server(binary, "--api-key", key) as server:
         page.goto(server)
         expect(page.locator("#unlock")).to_be_visible()
+        page.fill("#key", "schlüssel-ключ")
+        page.get_by_role("button", name="Use it").click()
+        expect(page.locator("#trouble")).to_contain_text("ASCII")
         page.fill("#key", "wrong")
         page.get_by_role("button", name="Use it").click()
         expect(page.locator("#trouble")).not_to_be_empty()

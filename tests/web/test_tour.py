@@ -58,12 +58,16 @@ def test_the_tour(page, server, screenshot):
     come(page, 5)
     page.get_by_role("button", name="Next").click()
     come(page, 6)
+    texts = page.locator("#tree button").count()
     talk.ends(page, page.locator(".alternatives button:not(:disabled)").first.click)
-    expect(page.locator("#tree button")).to_have_count(2)
+    expect(page.locator("#tree button")).to_have_count(texts + 1)
     screenshot("tour-6")
     page.get_by_role("button", name="End of the tour").click()
     expect(page.locator("#tour")).to_be_hidden()
     expect(page.locator("#start-tour")).to_be_focused()
+    # The form is as it was before.
+    expect(page.locator("#set-temperature")).to_have_value("0.8")
+    expect(page.locator("#max-tokens")).to_have_value("48")
 
 
 def test_escape_leaves_it(page):

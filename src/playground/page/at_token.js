@@ -5,7 +5,7 @@ import { afterAWhile, bar, byId, element } from "./dom.js";
 import { Plot, axis } from "./plots.js";
 import { raw, run } from "./sampling.js";
 import { MOST_ROWS, stagesOf } from "./stages.js";
-import { percent, tokensOf, visible } from "./tokens.js";
+import { atMost, percent, tokensOf, visible } from "./tokens.js";
 
 /** @import { Branch } from "./branch.js" */
 /** @import { Context } from "./forms.js" */
@@ -13,7 +13,7 @@ import { percent, tokensOf, visible } from "./tokens.js";
 /** @import { Body, Stage, Token, Trace } from "./types.js" */
 
 const SEEDS = 50;
-/** Tokens of each stage that are asked for where one token is looked at. */
+/** Tokens of each stage that are told where one token is looked at. */
 const TRACE = 40;
 /** Alternatives that a draw is asked of, if the first ones end a text. */
 const TRIES = 4;
@@ -46,6 +46,10 @@ export class AtToken {
     this.#settings = settings;
     this.#seed = seed;
     byId("seeds", HTMLButtonElement).addEventListener("click", () => this.#drawSeeds());
+  }
+
+  get #trace() {
+    return atMost(TRACE, this.#context.fields);
   }
 
   /** How many tokens the model has; 0: it was not loaded when the page asked. @param {Branch} branch */
@@ -128,16 +132,16 @@ export class AtToken {
   async #askServer(chosen, signal) {
     const { token } = chosen;
     try {
-      const drawn = (await this.#ask(chosen, { trace: TRACE }, signal)).choices[0].trace?.[0];
+      const drawn = (await this.#ask(chosen, { trace: this.#trace }, signal)).choices[0].trace?.[0];
       // What ends a text is not told of, nor how it was drawn. What any other token was drawn from is the same.
       let trace = drawn;
       for (const { id } of (token.top ?? []).slice(0, TRIES)) {
-        trace ??= (await this.#ask(chosen, { trace: TRACE }, signal, id)).choices[0].trace?.[0];
+        trace ??= (await this.#ask(chosen, { trace: this.#trace }, signal, id)).choices[0].trace?.[0];
       }
       if (signal.aborted) return;
       if (!trace) return this.#draw(token, [], null, "none", "The server told of no stages here.");
       const would = drawn ? `It would draw ${visible(drawn.token)} here with the seed ${this.#seed()}.` : `It would end the text here with the seed ${this.#seed()}.`;
-      const stages = first(trace.stages, TRACE);
+      const stages = first(trace.stages, this.#trace);
       this.#draw(token, trace.stages, drawn ?? null, "server", `With the settings as they stand; told by the server. ${would}`);
       this.#showCumulative(token, stages);
       // XTC cuts in some draws and not in others.
@@ -226,7 +230,7 @@ function histogram(drawn, expected, { top }, end) {
     const probability = expected?.get(id) ?? 0;
     if (!expected || probability > 0) rows.set(id, { name: visible(token, bytes), count: 0, expected: expected && probability });
   }
-  const ending = top?.find(({ token }) => token === end)?.id ?? -1;
+  const ending = top?.find(({ token, bytes }) => visible(token, bytes) === end)?.id ?? -1;
   for (const token of drawn) {
     const id = token?.id ?? ending;
     const row = rows.get(id) ?? { name: token ? visible(token.text, token.bytes) : "(the end)", count: 0, expected: null };

@@ -10,7 +10,7 @@ import { Plot, axis } from "./plots.js";
 import { Settings } from "./settings.js";
 import { MOST_ROWS } from "./stages.js";
 import { TextView } from "./text_view.js";
-import { nats, tell, tokensOf } from "./tokens.js";
+import { atMost, nats, tell, tokensOf } from "./tokens.js";
 
 /** @import { Context } from "./forms.js" */
 /** @import { Alternative, Body, Token } from "./types.js" */
@@ -87,7 +87,7 @@ export class Explore {
 
   /** What is told besides, so that the page has all it shows. @returns {Body} */
   told() {
-    return { ...tell(this.#context.fields), trace: MOST_ROWS };
+    return { ...tell(this.#context.fields), trace: atMost(MOST_ROWS, this.#context.fields) };
   }
 
   /**

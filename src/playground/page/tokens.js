@@ -13,7 +13,16 @@ const ALTERNATIVES = 40;
  * @param {Record<string, Field>} fields the server's
  */
 export function tell(fields) {
-  return { logprobs: Math.min(ALTERNATIVES, fields.logprobs?.maximum ?? ALTERNATIVES), logprobs_detail: true, return_token_ids: true };
+  return { logprobs: atMost(ALTERNATIVES, fields), logprobs_detail: true, return_token_ids: true };
+}
+
+/**
+ * So many tokens of a distribution, or as many as the server tells: it has one bound for all that tells of some.
+ * @param {number} count
+ * @param {Record<string, Field>} fields the server's
+ */
+export function atMost(count, fields) {
+  return Math.min(count, fields.logprobs?.maximum ?? count);
 }
 
 /**
@@ -57,8 +66,20 @@ export function level(logprob) {
  * @param {number[]} [bytes] shown if there is no text
  */
 export function visible(text, bytes = []) {
-  if (text === "") return bytes.length ? hex(bytes) : "(no text)";
+  if (text === "") return bytes.length ? named(bytes) : "(no text)";
   return text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll("\r", "␍");
+}
+
+/**
+ * What has no text: a control token by its name, a part of a character by its bytes.
+ * @param {number[]} bytes
+ */
+function named(bytes) {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(new Uint8Array(bytes));
+  } catch {
+    return hex(bytes);
+  }
 }
 
 /** @param {number[]} bytes */
