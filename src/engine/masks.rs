@@ -141,6 +141,7 @@ mod tests {
             std::thread::yield_now();
         }
     }
+
     /// Tells of each token, and waits for leave to go on.
     struct Slow(Sender<()>, Arc<Mutex<Receiver<()>>>);
 

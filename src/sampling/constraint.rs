@@ -243,12 +243,15 @@ impl Follower {
             State::Stuck(stuck) => return Err(stuck.clone()),
             State::New(_) => return Ok(()),
         };
+        let check = || {
+            let unwanted = || Stuck::new("nobody waits for it");
+            is_wanted().then_some(()).ok_or_else(unwanted)
+        };
         for token in self.drawn.drain(..) {
-            if !is_wanted() {
-                return Err(Stuck::new("nobody waits for it"));
-            }
+            check()?;
             follow.accept(token)?;
         }
+        check()?;
         follow.allowed().map(drop)
     }
 

@@ -34,7 +34,7 @@ def ends(page, act):
     """Does what has something generated, and waits for its end."""
     page.locator("#status").evaluate("it => { it.textContent = 'begins'; }")
     act()
-    expect(page.locator("#status")).to_contain_text("generated")
+    expect(page.locator("#status")).to_contain_text("tokens generated")
     expect(page.locator("#stop")).to_be_disabled()
 
 

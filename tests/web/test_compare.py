@@ -110,6 +110,7 @@ def test_the_difference_is_that_of_the_probabilities(page):
     run(page, max_tokens=24)
     page.select_option("#compare-rows", "other")
     moved = [row for row in rows(page) if row[5] == "~ probability"]
+    assert moved
     for a, chance_a, b, chance_b, difference, _ in moved:
         assert a == b
         points = float(difference.replace("−", "-"))
@@ -125,21 +126,25 @@ def test_presets_send_what_they_say(page):
     def note(request):
         if request.url.endswith("/v1/completions"):
             body = request.post_data_json
-            bodies.setdefault(body.get("top_k", body.get("seed")), body)
+            bodies[body[different]] = body
 
     page.on("request", note)
+    different = "top_k"
     preset(page, "top_k 2 against all")
     run(page, max_tokens=1)
     assert set(bodies) == {2, 0}
     cut = {"temperature", "top_p", "min_p", "top_k", "seed", "max_tokens"}
     a, b = ({name: value for name, value in bodies[top_k].items() if name in cut} for top_k in (2, 0))
-    assert a == {"top_k": 2, "top_p": 1, "min_p": 0, "seed": 1, "max_tokens": 1}
+    # All are sent: what is not said is another model's or server's default.
+    assert a == {"temperature": 0.8, "top_k": 2, "top_p": 1, "min_p": 0, "seed": 1, "max_tokens": 1}
     assert b == {**a, "top_k": 0}
     bodies.clear()
+    different = "seed"
     preset(page, "seed 1 against 2")
     run(page, max_tokens=1)
     assert set(bodies) == {1, 2}
-    assert not {"top_k", "top_p", "min_p", "temperature"} & bodies[2].keys()
+    assert bodies[1] == {**bodies[2], "seed": 1}
+    assert bodies[1]["top_k"] == 40
 
 
 def test_rows_and_file(page):

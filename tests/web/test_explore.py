@@ -51,6 +51,15 @@ def test_each_token_is_what_the_server_says(page, server, screenshot):
     screenshot("token")
 
 
+def test_a_click_in_a_long_text_chooses_what_it_is_on(page):
+    """Nothing is chosen before; the text has scrolled to its end, and stays there."""
+    generate(page, prompt="one two three four five six seven eight nine ten " * 40, max_tokens=2, temperature=0)
+    last = page.locator("#text .token").count() - 5
+    page.locator("#text").evaluate("it => { it.scrollTop = it.scrollHeight; }")
+    page.click(f"#text-{last}")
+    expect(page.locator(f"#text-{last}")).to_have_attribute("aria-selected", "true")
+
+
 def test_pointing_at_a_token_shows_it_until_one_leaves(page):
     generate(page, max_tokens=8, temperature=0)
     select(page, 6)
@@ -114,8 +123,11 @@ def test_a_fork_of_what_the_server_has_forgotten_goes_on_by_ids(page, browser, r
         first = talk.texts(page)
         ask(server, prompt="Another", max_tokens=1)
         select(page, 7)
-        talk.ends(page, page.locator(".alternatives button:not(:disabled)").first.click)
+        alternative = page.locator(".alternatives button:not(:disabled)").first
+        name = alternative.text_content()
+        talk.ends(page, alternative.click)
         assert talk.texts(page)[:7] == first[:7] and len(talk.texts(page)) == 7 + 4
+        assert talk.texts(page)[7].replace(" ", "␣").replace("\n", "↵") == name
     # The browser tells of the 404 that the page understood.
     request.getfixturevalue("troubles").clear()
 
@@ -152,7 +164,7 @@ def test_a_model_that_puts_a_bos_before_each_text(page, request, troubles):
             ids = [*answer["prompt_token_ids"], *answer["token_ids"]][: at + 1]
             most = 4 - 1
             expected = ask(server, prompt=[*ids, taken], max_tokens=most, temperature=0, logprobs=0)["choices"][0]["logprobs"]["tokens"]
-            assert talk.texts(page)[at + 1 :] == expected[: len(talk.texts(page)) - at - 1]
+            assert talk.texts(page)[at + 1 :] == expected
             page.locator("#tree button").first.click()
 
 
@@ -235,6 +247,7 @@ def test_stages_are_those_of_the_servers_trace(page, server, source, settings):
             assert ours[name] == theirs[name], (ours, theirs)
         assert ours["cut_mass"] == pytest.approx(theirs["cut_mass"], abs=2e-6)
         expected = {it["id"]: (it["before"], it["after"]) for it in theirs["tokens"]}
+        assert any(identifier in expected for identifier, _, _ in ours["tokens"])
         for identifier, before, after in ours["tokens"]:
             if identifier in expected:
                 assert (before, after) == pytest.approx(expected[identifier], abs=2e-6)
@@ -365,6 +378,7 @@ def test_a_server_that_wants_a_key(page, request, troubles):
         page.get_by_role("button", name="Use it").click()
         expect(page.locator("html")).to_have_attribute("data-ready", "true")
         generate(page, None, max_tokens=2)
+        assert page.locator("#text .token").count() == 6 + 2
         page.click("#copy-as")
         assert key not in page.locator("#copy pre").text_content()
     troubles.clear()

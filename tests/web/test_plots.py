@@ -43,6 +43,6 @@ def test_plots_are_drawn(page, screenshot):
     # Names are text, whatever stands in them.
     assert drawn["title"] == "<b>drawn</b>"
     assert "<i>logprob</i>" in drawn["labels"]
-    box = page.locator(".u-over").bounding_box()
+    box = page.locator("body > div .u-over").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     screenshot("plots")

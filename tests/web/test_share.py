@@ -95,6 +95,14 @@ def test_permalink(page, server):
         generate(other, None, max_tokens=1)
 
 
+def test_a_forks_request_gives_its_text(page, server):
+    generate(page, max_tokens=5, temperature=0)
+    talk.select(page, 8)
+    talk.ends(page, page.locator(".alternatives button:not(:disabled)").first.click)
+    done = subprocess.run(["bash", "-c", code(page, "curl")], stdout=subprocess.PIPE, check=True)
+    assert json.loads(done.stdout)["choices"][0]["text"] == "".join(talk.texts(page))
+
+
 def taken(page, button):
     with page.expect_download() as download:
         page.click(button)

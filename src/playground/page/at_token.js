@@ -109,12 +109,12 @@ export class AtToken {
   /**
    * Has the server draw the token at a place, with the settings as they stand.
    * @param {Chosen} chosen
-   * @param {Body} further
+   * @param {Body} further its seed, and what is to be told
    * @param {AbortSignal} signal
    * @param {number} [given] the token that is to come there, whatever is drawn
    */
   async #ask({ branch, at }, further, signal, given) {
-    const rest = { max_tokens: 1, seed: this.#seed(), ...this.#settings.body(), ...further };
+    const rest = { max_tokens: 1, ...this.#settings.body(), ...further };
     const before = branch.before(at);
     if (before && "fork" in before) {
       const fork = { .../** @type {object} */ (before.fork), ...(given === undefined ? {} : { token: given }) };
@@ -131,22 +131,25 @@ export class AtToken {
   /** The stages, told by the server. @param {Chosen} chosen @param {AbortSignal} signal */
   async #askServer(chosen, signal) {
     const { token } = chosen;
+    const seed = this.#seed();
+    const asked = { seed, trace: this.#trace };
     try {
-      const drawn = (await this.#ask(chosen, { trace: this.#trace }, signal)).choices[0].trace?.[0];
+      const drawn = (await this.#ask(chosen, asked, signal)).choices[0].trace?.[0];
       // What ends a text is not told of, nor how it was drawn. What any other token was drawn from is the same.
       let trace = drawn;
       for (const { id } of (token.top ?? []).slice(0, TRIES)) {
-        trace ??= (await this.#ask(chosen, { trace: this.#trace }, signal, id)).choices[0].trace?.[0];
+        trace ??= (await this.#ask(chosen, asked, signal, id)).choices[0].trace?.[0];
       }
       if (signal.aborted) return;
       if (!trace) return this.#draw(token, [], null, "none", "The server told of no stages here.");
-      const would = drawn ? `It would draw ${visible(drawn.token)} here with the seed ${this.#seed()}.` : `It would end the text here with the seed ${this.#seed()}.`;
-      const stages = first(trace.stages, this.#trace);
+      const would = drawn ? `It would draw ${visible(drawn.token)} here with the seed ${seed}.` : `It would end the text here with the seed ${seed}.`;
+      const stages = first(trace.stages, asked.trace);
       this.#draw(token, trace.stages, drawn ?? null, "server", `With the settings as they stand; told by the server. ${would}`);
       this.#showCumulative(token, stages);
       // XTC cuts in some draws and not in others.
       const isOfAll = !stages.some(({ stage }) => stage === "xtc");
-      this.#expected = isOfAll ? new Map(stages.at(-1)?.tokens.map(({ id, after }) => [id, after])) : null;
+      const last = stages.at(-1)?.tokens.map(({ id, after }) => /** @type {const} */ ([id, after]));
+      this.#expected = isOfAll ? new Map(last ?? (token.top ?? []).map(({ id, logprob }) => [id, Math.exp(logprob)])) : null;
     } catch (error) {
       if (signal.aborted) return;
       this.#draw(token, [], null, "none", "The server did not tell.");
@@ -183,6 +186,7 @@ export class AtToken {
     const chosen = this.#chosen;
     if (!chosen) return;
     const { signal } = this.#asking;
+    const seed = this.#seed();
     const status = byId("seeds-status", HTMLElement);
     status.textContent = `Drawing with ${SEEDS} seeds …`;
     try {
@@ -191,13 +195,13 @@ export class AtToken {
         await this.#askServer(chosen, signal);
       }
       const [answer, { eos_token: end }] = await Promise.all([
-        this.#ask(chosen, { n: SEEDS, return_token_ids: true, logprobs: 0, logprobs_detail: true }, signal),
+        this.#ask(chosen, { seed, n: SEEDS, return_token_ids: true, logprobs: 0, logprobs_detail: true }, signal),
         api.tokenizer(String(chosen.branch.request.model), signal),
       ]);
       if (signal.aborted) return;
       const drawn = answer.choices.map((choice) => tokensOf(choice)[0] ?? null);
       const rows = histogram(drawn, this.#expected, chosen.token, end);
-      status.textContent = `Drawn ${SEEDS} times, with the seeds from ${this.#seed()} on: grey is the probability, orange how often it came.`;
+      status.textContent = `Drawn ${SEEDS} times, with the seeds from ${seed} on: grey is the probability, orange how often it came.`;
       this.#seeds.replaceChildren(element("table", { class: "histogram" }, element("tbody", {}, ...rows.map(histogramRow))));
     } catch (error) {
       if (signal.aborted) return;

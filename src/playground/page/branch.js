@@ -71,9 +71,14 @@ export class Branch {
     return prompt.length ? { model: this.request.model, prompt } : null;
   }
 
-  /** A request that gives this very text, from the start. @returns {Body} */
+  /**
+   * A request for this text, for who has not got the answer that it was forked from: what was kept, and the token that was
+   * chosen, by their ids. A seed draws other tokens then than in the fork.
+   * @returns {Body}
+   */
   get asRequest() {
-    return this.parent ? { ...this.request, ...this.idsBefore(this.at + 1) } : this.request;
+    if (!this.parent) return this.request;
+    return { ...this.request, ...this.idsBefore(this.at + 1), max_tokens: Math.max(0, Number(this.request.max_tokens) - 1) };
   }
 }
 

@@ -17,6 +17,8 @@ import { atMost, nats, tell, tokensOf } from "./tokens.js";
 
 /** Trees that are kept. */
 const MOST_ROOTS = 10;
+/** Milliseconds. */
+const PLOTTED_EVERY = 250;
 
 export class Explore {
   /** @type {Branch[]} */
@@ -30,6 +32,8 @@ export class Explore {
   /** The token under the pointer. @type {number | null} */
   #looked = null;
   #showsAll = false;
+  /** Milliseconds at which the plot along the text was drawn last. */
+  #plotted = 0;
   #context;
   #settings;
   #atToken;
@@ -51,7 +55,7 @@ export class Explore {
     this.#context = context;
     this.#model.replaceChildren(...context.models.map(({ id }) => element("option", { value: id }, id)));
     this.#settings = new Settings(byId("settings", HTMLElement), context.fields, "set", () => this.#showAtToken());
-    this.#atToken = new AtToken(context, this.#settings, () => (this.#seed.value === "" ? 1 : this.#seed.valueAsNumber));
+    this.#atToken = new AtToken(context, this.#settings, () => this.#seedOr(1));
     this.#text = new TextView(byId("text", HTMLElement), {
       select: () => {
         this.#showsAll = false;
@@ -80,6 +84,12 @@ export class Explore {
     return { model: this.#model.value, prompt: this.#prompt.value, max_tokens: this.#maxTokens.valueAsNumber, ...seed, ...this.#settings.body() };
   }
 
+  /** The seed; another if it is to be random. @param {number} other */
+  #seedOr(other) {
+    const seed = this.#seed.valueAsNumber;
+    return Number.isInteger(seed) && seed !== -1 ? seed : other;
+  }
+
   /** Whether the form can be sent; if not, the browser shows what is wrong. */
   isValid() {
     return this.#form.reportValidity();
@@ -98,12 +108,14 @@ export class Explore {
   set(request) {
     const { model, prompt, max_tokens: most, seed, ...settings } = request;
     if (typeof prompt === "string") this.#prompt.value = prompt;
+    const isUntold = prompt !== undefined && typeof prompt !== "string";
     if (typeof most === "number") this.#maxTokens.value = String(most);
     this.#seed.value = typeof seed === "number" ? String(seed) : "";
     const isServed = this.#context.models.some(({ id }) => id === model);
     if (isServed) this.#model.value = String(model);
     const unknown = this.#settings.set(settings);
     if (model !== undefined && !isServed) unknown.unshift("model");
+    if (isUntold) unknown.unshift("prompt");
     return unknown;
   }
 
@@ -203,7 +215,7 @@ export class Explore {
     if (this.#running === running) {
       this.#running = null;
       this.#busy(false);
-      this.#tellEnd(branch, first === null ? null : first - started, performance.now() - (first ?? 0));
+      if (first === null || this.#branch === branch) this.#tellEnd(branch, first === null ? null : first - started, performance.now() - (first ?? 0));
       this.#flush();
       // Now that it is loaded, the server knows more of the model.
       const model = this.#context.models.find(({ id }) => id === branch.request.model);
@@ -278,8 +290,12 @@ export class Explore {
     const place = byId("text", HTMLElement);
     const follows = place.scrollHeight - place.scrollTop - place.clientHeight < 60;
     this.#text.append(this.#waiting.splice(0), this.#branch?.parent ? this.#branch.at : undefined);
-    if (follows && this.#running) place.scrollTop = place.scrollHeight;
+    if (follows) place.scrollTop = place.scrollHeight;
     this.#showWanted();
+    // The whole plot is drawn each time: while text comes, not in every frame.
+    const now = performance.now();
+    if (this.#running && now - this.#plotted < PLOTTED_EVERY) return;
+    this.#plotted = now;
     this.#showAlong();
     if (!this.#running) this.#showTree();
   }
@@ -291,6 +307,7 @@ export class Explore {
     if (isOne || !this.#branch) return tree.replaceChildren();
     const hadFocus = tree.contains(document.activeElement);
     tree.replaceChildren(element("h3", {}, "Branches"), treesOf(this.#roots, this.#branch, (branch) => {
+      if (branch === this.#branch) return;
       this.#running?.abort();
       this.#show(branch);
     }));

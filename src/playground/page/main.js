@@ -65,6 +65,19 @@ function mountSharing(explore) {
   });
 }
 
+/** Whether the page is being put together. */
+let begins = false;
+
+/** Puts it together, once: again only if it could not be. */
+function begin() {
+  if (document.documentElement.dataset.ready) return trouble(null);
+  if (begins) return;
+  begins = true;
+  start().catch(trouble).finally(() => {
+    begins = false;
+  });
+}
+
 // --- Tabs, by the pattern of WAI-ARIA: arrow keys go from one to the next.
 
 const tabs = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("[role=tab]")]);
@@ -126,8 +139,7 @@ byId("unlock", HTMLFormElement).addEventListener("submit", (event) => {
     place.textContent = String(error);
     return;
   }
-  if (document.documentElement.dataset.ready) trouble(null);
-  else start().catch(trouble);
+  begin();
 });
 
-start().catch(trouble);
+begin();

@@ -73,6 +73,7 @@ function isDrawn(s) {
  * @returns {{stages: Stage[], isWhole: boolean, last: Distribution}} `isWhole`: all of them could be computed; else the server must be asked
  */
 export function run(from, settings, most = 10) {
+  if (!from.known.length) return { stages: [], isWhole: false, last: from };
   /** @type {Stage[]} */
   const stages = [];
   let now = from;

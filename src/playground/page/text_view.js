@@ -32,7 +32,8 @@ export class TextView {
     place.addEventListener("mouseleave", () => on.look(null));
     place.addEventListener("keydown", (event) => this.#key(event));
     place.addEventListener("focus", () => {
-      if (this.#selected < 0 && this.#tokens.length) this.select(0);
+      // By a key: a click says itself which token it means.
+      if (this.#selected < 0 && this.#tokens.length && place.matches(":focus-visible")) this.select(0);
     });
   }
 

@@ -97,6 +97,7 @@ export function mountTour(explore, begin) {
 
   async function go(/** @type {number} */ to) {
     step = to;
+    frame(null);
     const { title, text, look, request } = STEPS[step];
     const back = button("Back", () => go(step - 1));
     back.disabled = step === 0;
