@@ -26,7 +26,7 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim python build run test test-gemma test-examples test-clients bench soak exactness overload fuzz documents docs audit lint dist clean
+.PHONY: help setup claim python build run test test-gemma test-examples test-clients test-web bench soak exactness overload fuzz documents docs audit lint dist clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,11 @@ test-gemma: build ## Run all tests, with Gemma 3 270M as well (250 MB, downloade
 test-clients: python build ## Try real clients (OpenAI's, LangChain and others): make test-clients ARGS="--only python"
 	$(CANDOR) fetch default
 	tests/clients/run.py --candor $(CANDOR) $(if $(URL),--url $(URL)) $(ARGS)
+
+test-web: python build ## Try the page in Chromium, and check its scripts' types: make test-web ARGS="-k fork"
+	@scripts/setup.sh chromium
+	$(CANDOR) fetch default
+	tests/web/run.py --candor $(CANDOR) $(ARGS)
 
 test-examples: python build ## Run the notebooks and scripts in examples/, and hold what they show against what is committed.
 	$(CANDOR) fetch default

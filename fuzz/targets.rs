@@ -551,7 +551,7 @@ fn server() -> &'static (Runtime, Router) {
         let app = runtime.block_on(async {
             let (models, started) = Models::start(&config, candor::model::contexts());
             started.await.expect("the model can be loaded");
-            app(AppState::new(models, Arc::new(config), true))
+            app(AppState::new(models, Arc::new(config), true, Vec::new()))
         });
         (runtime, app)
     })

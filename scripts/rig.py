@@ -1,5 +1,5 @@
 """What a run of other people's programs against a Candor needs: what they are installed in, and a server. Standard library
-only; tests/clients/run.py and examples/run.py have it."""
+only; tests/clients/run.py, tests/web/run.py and examples/run.py have it."""
 
 import contextlib
 import hashlib
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 
+HERE = pathlib.Path(__file__).resolve().parent
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "candor"
 
 
@@ -57,6 +58,29 @@ def python_environment(name, requirements):
     return environment(name, [requirements], build) / "venv" / "bin"
 
 
+def node_tools():
+    """The folder with node and npm. Debian's are too old for the clients; PyPI has newer ones, which need no root."""
+    return python_environment("node", HERE / "node.txt")
+
+
+def node_environment(name, folder):
+    """The tools, and a folder that has the modules which package-lock.json of this folder names."""
+    tools = node_tools()
+    files = [folder / "package-lock.json", folder / "package.json"]
+
+    def build(place):
+        for file in files:
+            shutil.copy(file, place)
+        run_tool([tools / "npm", "ci", "--no-audit", "--no-fund"], cwd=place, env=with_path(tools))
+
+    return tools, environment(name, files, build)
+
+
+def with_path(folder):
+    """This process's environment, with the programs of a folder first."""
+    return dict(os.environ, PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
 def plain_environment():
     """This process's, without settings of a Candor: those that its user has are not what is to be tried, and some that the
     clients are given, as CANDOR_URL, are no settings at all."""
@@ -66,6 +90,13 @@ def plain_environment():
 @contextlib.contextmanager
 def server(binary, *flags):
     """Starts one on a free port, with its defaults but for the flags; its address."""
+    with running(binary, *flags) as (_, url):
+        yield url
+
+
+@contextlib.contextmanager
+def running(binary, *flags):
+    """As `server`: the process, and its address."""
     with tempfile.TemporaryDirectory() as folder:
         log = pathlib.Path(folder) / "log"
         with open(log, "wb") as output:
@@ -77,7 +108,7 @@ def server(binary, *flags):
                 stderr=output,
             )
         try:
-            yield address(process, log)
+            yield process, address(process, log)
         finally:
             process.terminate()
             process.wait()

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what compiling llama.cpp needs, where apt-get can; elsewhere says what is missing.
+# Installs what compiling llama.cpp needs, and the programs that are named, where apt-get can; elsewhere says what is
+# missing. scripts/setup.sh [PROGRAM...]: each as Debian's package of the same name has it.
 # Does nothing, and needs no network, when everything is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -53,6 +54,9 @@ command -v cmake > /dev/null || missing+=(cmake)
 command -v make > /dev/null || missing+=(make)
 { command -v cc && command -v c++; } > /dev/null || missing+=(g++)
 has_libclang || missing+=(libclang-dev)
+for program in "$@"; do
+    command -v "$program" > /dev/null || missing+=("$program")
+done
 
 if [ ${#missing[@]} -eq 0 ]; then
     exit 0

@@ -42,6 +42,12 @@ cargo tree --locked --edges normal --features "${1:-}" --prefix none --format '{
             break
         done
     done
+# What the page at `/` brings along.
+for folder in src/playground/page/vendor/*/; do
+    name=$(sed -n '1s/^# //p' "$folder/README.md")
+    title "$name: see below"
+    text "$folder/LICENSE" "$name"
+done
 # Rust keeps the notices of its standard library, and of what that is made of, as a page.
 page=$(rustc --print sysroot)/share/doc/rust/COPYRIGHT-library.html
 if [ -f "$page" ]; then

@@ -11,7 +11,8 @@
 //! | [`logprobs`] | a row of logits and a token | its likeliest tokens, a [`logprobs::TokenLogprob`] | the arithmetic this project exists for |
 //! | [`sampling`] | a row of logits, its likeliest tokens and [`sampling::SamplingParams`] | a token | samplers, grammars, llguidance |
 //! | [`engine`] | a [`engine::Request`] | a [`engine::Generation`], a stream of [`engine::Delta`]s; vectors of texts | threads, channels, permits, lanes, the cache, time |
-//! | [`api`] | JSON | JSON or SSE | axum, OpenAI's field names |
+//! | [`api`] | JSON | JSON or SSE | OpenAI's field names |
+//! | [`playground`] | – | the page at `/`; asks the API as anyone may | HTML |
 //!
 //! [`metrics`] is a leaf that anyone may count with, and `otel` one that sends traces; `serve` takes in connections. [`verify`] holds an
 //! answer against its receipt, by a server of its own. `main` parses and runs; [`run`] wires,
@@ -58,6 +59,7 @@ pub mod metrics;
 pub mod model;
 #[cfg(feature = "otel")]
 pub mod otel;
+pub mod playground;
 pub mod sampling;
 mod serve;
 pub mod verify;
@@ -112,6 +114,7 @@ pub async fn run_on(
         models.clone(),
         Arc::clone(&config),
         is_loopback,
+        playground::routes(),
     ));
     let handle = axum_server::Handle::new();
     let mut server = tokio::spawn(door.serve(listener, handle.clone(), app));
@@ -176,10 +179,10 @@ fn announce(url: &str, config: &config::Server, generates: bool) {
     let with_key = if config.api_keys.is_empty() {
         ""
     } else {
-        " (all but /health with the key)"
+        " (all but the page and /health with the key)"
     };
     tracing::info!(
-        "look: {url}/docs (every route and field), {url}/metrics, {url}/health{with_key}"
+        "look: {url}/ (the page), {url}/docs (every route and field), {url}/metrics, {url}/health{with_key}"
     );
     tracing::info!("try: curl {url}{route} -H 'content-type: application/json'{key} -d '{body}'");
 }

@@ -27,7 +27,7 @@ pub fn route() -> Route {
 
 async fn docs(State(state): State<AppState>) -> Result<Response, ApiError> {
     let served = state.serves_documents().await?;
-    let page = page(&super::routes(), &served).map_err(|error| {
+    let page = page(&state.routes, &served).map_err(|error| {
         tracing::error!(%error, "the page of the documents could not be made");
         ApiError::internal()
     })?;

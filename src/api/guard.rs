@@ -112,7 +112,7 @@ fn admit(state: &AppState, request: &Request) -> Result<(Client, Vec<Counted>), 
         .code("origin_not_allowed"));
     }
     let keys = &config.server.api_keys;
-    let key = if keys.is_empty() || request.uri().path() == "/health" {
+    let key = if keys.is_empty() || is_open(state, request) {
         None
     } else {
         Some(valid_key(keys, headers)?)
@@ -238,7 +238,14 @@ pub fn cors(server: &config::Server) -> Option<CorsLayer> {
     )
 }
 
-/// With keys set, every route but `/health` asks for one of them. What comes back stands for the key, and does not tell
+/// Whether it is for a route that wants no key.
+fn is_open(state: &AppState, request: &Request) -> bool {
+    let pattern = super::route(request);
+    let mut open = state.routes.iter().filter(|route| route.is_open);
+    open.any(|route| route.pattern == pattern)
+}
+
+/// With keys set, every route that is not open asks for one of them. What comes back stands for the key, and does not tell
 /// it.
 fn valid_key(keys: &[String], headers: &HeaderMap) -> Result<String, ApiError> {
     let given = headers

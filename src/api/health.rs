@@ -14,7 +14,9 @@ use super::route::Route;
 
 pub fn route() -> Route {
     let about = "Whether requests can be served; 503 with the reason if not.";
-    Route::get("/health", get(health), about).answers::<Health>()
+    Route::get("/health", get(health), about)
+        .answers::<Health>()
+        .open()
 }
 
 /// That all is well.

@@ -1,4 +1,4 @@
-//! JSON in, JSON or SSE out: the only module that knows axum and OpenAI's field names.
+//! JSON in, JSON or SSE out: the only module that knows OpenAI's field names.
 
 mod answer;
 mod body;
@@ -27,13 +27,14 @@ mod tokenizer;
 mod trace;
 
 pub use chat::{render_template, render_templates_with};
+pub use route::{Answers, Route};
 
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -44,13 +45,14 @@ use crate::config::Config;
 use crate::engine::Models;
 use body::cut;
 use error::ApiError;
-use route::Route;
 
 /// What handlers share.
 #[derive(Clone)]
 pub struct AppState {
     pub models: Models,
     pub config: Arc<Config>,
+    /// All that there is.
+    routes: Arc<[Route]>,
     /// Whether only this machine can reach the server.
     is_loopback: bool,
     counts: guard::Counts,
@@ -63,9 +65,16 @@ pub struct AppState {
 }
 
 impl AppState {
-    pub fn new(models: Models, config: Arc<Config>, is_loopback: bool) -> Self {
+    /// `further` is served beside the API.
+    pub fn new(
+        models: Models,
+        config: Arc<Config>,
+        is_loopback: bool,
+        further: Vec<Route>,
+    ) -> Self {
         Self {
             models,
+            routes: routes().into_iter().chain(further).collect(),
             is_loopback,
             counts: guard::Counts::default(),
             recent: completions::Recent::new(&config.limits),
@@ -93,7 +102,7 @@ impl AppState {
     }
 }
 
-/// All that there is.
+/// The API's own.
 fn routes() -> Vec<Route> {
     let mut routes = vec![
         completions::route(),
@@ -117,8 +126,8 @@ fn routes() -> Vec<Route> {
 pub fn app(state: AppState) -> Router {
     let body_bytes = state.config.limits.body_bytes;
     let cors = guard::cors(&state.config.server);
-    let router = routes().into_iter().fold(Router::new(), |router, route| {
-        router.route(route.pattern, route.handler)
+    let router = state.routes.iter().fold(Router::new(), |router, route| {
+        router.route(route.pattern, route.handler.clone())
     });
     let router = router
         .fallback(not_found)
@@ -149,7 +158,8 @@ fn route(request: &Request) -> &str {
         .map_or("other", MatchedPath::as_str)
 }
 
-async fn not_found(uri: Uri) -> ApiError {
+/// 404.
+pub async fn not_found(uri: Uri) -> ApiError {
     // That of `CONNECT host:port` is empty.
     let path = match uri.path() {
         "" => uri.to_string(),
@@ -165,8 +175,14 @@ async fn not_found(uri: Uri) -> ApiError {
     .code("not_found")
 }
 
-async fn method_not_allowed(path: MatchedPath, method: Method, uri: Uri) -> ApiError {
-    let allowed: Vec<String> = routes()
+async fn method_not_allowed(
+    State(state): State<AppState>,
+    path: MatchedPath,
+    method: Method,
+    uri: Uri,
+) -> ApiError {
+    let allowed: Vec<String> = state
+        .routes
         .iter()
         .filter(|route| route.pattern == path.as_str())
         .map(|route| route.method.to_string())

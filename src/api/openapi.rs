@@ -20,7 +20,7 @@ pub fn route() -> Route {
 
 async fn openapi(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
     let served = state.serves_documents().await?;
-    Ok(Json(document(&super::routes(), &served)))
+    Ok(Json(document(&state.routes, &served)))
 }
 
 fn json_object(_: &mut Map<String, Value>) -> Value {
@@ -98,7 +98,9 @@ fn operation(
             responses[status] = failure(what);
         }
     }
-    if served.config.server.asks_for_keys() {
+    if route.is_open {
+        operation["security"] = json!([]);
+    } else if served.config.server.asks_for_keys() {
         responses["401"] = failure("The key is missing or wrong.");
     }
     operation["responses"] = responses;

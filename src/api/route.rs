@@ -1,5 +1,6 @@
-//! What a route is: each file of this module that answers something makes its own, and `api::routes` lists them. The
-//! router, the messages of 404 and 405, and the documents all come from that list.
+//! What a route is: each file of this module that answers something makes its own, `api::routes` lists them, and whoever
+//! serves more beside the API adds to the list. The router, the keys that are asked for, the message of 405, and the
+//! documents all come from it.
 
 use axum::http::Method;
 use axum::routing::MethodRouter;
@@ -14,17 +15,19 @@ use super::stream::Chunk;
 
 /// How something is asked for, who answers, and what the documents say of it.
 pub struct Route {
-    pub method: Method,
+    pub(super) method: Method,
     /// As axum has it: `{*id}` may hold slashes.
-    pub pattern: &'static str,
-    pub handler: MethodRouter<AppState>,
+    pub(super) pattern: &'static str,
+    pub(super) handler: MethodRouter<AppState>,
     /// In a line.
-    pub about: &'static str,
+    pub(super) about: &'static str,
     /// The fields of the body, if it takes one.
-    pub fields: Option<fn(&Served) -> Vec<Described>>,
-    pub answers: Answers,
+    pub(super) fields: Option<fn(&Served) -> Vec<Described>>,
+    pub(super) answers: Answers,
     /// Whether `?model=NAME` says which model is meant.
-    pub is_of_a_model: bool,
+    pub(super) is_of_a_model: bool,
+    /// Whether it wants no key, on a server that has keys.
+    pub(super) is_open: bool,
 }
 
 /// What comes back, as JSON Schemas. Each function puts the schemas that it refers to beside it.
@@ -32,6 +35,8 @@ pub struct Route {
 pub enum Answers {
     Text,
     Page,
+    /// Of whatever type the file is.
+    File,
     Json(SchemaOf),
     /// JSON, or with `stream: true` events of another shape; the documents call them by this name.
     JsonOrStream(&'static str, SchemaAs, SchemaAs),
@@ -56,6 +61,7 @@ impl Route {
             fields: None,
             answers: Answers::Text,
             is_of_a_model: false,
+            is_open: false,
         }
     }
 
@@ -92,6 +98,14 @@ impl Route {
         }
     }
 
+    /// Whoever has no key may ask for it as well.
+    pub fn open(self) -> Self {
+        Self {
+            is_open: true,
+            ..self
+        }
+    }
+
     pub fn answers_with(self, answers: Answers) -> Self {
         Self { answers, ..self }
     }
@@ -117,6 +131,7 @@ impl Answers {
         match self {
             Self::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
             Self::Page => json!({"text/html": {"schema": {"type": "string"}}}),
+            Self::File => json!({"*/*": {"schema": {"type": "string"}}}),
             Self::Json(schema) => json!({"application/json": {"schema": schema(schemas)}}),
             Self::JsonOrStream(name, schema, event) => json!({
                 "application/json": {"schema": schema(name.to_owned(), schemas)},

@@ -16,8 +16,11 @@ type Job = Box<dyn FnOnce() + Send>;
 /// The threads end when this is dropped.
 pub struct Masks(Sender<Job>);
 
-/// What is lent to one of the threads comes back here.
-pub struct Lent(Receiver<Follower>);
+/// What is lent to one of the threads comes back here. Once this is dropped, it is not worked on any further.
+pub struct Lent {
+    back: Receiver<Follower>,
+    _wanted: Arc<()>,
+}
 
 /// Nothing comes back any more.
 #[derive(Debug)]
@@ -51,21 +54,26 @@ impl Masks {
     /// Has it found what is allowed next; the worker with this mailbox is told when it is.
     pub fn find(&self, mut follower: Follower, mailbox: Sender<Message>) -> Lent {
         let (back, lent) = channel();
+        let wanted = Arc::new(());
+        let is_wanted = Arc::downgrade(&wanted);
         let _ = self.0.send(Box::new(move || {
-            follower.prepare();
+            follower.prepare_while(|| is_wanted.strong_count() > 0);
             // Nobody takes it back if the sequence has ended.
             if back.send(follower).is_ok() {
                 let _ = mailbox.send(Message::Allowed);
             }
         }));
-        Lent(lent)
+        Lent {
+            back: lent,
+            _wanted: wanted,
+        }
     }
 }
 
 impl Lent {
     /// What was lent, if it is back.
     pub fn take_back(&self) -> Result<Option<Follower>, Lost> {
-        match self.0.try_recv() {
+        match self.back.try_recv() {
             Ok(follower) => Ok(Some(follower)),
             Err(TryRecvError::Empty) => Ok(None),
             Err(TryRecvError::Disconnected) => Err(Lost),
@@ -132,5 +140,45 @@ mod tests {
         while last.take_back().is_ok_and(|back| back.is_none()) {
             std::thread::yield_now();
         }
+    }
+
+    /// Tells of each token, and waits for leave to go on.
+    struct Slow(Sender<()>, Arc<Mutex<Receiver<()>>>);
+
+    impl Rules for Slow {
+        fn follow(&self) -> Result<Box<dyn Follow>, Stuck> {
+            Ok(Box::new(Self(self.0.clone(), Arc::clone(&self.1))))
+        }
+    }
+
+    impl Follow for Slow {
+        fn allowed(&mut self) -> Result<&[bool], Stuck> {
+            Ok(&[])
+        }
+        fn accept(&mut self, _: Token) -> Result<(), Stuck> {
+            let _ = self.0.send(());
+            let _ = self.1.lock().expect("leave").recv();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_given_up() {
+        let masks = Masks::start(1).expect("threads");
+        let (mailbox, messages) = channel();
+        let (told, tokens) = channel();
+        let (leave, waits) = channel();
+        let slow = Slow(told, Arc::new(Mutex::new(waits)));
+        let mut follower = Follower::new(&Constraint::new(Arc::new(slow)));
+        (0..3).for_each(|id| follower.accept(Token(id)));
+        let lent = masks.find(follower, mailbox.clone());
+        tokens.recv().expect("the first of the three");
+        drop(lent);
+        leave.send(()).expect("it waits");
+        // The thread goes on with the next job, and the other two tokens are never looked at.
+        let next = Follower::new(&Constraint::new(Arc::new(Only(Some(0)))));
+        let _next = masks.find(next, mailbox);
+        assert!(matches!(messages.recv(), Ok(Message::Allowed)));
+        assert!(tokens.try_recv().is_err());
     }
 }

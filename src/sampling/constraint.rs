@@ -216,7 +216,12 @@ impl Follower {
 
     /// Finds out what is allowed, however long that takes, so that [`Follower::allowed`] answers at once.
     pub fn prepare(&mut self) {
-        let step = AssertUnwindSafe(|| self.step());
+        self.prepare_while(|| true);
+    }
+
+    /// As [`Follower::prepare`], but gives up between two tokens once it is not wanted any more: a fork may have many behind it.
+    pub fn prepare_while(&mut self, is_wanted: impl Fn() -> bool) {
+        let step = AssertUnwindSafe(|| self.step(is_wanted));
         if let Err(stuck) = catch_unwind(step).unwrap_or_else(|_| {
             tracing::error!(field = self.field, "a constraint panicked");
             Err(Stuck::new("it ran into a fault of the server's"))
@@ -229,7 +234,7 @@ impl Follower {
         }
     }
 
-    fn step(&mut self) -> Result<(), Stuck> {
+    fn step(&mut self, is_wanted: impl Fn() -> bool) -> Result<(), Stuck> {
         if let State::New(rules) = &self.state {
             self.state = State::Running(rules.follow()?);
         }
@@ -238,9 +243,15 @@ impl Follower {
             State::Stuck(stuck) => return Err(stuck.clone()),
             State::New(_) => return Ok(()),
         };
+        let check = || {
+            let unwanted = || Stuck::new("nobody waits for it");
+            is_wanted().then_some(()).ok_or_else(unwanted)
+        };
         for token in self.drawn.drain(..) {
+            check()?;
             follow.accept(token)?;
         }
+        check()?;
         follow.allowed().map(drop)
     }
 

@@ -11,7 +11,7 @@ Other lines are passed on to standard error. These are found:
 
     python/NAME_client.py    with what it needs in python/NAME.txt; a venv for each
     DIR/check.py             with DIR/requirements.txt, for clients of more than one file
-    node/NAME/check.mjs      with package.json and package-lock.json; Node itself comes as node/node.txt says
+    node/NAME/check.mjs      with package.json and package-lock.json; Node itself comes as scripts/node.txt says
     rust/                    a cargo project
 
 What they need is installed once, below $XDG_CACHE_HOME/candor/clients (or ~/.cache/...), and again when it changes.
@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from rig import (  # noqa: E402
     CACHE,
     Unprepared,
-    environment,
+    node_environment,
     plain_environment,
     python_environment,
     run_tool,
@@ -106,37 +106,15 @@ def is_named(client, names):
 # --- What they need.
 
 
-def node_tools():
-    """The folder with node and npm. Debian's are too old for the clients; PyPI has newer ones, which need no root."""
-    return python_environment("node", HERE / "node" / "node.txt")
-
-
-def node_environment(client):
-    tools = node_tools()
-    folder = client.path.parent
-
-    def build(place):
-        for file in ("package.json", "package-lock.json"):
-            shutil.copy(folder / file, place)
-        run_tool([tools / "npm", "ci", "--no-audit", "--no-fund"], cwd=place, env=with_path(tools))
-
-    place = environment(client.name, [client.requirements, folder / "package.json"], build)
-    # Modules are looked for beside the script that asks for them.
-    shutil.copy(client.path, place)
-    shutil.copy(HERE / "node" / "report.mjs", place)
-    return tools, place
-
-
-def with_path(folder):
-    return dict(os.environ, PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-
 def command_of(client):
     """Installs what the client needs; what to run."""
     if client.kind == "python":
         return [python_environment(client.name, client.requirements) / "python", client.path]
     if client.kind == "node":
-        tools, place = node_environment(client)
+        tools, place = node_environment(client.name, client.path.parent)
+        # Modules are looked for beside the script that asks for them.
+        shutil.copy(client.path, place)
+        shutil.copy(HERE / "node" / "report.mjs", place)
         return [tools / "node", place / client.path.name]
     if not shutil.which("cargo"):
         raise Unprepared("There is no cargo. https://rustup.rs installs it.")

@@ -20,6 +20,7 @@ mod observe;
 mod overload;
 mod pages;
 mod parity;
+mod playground;
 mod process;
 mod raw;
 mod receipt;

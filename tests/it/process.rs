@@ -297,8 +297,8 @@ fn the_start_tells_what_it_takes_where_to_look_and_what_to_try() {
         "loaded model=\"llama2-vocab-tiny\"",
         "memory it will take, about mib=",
         "kv_cache_mib=",
-        &format!("look: {url}/docs"),
-        "(all but /health with the key)",
+        &format!("look: {url}/ (the page), {url}/docs"),
+        "(all but the page and /health with the key)",
         &format!("try: curl {url}/v1/completions"),
         "authorization: Bearer YOUR-KEY",
     ] {

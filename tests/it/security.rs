@@ -110,7 +110,7 @@ fn pages_of_other_origins_are_kept_out_unless_they_are_listed() {
 }
 
 #[test]
-fn every_route_but_health_asks_for_a_key() {
+fn every_route_that_is_not_open_asks_for_a_key() {
     let server = TestServer::start_with(&tiny_model(), |config| {
         config.server.api_keys = vec!["first".to_owned(), "second".to_owned()];
     });
@@ -136,10 +136,27 @@ fn every_route_but_health_asks_for_a_key() {
             assert_eq!(status(&get(&server, path, &headers)), with_key, "{path}");
         }
     }
-    assert_eq!(
-        status(&get(&server, "/health", "host: localhost\r\n")),
-        "200"
+    for (path, expect) in [
+        ("/health", "200"),
+        ("/", "200"),
+        ("/page/main.js", "200"),
+        ("/page/nothing", "404"),
+    ] {
+        let answer = get(&server, path, "host: localhost\r\n");
+        assert_eq!(status(&answer), expect, "{path}: {answer}");
+    }
+    let document = get(
+        &server,
+        "/openapi.json",
+        "host: localhost\r\nauthorization: Bearer first\r\n",
     );
+    let (_, document) = document.split_once("\r\n\r\n").expect("a body");
+    let document: serde_json::Value = serde_json::from_str(document).expect("JSON");
+    let wants_none = |path: &str| document["paths"][path]["get"]["security"] == json!([]);
+    for path in ["/health", "/", "/page/{path}"] {
+        assert!(wants_none(path), "{path}");
+    }
+    assert!(!wants_none("/metrics") && document["security"] == json!([{"key": []}]));
 }
 
 #[test]

@@ -1,0 +1,110 @@
+// Whether a model is right as often as it is sure: of a set of questions whose answers are known.
+
+/** @import { ScoredItem } from "./types.js" */
+
+/** @typedef {{stem: string, choices: string[], answer: number, neutral?: string}} Item */
+/** By what a choice is chosen; its softmax over an item's choices is the confidence. @typedef {"sum" | "mean" | "per_byte" | "per_character" | "corrected"} Measure */
+/** @typedef {{chosen: number, isRight: boolean, confidence: number, answerProbability: number, logLoss: number}} Verdict */
+/** @typedef {{from: number, to: number, count: number, confidence: number | null, accuracy: number | null}} Bin */
+
+export const BINS = 10;
+
+/**
+ * A set as it is written: an object a line. Empty lines are passed over.
+ * @param {string} text
+ * @returns {{items: Item[], faults: {line: number, message: string}[]}}
+ */
+export function parseSet(text) {
+  /** @type {Item[]} */
+  const items = [];
+  /** @type {{line: number, message: string}[]} */
+  const faults = [];
+  text.split("\n").forEach((written, index) => {
+    if (written.trim() === "") return;
+    try {
+      items.push(item(JSON.parse(written)));
+    } catch (error) {
+      const message = error instanceof SyntaxError ? `is not JSON: ${error.message}` : error instanceof Error ? error.message : String(error);
+      faults.push({ line: index + 1, message });
+    }
+  });
+  return { items, faults };
+}
+
+/**
+ * @param {unknown} read
+ * @returns {Item}
+ */
+function item(read) {
+  if (typeof read !== "object" || read === null || Array.isArray(read)) throw new Error('must be an object, as {"stem": "…", "choices": ["…", "…"], "answer": 0}');
+  const { stem, choices, answer, neutral } = /** @type {Record<string, unknown>} */ (read);
+  if (typeof stem !== "string") throw new Error('needs "stem", a text');
+  if (!Array.isArray(choices) || choices.length < 2 || !choices.every((choice) => typeof choice === "string" && choice !== "")) {
+    throw new Error('needs "choices", an array of two texts or more, none of them empty');
+  }
+  if (!Number.isInteger(answer) || Number(answer) < 0 || Number(answer) >= choices.length) {
+    throw new Error(`needs "answer", the place of the right choice: a whole number from 0 to ${choices.length - 1}`);
+  }
+  if (neutral !== undefined && typeof neutral !== "string") throw new Error('may have "neutral", a text');
+  return { stem, choices, answer: Number(answer), ...(neutral === undefined ? {} : { neutral }) };
+}
+
+/**
+ * @param {ScoredItem} scored
+ * @param {number} answer
+ * @param {Measure} measure
+ * @returns {Verdict}
+ */
+export function judge(scored, answer, measure) {
+  const logs = logSoftmax(scored.choices.map((choice) => choice[measure] ?? -Infinity));
+  const chosen = logs.indexOf(Math.max(...logs));
+  return {
+    chosen,
+    isRight: chosen === answer,
+    confidence: Math.exp(logs[chosen]),
+    answerProbability: Math.exp(logs[answer]),
+    logLoss: -logs[answer],
+  };
+}
+
+/** @param {number[]} values */
+function logSoftmax(values) {
+  const most = Math.max(...values);
+  const whole = most + Math.log(values.reduce((sum, value) => sum + Math.exp(value - most), 0));
+  return values.map((value) => value - whole);
+}
+
+/**
+ * The expected calibration error (ECE) is that of Guo et al. 2017, arXiv:1706.04599: bins of equal width, each one's distance
+ * between accuracy and mean confidence, weighted by how many it holds.
+ * @param {Verdict[]} verdicts
+ */
+export function calibrate(verdicts) {
+  const bins = Array.from({ length: BINS }, (_, index) => bin(verdicts, index));
+  const mean = (/** @type {(verdict: Verdict) => number} */ of) => verdicts.reduce((sum, verdict) => sum + of(verdict), 0) / verdicts.length;
+  return {
+    accuracy: mean(({ isRight }) => Number(isRight)),
+    confidence: mean(({ confidence }) => confidence),
+    logLoss: mean(({ logLoss }) => logLoss),
+    ece: bins.reduce((sum, { count, accuracy, confidence }) => sum + (count / verdicts.length) * Math.abs((accuracy ?? 0) - (confidence ?? 0)), 0),
+    bins,
+  };
+}
+
+/**
+ * A bin holds its upper end and not its lower one, as in the paper.
+ * @param {Verdict[]} verdicts
+ * @param {number} index
+ * @returns {Bin}
+ */
+function bin(verdicts, index) {
+  const within = verdicts.filter(({ confidence }) => Math.min(BINS, Math.max(1, Math.ceil(confidence * BINS))) === index + 1);
+  const mean = (/** @type {(verdict: Verdict) => number} */ of) => (within.length ? within.reduce((sum, verdict) => sum + of(verdict), 0) / within.length : null);
+  return {
+    from: index / BINS,
+    to: (index + 1) / BINS,
+    count: within.length,
+    confidence: mean(({ confidence }) => confidence),
+    accuracy: mean(({ isRight }) => Number(isRight)),
+  };
+}
