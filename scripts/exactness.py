@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Looks for a request whose answer depends on anything but itself. Standard library only; soak.py's requests and clients.
 
-    exactness.py --candor BINARY [--model SOURCE] [--args FLAGS] [--requests 2000] [--questions 150] [--clients 12]
-                 [--longest 1200] [--asked] [--seed 1] [--out exactness]
+    exactness.py --candor BINARY [--model SOURCE] [--args FLAGS] [--requests 2000] [--minutes M] [--questions 150]
+                 [--clients 12] [--longest 1200] [--asked] [--seed 1] [--out exactness]
 
 Questions of all kinds are made: every sampler, grammars and schemas, echo, n, best_of, biases, stop strings, and prompts of
 token ids that are cut out of a few long ones at any place, near every border that there is. Each is asked once of an idle
@@ -13,7 +13,8 @@ every bit of every log-probability, by receipts.
 
 With --asked the second server is in throughput mode, and the questions say `exact: true`.
 
-Prints a line for a table, and writes OUT.json. The exit status is 0 if all were equal, 1 if not.
+Prints a line for a table, and writes OUT.json. The exit status is 0 if all were equal, 1 if not, 130 after Ctrl-C, which
+ends the second part early and still reports.
 """
 
 import argparse
@@ -126,6 +127,11 @@ def ask(connection, body):
     return soak.parse(answer.data)
 
 
+def scores(receipt):
+    """How many log-probabilities it has."""
+    return sum(len(part["token_logprobs"] or []) for part in receipt["prompts"] + receipt["choices"])
+
+
 def same(expected, got):
     # As text: a zero may have a sign.
     return json.dumps(expected) == json.dumps(got)
@@ -143,7 +149,7 @@ class Client(threading.Thread):
         self.connection = soak.Connection(run.server.port)
 
     def run(self):
-        while self.run_.left > 0:
+        while not self.run_.over:
             what = self.rng.choices(list(self.MIX), self.MIX.values())[0]
             try:
                 getattr(self, what)()
@@ -166,7 +172,8 @@ class Client(threading.Thread):
         usage = answer["usage"]
         cached, prompts = usage["prompt_tokens_details"]["cached_tokens"], usage["prompt_tokens"]
         how = "nothing cached" if cached == 0 else "all cached" if cached == prompts else "partly cached"
-        self.run_.compare(question, body, how, question.expected, told(answer))
+        got = told(answer)
+        self.run_.compare(question, body, how, question.expected, got, scores(got["receipt"]))
 
     def streamed(self):
         question = self.rng.choice(self.run_.questions)
@@ -175,7 +182,8 @@ class Client(threading.Thread):
         body = soak.as_stream(self.rng, self.asked(question))
         joined = self.connection.complete(body)
         got = question.expected | {"choices": joined["choices"], "fingerprint": joined["head"]["system_fingerprint"]}
-        self.run_.compare(question, body, "streamed", question.expected, got)
+        values = sum(len(choice["logprobs"]["token_logprobs"]) for choice in got["choices"] if choice["logprobs"])
+        self.run_.compare(question, body, "streamed", question.expected, got, values)
 
     def nearly(self):
         """What is nearly a question, and stays in the cache."""
@@ -183,8 +191,10 @@ class Client(threading.Thread):
         if isinstance(body["prompt"], list) and isinstance(body["prompt"][0], int):
             body["prompt"] = body["prompt"][: self.rng.randint(1, len(body["prompt"]))] + soak.ids(self.rng, 9)
         body |= {"seed": self.rng.randrange(2**31), "max_tokens": self.rng.randint(1, 30)}
-        body |= soak.some(self.rng, temperature=1.3, echo=True, logprobs=2, n=2, best_of=2)
+        body |= soak.some(self.rng, temperature=1.3, echo=True, logprobs=2)
+        body |= self.rng.choice([{}, {"n": 2, "best_of": 2}])
         ask(self.connection, body)
+        self.run_.count("nearly the same")
 
     def leaving(self):
         rng = self.rng
@@ -213,6 +223,11 @@ class Run:
         self.differences, self.failures = [], []
         self.values = 0
         self.server = None
+        self.stopped = self.interrupted = False
+
+    @property
+    def over(self):
+        return self.stopped or self.left <= 0
 
     def count(self, what):
         with self.lock:
@@ -223,14 +238,14 @@ class Run:
             self.failures.append(what)
             print(f"  {what[:500]}", file=sys.stderr)
 
-    def compare(self, question, body, how, expected, got):
+    def compare(self, question, body, how, expected, got, values):
         equal = same(expected, got)
         with self.lock:
             self.left -= 1
             self.counts[how] += 1
             self.kinds[question.kind] += 1
-            self.values += question.values
-            if self.left % 250 == 0:
+            self.values += values
+            if self.left % 100 == 0:
                 print(f"  {self.left} to go, {len(self.differences)} different", file=sys.stderr)
             if not equal:
                 self.differences.append(
@@ -246,14 +261,14 @@ class Run:
         self.start()
         print(f"  alone: {len(self.questions)} requests, one by one, nothing cached", file=sys.stderr)
         connection = soak.Connection(self.server.port)
-        for question in self.questions:
+        for number, question in enumerate(self.questions):
+            if number % 25 == 0:
+                print(f"  {len(self.questions) - number} to ask", file=sys.stderr)
             answer = ask(connection, question.body | {"cache_prompt": False, "receipt": True})
             if answer["usage"]["prompt_tokens_details"]["cached_tokens"] and question.body.get("best_of", 1) == 1:
                 if question.body.get("n", 1) == 1:
                     raise soak.Wrong(f"cells were taken from the cache: {json.dumps(question.body)[:300]}")
             question.expected = told(answer)
-            scored = [part["token_logprobs"] or [] for part in answer["receipt"]["prompts"] + answer["receipt"]["choices"]]
-            question.values = sum(map(len, scored))
         connection.close()
         self.end()
 
@@ -263,11 +278,17 @@ class Run:
         clients = [Client(self, number) for number in range(self.options.clients)]
         for client in clients:
             client.start()
-        for client in clients:
-            while client.is_alive():
-                client.join(1)
-                if self.server.ended():
-                    sys.exit(f"the server ended:\n{self.server.log_text()[-3000:]}")
+        until = time.monotonic() + self.options.minutes * 60
+        while any(client.is_alive() for client in clients):
+            try:
+                time.sleep(0.5)
+            except KeyboardInterrupt:
+                if self.interrupted:
+                    raise
+                self.stopped = self.interrupted = True
+            self.stopped |= time.monotonic() > until
+            if self.server.ended():
+                sys.exit(f"the server ended:\n{self.server.log_text()[-3000:]}")
         self.end()
 
     def end(self):
@@ -286,6 +307,7 @@ class Run:
             "counts": dict(sorted(self.counts.items())),
             "kinds": dict(sorted(self.kinds.items())),
             "different": len(self.differences),
+            "interrupted": self.interrupted,
             "failures": self.failures,
             "differences": self.differences[:8],
         }
@@ -305,6 +327,7 @@ def main():
     parser.add_argument("--model", metavar="SOURCE", help="its model, else the default one")
     parser.add_argument("--args", default="", help="further flags of `candor serve`, for both servers")
     parser.add_argument("--requests", type=int, default=2000, help="answers to compare")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of comparing, at most")
     parser.add_argument("--questions", type=int, default=150, help="requests with known answers")
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--longest", type=int, default=1200, help="tokens of the longest prompts")
@@ -312,7 +335,9 @@ def main():
     parser.add_argument("--seed", type=int, default=1, help="of the questions, and of what each client does")
     parser.add_argument("--out", default="exactness", help="path of the results, without ending")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    # Also of a job in the background, in which a shell has Ctrl-C ignored.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     run = Run(options)
     try:
         run.ask_alone()
@@ -325,7 +350,7 @@ def main():
     print("| server | questions | answers compared | log-probabilities compared | different |")
     print("|---|---:|---|---:|---:|")
     print(line(result))
-    sys.exit(1 if result["different"] or result["failures"] else 0)
+    sys.exit(1 if result["different"] or result["failures"] else 130 if result["interrupted"] else 0)
 
 
 if __name__ == "__main__":

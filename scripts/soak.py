@@ -1240,8 +1240,10 @@ def main():
     parser.add_argument("--body-bytes", type=int, default=8 << 20, help="the server's limits.body_bytes")
     parser.add_argument("--out", default="soak", help="path of the results, without ending")
     options = parser.parse_args()
-    # Whoever ends us otherwise gets the report, too, and no server stays behind.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    # Whoever ends us otherwise gets the report, too, and no server stays behind; also if a shell has put us into the
+    # background, where it has Ctrl-C ignored.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     soak = Soak(options)
     soak.run()
     result = soak.result()
