@@ -203,7 +203,8 @@ pub fn arrange(
                     (measured.exact_width, measured.widest_tried) = (exact, tried);
                 }
             }
-            measured.exact_width
+            // Here and not where it is kept: what was kept before knew nothing of it.
+            measured.exact_width.min(model.widest_equal())
         }
     };
     let candidates = candidates(settings, widest, threads, config.model.gpu_layers > 0);
@@ -267,6 +268,7 @@ pub fn table(model: &Arc<Model>, config: &Config, threads: usize) -> Result<Tabl
     let settings = &config.engine;
     let of = |widest| candidates(settings, widest, threads, config.model.gpu_layers > 0);
     let (exact_width, widest_tried) = exact_width(model, settings, threads, AT_LEISURE)?;
+    let exact_width = exact_width.min(model.widest_equal());
     let (exact, throughput) = (of(exact_width), of(WIDEST));
     let mut all = throughput.clone();
     all.extend(exact.iter().filter(|one| !throughput.contains(one)));

@@ -53,6 +53,8 @@ pub struct Model {
     fingerprint: String,
     files: files::Files,
     nature: context::Nature,
+    /// Whether some of the weights are of a kind that [`is_tiled`].
+    has_tiled: bool,
     /// Freed by llama.cpp with the weights.
     adapters: Vec<Adapter>,
     /// Those that apply to whoever asks for nothing else.
@@ -173,6 +175,12 @@ impl Model {
             .with_n_gpu_layers(settings.gpu_layers)
             .with_use_mmap(settings.mmap);
         let load = || LlamaModel::load_from_file(backend, path, &params);
+        let has_tiled = source::files(path).iter().any(|file| {
+            // Of what cannot be read nothing is known.
+            gguf::Head::read(file).map_or(true, |head| {
+                head.tensors.iter().any(|tensor| is_tiled(tensor.kind))
+            })
+        });
         let weights = huge_pages::gather(load).map_err(|_| LoadError::Load {
             path: shown.clone(),
         })?;
@@ -196,8 +204,19 @@ impl Model {
             fingerprint,
             files,
             nature,
+            has_tiled,
             weights,
         })
+    }
+
+    /// Generated rows that may share a decode, at most, if each is to have the bits that it has alone. More may have them
+    /// on this machine, or fewer: that is measured. But not all that differ are found so.
+    pub fn widest_equal(&self) -> usize {
+        if self.has_tiled {
+            TILED_ROWS - 1
+        } else {
+            usize::MAX
+        }
     }
 
     pub fn vocab(&self) -> &Vocab {
@@ -391,9 +410,41 @@ fn owned(text: &CStr) -> String {
 /// A model that several threads use.
 pub type SharedModel = Arc<Model>;
 
+/// Rows from which on llama.cpp multiplies weights of some kinds by a routine of its own (`ggml_tiled_min_batch`).
+const TILED_ROWS: usize = 8;
+
+/// Whether it does so with this kind, by ggml's number: K quants and most IQ quants (`ggml_tiled_supported` of
+/// ggml-cpu/tiled). Most rows have the same bits there as alone, but some 2 in 100 have not.
+fn is_tiled(kind: u32) -> bool {
+    matches!(kind, 10..=14 | 16..=19 | 21..=23 | 29)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kinds_that_are_tiled() {
+        use llama_cpp_sys_2 as sys;
+        let tiled = [
+            sys::GGML_TYPE_Q2_K,
+            sys::GGML_TYPE_Q3_K,
+            sys::GGML_TYPE_Q4_K,
+            sys::GGML_TYPE_Q5_K,
+            sys::GGML_TYPE_Q6_K,
+            sys::GGML_TYPE_IQ1_S,
+            sys::GGML_TYPE_IQ1_M,
+            sys::GGML_TYPE_IQ2_XXS,
+            sys::GGML_TYPE_IQ2_XS,
+            sys::GGML_TYPE_IQ2_S,
+            sys::GGML_TYPE_IQ3_XXS,
+            sys::GGML_TYPE_IQ3_S,
+            sys::GGML_TYPE_IQ4_XS,
+        ];
+        for kind in 0..sys::GGML_TYPE_COUNT {
+            assert_eq!(is_tiled(kind), tiled.contains(&kind), "{kind}");
+        }
+    }
 
     #[test]
     fn only_of_layers_that_are_alike_the_memory_is_known() {
