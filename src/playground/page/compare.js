@@ -12,7 +12,7 @@ import { nats, percent, tell, tokensOf, visible } from "./tokens.js";
 
 /** @import { Kind, Row } from "./align.js" */
 /** @import { Context } from "./forms.js" */
-/** @import { Body, Choice, Token } from "./types.js" */
+/** @import { Body, Token } from "./types.js" */
 
 /** One side's controls, and how its text is shown. @typedef {ReturnType<typeof side>} Side */
 /** Its answer. @typedef {{model: string, tokens: Token[], finish: string | null}} Answer */

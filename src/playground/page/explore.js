@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { AtToken } from "./at_token.js";
 import { Branch, treesOf } from "./branch.js";
 import { byId, element, onceAFrame } from "./dom.js";
+import { modelOptions } from "./forms.js";
 import { facts } from "./inspector.js";
 import { legend } from "./legend.js";
 import { Plot, axis } from "./plots.js";
@@ -53,7 +54,7 @@ export class Explore {
   /** @param {Context} context */
   constructor(context) {
     this.#context = context;
-    this.#model.replaceChildren(...context.models.map(({ id }) => element("option", { value: id }, id)));
+    this.#model.replaceChildren(...modelOptions(context.models));
     this.#settings = new Settings(byId("settings", HTMLElement), context.fields, "set", () => this.#showAtToken());
     this.#atToken = new AtToken(context, this.#settings, () => this.#seedOr(1));
     this.#text = new TextView(byId("text", HTMLElement), {
@@ -108,14 +109,13 @@ export class Explore {
   set(request) {
     const { model, prompt, max_tokens: most, seed, ...settings } = request;
     if (typeof prompt === "string") this.#prompt.value = prompt;
-    const isUntold = prompt !== undefined && typeof prompt !== "string";
     if (typeof most === "number") this.#maxTokens.value = String(most);
     this.#seed.value = typeof seed === "number" ? String(seed) : "";
     const isServed = this.#context.models.some(({ id }) => id === model);
     if (isServed) this.#model.value = String(model);
     const unknown = this.#settings.set(settings);
     if (model !== undefined && !isServed) unknown.unshift("model");
-    if (isUntold) unknown.unshift("prompt");
+    if (prompt !== undefined && typeof prompt !== "string") unknown.unshift("prompt");
     return unknown;
   }
 

@@ -12,7 +12,12 @@ import { element } from "./dom.js";
  * @param {string} id
  */
 export function modelSelect(models, id) {
-  return element("select", { id }, ...models.map((model) => element("option", { value: model.id }, model.id)));
+  return element("select", { id }, ...modelOptions(models));
+}
+
+/** @param {Model[]} models */
+export function modelOptions(models) {
+  return models.map(({ id }) => element("option", { value: id }, id));
 }
 
 /**

@@ -14,10 +14,15 @@ import { mountTour } from "./tour.js";
  * @param {unknown} error null: nothing did
  */
 function trouble(error) {
-  const place = byId("trouble", HTMLElement);
-  place.hidden = !error;
-  place.textContent = error instanceof Error ? error.message : error ? String(error) : "";
+  say(error instanceof Error ? error.message : error ? String(error) : "");
   byId("unlock", HTMLFormElement).hidden = !(error instanceof api.ApiError && error.status === 401);
+}
+
+/** @param {string} words of trouble; none: there is none */
+function say(words) {
+  const place = byId("trouble", HTMLElement);
+  place.hidden = !words;
+  place.textContent = words;
 }
 
 async function start() {
@@ -134,10 +139,8 @@ byId("unlock", HTMLFormElement).addEventListener("submit", (event) => {
   try {
     api.key.value = byId("key", HTMLInputElement).value;
   } catch (error) {
-    const place = byId("trouble", HTMLElement);
-    place.hidden = false;
-    place.textContent = String(error);
-    return;
+    // The form stays: it is where this is mended.
+    return say(String(error));
   }
   begin();
 });

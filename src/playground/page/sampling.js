@@ -69,10 +69,10 @@ function isDrawn(s) {
  * What each stage does to a token's distribution.
  * @param {Distribution} from the raw one
  * @param {Values} settings
- * @param {number} [most] tokens told of each stage
+ * @param {number} most tokens told of each stage
  * @returns {{stages: Stage[], isWhole: boolean, last: Distribution}} `isWhole`: all of them could be computed; else the server must be asked
  */
-export function run(from, settings, most = 10) {
+export function run(from, settings, most) {
   if (!from.known.length) return { stages: [], isWhole: false, last: from };
   /** @type {Stage[]} */
   const stages = [];

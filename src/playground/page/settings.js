@@ -28,7 +28,7 @@ const SETTINGS = [
 /** Their values, by name. @typedef {Record<string, number>} Values */
 
 export class Settings {
-  /** @type {Map<string, {slider: HTMLInputElement, number: HTMLInputElement, standard: number}>} */
+  /** @type {Map<string, {number: HTMLInputElement, standard: number, put: (value: number) => void}>} */
   #controls = new Map();
   #changed;
 
@@ -78,7 +78,7 @@ export class Settings {
         this.#changed();
       }
     });
-    this.#controls.set(setting.name, { slider, number, standard });
+    this.#controls.set(setting.name, { number, standard, put });
     return element(
       "div", { class: "setting", title: field.description ?? "" },
       element("label", { for: id, id: `${id}-label` }, setting.label), slider, number,
@@ -112,10 +112,9 @@ export class Settings {
    * @returns {string[]} what it names and there is no control for
    */
   set(body) {
-    for (const [name, { slider, number, standard }] of this.#controls) {
+    for (const [name, { number, standard, put }] of this.#controls) {
       const value = typeof body[name] === "number" ? body[name] : standard;
-      slider.value = String(value);
-      number.value = String(value);
+      put(value);
       // What is off its default, or out of bounds, is to be seen.
       const details = number.closest("details");
       if (details && (value !== standard || !number.checkValidity())) details.open = true;
