@@ -154,14 +154,17 @@ impl Model {
         // What is wrong with the settings is told before seconds are spent.
         let named = adapter::Named::all(&settings.lora)?;
         // llama.cpp would tell of it in its own words, and not of all.
-        if let Err(gguf::HeadError::Damaged(why)) = gguf::Head::read(path) {
-            let size = path.metadata().map_or(0, |file| file.len());
-            return Err(LoadError::Damaged {
-                path: shown,
-                why,
-                size,
-            });
-        }
+        let head = match gguf::Head::read(path) {
+            Err(gguf::HeadError::Damaged(why)) => {
+                let size = path.metadata().map_or(0, |file| file.len());
+                return Err(LoadError::Damaged {
+                    path: shown,
+                    why,
+                    size,
+                });
+            }
+            head => head.ok(),
+        };
         let backend = backend()?;
         let fingerprint = fingerprint(path).map_err(|source| LoadError::Read {
             path: shown.clone(),
@@ -175,11 +178,11 @@ impl Model {
             .with_n_gpu_layers(settings.gpu_layers)
             .with_use_mmap(settings.mmap);
         let load = || LlamaModel::load_from_file(backend, path, &params);
-        let has_tiled = source::files(path).iter().any(|file| {
+        let files_beside = source::files(path).into_iter().filter(|file| file != path);
+        let heads_beside = files_beside.map(|file| gguf::Head::read(&file).ok());
+        let has_tiled = std::iter::once(head).chain(heads_beside).any(|head| {
             // Of what cannot be read nothing is known.
-            gguf::Head::read(file).map_or(true, |head| {
-                head.tensors.iter().any(|tensor| is_tiled(tensor.kind))
-            })
+            head.is_none_or(|head| head.tensors.iter().any(|tensor| is_tiled(tensor.kind)))
         });
         let weights = huge_pages::gather(load).map_err(|_| LoadError::Load {
             path: shown.clone(),
