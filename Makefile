@@ -34,11 +34,8 @@ help: ## Show this list.
 setup: ## Install what the build needs (Debian and its kin), if anything is missing.
 	@scripts/setup.sh
 
-# Cargo tells by the time of a file whether it has changed; what another clone built would pass for ours.
 claim: setup
-	@if [ "$$(cat $(CARGO_TARGET_DIR)/clone 2> /dev/null)" != "$(CURDIR)" ]; then \
-		cargo clean --quiet --release --package candor && mkdir -p $(CARGO_TARGET_DIR) && \
-		echo "$(CURDIR)" > $(CARGO_TARGET_DIR)/clone; fi
+	@scripts/claim.sh "$(CURDIR)"
 
 # What is measured, and what other people's programs are tried with, is in Python.
 python:

@@ -28,9 +28,7 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/portable
 # has it: the program finds its libraries, and they each other, wherever the folder is put.
 # shellcheck disable=SC2016
 export RUSTFLAGS='-C link-arg=-Wl,-rpath,$ORIGIN/../lib/candor' CMAKE_INSTALL_RPATH='$ORIGIN'
-# The folder is shared by clones, and cargo tells by the time of a file whether it has changed: what was built of another
-# clone's files would pass for ours. What both depend on stays.
-cargo clean --quiet --release --package candor
+scripts/claim.sh "$PWD"
 messages=$(mktemp)
 trap 'rm -f "$messages"' EXIT
 cargo build --release --locked --features "portable ${FEATURES:-}" --message-format json-render-diagnostics > "$messages"

@@ -13,6 +13,7 @@ mod faulty;
 mod fork;
 mod fuzz;
 mod leaving;
+mod llama_build;
 mod lora;
 mod models;
 mod numbers;
