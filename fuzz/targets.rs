@@ -549,7 +549,7 @@ fn server() -> &'static (Runtime, Router) {
             .build()
             .expect("a runtime");
         let app = runtime.block_on(async {
-            let (models, started) = Models::start(&config, candor::model::contexts());
+            let (models, started) = Models::start(&config, candor::model::contexts().into());
             started.await.expect("the model can be loaded");
             app(AppState::new(models, Arc::new(config), true, Vec::new()))
         });

@@ -14,7 +14,8 @@
 //! | [`api`] | JSON | JSON or SSE | OpenAI's field names |
 //! | [`playground`] | – | the page at `/`; asks the API as anyone may | HTML |
 //!
-//! [`metrics`] is a leaf that anyone may count with, and `otel` one that sends traces; `serve` takes in connections. [`verify`] holds an
+//! [`metrics`] is a leaf that anyone may count with, `otel` one that sends traces, and [`program`] one by which this program
+//! runs itself; `serve` takes in connections. [`verify`] holds an
 //! answer against its receipt, by a server of its own. `main` parses and runs; [`run`] wires,
 //! so that a test can start the real server on port 0, and [`run_on`] lets it put a [`model::Runner`] that fails on
 //! command around the engine's contexts.
@@ -30,7 +31,8 @@
 //! 4. The worker (`engine::worker`) gives the sequence a lane, with the cells that another lane already has
 //!    (`engine::lanes`), evaluates the rest of the prompt in chunks (`engine::plan`), and then one token a round with
 //!    everyone else (`engine::schedule`). How many sequences share a decode, and how many contexts there are, was
-//!    measured (`engine::tune`); how many threads a decode gets depends on who else wants the cores (`engine::cores`).
+//!    measured (`engine::tune`), and which decodes have the bits of single rows (`engine::exact`), at the start or in idle
+//!    moments (`engine::idle`); how many threads a decode gets depends on who else wants the cores (`engine::cores`).
 //! 5. Each row of logits is reduced by [`logprobs`] (`engine::score` for the rows of a prompt) and drawn from by
 //!    [`sampling`]; `engine::text` finds characters, offsets and stop strings. What a constraint allows next is found by
 //!    other threads (`engine::masks`) while the decode runs; a row that is there first is kept, and the others go on.
@@ -47,6 +49,8 @@
 //! - In exact mode a sequence's bits do not depend on its neighbours or on the cache: a lane of its own, decodes that are
 //!   shared only at widths where every bit was found equal, prompts cut into decodes at multiples of eight rows, and
 //!   only cells reused that came from evaluating a prompt.
+//! - No routine of llama.cpp computes before a process that may die of it has tried it (`engine::trial`), and servers that
+//!   round alike know each other by their bits class (`engine::bits_class`).
 //! - No id reaches llama.cpp unchecked, and no grammar reaches it at all; what following one takes is bounded.
 //! - No buffer of context × vocabulary exists: rows of logits are reduced as soon as they are computed.
 //! - Unsafe code stands in `model::context`, `model::huge_pages` and `model::simd` alone.
@@ -60,6 +64,7 @@ pub mod model;
 #[cfg(feature = "otel")]
 pub mod otel;
 pub mod playground;
+pub mod program;
 pub mod sampling;
 mod serve;
 pub mod verify;
@@ -92,12 +97,13 @@ pub async fn run(
     run_on(config, listener, shutdown, model::contexts()).await
 }
 
-/// As [`run`], with something around the engine's contexts: tests make them fail.
+/// As [`run`], with something around the engine's contexts, or in place of the trial of llama.cpp's routines: tests make
+/// them fail.
 pub async fn run_on(
     config: config::Config,
     listener: tokio::net::TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
-    runners: model::Runners,
+    machinery: impl Into<engine::Machinery>,
 ) -> Result<(), RunError> {
     /// Time for workers to end, and then to tell those whose requests were cut.
     const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -108,7 +114,7 @@ pub async fn run_on(
     let reached = SocketAddr::new(config::reachable(address.ip()), address.port());
     let url = format!("{}://{reached}", door.scheme());
     let config = Arc::new(config);
-    let (models, started) = engine::Models::start(&config, runners);
+    let (models, started) = engine::Models::start(&config, machinery.into());
     let is_loopback = address.ip().is_loopback();
     let app = api::app(api::AppState::new(
         models.clone(),

@@ -83,6 +83,10 @@ fn run(command: Command) -> Result<(), Failure> {
             let input = io::read_to_string(io::stdin()).map_err(failed)?;
             print(candor::api::render_template(&input))
         }
+        Command::TryRoutines => {
+            let order = io::read_to_string(io::stdin()).map_err(failed)?;
+            print(candor::engine::try_routines(&order))
+        }
         Command::Completions { shell } => print(cli::completions(shell)),
         Command::Man { command } => print(cli::man(command.as_deref()).map_err(failed)?),
     }

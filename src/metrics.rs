@@ -97,6 +97,7 @@ const FIRST_TOKEN: &str = "candor_time_to_first_token_seconds";
 const INTER_TOKEN: &str = "candor_inter_token_latency_seconds";
 const CONNECTIONS_REFUSED: &str = "candor_connections_refused_total";
 const BOOKS_ERRORS: &str = "candor_books_errors_total";
+const BITS_CLASS: &str = "candor_bits_class_info";
 
 // What the Gateway API Inference Extension asks of a model server, by the names of vLLM, which its endpoint picker looks
 // for unless it is told other ones.
@@ -250,6 +251,10 @@ fn describe() {
         GATEWAY_CACHE,
         "How prompts are reused, for gateways: block_size tokens at a time, num_gpu_blocks in all"
     );
+    describe_gauge!(
+        BITS_CLASS,
+        "Always 1; servers with equal classes give equal bits for the same model"
+    );
     describe_counter!(
         BOOKS_ERRORS,
         "Lanes found leased to nobody while a worker was idle; always 0"
@@ -274,8 +279,8 @@ fn describe() {
     }
 }
 
-/// All of it as text; the gauges say how things stand now.
-pub fn render(load: Load) -> String {
+/// All of it as text; the gauges say how things stand now. `bits_classes`: of the models that are loaded, by name.
+pub fn render(load: Load, bits_classes: impl Iterator<Item = (String, String)>) -> String {
     /// Of two servers in one process each tells its own.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let Some(handle) = handle() else {
@@ -310,6 +315,9 @@ pub fn render(load: Load) -> String {
             ("num_gpu_blocks", (total / group.max(1)).to_string()),
         ];
         gauge!(GATEWAY_CACHE, &blocks).set(1.0);
+    }
+    for (model, class) in bits_classes {
+        gauge!(BITS_CLASS, "model" => model, "class" => class).set(1.0);
     }
     handle.render()
 }

@@ -10,7 +10,7 @@ use ureq::tls::{RootCerts, TlsConfig};
 
 use crate::api::receipt::{self, Receipt, ReceiptChoice, ReceiptEngine, ReceiptPrompt};
 use crate::config::{Config, LoadAt, Mode};
-use crate::model::{self, source};
+use crate::model::{self, Routines, source};
 
 /// Why nothing could be compared, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +100,7 @@ pub fn settings(receipt: &Receipt) -> Vec<(&'static str, String)> {
         contexts,
         decode_width,
         threads,
+        routines,
         ..
     } = &receipt.engine;
     let name = |kind| serde_json::to_value(kind).ok();
@@ -116,6 +117,11 @@ pub fn settings(receipt: &Receipt) -> Vec<(&'static str, String)> {
             prompt_chunk_tokens.to_string(),
         ),
     ];
+    if let Some(Routines { amx, repack }) = routines {
+        let auto_or_off = |allowed: bool| if allowed { "auto" } else { "off" };
+        settings.push(("engine.amx", auto_or_off(*amx).to_owned()));
+        settings.push(("engine.repack", auto_or_off(*repack).to_owned()));
+    }
     // Those that come of measurements are multiples of eight, the setting's of sixteen.
     let rows = logits_rows.next_multiple_of(16);
     settings.push(("engine.logits_rows", rows.to_string()));
@@ -356,6 +362,7 @@ fn notes(was: &ReceiptEngine, is: &ReceiptEngine) -> Vec<String> {
     note("Candor", &was.candor, &is.candor);
     note("llama.cpp", &was.llama_cpp, &is.llama_cpp);
     note("the CPU and the build", &was.system, &is.system);
+    note("the bits class", &was.bits_class, &is.bits_class);
     note("mode", &was.mode.as_str(), &is.mode.as_str());
     note("flash attention", &was.flash_attention, &is.flash_attention);
     let kv = |engine: &ReceiptEngine| format!("{:?} and {:?}", engine.kv_type_k, engine.kv_type_v);

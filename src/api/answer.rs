@@ -27,7 +27,7 @@ pub struct Head {
     pub created: u64,
     /// The name that the client used.
     pub model: String,
-    /// What made the answer: the model, llama.cpp's version, the engine's mode, and the adapters that apply.
+    /// What made the answer: the model, llama.cpp's version, the engine's mode, the bits class, and the adapters that apply.
     pub system_fingerprint: String,
 }
 

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::error::ApiError;
 use super::route::Route;
+use crate::engine::Refused;
 
 pub fn route() -> Route {
     let about = "Whether requests can be served; 503 with the reason if not.";
@@ -19,17 +20,45 @@ pub fn route() -> Route {
         .open()
 }
 
-/// That all is well.
+/// Requests can be served.
 #[derive(Serialize, ToSchema)]
 struct Health {
     /// Always "ok".
     status: &'static str,
+    /// llama.cpp routines that failed their trial on this CPU and are not used; left out if there are none. Answers are
+    /// right without them, but slower.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    refused_routines: Vec<RefusedRoutine>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct RefusedRoutine {
+    /// The setting of `[engine]` that turns the routine off.
+    routine: String,
+    /// What happened when it was tried, as in "ends the process (SIGSEGV)".
+    why: String,
 }
 
 /// Never waits for the engine.
 async fn health(State(state): State<AppState>) -> Response {
     match state.models.health() {
-        Ok(()) => Json(Health { status: "ok" }).into_response(),
+        Ok(()) => {
+            let mut refused: Vec<_> = state
+                .models
+                .list()
+                .into_iter()
+                .flat_map(|it| it.refused)
+                .collect();
+            refused.dedup();
+            let refused = refused.into_iter();
+            Json(Health {
+                status: "ok",
+                refused_routines: refused
+                    .map(|Refused { routine, why }| RefusedRoutine { routine, why })
+                    .collect(),
+            })
+            .into_response()
+        }
         Err(error) => ApiError::from(error).into_response(),
     }
 }

@@ -22,7 +22,14 @@ async fn metrics(State(state): State<AppState>) -> Response {
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     )];
-    (kind, metrics::render(state.models.load_now())).into_response()
+    let names = state.models.names().unwrap_or_default();
+    let models = state.models.list().into_iter().enumerate();
+    let classes = models.filter_map(|(number, model)| {
+        let (name, _) = names.iter().find(|(_, other)| *other == number)?;
+        Some((name.clone(), model.bits_class?.to_string()))
+    });
+    let text = metrics::render(state.models.load_now(), classes);
+    (kind, text).into_response()
 }
 
 /// Counts each request by its route, and by the reason if it was refused.

@@ -26,7 +26,7 @@ mod structured;
 mod tokenizer;
 mod trace;
 
-pub use chat::{render_template, render_templates_with};
+pub use chat::render_template;
 pub use route::{Answers, Route};
 
 use std::any::Any;
@@ -133,6 +133,7 @@ pub fn app(state: AppState) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(body_bytes))
+        .layer(middleware::from_fn(models::name_bits_class))
         .layer(middleware::from_fn_with_state(state.clone(), guard::check))
         .layer(CatchPanicLayer::custom(panicked));
     // Before the key is asked for: a browser asks without.

@@ -1,10 +1,13 @@
 //! The models that are served: which of them a request is for, and `GET /v1/models`, `GET /v1/models/{id}`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -70,6 +73,8 @@ impl AppState {
 
     async fn served(&self, (name, number): (String, usize)) -> Result<Served, ApiError> {
         let engine = self.models.engine(number).await?;
+        // Outside of a request, as in tests, nobody asks.
+        let _ = ANSWERED_BY.try_with(|class| engine.bits_class().map(|name| class.set(name)));
         Ok(Served {
             name,
             number,
@@ -78,6 +83,27 @@ impl AppState {
             config: self.models.config(number),
         })
     }
+}
+
+/// The header of every answer of a model: the name of all that decides how its numbers are rounded.
+const BITS_CLASS: HeaderName = HeaderName::from_static("x-candor-bits-class");
+
+tokio::task_local! {
+    /// The bits class of the model that answers the request, once it is known.
+    static ANSWERED_BY: OnceLock<Arc<str>>;
+}
+
+/// Gives answers of a model their header.
+pub async fn name_bits_class(request: Request, next: Next) -> Response {
+    let answer = async {
+        let response = next.run(request).await;
+        (response, ANSWERED_BY.with(|class| class.get().cloned()))
+    };
+    let (mut response, class) = ANSWERED_BY.scope(OnceLock::new(), answer).await;
+    if let Some(class) = class.and_then(|class| HeaderValue::from_str(&class).ok()) {
+        response.headers_mut().insert(BITS_CLASS, class);
+    }
+    response
 }
 
 /// `?model=NAME`, of a route without a body.
@@ -123,6 +149,9 @@ pub struct ModelObject {
     /// Tokens that a prompt and its completion may hold together.
     max_model_len: usize,
     status: ModelStatus,
+    /// Servers that evaluate exactly and have equal classes give equal bits for the same model (docs/reproducibility.md);
+    /// null while the model is not loaded.
+    bits_class: Option<String>,
     /// What the file tells; null until the model has been loaded for the first time.
     meta: Option<ModelMeta>,
 }
@@ -226,6 +255,7 @@ fn object(state: &AppState, id: String, model: &Described) -> ModelObject {
             value,
             failed: model.status == Status::Failed,
         },
+        bits_class: model.bits_class.as_ref().map(|class| class.to_string()),
         meta,
     }
 }

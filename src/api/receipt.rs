@@ -16,7 +16,7 @@ use super::models::Served;
 use crate::config::{KvType, Mode};
 use crate::engine::Evaluation;
 use crate::logprobs::TokenLogprob;
-use crate::model::{self, Adapters, FileHash, Token};
+use crate::model::{self, Adapters, FileHash, Routines, Token};
 
 /// What stands in `version`; another number is another form.
 pub const VERSION: u32 = 1;
@@ -77,6 +77,13 @@ pub struct ReceiptEngine {
     pub llama_cpp: String,
     /// What llama.cpp says of the CPU and of how it was built.
     pub system: String,
+    /// The name of all that decides how numbers are rounded; none in receipts of older versions.
+    #[serde(default)]
+    pub bits_class: String,
+    /// Layouts that weights could be put into; none in receipts of older versions.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub routines: Option<Routines>,
     /// "exact" or "throughput"; the former, too, where the request asked for it.
     #[schema(value_type = String)]
     pub mode: Mode,
@@ -157,7 +164,7 @@ impl Draft {
                 files: files.to_vec(),
             },
             adapters: adapters(&generate.adapters, served),
-            engine: engine(evaluation),
+            engine: engine(evaluation, served.model.system_info()),
             distribution: DISTRIBUTION.to_owned(),
             prompts: Vec::new(),
             choices: Vec::new(),
@@ -209,7 +216,7 @@ fn adapters(applied: &Adapters, served: &Served) -> Vec<ReceiptAdapter> {
     applied.collect()
 }
 
-fn engine(evaluation: Evaluation) -> ReceiptEngine {
+fn engine(evaluation: Evaluation, system: String) -> ReceiptEngine {
     let Evaluation {
         mode,
         flash_attention,
@@ -222,11 +229,15 @@ fn engine(evaluation: Evaluation) -> ReceiptEngine {
         contexts,
         decode_width,
         threads,
+        bits_class,
+        routines,
     } = evaluation;
     ReceiptEngine {
         candor: env!("CARGO_PKG_VERSION").to_owned(),
         llama_cpp: model::llama_cpp_version(),
-        system: model::system_info(),
+        system,
+        bits_class: bits_class.to_string(),
+        routines: Some(routines),
         mode,
         flash_attention,
         kv_type_k,
@@ -291,13 +302,7 @@ fn digest<'a>(scores: impl Iterator<Item = &'a TokenLogprob>) -> Option<String> 
         hash.update(token.0.to_le_bytes());
         hash.update(logprob.to_le_bytes());
     }
-    let hex = |hash: Sha256| {
-        hash.finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
-    };
-    any.then(|| hex(hash))
+    any.then(|| model::hex(&hash.finalize()))
 }
 
 #[cfg(test)]
@@ -343,6 +348,21 @@ mod tests {
 
     #[test]
     fn prompts_and_choices_are_told_bit_by_bit() {
+        let evaluation = Evaluation {
+            mode: Mode::Exact,
+            flash_attention: false,
+            kv_type_k: KvType::f16,
+            kv_type_v: KvType::f16,
+            context_length: 2048,
+            batch_tokens: 512,
+            prompt_chunk_tokens: 128,
+            logits_rows: 64,
+            contexts: 1,
+            decode_width: 4,
+            threads: None,
+            bits_class: "avx2-00000000".into(),
+            routines: Routines::ALL,
+        };
         let mut receipt = Receipt {
             version: VERSION,
             route: String::new(),
@@ -352,19 +372,7 @@ mod tests {
                 files: Vec::new(),
             },
             adapters: Vec::new(),
-            engine: engine(Evaluation {
-                mode: Mode::Exact,
-                flash_attention: false,
-                kv_type_k: KvType::f16,
-                kv_type_v: KvType::f16,
-                context_length: 2048,
-                batch_tokens: 512,
-                prompt_chunk_tokens: 128,
-                logits_rows: 64,
-                contexts: 1,
-                decode_width: 4,
-                threads: None,
-            }),
+            engine: engine(evaluation, "CPU".to_owned()),
             distribution: String::new(),
             prompts: Vec::new(),
             choices: Vec::new(),
@@ -393,12 +401,7 @@ mod tests {
         for part in [3_u32, zero.to_bits(), 4, odd.to_bits()] {
             hash.update(part.to_le_bytes());
         }
-        let hex: String = hash
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        assert_eq!(second.top_sha256, Some(hex));
+        assert_eq!(second.top_sha256, Some(model::hex(&hash.finalize())));
         let text = serde_json::to_string(&receipt).expect("it is written");
         let again: Receipt = serde_json::from_str(&text).expect("it is read");
         assert_eq!(again, receipt);

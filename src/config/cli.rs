@@ -68,6 +68,10 @@ pub enum Command {
     /// do so for templates of clients.
     #[command(hide = true)]
     RenderTemplate,
+    /// Try llama.cpp's routines on a small model, as the order on standard input says, as JSON. The server has a process of
+    /// its own do so, which may die of it.
+    #[command(hide = true)]
+    TryRoutines,
     /// Print what a shell needs to complete this command line.
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
@@ -410,7 +414,8 @@ mod tests {
             | Command::Verify(_)
             | Command::Completions { .. }
             | Command::Man { .. }
-            | Command::RenderTemplate => {
+            | Command::RenderTemplate
+            | Command::TryRoutines => {
                 panic!("no settings")
             }
         }

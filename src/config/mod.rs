@@ -217,6 +217,10 @@ pub struct Engine {
     pub kv_type_k: KvType,
     /// Number format of the cached values; `q8_0` needs flash attention.
     pub kv_type_v: KvType,
+    /// Whether weights may be laid out for the matrix unit of Intel's server CPUs.
+    pub amx: Use,
+    /// Whether weights may be laid out for wider instructions.
+    pub repack: Use,
 }
 
 /// What the engine promises about bits.
@@ -240,6 +244,16 @@ impl Mode {
             Self::Throughput => "throughput",
         }
     }
+}
+
+/// Whether something that this machine has is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Use {
+    /// Where it works.
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// Number format of cached keys or values.

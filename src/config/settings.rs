@@ -216,6 +216,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         "engine.kv_type_v",
         Allowed::OneOf(&["f32", "f16", "bf16", "q8_0"]),
     ),
+    setting("engine.amx", Allowed::OneOf(&["auto", "off"])),
+    setting("engine.repack", Allowed::OneOf(&["auto", "off"])),
     setting(
         "embeddings.pooling",
         Allowed::OneOf(&["auto", "mean", "cls", "last"]),

@@ -108,6 +108,11 @@ impl Cores {
         self.most
     }
 
+    /// Whether other processes leave all of them.
+    pub fn are_all_free(&self) -> bool {
+        self.free() == self.most
+    }
+
     /// A worker begins to evaluate something.
     pub fn evaluate(&self) -> Evaluating<'_> {
         self.active.fetch_add(1, Ordering::Relaxed);

@@ -354,6 +354,7 @@ impl Directory {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::engine::plan::tests::CUTS;
     use crate::engine::request::Rows;
     use crate::sampling::{SamplingParams, Watch};
 
@@ -414,7 +415,7 @@ pub(super) mod tests {
     #[test]
     fn a_prompt_starts_from_the_lane_that_knows_most_of_it() {
         let request = request(0..100, None);
-        let plan = PromptPlan::new(100, 512);
+        let plan = PromptPlan::new(100, CUTS);
         let lanes = [
             lane(0..20, 0, 0, None, 5),
             lane(0..60, 0, 0, Some(1), 0),
@@ -509,7 +510,7 @@ pub(super) mod tests {
 
     #[test]
     fn scored_prompts_start_where_scores_are_known() {
-        let plan = PromptPlan::new(100, 512);
+        let plan = PromptPlan::new(100, CUTS);
         let check = |lane: Lane, top, expect| {
             assert_eq!(lane.known.usable(&request(0..100, top), &plan), expect);
         };
@@ -523,7 +524,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_prompt_is_evaluated_from_the_first_row_on_that_is_wanted() {
-        let plan = PromptPlan::new(100, 512);
+        let plan = PromptPlan::new(100, CUTS);
         let check = |rows, prompt_logprobs: Option<usize>, expect| {
             let mut lane = lane(0..96, 95, 5, None, 0);
             lane.known.whole = Some(Whole {
@@ -556,7 +557,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_very_same_prompt_is_taken_over_whole() {
-        let plan = PromptPlan::new(100, 512);
+        let plan = PromptPlan::new(100, CUTS);
         let check = |prompt: std::ops::Range<i32>, scored: bool, top, expect| {
             let mut lane = lane(0..96, 95, 5, None, 0);
             lane.known.whole = Some(Whole {
@@ -579,7 +580,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_was_generated_is_for_forks_alone() {
-        let plan = PromptPlan::new(20, 512);
+        let plan = PromptPlan::new(20, CUTS);
         let tokens = |ids: std::ops::Range<i32>| ids.map(Token).collect::<Vec<_>>();
         let check = |kept: std::ops::Range<i32>, generated: std::ops::Range<i32>, expect| {
             let mut request = request(0..20, None);
@@ -613,7 +614,7 @@ pub(super) mod tests {
             assert_eq!(found.map(|(_, source)| source.cells), Some(expect));
             // A prompt that goes on with the very same tokens was not evaluated as one.
             let longer = super::tests::request(0..28, None);
-            let longer_plan = PromptPlan::new(28, 512);
+            let longer_plan = PromptPlan::new(28, CUTS);
             assert_eq!(lane.known.usable(&longer, &longer_plan), 16);
             lane.known.truncate(16);
             assert_eq!(lane.known.cells(), 16);
@@ -632,7 +633,7 @@ pub(super) mod tests {
     #[test]
     fn other_workers_are_asked_for_what_they_will_have() {
         let directory = Directory::new(2, 2);
-        let plan = PromptPlan::new(100, 512);
+        let plan = PromptPlan::new(100, CUTS);
         let entry = |tokens, top: Option<usize>| {
             Some(Entry {
                 adapters: Adapters::default(),
@@ -659,7 +660,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_was_evaluated_under_other_adapters_is_of_no_use() {
-        let plan = PromptPlan::new(100, 512);
+        let plan = PromptPlan::new(100, CUTS);
         let (none, some, other) = (
             Adapters::default(),
             Adapters::new([(0, 1.0)]),
@@ -710,7 +711,7 @@ pub(super) mod tests {
 
     #[test]
     fn exact_requests_start_from_what_was_evaluated_exactly() {
-        let plan = PromptPlan::new(100, 512);
+        let plan = PromptPlan::new(100, CUTS);
         let check = |exact: bool, pure: usize, whole: Option<bool>, expect| {
             let mut request = request(0..100, None);
             request.exact = exact;

@@ -5,10 +5,13 @@
 //! ([`schedule`]). How prompts are cut and prefixes reused without moving a bit is [`plan`]; text and stop strings are
 //! [`text`]. Vectors of texts are made beside all that ([`embeddings`]).
 
+mod bits_class;
 mod cores;
 mod draft;
 mod embeddings;
 mod error;
+mod exact;
+mod idle;
 mod lanes;
 mod masks;
 mod memory;
@@ -18,9 +21,11 @@ mod plan;
 mod request;
 mod schedule;
 mod score;
+mod sharing;
 mod supervisor;
 mod tally;
 mod text;
+mod trial;
 mod tune;
 mod worker;
 
@@ -43,11 +48,15 @@ pub use models::{Described, Models, Status};
 pub use request::{Delta, FinishReason, PromptOutput, Request, Rows, TokenOutput, Told};
 pub use tally::Tally;
 pub use text::{Completion, Ending, Utf8Decoder};
+pub use trial::{Order, Outcome, Refused, Trials, by_process, run as try_routines, trials};
 pub use tune::Table;
 
 use crate::config::{self, Config, KvType, Mode};
 use crate::metrics::{self, Cells, Load};
-use crate::model::{self, Adapters, ContextShape, FileHash, Model, Output, Runners};
+use crate::model::{
+    self, Adapters, ContextShape, FileHash, Heads, Model, Output, Routines, Runners,
+};
+use bits_class::bits_class;
 use cores::Cores;
 use embeddings::Embeddings;
 use lanes::{Directory, Filled};
@@ -55,8 +64,11 @@ use masks::Masks;
 use memory::{Need, mib};
 use models::Use;
 use places::{Lease, Places};
+use plan::Cuts;
+use sharing::Sharing;
 use supervisor::{Alive, Supervisor};
-use tune::Arrangement;
+use trial::Verdict;
+use tune::{Arrangement, Tuning};
 use worker::{Job, Message, Shared};
 
 /// A worker's stack, as large as that of a program's first thread, on which llama.cpp mostly runs.
@@ -118,6 +130,10 @@ pub struct Evaluation {
     pub decode_width: usize,
     /// Threads of a decode, where their number moves bits.
     pub threads: Option<usize>,
+    /// The name of all that decides how numbers are rounded.
+    pub bits_class: Arc<str>,
+    /// Layouts that weights could be put into.
+    pub routines: Routines,
 }
 
 /// How the start ended; `None` while the model is being loaded.
@@ -140,8 +156,13 @@ struct Pool {
     places: Arc<Places>,
     shared: Arc<Shared>,
     embeddings: Embeddings,
+    /// What measures in idle moments.
+    measuring: Mutex<Option<idle::Stop>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     mode: Mode,
+    bits_class: Arc<str>,
+    /// Routines that this CPU has and that are not used, though the settings want them.
+    refused: Vec<Refused>,
     /// The model's files, once somebody has asked for their hashes.
     files: OnceCell<Arc<[FileHash]>>,
     /// Cells of all lanes.
@@ -172,8 +193,11 @@ impl Drop for Starting {
 
 impl Engine {
     /// Starts to fetch and load the model on a thread of its own. The receiver tells how that ended.
-    /// Workers run on what `runners` makes of their contexts.
-    pub fn start(config: &Config, runners: Runners) -> (Self, watch::Receiver<Started>) {
+    pub fn start(
+        config: &Config,
+        machinery: impl Into<Machinery>,
+    ) -> (Self, watch::Receiver<Started>) {
+        let machinery = machinery.into();
         let inner = Inner {
             settings: config.engine.clone(),
             pool: OnceLock::new(),
@@ -187,7 +211,7 @@ impl Engine {
             .name("loader".to_owned())
             .spawn(move || {
                 let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                    loader.load(&config, &runners)
+                    loader.load(&config, &machinery)
                 }))
                 .unwrap_or(Err(StartError::Panicked));
                 ended.send_replace(Some(outcome.map_err(Arc::new)));
@@ -198,7 +222,7 @@ impl Engine {
         (engine, receiver)
     }
 
-    fn load(&self, config: &Config, runners: &Runners) -> Result<(), StartError> {
+    fn load(&self, config: &Config, machinery: &Machinery) -> Result<(), StartError> {
         let path = model::source::resolve(&config.model)?;
         tracing::trace!(path = %path.display(), "the model's file");
         tracing::info!("loading the model");
@@ -215,7 +239,9 @@ impl Engine {
                  process. A smaller quantisation of it, or a smaller model, fits"
             );
         }
-        let model = Arc::new(Model::load(&path, &config.model)?);
+        let heads = Heads::read(&path)?;
+        let verdict = trial::verdict(&heads, config, &machinery.trials)?;
+        let model = Arc::new(Model::load_with(&heads, &config.model, verdict.routines)?);
         tracing::info!(
             model = model.name(),
             description = model.description(),
@@ -229,7 +255,8 @@ impl Engine {
         }
         tracing::info!(
             version = model::llama_cpp_version(),
-            system = model::system_info(),
+            system = model.system_info(),
+            weights = %model.placements(),
             "llama.cpp"
         );
         if model.generates() && self.0.settings.context_length > model.trained_context() {
@@ -244,7 +271,7 @@ impl Engine {
                 "this model keeps one state for a whole sequence: prompts are always evaluated whole"
             );
         }
-        let pool = Pool::start(model, config, runners)?;
+        let pool = Pool::start(model, config, verdict, &machinery.runners)?;
         let _ = self.0.pool.set(pool);
         if self.0.closing.load(Ordering::SeqCst) {
             self.close();
@@ -306,12 +333,14 @@ impl Engine {
             kv_type_k: settings.kv_type_k,
             kv_type_v: settings.kv_type_v,
             context_length: settings.context_length,
-            batch_tokens: shared.batch_tokens,
+            batch_tokens: shared.cuts.batch_tokens,
             prompt_chunk_tokens: shared.chunk_tokens,
             logits_rows: shared.logits_rows,
             contexts: shared.mailboxes.len(),
-            decode_width: if alone { 1 } else { shared.width },
+            decode_width: if alone { 1 } else { shared.sharing.width() },
             threads: shared.fixed_threads.filter(|_| exact || shared.exact),
+            bits_class: Arc::clone(&pool.bits_class),
+            routines: pool.model.routines(),
         })
     }
 
@@ -338,7 +367,20 @@ impl Engine {
         pool.files.get_or_try_init(hash).await.cloned()
     }
 
-    /// What an answer's bits depend on: weights, llama.cpp, mode, flash attention, and the adapters that apply to it.
+    /// The name of all that decides how numbers are rounded (docs/reproducibility.md); `None` while the model is being
+    /// loaded.
+    pub fn bits_class(&self) -> Option<Arc<str>> {
+        Some(Arc::clone(&self.0.pool.get()?.bits_class))
+    }
+
+    /// Routines of llama.cpp that this CPU has and that are not used, since they failed in the trial before the first
+    /// decode.
+    pub fn refused_routines(&self) -> &[Refused] {
+        self.0.pool.get().map_or(&[], |pool| &pool.refused)
+    }
+
+    /// What an answer's bits depend on: weights, llama.cpp, mode, flash attention, the bits class, and the adapters that
+    /// apply to it.
     pub fn fingerprint(&self, adapters: &Adapters, exact: bool) -> String {
         let Some(pool) = self.0.pool.get() else {
             return String::new();
@@ -349,10 +391,11 @@ impl Engine {
             false => "off",
         };
         let mut fingerprint = format!(
-            "{}-llama.cpp-{}-{}-fa-{flash}",
+            "{}-llama.cpp-{}-{}-fa-{flash}-{}",
             pool.model.fingerprint(),
             model::llama_cpp_version(),
-            mode.as_str()
+            mode.as_str(),
+            pool.bits_class,
         );
         for (id, scale) in adapters.iter() {
             if let Some(adapter) = pool.model.adapters().get(id) {
@@ -448,6 +491,10 @@ impl Engine {
         };
         pool.places.close();
         pool.embeddings.close();
+        pool.measuring
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         for mailbox in &pool.shared.mailboxes {
             let _ = mailbox.send(Message::Close);
         }
@@ -459,16 +506,36 @@ impl Engine {
     }
 }
 
+/// What an engine is made of that tests put something else in place of.
+#[derive(Clone)]
+pub struct Machinery {
+    /// Makes what workers run on of their contexts.
+    pub runners: Runners,
+    /// Tries llama.cpp's routines before the first decode.
+    pub trials: Trials,
+}
+
+impl From<Runners> for Machinery {
+    fn from(runners: Runners) -> Self {
+        Self {
+            runners,
+            trials: trials(),
+        }
+    }
+}
+
 /// Measures how this machine is fastest with the model of the settings, keeps the figures for later starts, and tells
 /// them.
 pub fn tune(config: &Config) -> Result<Table, StartError> {
     let path = model::source::resolve(&config.model)?;
-    let model = Arc::new(Model::load(&path, &config.model)?);
+    let heads = Heads::read(&path)?;
+    let verdict = trial::verdict(&heads, config, &trials())?;
+    let model = Arc::new(Model::load_with(&heads, &config.model, verdict.routines)?);
     if !model.generates() {
         return Err(StartError::OnlyEmbeddings);
     }
-    let threads = Cores::new(config.engine.threads).most();
-    Ok(tune::table(&model, config, threads)?)
+    let cores = Cores::new(config.engine.threads);
+    Ok(tune::table(&model, config, &cores, verdict.refused)?)
 }
 
 /// Hands a request with its place to the worker.
@@ -546,7 +613,12 @@ fn fitting_rows(vocab: usize) -> usize {
 }
 
 impl Pool {
-    fn start(model: Arc<Model>, config: &Config, runners: &Runners) -> Result<Self, StartError> {
+    fn start(
+        model: Arc<Model>,
+        config: &Config,
+        verdict: Verdict,
+        runners: &Runners,
+    ) -> Result<Self, StartError> {
         let settings = &config.engine;
         let cores = Cores::new(settings.threads);
         let masks =
@@ -556,11 +628,12 @@ impl Pool {
             Mode::Auto => Mode::Exact,
             mode => mode,
         };
+        let mut tuning = Tuning::new(&model, config, mode, &cores);
         let Arrangement {
             contexts: workers,
             groups,
         } = if model.generates() {
-            tune::arrange(&model, config, mode, cores.most())?
+            tuning.arrange(&cores)?
         } else {
             tracing::info!("this model makes embeddings only: it has no workers");
             Arrangement::none()
@@ -574,7 +647,13 @@ impl Pool {
             0 => fitting_rows(model.vocab().len()),
             rows => rows,
         };
-        let logits_rows = scored_rows.max(width).max(settings.draft_tokens + 1);
+        // Idle moments may find wider decodes.
+        let widest = if mode == Mode::Exact {
+            exact::WIDEST
+        } else {
+            width
+        };
+        let logits_rows = scored_rows.max(widest).max(settings.draft_tokens + 1);
         let shape = settings.shape(
             lanes,
             settings.context_length,
@@ -623,8 +702,7 @@ impl Pool {
                 .flash_attention
                 .then(|| (cores.most() / workers.max(1)).max(1)),
             cores,
-            groups,
-            width,
+            sharing: Sharing::new(groups),
             shares_adapted: mode == Mode::Throughput,
             reuses_generated: mode == Mode::Throughput,
             draft_tokens: if mode == Mode::Throughput && model.can_cut() {
@@ -634,7 +712,10 @@ impl Pool {
             },
             chunk_tokens: settings.prompt_chunk_tokens,
             logits_rows: scored_rows,
-            batch_tokens: settings.batch_tokens,
+            cuts: Cuts {
+                batch_tokens: settings.batch_tokens,
+                rows: tuning.cut_rows(),
+            },
             lane_tokens: settings.context_length,
         });
         let mut starting = Starting {
@@ -664,6 +745,19 @@ impl Pool {
         }
         drop(ready);
         started.iter().collect::<Result<Vec<()>, _>>()?;
+        let measuring = if model.generates() {
+            let (stop, handle) =
+                idle::start(tuning, Arc::clone(&shared)).map_err(StartError::Thread)?;
+            starting.threads.push(handle);
+            Some(stop)
+        } else {
+            None
+        };
+        let bits_class = bits_class(&model, &verdict, config, shared.fixed_threads).into();
+        tracing::info!(
+            bits_class = %bits_class,
+            "servers with equal classes give equal bits (docs/reproducibility.md)"
+        );
         Ok(Self {
             places: Places::new(
                 if workers > 0 {
@@ -677,9 +771,12 @@ impl Pool {
             ),
             model,
             mode,
+            bits_class,
+            refused: verdict.refused,
             files: OnceCell::new(),
             shared,
             embeddings,
+            measuring: Mutex::new(measuring),
             threads: Mutex::new(std::mem::take(&mut starting.threads)),
             cells: workers * lanes * settings.context_length,
         })
@@ -688,7 +785,7 @@ impl Pool {
     fn cells(&self) -> Cells {
         let mut cells = Cells {
             total: self.cells,
-            group: plan::GROUP_ROWS,
+            group: self.shared.cuts.rows,
             ..Cells::default()
         };
         for (running, cached) in self.shared.cells.iter().map(Filled::get) {

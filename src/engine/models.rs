@@ -15,10 +15,10 @@ use futures::TryFutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use super::{Engine, EngineError, StartError};
+use super::{Engine, EngineError, Machinery, Refused, StartError};
 use crate::config::{Config, LoadAt};
 use crate::metrics::Load;
-use crate::model::{Facts, Runners};
+use crate::model::Facts;
 
 /// Least time between two tries to load a model.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ struct Shelf {
     /// How long a request may wait for its model, and how many may.
     patience: Duration,
     queue_length: usize,
-    runners: Runners,
+    machinery: Machinery,
     runtime: Handle,
 }
 
@@ -135,6 +135,10 @@ pub struct Described {
     pub status: Status,
     /// Once it has been loaded.
     pub facts: Option<Facts>,
+    /// While it is loaded: the name of all that decides how numbers are rounded.
+    pub bits_class: Option<Arc<str>>,
+    /// While it is loaded: routines of llama.cpp that failed on this CPU, and are not used.
+    pub refused: Vec<Refused>,
 }
 
 impl Models {
@@ -142,7 +146,7 @@ impl Models {
     /// failed. To be called in a runtime of tokio's.
     pub fn start(
         config: &Config,
-        runners: Runners,
+        machinery: Machinery,
     ) -> (
         Self,
         impl Future<Output = Result<(), Arc<StartError>>> + use<>,
@@ -177,7 +181,7 @@ impl Models {
             loaded: Notify::new(),
             patience: Duration::from_millis(config.limits.queue_timeout_ms),
             queue_length: config.limits.queue_length,
-            runners,
+            machinery,
             runtime: Handle::current(),
         });
         let mut books = shelf.books();
@@ -261,7 +265,15 @@ impl Models {
     /// How each model stands; never waits.
     pub fn list(&self) -> Vec<Described> {
         let books = self.0.books();
+        let loaded = |number: usize| match &books.states[number] {
+            State::Loaded { engine, .. } => Some(engine),
+            _ => None,
+        };
         let one = |number: usize| Described {
+            bits_class: loaded(number).and_then(Engine::bits_class),
+            refused: loaded(number)
+                .map(|engine| engine.refused_routines().to_vec())
+                .unwrap_or_default(),
             config: Arc::clone(&self.0.entries[number].config),
             status: match &books.states[number] {
                 State::Unloaded { failed: None } | State::Unloading => Status::Unloaded,
@@ -468,7 +480,7 @@ impl Shelf {
             tracing::info!(model = self.name(number), "is to be loaded");
         }
         let config = &self.entries[number].config;
-        let (engine, mut started) = Engine::start(config, Arc::clone(&self.runners));
+        let (engine, mut started) = Engine::start(config, self.machinery.clone());
         books.states[number] = State::Loading { engine, at_start };
         let shelf = Arc::clone(self);
         self.runtime.spawn(async move {

@@ -8,37 +8,52 @@ use crate::model::{Adapters, Token};
 /// smaller: then each row falls into the same group as in the whole prompt.
 ///
 /// Measured on Gemma 3's K-quants, where a cut elsewhere moves logits by up to 1; Q4_1 is the same wherever it is cut.
+/// `engine::exact` finds on each machine whether it holds there, and what does if not.
 pub const GROUP_ROWS: usize = 8;
 
 /// Rows of a prompt's decode, at most, where flash attention is on: from 64 rows on llama.cpp has another routine for it.
 /// Prompts are cut in other places where their beginning is known, and when they are scored.
 pub const FLASH_ROWS: usize = 56;
 
+/// Where prompts are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cuts {
+    /// The reference cuts prompts at multiples of this many tokens; a multiple of `rows`.
+    pub batch_tokens: usize,
+    /// At multiples of this many tokens a prompt may be cut, into decodes of no fewer.
+    pub rows: usize,
+}
+
 /// A prompt that is to be evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PromptPlan {
     /// Tokens of the prompt.
     length: usize,
-    /// Where the reference starts its last decode if that has fewer than [`GROUP_ROWS`] rows, which then have bits of
-    /// their own; else the prompt's length.
+    /// Where the reference starts its last decode if that has fewer rows than a group, which then have bits of their own;
+    /// else the prompt's length.
     border: usize,
+    /// Rows of a group.
+    group: usize,
 }
 
 impl PromptPlan {
-    /// `batch_tokens`: the reference cuts prompts at multiples of it; a multiple of [`GROUP_ROWS`].
-    pub fn new(length: usize, batch_tokens: usize) -> Self {
-        let last = length.saturating_sub(1) / batch_tokens * batch_tokens;
-        let border = if length - last < GROUP_ROWS {
+    pub fn new(length: usize, cuts: Cuts) -> Self {
+        let last = length.saturating_sub(1) / cuts.batch_tokens * cuts.batch_tokens;
+        let border = if length - last < cuts.rows {
             last
         } else {
             length
         };
-        Self { length, border }
+        Self {
+            length,
+            border,
+            group: cuts.rows,
+        }
     }
 
     /// Tokens whose cells any other prompt may use, once they are evaluated: whole groups.
     pub fn shareable(&self) -> usize {
-        floor(self.border)
+        self.floor(self.border)
     }
 
     /// How many cells to take over when the first `known` tokens are known: whole groups, and what is left to evaluate
@@ -47,10 +62,10 @@ impl PromptPlan {
         if self.border < self.length && known >= self.border {
             return self.border;
         }
-        floor(known.min(self.border.saturating_sub(GROUP_ROWS)))
+        self.floor(known.min(self.border.saturating_sub(self.group)))
     }
 
-    /// Where the decode that starts at `start` ends, with at most `rows` rows (no fewer than twice [`GROUP_ROWS`]).
+    /// Where the decode that starts at `start` ends, with at most `rows` rows (no fewer than two groups).
     pub fn chunk_end(&self, start: usize, rows: usize) -> usize {
         let piece_end = if start < self.border {
             self.border
@@ -61,14 +76,14 @@ impl PromptPlan {
         if left <= rows {
             piece_end
         } else {
-            start + floor(rows.min(left - GROUP_ROWS))
+            start + self.floor(rows.min(left - self.group))
         }
     }
-}
 
-/// Down to whole groups.
-fn floor(rows: usize) -> usize {
-    rows / GROUP_ROWS * GROUP_ROWS
+    /// Down to whole groups.
+    fn floor(&self, rows: usize) -> usize {
+        rows / self.group * self.group
+    }
 }
 
 /// All that cells depend on: tokens, and the adapters under which they are evaluated. Here alone it is decided whether
@@ -91,14 +106,19 @@ impl Stem<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    pub const CUTS: Cuts = Cuts {
+        batch_tokens: 512,
+        rows: GROUP_ROWS,
+    };
 
     #[test]
     fn whole_groups_are_taken_over_and_a_decode_is_left() {
         let check = |length, known, expect| {
             assert_eq!(
-                PromptPlan::new(length, 512).reuse(known),
+                PromptPlan::new(length, CUTS).reuse(known),
                 expect,
                 "{length} {known}"
             );
@@ -121,9 +141,35 @@ mod tests {
     }
 
     #[test]
+    fn smaller_groups_leave_less_to_evaluate() {
+        let pairs = Cuts { rows: 2, ..CUTS };
+        let check = |length, known, expect| {
+            assert_eq!(
+                PromptPlan::new(length, pairs).reuse(known),
+                expect,
+                "{length} {known}"
+            );
+        };
+        check(20, 20, 18);
+        check(20, 17, 16);
+        check(515, 515, 512);
+        // One row alone has bits of its own.
+        check(513, 513, 512);
+        check(513, 512, 512);
+    }
+
+    #[test]
     fn chunks_tile_the_prompt_in_whole_groups() {
-        for length in (1..600).chain(1015..1045) {
-            let plan = PromptPlan::new(length, 512);
+        for (group, length) in [2, GROUP_ROWS].into_iter().flat_map(|group| {
+            (1..600)
+                .chain(1015..1045)
+                .map(move |length| (group, length))
+        }) {
+            let cuts = Cuts {
+                rows: group,
+                ..CUTS
+            };
+            let plan = PromptPlan::new(length, cuts);
             for rows in [16, 17, 64, 256, 512] {
                 for known in [0, 1, 9, 100, 500, 511, 512, 513, 520, length] {
                     let mut at = plan.reuse(known.min(length));
@@ -131,12 +177,9 @@ mod tests {
                     while at < length {
                         let end = plan.chunk_end(at, rows);
                         assert!(end > at && end <= length && end - at <= rows);
-                        let short = end == length && length - length / 512 * 512 < GROUP_ROWS;
-                        assert_eq!(at % GROUP_ROWS, 0);
-                        assert!(
-                            end - at >= GROUP_ROWS || short,
-                            "{length} {rows} {at}..{end}"
-                        );
+                        let short = end == length && length - length / 512 * 512 < group;
+                        assert_eq!(at % group, 0);
+                        assert!(end - at >= group || short, "{length} {rows} {at}..{end}");
                         at = end;
                     }
                 }
@@ -168,10 +211,10 @@ mod tests {
 
     #[test]
     fn only_whole_groups_are_shared() {
-        assert_eq!(PromptPlan::new(5, 512).shareable(), 0);
-        assert_eq!(PromptPlan::new(8, 512).shareable(), 8);
-        assert_eq!(PromptPlan::new(15, 512).shareable(), 8);
-        assert_eq!(PromptPlan::new(515, 512).shareable(), 512);
-        assert_eq!(PromptPlan::new(1003, 512).shareable(), 1000);
+        assert_eq!(PromptPlan::new(5, CUTS).shareable(), 0);
+        assert_eq!(PromptPlan::new(8, CUTS).shareable(), 8);
+        assert_eq!(PromptPlan::new(15, CUTS).shareable(), 8);
+        assert_eq!(PromptPlan::new(515, CUTS).shareable(), 512);
+        assert_eq!(PromptPlan::new(1003, CUTS).shareable(), 1000);
     }
 }

@@ -3,21 +3,21 @@
 //! little more than the time that one context of two threads takes for one, and whether wide decodes pay depends on
 //! memory, on the vocabulary and on how the weights are stored.
 //!
-//! It is also measured up to which width a decode is *exact*: every row of logits equal, to the last bit, to that of
-//! the same sequence decoded alone. Where each row has its own KV cells, that is a matter of llama.cpp's matrix
-//! routines: for weights in their plain layout (Q4_1, say) a row is computed alike whatever stands beside it, at any
-//! width; for weights that llama.cpp repacks (K-quants), four rows and more go through another routine.
+//! In exact mode only decodes are chosen from that have the bits of single rows ([`super::exact`]). A start measures for
+//! some seconds, since somebody waits for it; what is left is measured in idle moments ([`super::idle`]).
 
 use std::collections::BTreeMap;
-use std::hash::Hasher;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Barrier, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::cores;
+use super::cores::{self, Cores};
+use super::exact::{self, Found, Search};
+use super::plan;
+use super::trial::Refused;
 use crate::config::{self, Config, Mode};
 use crate::model::{self, Context, ContextError, Model, Row, Runner, Token};
 
@@ -60,21 +60,23 @@ struct Figure {
 /// What was measured for a model on a machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Measured {
-    /// Widest decode whose bits are those of single rows; 0: not measured.
-    exact_width: usize,
-    /// Up to which width decodes were tried. If all of them were exact, and time ran out before wider ones, a later start
-    /// goes on trying.
-    widest_tried: usize,
+    #[serde(flatten)]
+    found: Found,
+    /// Where prompts may be cut ([`exact::cut_rows`]); none: not measured.
+    cuts: Option<Cut>,
     figures: Vec<Figure>,
+}
+
+/// What [`exact::cut_rows`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Cut {
+    rows: Option<usize>,
 }
 
 /// Wider decodes are no faster on any machine that was tried, and everyone waits for them.
 const WIDEST: usize = 64;
-/// In exact mode; each width costs time to verify.
-const WIDEST_EXACT: usize = 16;
 
-/// Time for single rows, and again for shared ones, to find how wide an exact decode may be: at a start, which somebody
-/// waits for, and when it was asked for.
+/// Time to find how wide an exact decode may be: at a start, which somebody waits for, and when it was asked for.
 const AT_START: Duration = Duration::from_secs(5);
 const AT_LEISURE: Duration = Duration::from_secs(60);
 
@@ -166,86 +168,279 @@ fn split(seconds: &[(usize, f64)], most: usize) -> (Vec<usize>, f64) {
     (groups, least[most])
 }
 
-/// Models are measured one after the other. What was measured while another was at work stands here, by its path: it is good
-/// enough for this process, and the next start measures again.
+/// Models are measured one after the other. What was measured while something else was at work is kept here, by its path: it
+/// is good enough for this process.
 static MEASURING: Mutex<BTreeMap<PathBuf, Measured>> = Mutex::new(BTreeMap::new());
 
-/// The arrangement for this model, machine and mode: as the settings say, else as measured before, else as measured
-/// now.
-pub fn arrange(
-    model: &Arc<Model>,
-    config: &Config,
+fn turn() -> MutexGuard<'static, BTreeMap<PathBuf, Measured>> {
+    MEASURING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is measured for a model, and what is left of that.
+pub struct Tuning {
+    model: Arc<Model>,
+    config: Config,
     mode: Mode,
     threads: usize,
-) -> Result<Arrangement, ContextError> {
-    let mut disturbed = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
-    let turns = cores::turns();
-    let notes = notes(model, config, threads);
-    let here = notes.as_ref().and_then(|path| disturbed.get(path));
-    let was_alone = here.is_none();
-    let mut measured = here
-        .cloned()
-        .unwrap_or_else(|| notes.as_deref().map(load).unwrap_or_default());
-    let before = measured.clone();
-    let settings = &config.engine;
-    let widest = match mode {
-        Mode::Throughput => WIDEST,
-        // Nothing to verify where only single rows are wanted.
-        _ if settings.decode_width == 1 || settings.parallel_sequences == 1 => 1,
-        _ => {
-            let wanted = settings.parallel_sequences.min(WIDEST_EXACT);
-            let all_equal = measured.exact_width == measured.widest_tried;
-            if all_equal && measured.widest_tried < wanted {
-                announce();
-                let (exact, tried) = exact_width(model, settings, threads, AT_START)?;
-                // What was found before holds, though a busy machine left no time for it now.
-                if tried > measured.widest_tried {
-                    (measured.exact_width, measured.widest_tried) = (exact, tried);
-                }
-            }
-            // Here and not where it is kept: what was kept before knew nothing of it.
-            measured.exact_width.min(model.widest_equal())
+    notes: Option<PathBuf>,
+    measured: Measured,
+    /// Whether the figures were measured while nothing else was at work.
+    is_quiet: bool,
+    /// Contexts that the engine has.
+    contexts: usize,
+}
+
+/// What came of an idle moment.
+pub enum Step {
+    /// It was too short, or nothing that matters has changed.
+    Wait,
+    /// How many sequences share a decode from now on ([`Arrangement::groups`]).
+    Found(Vec<usize>),
+    /// All is measured.
+    Done,
+}
+
+impl Tuning {
+    pub fn new(model: &Arc<Model>, config: &Config, mode: Mode, cores: &Cores) -> Self {
+        let threads = cores.most();
+        Self {
+            model: Arc::clone(model),
+            config: config.clone(),
+            mode,
+            threads,
+            notes: notes(model, config, threads),
+            measured: Measured::default(),
+            is_quiet: true,
+            contexts: 0,
         }
-    };
-    let candidates = candidates(settings, widest, threads, config.model.gpu_layers > 0);
-    let most = settings.parallel_sequences;
-    let mut keep = |measured: &Measured| {
-        if before == *measured {
-            return;
-        }
-        let Some(path) = &notes else { return };
-        if was_alone && turns.is_some() && turns == cores::turns() {
-            save(path, measured);
-        } else {
-            tracing::info!("another model was at work: the next start measures again");
-            disturbed.insert(path.clone(), measured.clone());
-        }
-    };
-    if let [only] = candidates[..] {
-        keep(&measured);
-        let each = most.div_ceil(only.contexts);
-        return Ok(Arrangement {
-            contexts: only.contexts,
-            groups: (0..=each).map(|count| count.min(only.width)).collect(),
-        });
     }
-    if best(&candidates, &measured.figures, most).is_none() {
-        if before == measured {
+
+    /// The arrangement for this model, machine and mode: as the settings say, else as measured before, else as measured
+    /// now.
+    pub fn arrange(&mut self, cores: &Cores) -> Result<Arrangement, ContextError> {
+        let mut disturbed = turn();
+        let turns = cores::turns();
+        let here = self.notes.as_ref().and_then(|path| disturbed.get(path));
+        self.is_quiet = here.is_none();
+        self.measured = here
+            .cloned()
+            .unwrap_or_else(|| self.notes.as_deref().map(load).unwrap_or_default());
+        let before = self.measured.clone();
+        if !self.measured.found.is_complete(self.widest_wanted()) {
             announce();
+            self.search(cores, AT_START)?;
         }
-        let figures = measure_all(model, settings, &candidates, threads)?;
-        measured
-            .figures
-            .retain(|figure| !candidates.contains(&figure.shape));
-        measured.figures.extend(figures);
-    }
-    keep(&measured);
-    Ok(
-        best(&candidates, &measured.figures, most).unwrap_or(Arrangement {
+        self.find_cuts(cores)?;
+        let candidates = self.candidates();
+        let most = self.config.engine.parallel_sequences;
+        let is_measured =
+            |measured: &Measured| best(&candidates, &measured.figures, most).is_some();
+        if candidates.len() > 1 && !is_measured(&self.measured) {
+            if before == self.measured {
+                announce();
+            }
+            let figures = measure_all(&self.model, &self.config.engine, &candidates, self.threads)?;
+            self.take(figures);
+            self.is_quiet =
+                self.is_quiet && turns.is_some() && turns == cores::turns() && cores.are_all_free();
+            if !self.is_quiet {
+                tracing::info!(
+                    "something else was at work meanwhile: it is measured again in an idle moment"
+                );
+            }
+        }
+        if before != self.measured {
+            self.keep(&mut disturbed);
+        }
+        let arrangement = match candidates[..] {
+            [only] => {
+                let each = most.div_ceil(only.contexts);
+                Some(Arrangement {
+                    contexts: only.contexts,
+                    groups: (0..=each).map(|count| count.min(only.width)).collect(),
+                })
+            }
+            _ => best(&candidates, &self.measured.figures, most),
+        };
+        let arrangement = arrangement.unwrap_or(Arrangement {
             contexts: 1,
             groups: (0..=most).map(|count| count.min(1)).collect(),
-        }),
-    )
+        });
+        self.contexts = arrangement.contexts;
+        Ok(arrangement)
+    }
+
+    /// Decodes are compared up to this width.
+    fn widest_wanted(&self) -> usize {
+        let settings = &self.config.engine;
+        let fixed = match settings.decode_width {
+            0 => usize::MAX,
+            fixed => fixed,
+        };
+        match self.mode {
+            Mode::Throughput => 1,
+            _ => settings
+                .parallel_sequences
+                .min(exact::WIDEST)
+                .min(fixed)
+                .min(self.model.placements().widest_equal()),
+        }
+    }
+
+    /// Compares decodes for this long at most.
+    fn search(&mut self, cores: &Cores, budget: Duration) -> Result<(), ContextError> {
+        let widest = self.widest_wanted();
+        if widest == 1 {
+            return Ok(());
+        }
+        let found = &mut self.measured.found;
+        let mut search = Search::new(&self.model, &self.config.engine, widest, found)?;
+        let begun = Instant::now();
+        while !found.is_complete(widest)
+            && begun.elapsed() < budget
+            && search.step(found, cores.share())
+        {}
+        Ok(())
+    }
+
+    fn find_cuts(&mut self, cores: &Cores) -> Result<(), ContextError> {
+        if self.measured.cuts.is_some() || !self.model.can_cut() || self.config.model.gpu_layers > 0
+        {
+            return Ok(());
+        }
+        let rows = exact::cut_rows(&self.model, &self.config.engine, cores.share())?;
+        self.measured.cuts = Some(Cut { rows });
+        Ok(())
+    }
+
+    /// At multiples of how many tokens prompts may be cut.
+    pub fn cut_rows(&self) -> usize {
+        let found = self.measured.cuts.map(|cut| cut.rows);
+        if found == Some(None) {
+            tracing::warn!(
+                "on this machine a prompt that is evaluated in pieces has other bits than one evaluated whole: answers \
+                 may depend on the cache in their low bits"
+            );
+        }
+        found.flatten().unwrap_or(plan::GROUP_ROWS)
+    }
+
+    /// The shapes to choose from, as far as it is known which are exact.
+    fn candidates(&self) -> Vec<Shape> {
+        let widest = match self.mode {
+            Mode::Throughput => WIDEST,
+            // What was kept may be of a time when more was wanted.
+            _ => self
+                .measured
+                .found
+                .exact_width
+                .clamp(1, self.widest_wanted()),
+        };
+        let on_gpu = self.config.model.gpu_layers > 0;
+        candidates(&self.config.engine, widest, self.threads, on_gpu)
+    }
+
+    /// The figures, in place of older ones of the same shapes.
+    fn take(&mut self, figures: Vec<Figure>) {
+        let is_new = |shape| figures.iter().any(|figure| figure.shape == shape);
+        self.measured.figures.retain(|figure| !is_new(figure.shape));
+        self.measured.figures.extend(figures);
+    }
+
+    /// For the next start. Figures that were disturbed are good for this process only; bits are what they are.
+    fn keep(&self, disturbed: &mut BTreeMap<PathBuf, Measured>) {
+        let Some(path) = &self.notes else { return };
+        if self.is_quiet {
+            disturbed.remove(path);
+            save(path, &self.measured);
+        } else {
+            disturbed.insert(path.clone(), self.measured.clone());
+            save(
+                path,
+                &Measured {
+                    figures: Vec::new(),
+                    ..self.measured.clone()
+                },
+            );
+        }
+    }
+
+    /// Measures what is left for as long as nothing else is evaluated. The comparison of decodes is kept in `search`: its
+    /// context stays on one thread.
+    pub fn go_on(
+        &mut self,
+        search: &mut Option<Search>,
+        cores: &Cores,
+        undisturbed: &dyn Fn() -> bool,
+    ) -> Result<Step, ContextError> {
+        let mut disturbed = turn();
+        if !self.compare(search, cores, undisturbed)? {
+            return Ok(Step::Wait);
+        }
+        // Fewer may be exact than was thought.
+        let candidates = self.candidates();
+        let most = self.config.engine.parallel_sequences;
+        let is_missing = best(&candidates, &self.measured.figures, most).is_none();
+        if candidates.len() > 1 && (is_missing || !self.is_quiet) {
+            let (model, settings) = (&self.model, &self.config.engine);
+            let mut figures = Vec::new();
+            for &shape in &candidates {
+                if !undisturbed() {
+                    return Ok(Step::Wait);
+                }
+                figures.extend(measure_all(model, settings, &[shape], self.threads)?);
+            }
+            if !undisturbed() || !cores.are_all_free() {
+                return Ok(Step::Wait);
+            }
+            self.take(figures);
+            self.is_quiet = true;
+        } else if search.take().is_none() {
+            return Ok(Step::Done);
+        }
+        *search = None;
+        self.keep(&mut disturbed);
+        let mine: Vec<Shape> = candidates
+            .into_iter()
+            .filter(|shape| shape.contexts == self.contexts)
+            .collect();
+        Ok(match best(&mine, &self.measured.figures, most) {
+            Some(arrangement) => Step::Found(arrangement.groups),
+            None => Step::Done,
+        })
+    }
+
+    /// Compares decodes while undisturbed. Whether all were compared, or one was found to differ.
+    fn compare(
+        &mut self,
+        search: &mut Option<Search>,
+        cores: &Cores,
+        undisturbed: &dyn Fn() -> bool,
+    ) -> Result<bool, ContextError> {
+        let widest = self.widest_wanted();
+        let found = &mut self.measured.found;
+        if widest == 1 || found.is_complete(widest) && found.rounds >= exact::ROUNDS {
+            return Ok(true);
+        }
+        let before = found.exact_width;
+        let search = match search {
+            Some(search) => search,
+            none => none.insert(Search::new(
+                &self.model,
+                &self.config.engine,
+                widest,
+                found,
+            )?),
+        };
+        loop {
+            if !undisturbed() {
+                return Ok(false);
+            }
+            if !search.step(found, cores.share()) || found.exact_width < before {
+                return Ok(true);
+            }
+        }
+    }
 }
 
 fn announce() {
@@ -257,32 +452,41 @@ fn announce() {
 
 /// Everything that was measured, with what each mode chooses of it.
 pub struct Table {
+    /// The routines that multiply the weights.
+    placements: String,
+    /// Routines that failed in the trial.
+    refused: Vec<Refused>,
     threads: usize,
     measured: Measured,
     exact: Option<Arrangement>,
     throughput: Option<Arrangement>,
 }
 
-/// Measures, anew, what either mode could choose, and keeps it.
-pub fn table(model: &Arc<Model>, config: &Config, threads: usize) -> Result<Table, ContextError> {
+/// Measures again what either mode could choose, and keeps it.
+pub fn table(
+    model: &Arc<Model>,
+    config: &Config,
+    cores: &Cores,
+    refused: Vec<Refused>,
+) -> Result<Table, ContextError> {
+    let mut disturbed = turn();
+    let mut tuning = Tuning::new(model, config, Mode::Exact, cores);
+    tuning.search(cores, AT_LEISURE)?;
+    tuning.find_cuts(cores)?;
+    let exact = tuning.candidates();
     let settings = &config.engine;
-    let of = |widest| candidates(settings, widest, threads, config.model.gpu_layers > 0);
-    let (exact_width, widest_tried) = exact_width(model, settings, threads, AT_LEISURE)?;
-    let exact_width = exact_width.min(model.widest_equal());
-    let (exact, throughput) = (of(exact_width), of(WIDEST));
+    let on_gpu = config.model.gpu_layers > 0;
+    let throughput = candidates(settings, WIDEST, tuning.threads, on_gpu);
     let mut all = throughput.clone();
     all.extend(exact.iter().filter(|one| !throughput.contains(one)));
-    let measured = Measured {
-        exact_width,
-        widest_tried,
-        figures: measure_all(model, settings, &all, threads)?,
-    };
-    if let Some(path) = notes(model, config, threads) {
-        save(&path, &measured);
-    }
+    tuning.take(measure_all(model, settings, &all, tuning.threads)?);
+    tuning.keep(&mut disturbed);
+    let measured = tuning.measured;
     let chosen = |shapes| best(shapes, &measured.figures, settings.parallel_sequences);
     Ok(Table {
-        threads,
+        placements: model.placements().to_string(),
+        refused,
+        threads: tuning.threads,
         exact: chosen(&exact),
         throughput: chosen(&throughput),
         measured,
@@ -302,10 +506,17 @@ impl std::fmt::Display for Table {
             let speed = figure.tokens_per_second;
             writeln!(f, "| {contexts} | {threads} | {width} | {speed:.1} |")?;
         }
+        writeln!(f, "\nWeights: {}.", self.placements)?;
+        for Refused { routine, why } in &self.refused {
+            writeln!(
+                f,
+                "The routine `{routine}` {why} on this CPU, and is not used."
+            )?;
+        }
         writeln!(
             f,
-            "\nDecodes of up to {} sequences have the bits of single ones.",
-            self.measured.exact_width
+            "Decodes of up to {} sequences have the bits of single ones.",
+            self.measured.found.exact_width
         )?;
         for (mode, chosen) in [("exact", &self.exact), ("throughput", &self.throughput)] {
             if let Some(Arrangement { contexts, groups }) = chosen {
@@ -357,7 +568,7 @@ fn measure(
     /// Long enough for dozens of tokens of a small model; a large one gets at least `DECODES`.
     const TRIAL: Duration = Duration::from_millis(200);
     const DECODES: usize = 3;
-    const LANE_TOKENS: usize = 512;
+    const LANE_TOKENS: usize = 256;
     let Shape { contexts, width } = shape;
     let shape = settings.shape(width, LANE_TOKENS, width, width);
     let start = Barrier::new(contexts);
@@ -409,83 +620,6 @@ fn measure(
     })
 }
 
-/// Up to how many sequences a decode has the very bits that each of them has alone, and up to how many it was tried: the
-/// same number if time ran out before a wider decode could be tried, or if the widest is exact.
-///
-/// A lane of more than 256 tokens is among them, for llama.cpp rounds the length of a decode's attention up to that
-/// of its longest lane; both numbers of threads are; and there are two steps, of which the second reads what the first
-/// wrote into the cells. What would take too long is not tried, and so not used.
-fn exact_width(
-    model: &Arc<Model>,
-    settings: &config::Engine,
-    threads: usize,
-    budget: Duration,
-) -> Result<(usize, usize), ContextError> {
-    const STEPS: usize = 2;
-    const LONG: usize = 264;
-    let lanes = settings.parallel_sequences.clamp(1, WIDEST_EXACT);
-    let vocabulary = model.vocab().len();
-    let length = |lane: usize| if lane == 1 { LONG } else { 8 + lane };
-    let row = |lane: usize, position: usize| Row {
-        token: Token(
-            ((lane * 7919 + position * position * 31 + position * 613 + 5) % vocabulary) as i32,
-        ),
-        position,
-        lane,
-        logits: position >= length(lane),
-    };
-    let mut context = Context::new(model, settings.shape(lanes, 2 * LONG, LONG, lanes))?;
-    let bits = |context: &Context, row: usize| {
-        let mut hash = std::hash::DefaultHasher::new();
-        for logit in context.logits(row).unwrap_or_default() {
-            hash.write_u32(logit.to_bits());
-        }
-        hash.finish()
-    };
-    let begun = Instant::now();
-    let mut alone = [const { Vec::new() }; STEPS];
-    for lane in 0..lanes {
-        let prompt: Vec<Row> = (0..length(lane))
-            .map(|position| row(lane, position))
-            .collect();
-        let mut fine = context.decode(&prompt, threads).is_ok();
-        for (step, alone) in alone.iter_mut().enumerate() {
-            fine &= context
-                .decode(&[row(lane, length(lane) + step)], threads)
-                .is_ok();
-            alone.push(bits(&context, 0));
-        }
-        if !fine || !context.cut(lane, length(lane)) {
-            return Ok((1, lanes));
-        }
-        if begun.elapsed() > budget {
-            break;
-        }
-    }
-    let tried = alone[0].len();
-    let begun = Instant::now();
-    for width in 2..=tried {
-        for (step, alone) in alone.iter().enumerate() {
-            let rows: Vec<Row> = (0..width)
-                .map(|lane| row(lane, length(lane) + step))
-                .collect();
-            let threads = if step == 0 { threads } else { 1 };
-            let same = context.decode(&rows, threads).is_ok()
-                && (0..width).all(|lane| bits(&context, lane) == alone[lane]);
-            if !same {
-                return Ok((width - 1, lanes));
-            }
-        }
-        if begun.elapsed() > budget {
-            return Ok((width, width));
-        }
-        for lane in 0..width {
-            context.cut(lane, length(lane));
-        }
-    }
-    Ok((tried, tried))
-}
-
 /// Where figures are kept: for these weights, this machine, and what else moves them.
 fn notes(model: &Model, config: &Config, threads: usize) -> Option<PathBuf> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -495,20 +629,16 @@ fn notes(model: &Model, config: &Config, threads: usize) -> Option<PathBuf> {
         .unwrap_or("");
     let engine = &config.engine;
     let machine = format!(
-        "{cpu} {threads} {} {} {} {:?} {:?} {}",
+        "{cpu} {threads} {} {} {} {} {:?} {:?} {}",
         model::llama_cpp_version(),
-        model::system_info(),
+        model.system_info(),
+        model.placements(),
         engine.flash_attention,
         engine.kv_type_k,
         engine.kv_type_v,
         config.model.gpu_layers,
     );
-    let digest = Sha256::digest(machine);
-    let key: String = digest
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let key = model::hex(&Sha256::digest(machine)[..4]);
     let directory = model::source::cache_directory(&config.model).ok()?;
     Some(directory.join(format!("{}-{key}.tune.json", model.fingerprint())))
 }
@@ -519,18 +649,18 @@ fn load(path: &Path) -> Measured {
 }
 
 /// Best effort: without it the next start measures again.
-fn save(path: &Path, measured: &Measured) {
+pub fn save(path: &Path, found: &impl Serialize) {
     let write = || -> std::io::Result<()> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)?;
         }
         // Two servers may start at once: whole or not at all.
         let part = path.with_extension(format!("part{}", std::process::id()));
-        std::fs::write(&part, serde_json::to_string_pretty(measured)?)?;
+        std::fs::write(&part, serde_json::to_string_pretty(found)?)?;
         std::fs::rename(part, path)
     };
     if let Err(error) = write() {
-        tracing::warn!(path = %path.display(), %error, "figures could not be kept");
+        tracing::warn!(path = %path.display(), %error, "what was measured could not be kept");
     }
 }
 
@@ -617,13 +747,52 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_moment_measures_what_a_start_left() {
+        let model = exact::tests::specimen(exact::tests::Q4_1);
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut config = Config::default();
+        config.model.cache_dir = directory.path().display().to_string();
+        let cores = Cores::new(2);
+        let mut tuning = Tuning::new(&model, &config, Mode::Exact, &cores);
+        // As after a start on a machine that was too busy to compare anything.
+        (tuning.contexts, tuning.is_quiet) = (1, false);
+        let mut search = None;
+        let disturbed = tuning.go_on(&mut search, &cores, &|| false);
+        assert!(matches!(disturbed, Ok(Step::Wait)));
+        assert_eq!(tuning.measured.found.exact_width, 0);
+        let mut found = None;
+        loop {
+            match tuning
+                .go_on(&mut search, &cores, &|| true)
+                .expect("contexts")
+            {
+                Step::Wait => {}
+                Step::Found(groups) => found = Some(groups),
+                Step::Done => break,
+            }
+        }
+        let groups = found.expect("something new");
+        assert_eq!(groups.len(), config.engine.parallel_sequences + 1);
+        // It is complete for the next start.
+        let kept = load(tuning.notes.as_deref().expect("a directory"));
+        assert_eq!(kept.found.exact_width, exact::WIDEST);
+        let most = config.engine.parallel_sequences;
+        assert!(best(&tuning.candidates(), &kept.figures, most).is_some());
+    }
+
+    #[test]
     fn figures_are_kept() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("new/figures.json");
         assert_eq!(load(&path), Measured::default());
         let measured = Measured {
-            exact_width: 3,
-            widest_tried: 16,
+            found: Found {
+                exact_width: 3,
+                differs_at: Some(4),
+                widest_wanted: 16,
+                rounds: 1,
+            },
+            cuts: Some(Cut { rows: Some(8) }),
             figures: vec![Figure {
                 shape: Shape {
                     contexts: 2,

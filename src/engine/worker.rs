@@ -15,9 +15,10 @@ use super::error::EngineError;
 use super::lanes::{Directory, Filled, Lane};
 use super::masks::{Lent, Masks};
 use super::places::Lease;
-use super::plan::{self, PromptPlan};
+use super::plan::{self, Cuts, PromptPlan};
 use super::request::{Delta, FinishReason, Request};
 use super::schedule::{Progress, Round};
+use super::sharing::Sharing;
 use super::supervisor::Alive;
 use super::tally::Tally;
 use super::text::{Completion, Ending};
@@ -86,10 +87,8 @@ pub struct Shared {
     /// Threads of every exact decode, where their number moves bits: with flash attention, and so does whether a decode has
     /// more than [`plan::FLASH_ROWS`].
     pub fixed_threads: Option<usize>,
-    /// Of so many sequences that each have a token to evaluate, how many share the next decode.
-    pub groups: Vec<usize>,
-    /// Most rows of such a decode.
-    pub width: usize,
+    /// How many sequences share a decode.
+    pub sharing: Sharing,
     /// Whether sequences with adapters share decodes: not in exact mode.
     pub shares_adapted: bool,
     /// Whether cells of generated tokens may be used again: not in exact mode, for they were not evaluated as a prompt
@@ -101,8 +100,7 @@ pub struct Shared {
     pub chunk_tokens: usize,
     /// Most logits rows of one decode.
     pub logits_rows: usize,
-    /// Where the reference cuts prompts.
-    pub batch_tokens: usize,
+    pub cuts: Cuts,
     /// Tokens that a lane holds.
     pub lane_tokens: usize,
 }
@@ -147,7 +145,7 @@ impl Shared {
 
     /// The worker that knows most of a request's prompt.
     pub fn prefer(&self, request: &Request) -> Option<usize> {
-        let plan = PromptPlan::new(request.prompt.len(), self.batch_tokens);
+        let plan = PromptPlan::new(request.prompt.len(), self.cuts);
         let (worker, _) = self
             .directory
             .best(None, request, &plan)
@@ -386,8 +384,9 @@ impl<'a> Worker<'a> {
     /// Puts those side by side that may share decodes: first by their adapters, those of the last decode in front, for
     /// changing them costs llama.cpp time; then those that share none behind the others; then by their lanes.
     fn arrange(&self, tokens: &mut [usize]) {
+        let shares = self.shared.sharing.width() > 1;
         let lane = |index: usize| {
-            if self.shared.width > 1 {
+            if shares {
                 self.sequences[index].lane
             } else {
                 index
@@ -473,7 +472,7 @@ impl<'a> Worker<'a> {
             request.kept = Arc::default();
             request.prompt_logprobs = None;
         }
-        let plan = PromptPlan::new(request.prompt.len(), self.shared.batch_tokens);
+        let plan = PromptPlan::new(request.prompt.len(), self.shared.cuts);
         self.sequences.push(Sequence {
             id: sequence,
             latest: arrived,

@@ -8,14 +8,16 @@
     reason = "calls into llama.cpp; each block states why it holds"
 )]
 
-use std::ffi::{CStr, CString, c_char};
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
+use super::routines::{Placement, Placements, Routines};
 use super::{Adapters, Model, NamedPooling, Pooling, Runner, Token, owned};
 
 /// What a context is made for.
@@ -417,8 +419,11 @@ impl Lora {
     /// `None`: llama.cpp refused the file. What it aborts on, `adapter` has looked for before.
     pub(super) fn load(weights: &LlamaModel, path: &Path) -> Option<Self> {
         let path = CString::new(path.to_str()?).ok()?;
+        // It reads the list of layouts, too.
         // SAFETY: the model is loaded, and no context is made over it yet; the path is a terminated string.
-        let lora = unsafe { sys::llama_adapter_lora_init(weights_ptr(weights), path.as_ptr()) };
+        let lora = with_routines(Routines::ALL, || unsafe {
+            sys::llama_adapter_lora_init(weights_ptr(weights), path.as_ptr())
+        });
         NonNull::new(lora).map(Self)
     }
 }
@@ -473,27 +478,43 @@ impl Tokenizer {
 }
 
 /// What llama.cpp makes of a model; its metadata tell only a part of that.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Nature {
     /// Whether it keeps what it has evaluated, so that a text can be continued.
     pub(super) has_memory: bool,
     /// Whether a token attends only to those before it.
     pub(super) is_causal: bool,
     pub(super) pooling: NamedPooling,
+    /// Where its matrices lie.
+    pub(super) placements: Placements,
 }
 
-/// Asks a context that is made for this and as small as can be; `None` if there can be none.
+/// Asks a context that is made for this and as small as can be, and has it evaluate a token; `None` if there can be none.
 pub(super) fn nature(weights: &LlamaModel) -> Option<Nature> {
+    let mut found: BTreeSet<Placement> = BTreeSet::new();
     // SAFETY: returns a plain struct by value.
     let mut params = unsafe { sys::llama_context_default_params() };
     // llama.cpp tries graphs of up to 16 rows when it makes a context.
     (params.n_ctx, params.n_batch, params.n_ubatch) = (256, 16, 16);
+    // One token waits for memory, and more threads for each other.
+    (params.n_threads, params.n_threads_batch) = (1, 1);
     params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
-    // SAFETY: the model is loaded and outlives the context, which is freed here.
+    params.cb_eval = Some(note_placement);
+    params.cb_eval_user_data = std::ptr::from_mut(&mut found).cast();
+    // SAFETY: the model is loaded and outlives the context, which is freed here, and so does `found`, which nothing else
+    // uses until then. The batch holds one token, which every vocabulary has.
     unsafe {
         let raw = NonNull::new(sys::llama_init_from_model(weights_ptr(weights), params))?;
+        let mut token = 0;
+        let batch = sys::llama_batch_get_one(&raw mut token, 1);
+        let has_memory = !sys::llama_get_memory(raw.as_ptr()).is_null();
+        if has_memory {
+            sys::llama_decode(raw.as_ptr(), batch);
+        } else {
+            sys::llama_encode(raw.as_ptr(), batch);
+        }
         let nature = Nature {
-            has_memory: !sys::llama_get_memory(raw.as_ptr()).is_null(),
+            has_memory,
             is_causal: sys::llama_get_causal_attn(raw.as_ptr()),
             pooling: match sys::llama_pooling_type(raw.as_ptr()) {
                 sys::LLAMA_POOLING_TYPE_MEAN => NamedPooling::Pools(Pooling::Mean),
@@ -502,9 +523,146 @@ pub(super) fn nature(weights: &LlamaModel) -> Option<Nature> {
                 sys::LLAMA_POOLING_TYPE_RANK => NamedPooling::Ranks,
                 _ => NamedPooling::Nothing,
             },
+            placements: Placements::default(),
         };
         sys::llama_free(raw.as_ptr());
-        Some(nature)
+        Some(Nature {
+            placements: Placements(found),
+            ..nature
+        })
+    }
+}
+
+/// Is asked before each step of a decode whether its result is wanted. None is, but each multiplication says where the
+/// weights lie that it reads.
+extern "C" fn note_placement(step: *mut sys::ggml_tensor, _: bool, found: *mut c_void) -> bool {
+    // SAFETY: llama.cpp passes a live tensor of a graph whose memory is allocated, and `nature`'s pointer.
+    unsafe {
+        let (step, found) = (&*step, &mut *found.cast::<BTreeSet<Placement>>());
+        if !matches!(step.op, sys::GGML_OP_MUL_MAT | sys::GGML_OP_MUL_MAT_ID) {
+            return false;
+        }
+        let Some(matrix) = step.src[0].as_ref().filter(|it| !it.buffer.is_null()) else {
+            return false;
+        };
+        // The others are cells of the KV cache.
+        if sys::ggml_backend_buffer_get_usage(matrix.buffer)
+            == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS
+        {
+            let buffer = sys::ggml_backend_buffer_get_type(matrix.buffer);
+            found.insert(Placement {
+                kind: kind_name(matrix.type_).unwrap_or_default(),
+                buffer: buffer_name(buffer),
+                is_plain: sys::ggml_backend_buft_is_host(buffer),
+            });
+        }
+    }
+    false
+}
+
+/// llama.cpp's list of buffer types for layouts of their own, in the order in which it tries them for each tensor.
+///
+/// There is one switch for all of them (`use_extra_bufts`), and none for one. But the list is handed out by a public
+/// function, as an array that ends with null and is read for each model that is loaded: while one is, it can be shortened.
+struct ExtraList(NonNull<sys::ggml_backend_buffer_type_t>);
+
+/// Held by those who read the list, or change it for a while.
+static EXTRA_LIST: Mutex<()> = Mutex::new(());
+
+/// `None`: this build has none.
+fn extra_list() -> Option<ExtraList> {
+    // SAFETY: llama.cpp is initialised by whoever has weights or asks `extra_buffer_types`; the function is of the type
+    // that llama.cpp's header gives for this name.
+    unsafe {
+        let cpu = sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU);
+        if cpu.is_null() {
+            return None;
+        }
+        let get = sys::ggml_backend_reg_get_proc_address(
+            sys::ggml_backend_dev_backend_reg(cpu),
+            c"ggml_backend_dev_get_extra_bufts".as_ptr(),
+        );
+        let get: sys::ggml_backend_dev_get_extra_bufts_t = std::mem::transmute(get);
+        NonNull::new(get?(cpu)).map(ExtraList)
+    }
+}
+
+impl ExtraList {
+    fn read(&self) -> Vec<sys::ggml_backend_buffer_type_t> {
+        // SAFETY: the array is static and ends with null.
+        unsafe {
+            (0..)
+                .map(|place| *self.0.as_ptr().add(place))
+                .take_while(|buffer| !buffer.is_null())
+                .collect()
+        }
+    }
+
+    /// Of no more than it held at first.
+    fn write(&self, buffers: &[sys::ggml_backend_buffer_type_t]) {
+        let end = std::ptr::null_mut();
+        for (place, buffer) in buffers.iter().copied().chain([end]).enumerate() {
+            // SAFETY: the array held as many, and null; whoever reads it holds `EXTRA_LIST`.
+            unsafe { self.0.as_ptr().add(place).write(buffer) };
+        }
+    }
+}
+
+fn buffer_name(buffer: sys::ggml_backend_buffer_type_t) -> String {
+    // SAFETY: of llama.cpp's list, which is static, as its names are.
+    unsafe { owned(CStr::from_ptr(sys::ggml_backend_buft_name(buffer))) }
+}
+
+/// The names of llama.cpp's buffer types for layouts of their own that this CPU and build have.
+pub(super) fn extra_buffer_types() -> Vec<String> {
+    let _turn = EXTRA_LIST.lock().unwrap_or_else(PoisonError::into_inner);
+    let list = extra_list().map(|list| list.read()).unwrap_or_default();
+    list.into_iter().map(buffer_name).collect()
+}
+
+/// Has weights be loaded into no other layouts than these routines have.
+pub(super) fn with_routines<T>(routines: Routines, load: impl FnOnce() -> T) -> T {
+    /// Puts the list back, however the loading ends.
+    struct Whole(ExtraList, Vec<sys::ggml_backend_buffer_type_t>);
+    impl Drop for Whole {
+        fn drop(&mut self) {
+            self.0.write(&self.1);
+        }
+    }
+    let _turn = EXTRA_LIST.lock().unwrap_or_else(PoisonError::into_inner);
+    let _whole = extra_list().map(|list| {
+        let all = list.read();
+        let mut allowed = all.clone();
+        allowed.retain(|&buffer| routines.allow(&buffer_name(buffer)));
+        list.write(&allowed);
+        Whole(list, all)
+    });
+    load()
+}
+
+/// Numbers of ggml's kinds of tensors are below this.
+pub fn kinds() -> u32 {
+    sys::GGML_TYPE_COUNT
+}
+
+/// ggml's name of a kind of tensor, as in `q4_K`.
+pub(super) fn kind_name(kind: u32) -> Option<String> {
+    // SAFETY: the number is one of ggml's; a static string, or null.
+    unsafe {
+        let name = (kind < kinds()).then(|| sys::ggml_type_name(kind))?;
+        (!name.is_null()).then(|| owned(CStr::from_ptr(name)))
+    }
+}
+
+/// Bytes of a row of `width` numbers of this kind; `None` if there are no such rows.
+pub(super) fn row_bytes(kind: u32, width: usize) -> Option<usize> {
+    // SAFETY: the number is one of ggml's, and its blocks fill the row.
+    unsafe {
+        let block = (kind < kinds()).then(|| sys::ggml_blck_size(kind))?;
+        let block = usize::try_from(block).ok().filter(|&block| block > 0)?;
+        let fits = width.is_multiple_of(block);
+        fits.then(|| sys::ggml_row_size(kind, width as i64))
+            .filter(|&bytes| bytes > 0)
     }
 }
 

@@ -8,13 +8,16 @@ mod context;
 mod files;
 mod gguf;
 mod huge_pages;
+mod routines;
 mod runner;
 mod simd;
 pub mod source;
+mod specimen;
 mod vocab;
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -25,12 +28,15 @@ use sha2::{Digest, Sha256};
 use crate::config;
 
 pub use adapter::{Adapter, Adapters, LARGEST_SCALE};
+pub use context::kinds;
 pub use context::{
     Context, ContextError, ContextShape, DecodeError, LaneState, Output, Row, spare_lanes,
 };
 pub use files::{FileHash, hash_files};
+pub use routines::{Placement, Placements, Routines, instructions};
 pub use runner::{Runner, Runners, contexts};
 pub use simd::{Loop, vectorised};
+pub use specimen::write as write_specimen;
 pub use vocab::{Fim, Sorted, Vocab};
 
 /// The id of a token of the vocabulary.
@@ -53,8 +59,7 @@ pub struct Model {
     fingerprint: String,
     files: files::Files,
     nature: context::Nature,
-    /// Whether some of the weights are of a kind that [`is_tiled`].
-    has_tiled: bool,
+    routines: Routines,
     /// Freed by llama.cpp with the weights.
     adapters: Vec<Adapter>,
     /// Those that apply to whoever asks for nothing else.
@@ -147,24 +152,60 @@ pub enum LoadError {
     AdapterLoad { path: String },
 }
 
-impl Model {
-    /// Loads the weights; takes seconds to minutes, so call it on a thread that may block.
-    pub fn load(path: &Path, settings: &config::Model) -> Result<Self, LoadError> {
-        let shown = path.display().to_string();
-        // What is wrong with the settings is told before seconds are spent.
-        let named = adapter::Named::all(&settings.lora)?;
+/// What is known of a model's files before its weights are loaded.
+pub struct Heads {
+    path: PathBuf,
+    /// Of each of its files; `None` where one could not be read, of which llama.cpp has more to say.
+    heads: Vec<Option<gguf::Head>>,
+}
+
+impl Heads {
+    pub fn read(path: &Path) -> Result<Self, LoadError> {
         // llama.cpp would tell of it in its own words, and not of all.
         let head = match gguf::Head::read(path) {
             Err(gguf::HeadError::Damaged(why)) => {
-                let size = path.metadata().map_or(0, |file| file.len());
                 return Err(LoadError::Damaged {
-                    path: shown,
+                    path: path.display().to_string(),
                     why,
-                    size,
+                    size: path.metadata().map_or(0, |file| file.len()),
                 });
             }
             head => head.ok(),
         };
+        let others = source::files(path).into_iter().filter(|file| file != path);
+        let others = others.map(|file| gguf::Head::read(&file).ok());
+        Ok(Self {
+            path: path.to_owned(),
+            heads: std::iter::once(head).chain(others).collect(),
+        })
+    }
+
+    /// How its matrices are stored, by ggml's numbers, in ascending order.
+    pub fn kinds(&self) -> Vec<u32> {
+        let tensors = self.heads.iter().flatten().flat_map(|head| &head.tensors);
+        let matrices = tensors.filter(|tensor| tensor.sizes[1] > 1);
+        let kinds: BTreeSet<u32> = matrices.map(|tensor| tensor.kind).collect();
+        kinds.into_iter().collect()
+    }
+}
+
+impl Model {
+    /// As [`Model::load_with`], with all routines that there are.
+    pub fn load(path: &Path, settings: &config::Model) -> Result<Self, LoadError> {
+        Self::load_with(&Heads::read(path)?, settings, Routines::ALL)
+    }
+
+    /// Loads the weights, into no other layouts than `routines` have; takes seconds to minutes, so call it on a thread
+    /// that may block.
+    pub fn load_with(
+        heads: &Heads,
+        settings: &config::Model,
+        routines: Routines,
+    ) -> Result<Self, LoadError> {
+        let path = heads.path.as_path();
+        let shown = path.display().to_string();
+        // What is wrong with the settings is told before seconds are spent.
+        let named = adapter::Named::all(&settings.lora)?;
         let backend = backend()?;
         let fingerprint = fingerprint(path).map_err(|source| LoadError::Read {
             path: shown.clone(),
@@ -178,12 +219,7 @@ impl Model {
             .with_n_gpu_layers(settings.gpu_layers)
             .with_use_mmap(settings.mmap);
         let load = || LlamaModel::load_from_file(backend, path, &params);
-        let files_beside = source::files(path).into_iter().filter(|file| file != path);
-        let heads_beside = files_beside.map(|file| gguf::Head::read(&file).ok());
-        let has_tiled = std::iter::once(head).chain(heads_beside).any(|head| {
-            // Of what cannot be read nothing is known.
-            head.is_none_or(|head| head.tensors.iter().any(|tensor| is_tiled(tensor.kind)))
-        });
+        let load = || context::with_routines(routines, load);
         let weights = huge_pages::gather(load).map_err(|_| LoadError::Load {
             path: shown.clone(),
         })?;
@@ -207,19 +243,24 @@ impl Model {
             fingerprint,
             files,
             nature,
-            has_tiled,
+            routines,
             weights,
         })
     }
 
-    /// Generated rows that may share a decode, at most, if each is to have the bits that it has alone. More may have them
-    /// on this machine, or fewer: that is measured. But not all that differ are found so.
-    pub fn widest_equal(&self) -> usize {
-        if self.has_tiled {
-            TILED_ROWS - 1
-        } else {
-            usize::MAX
-        }
+    /// The layouts that its weights could be put into.
+    pub fn routines(&self) -> Routines {
+        self.routines
+    }
+
+    /// Where its matrices lie, and so by which routines they are multiplied.
+    pub fn placements(&self) -> &Placements {
+        &self.nature.placements
+    }
+
+    /// llama.cpp's line about the CPU, without a routine that could multiply this model's weights, and does not.
+    pub fn system_info(&self) -> String {
+        routines::system_info_of(self.placements(), &system_info())
     }
 
     pub fn vocab(&self) -> &Vocab {
@@ -397,12 +438,12 @@ fn fingerprint(path: &Path) -> std::io::Result<String> {
     file.seek(SeekFrom::Start(size.saturating_sub(PART)))?;
     file.take(PART).read_to_end(&mut part)?;
     hash.update(&part);
-    Ok(hash
-        .finalize()
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hex(&hash.finalize()[..6]))
+}
+
+/// Bytes in lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Copies a C string that llama.cpp owns.
@@ -413,41 +454,9 @@ fn owned(text: &CStr) -> String {
 /// A model that several threads use.
 pub type SharedModel = Arc<Model>;
 
-/// Rows from which on llama.cpp multiplies weights of some kinds by a routine of its own (`ggml_tiled_min_batch`).
-const TILED_ROWS: usize = 8;
-
-/// Whether it does so with this kind, by ggml's number: K quants and most IQ quants (`ggml_tiled_supported` of
-/// ggml-cpu/tiled). Most rows have the same bits there as alone, but some 2 in 100 have not.
-fn is_tiled(kind: u32) -> bool {
-    matches!(kind, 10..=14 | 16..=19 | 21..=23 | 29)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kinds_that_are_tiled() {
-        use llama_cpp_sys_2 as sys;
-        let tiled = [
-            sys::GGML_TYPE_Q2_K,
-            sys::GGML_TYPE_Q3_K,
-            sys::GGML_TYPE_Q4_K,
-            sys::GGML_TYPE_Q5_K,
-            sys::GGML_TYPE_Q6_K,
-            sys::GGML_TYPE_IQ1_S,
-            sys::GGML_TYPE_IQ1_M,
-            sys::GGML_TYPE_IQ2_XXS,
-            sys::GGML_TYPE_IQ2_XS,
-            sys::GGML_TYPE_IQ2_S,
-            sys::GGML_TYPE_IQ3_XXS,
-            sys::GGML_TYPE_IQ3_S,
-            sys::GGML_TYPE_IQ4_XS,
-        ];
-        for kind in 0..sys::GGML_TYPE_COUNT {
-            assert_eq!(is_tiled(kind), tiled.contains(&kind), "{kind}");
-        }
-    }
 
     #[test]
     fn only_of_layers_that_are_alike_the_memory_is_known() {

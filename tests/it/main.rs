@@ -25,6 +25,7 @@ mod playground;
 mod process;
 mod raw;
 mod receipt;
+mod routines;
 mod samplers;
 mod score;
 mod security;

@@ -11,12 +11,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use candor::config::{Config, Sources};
+use candor::engine::{Machinery, Outcome};
 use candor::model::DecodeError;
 use serde_json::{Value, json};
 
 use crate::faulty::{Fault, Gate, Trouble, faulty};
 use crate::raw::Request;
-use crate::server::{Cpu, TestServer, cpu, default_model, files, root};
+use crate::server::{TestServer, default_model, files, root};
 use curl::{Command, Filter};
 use markdown::{Example, Meanwhile, Page};
 
@@ -30,13 +31,13 @@ const HEADERS: [&str; 6] = [
     "access-control-allow-origin",
 ];
 
-/// The kind of CPU that a page's answers are of.
-fn cpu_of(place: &str) -> Cpu {
+/// The kind of bits (the first part of their class) that a page's answers are of.
+fn kind_of(place: &str) -> &'static str {
     let of_avx2 = ["docs/api/logprobs.md:", "docs/api/score.md:"];
     if of_avx2.iter().any(|page| place.starts_with(page)) {
-        Cpu::Avx2
+        "avx2"
     } else {
-        Cpu::Avx512
+        "avx512"
     }
 }
 
@@ -108,6 +109,18 @@ fn start(example: &Example, trouble: Option<Trouble>) -> TestServer {
     let loaded =
         Config::load(&sources).unwrap_or_else(|error| panic!("{}: {error}", example.place));
     let runners = trouble.map_or_else(candor::model::contexts, |trouble| faulty(trouble).0);
+    let mut machinery = Machinery::from(runners);
+    let cache = folder.path().display().to_string();
+    let routine_fails = example.meanwhile == Meanwhile::RoutineFails;
+    if routine_fails {
+        machinery.trials = Arc::new(|order| {
+            if order.routines.amx || order.routines.repack {
+                Outcome::Bad("ends the process (SIGSEGV)".to_owned())
+            } else {
+                Outcome::Fine("bits".to_owned())
+            }
+        });
+    }
     let own = |config: &Config| config.model.source.clone();
     let source =
         Some(own(&loaded.config)).filter(|source| *source != own(&crate::server::defaults()));
@@ -115,16 +128,25 @@ fn start(example: &Example, trouble: Option<Trouble>) -> TestServer {
         *config = Config {
             model: candor::config::Model {
                 source: source.unwrap_or_else(default_model),
+                // What a trial found that fails on command is not for other servers.
+                cache_dir: if routine_fails {
+                    cache
+                } else {
+                    loaded.config.model.cache_dir
+                },
                 ..loaded.config.model
             },
             ..loaded.config
         }
     };
-    TestServer::start_on("unused", change, runners)
+    TestServer::start_from("unused", change, machinery)
 }
 
 /// Asks while that happens which the example speaks of.
 fn ask_meanwhile(example: &Example) -> Answer {
+    if example.meanwhile == Meanwhile::RoutineFails {
+        return ask(&start(example, None), &example.command);
+    }
     let gate = Arc::new(Gate::default());
     let held = Arc::clone(&gate);
     let fails = example.meanwhile == Meanwhile::EvaluationFails;
@@ -260,8 +282,13 @@ fn check(example: &Example, answer: &Answer) -> Result<(), String> {
     }
     let came = written(example, answer);
     // What a model goes on with, another CPU may make another text of.
+    let class = answer
+        .headers
+        .iter()
+        .find(|(name, _)| name == "x-candor-bits-class");
+    let kind = class.and_then(|(_, class)| class.split('-').next());
     let exact =
-        cpu() == cpu_of(&example.place) || answer.status != 200 || !is_of_the_model(example);
+        kind == Some(kind_of(&example.place)) || answer.status != 200 || !is_of_the_model(example);
     let (came, is) = if example.command.with_head {
         let split = |text: &str| {
             let (head, body) = text

@@ -3,37 +3,29 @@
 
 use serde_json::{Value, json};
 
-use crate::server::{self, Cpu, TestServer};
+use crate::server::{self, TestServer, root};
 
 /// The contract's tolerance. What is measured is printed, and is a thousand times smaller.
 const TOLERANCE: f64 = 0.02;
 
-const NOT_RECORDED: &str = "skipped: the reference's answers were recorded on CPUs with AVX-512 and with AVX2 (scripts/record-golden.py)";
-
-fn load(text: &str) -> Value {
-    serde_json::from_str(text).expect("golden files are JSON")
+/// The answers that were recorded where numbers are rounded as they are here: by the first part of the server's bits
+/// class.
+fn recorded(name: &str, server: &TestServer) -> Option<Value> {
+    let class = server.bits_class();
+    let kind = class.split('-').next().expect("a part");
+    let path = root().join(format!("tests/golden/{kind}/{name}.json"));
+    let text = std::fs::read_to_string(&path).ok()?;
+    Some(serde_json::from_str(&text).expect("golden files are JSON"))
 }
 
 #[test]
 fn tiny_llama() {
-    check_file(
-        "llama2-vocab-tiny",
-        &load(include_str!("../golden/llama2-vocab-tiny.json")),
-        server::tiny(),
-    );
+    check_file("llama2-vocab-tiny", server::tiny());
 }
 
 #[test]
 fn smollm2() {
-    check_file(
-        "smollm2-135m",
-        &match server::cpu() {
-            Cpu::Avx512 => load(include_str!("../golden/smollm2-135m.json")),
-            Cpu::Avx2 => load(include_str!("../golden/avx2/smollm2-135m.json")),
-            Cpu::Other => return println!("{NOT_RECORDED}"),
-        },
-        server::default(),
-    );
+    check_file("smollm2-135m", server::default());
 }
 
 #[test]
@@ -42,18 +34,15 @@ fn gemma() {
         println!("skipped: CANDOR_TEST_GEMMA is not set (make test-gemma sets it)");
         return;
     };
-    let server = TestServer::start(&path);
-    check_file(
-        "gemma3-270m",
-        &match server::cpu() {
-            Cpu::Avx512 => load(include_str!("../golden/gemma3-270m.json")),
-            _ => return println!("{NOT_RECORDED}"),
-        },
-        &server,
-    );
+    check_file("gemma3-270m", &TestServer::start(&path));
 }
 
-fn check_file(name: &str, golden: &Value, server: &TestServer) {
+fn check_file(name: &str, server: &TestServer) {
+    let Some(golden) = recorded(name, server) else {
+        let class = server.bits_class();
+        println!("skipped: nothing was recorded for {class} (scripts/record-golden.py)");
+        return;
+    };
     let cases = golden["cases"].as_array().expect("cases");
     let mut largest = 0.0_f64;
     for case in cases {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use candor::config::Config;
+use candor::engine::Machinery;
 use candor::model::Runners;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -54,29 +55,6 @@ pub fn gemma_model() -> Option<String> {
     std::env::var("CANDOR_TEST_GEMMA").ok()
 }
 
-/// A kind of CPU, each of which llama.cpp has routines of its own for: with weights of four bits logprobs differ by tenths,
-/// and texts are other ones (docs/reproducibility.md). What was recorded on one kind holds on that kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cpu {
-    /// AVX-512 with VNNI: what most pages, the examples and `tests/golden` are of.
-    Avx512,
-    /// AVX2 and no more: `tests/golden/avx2`.
-    Avx2,
-    /// Nothing was recorded on it.
-    Other,
-}
-
-/// The kind of this one.
-pub fn cpu() -> Cpu {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let has = |flag: &str| text.split_whitespace().any(|word| word == flag);
-    match (has("avx512_vnni"), has("avx512f"), has("avx2")) {
-        (true, _, _) => Cpu::Avx512,
-        (false, false, true) => Cpu::Avx2,
-        _ => Cpu::Other,
-    }
-}
-
 /// The settings of `config/default.toml`.
 pub fn defaults() -> Config {
     toml::from_str(include_str!("../../config/default.toml")).expect("the defaults are valid")
@@ -98,6 +76,7 @@ pub struct Answer {
     pub status: u16,
     pub content_type: String,
     pub retry_after: Option<String>,
+    pub bits_class: Option<String>,
     pub body: String,
 }
 
@@ -118,7 +97,12 @@ impl TestServer {
 
     /// With something around the engine's contexts.
     pub fn start_on(model: &str, change: impl FnOnce(&mut Config), runners: Runners) -> Self {
-        candor::api::render_templates_with(env!("CARGO_BIN_EXE_candor").into());
+        Self::start_from(model, change, runners.into())
+    }
+
+    /// With other parts than the engine has by itself.
+    pub fn start_from(model: &str, change: impl FnOnce(&mut Config), machinery: Machinery) -> Self {
+        candor::program::run_with(env!("CARGO_BIN_EXE_candor").into());
         let mut config = defaults();
         config.model.source = model.to_owned();
         change(&mut config);
@@ -139,7 +123,7 @@ impl TestServer {
                 let stopped = async move {
                     let _ = stopped.await;
                 };
-                candor::run_on(config, listener, stopped, runners)
+                candor::run_on(config, listener, stopped, machinery)
                     .await
                     .expect("the server runs");
             });
@@ -160,6 +144,14 @@ impl TestServer {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
         server
+    }
+
+    /// The name of all that decides how numbers are rounded. With weights of four bits logprobs of two classes differ by
+    /// tenths, and texts are other ones (docs/reproducibility.md): what was recorded in one class holds in that class.
+    pub fn bits_class(&self) -> String {
+        let models = self.get_with("/v1/models", self.key.as_deref()).json();
+        let class = models["data"][0]["bits_class"].as_str();
+        class.expect("the model is loaded").to_owned()
     }
 
     pub fn address(&self) -> &str {
@@ -282,9 +274,10 @@ fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answ
         let value = response.headers().get(name)?;
         Some(value.to_str().expect("text").to_owned())
     };
-    let (content_type, retry_after) = (
+    let (content_type, retry_after, bits_class) = (
         header("content-type").unwrap_or_default(),
         header("retry-after"),
+        header("x-candor-bits-class"),
     );
     let mut body = String::new();
     response
@@ -296,6 +289,7 @@ fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answ
         status,
         content_type,
         retry_after,
+        bits_class,
         body,
     }
 }

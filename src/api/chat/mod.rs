@@ -36,7 +36,7 @@ use answer::{ChatPiece, Choice, Streamed, View};
 pub use prompt::{Rendered, model_template, render};
 pub use request::Conversation;
 use request::{ChatRequest, ToolChoice};
-pub use template::{render_template, render_templates_with};
+pub use template::render_template;
 use tools::{Calls, Format};
 
 const PATH: &str = "/v1/chat/completions";

@@ -6,15 +6,15 @@
 //! clients are rendered by a process of their own, which the system holds to its memory and time.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
+
+use crate::program;
 
 /// About 64 bytes, or an instruction, each: a conversation of megabytes fits, and nothing takes more than a moment.
 const FUEL: u64 = 200_000;
@@ -68,14 +68,6 @@ const PROCESS_SECONDS: u64 = 3;
 /// Bytes of the text that it may answer with.
 const PROCESS_ANSWER_BYTES: u64 = 32 << 20;
 
-/// The program that renders clients' templates; `None`: this one.
-static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-
-/// Has another program than this one render clients' templates: a test is not the server.
-pub fn render_templates_with(candor: PathBuf) {
-    let _ = PROGRAM.set(candor);
-}
-
 /// As [`render`], in a process of its own.
 pub fn render_apart(template: &str, scope: Scope) -> Result<String, TemplateError> {
     let order = Order {
@@ -83,11 +75,7 @@ pub fn render_apart(template: &str, scope: Scope) -> Result<String, TemplateErro
         scope,
     };
     let run = || -> std::io::Result<Option<Result<String, TemplateError>>> {
-        let program = match PROGRAM.get() {
-            Some(program) => program.clone(),
-            None => std::env::current_exe()?,
-        };
-        let mut child = Command::new(program)
+        let mut child = Command::new(program::path()?)
             .arg("render-template")
             .env_clear()
             .stdin(Stdio::piped())

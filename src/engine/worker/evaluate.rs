@@ -294,11 +294,11 @@ impl Worker<'_> {
         };
         self.begin_rows(first);
         let alone = |index: usize| self.shared.runs_alone(&self.sequences[index].request);
-        let groups = &self.shared.groups;
+        let sharing = &self.shared.sharing;
         let group = if alone(first) || !(self.adapters.is_empty() || self.shared.shares_adapted) {
             1
         } else {
-            groups[sequences.len().min(groups.len() - 1)]
+            sharing.group(sequences.len())
         };
         for (taken, &index) in sequences.iter().enumerate() {
             let sequence = &self.sequences[index];
@@ -332,7 +332,7 @@ impl Worker<'_> {
                     self.rows.truncate(start);
                 }
             }
-            if self.rows.len() >= self.shared.width {
+            if self.rows.len() >= sharing.width() {
                 self.rows.truncate(start);
                 return taken;
             }

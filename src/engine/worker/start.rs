@@ -180,7 +180,7 @@ impl Worker<'_> {
     }
 
     fn placement(&self) -> Placement {
-        if self.shared.width > 1 {
+        if self.shared.sharing.width() > 1 {
             Placement::Together
         } else {
             Placement::Anywhere

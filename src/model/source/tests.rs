@@ -13,7 +13,7 @@ use super::*;
 fn sha256(bytes: &[u8]) -> String {
     let mut hasher = Sha256::new();
     hasher.update(bytes);
-    verified::hex(hasher)
+    crate::model::hex(&hasher.finalize())
 }
 
 /// Something that begins as a GGUF file does, and does not compress.

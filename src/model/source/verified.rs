@@ -145,18 +145,7 @@ pub(in crate::model) fn hash(path: &Path) -> std::io::Result<String> {
     if let Some(progress) = progress {
         progress.finish();
     }
-    Ok(hex(hasher))
-}
-
-/// A finished hash in lower-case hex.
-pub(super) fn hex(hasher: Sha256) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(64);
-    for byte in hasher.finalize() {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    Ok(crate::model::hex(&hasher.finalize()))
 }
 
 /// Whether the text is a SHA-256 in lower-case hex.

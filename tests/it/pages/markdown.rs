@@ -28,6 +28,8 @@ pub enum Meanwhile {
     AnotherRuns,
     /// `<!-- while the model cannot be evaluated -->`
     EvaluationFails,
+    /// `<!-- where a routine of the CPU fails -->`
+    RoutineFails,
 }
 
 /// Lines between `<!-- TITLE -->` and `<!-- end -->`.
@@ -126,6 +128,7 @@ impl Page {
                 match title {
                     "while another request runs" => meanwhile = Meanwhile::AnotherRuns,
                     "while the model cannot be evaluated" => meanwhile = Meanwhile::EvaluationFails,
+                    "where a routine of the CPU fails" => meanwhile = Meanwhile::RoutineFails,
                     "end" => panic!("{place}: nothing ends here"),
                     title if is_title(title) => {
                         let to = (at..lines.len())

@@ -1,0 +1,339 @@
+//! Which decodes have the very bits of single rows, and where a prompt may be cut: found by comparing, for a model on a
+//! machine. Where each sequence has its own KV cells, that is a matter of llama.cpp's matrix routines: for weights in
+//! their plain layout (Q4_1, say) or in AMX's, a row is computed alike whatever stands beside it; for K-quants elsewhere,
+//! four rows and more go through another routine.
+//!
+//! Some routines give most rows equal bits and a few rows others, so rows that were compared prove nothing of the rest.
+//! What is known of a routine ([`crate::model::Placements::widest_equal`]) therefore bounds what is taken from here.
+
+use std::collections::BTreeSet;
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::plan;
+use crate::config;
+use crate::model::{Context, ContextError, Model, Row, Runner, Token};
+
+/// In exact mode; each width costs time to verify.
+pub const WIDEST: usize = 16;
+
+/// How often the rows of every width are compared, each time with other tokens.
+pub const ROUNDS: usize = 3;
+
+/// What was found so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Decodes of up to this many sequences have the bits of single rows; 0: none was compared.
+    pub exact_width: usize,
+    /// The least width at which a row differed.
+    pub differs_at: Option<usize>,
+    /// Widths up to this one were to be compared.
+    pub widest_wanted: usize,
+    /// How often all of them were.
+    pub rounds: usize,
+}
+
+impl Found {
+    /// Whether all widths up to `wanted` were compared, or one differs.
+    pub fn is_complete(&self, wanted: usize) -> bool {
+        self.rounds > 0 && (self.widest_wanted >= wanted || self.differs_at.is_some())
+    }
+}
+
+/// A comparison that can be interrupted after every decode.
+///
+/// A lane of more than 256 tokens is among those compared, for llama.cpp rounds the length of a decode's attention up to
+/// that of its longest lane; both numbers of threads are; and there are two steps, of which the second reads what the
+/// first wrote into the cells.
+pub struct Search {
+    context: Context,
+    lanes: usize,
+    /// Makes the tokens of each round others.
+    round: usize,
+    /// Hashes of the rows that each lane has alone, for the lanes from the first on, by step.
+    alone: [Vec<u64>; STEPS],
+    /// Widths whose rows were equal in this round.
+    equal: BTreeSet<usize>,
+}
+
+const STEPS: usize = 2;
+/// Tokens of the longest prompt.
+const LONG: usize = 264;
+
+impl Search {
+    /// Of decodes of up to `widest` sequences. It goes on where `found` ended.
+    pub fn new(
+        model: &Arc<Model>,
+        settings: &config::Engine,
+        widest: usize,
+        found: &Found,
+    ) -> Result<Self, ContextError> {
+        let lanes = widest.clamp(1, WIDEST);
+        Ok(Self {
+            context: Context::new(model, settings.shape(lanes, 2 * LONG, LONG, lanes))?,
+            lanes,
+            round: if found.widest_wanted < lanes {
+                0
+            } else {
+                found.rounds
+            },
+            alone: [const { Vec::new() }; STEPS],
+            equal: BTreeSet::from([1]),
+        })
+    }
+
+    /// Evaluates one more decode or two, by this many threads or one. `false`: all was compared.
+    pub fn step(&mut self, found: &mut Found, threads: usize) -> bool {
+        if found.widest_wanted < self.lanes {
+            found.widest_wanted = self.lanes;
+            found.rounds = 0;
+        }
+        let Some(width) = self.next_width(found) else {
+            found.rounds = self.round + 1;
+            found.exact_width = found.exact_width.max(1);
+            return self.begin_round(found);
+        };
+        let lane = self.alone[0].len();
+        if lane < width {
+            if !self.evaluate_alone(lane, threads) {
+                found.differs_at = Some(1);
+                found.exact_width = 1;
+                return false;
+            }
+            return true;
+        }
+        if self.is_equal(width, threads) {
+            self.equal.insert(width);
+            let through = (1..).take_while(|width| self.equal.contains(width)).last();
+            // Later rounds confirm what the first found, from the narrowest on.
+            if self.round == 0 {
+                found.exact_width = found.exact_width.max(through.unwrap_or(1));
+            }
+        } else {
+            found.differs_at = Some(width);
+            found.exact_width = found.exact_width.min(width - 1);
+        }
+        true
+    }
+
+    /// First a few widths far apart, so that one that differs is met early; then what lies between.
+    fn next_width(&self, found: &Found) -> Option<usize> {
+        let bound = found.differs_at.map_or(self.lanes, |width| width - 1);
+        let doubled = std::iter::successors(Some(2), |width| Some(2 * width));
+        let coarse = doubled.take_while(|&width| width < bound).chain([bound]);
+        coarse
+            .chain(2..bound)
+            .find(|width| *width <= bound && !self.equal.contains(width))
+    }
+
+    /// `false`: there have been enough.
+    fn begin_round(&mut self, found: &Found) -> bool {
+        self.round += 1;
+        let goes_on = self.round < ROUNDS && found.exact_width > 1;
+        if goes_on {
+            for lane in 0..self.lanes {
+                self.context.cut(lane, 0);
+            }
+            self.alone = [const { Vec::new() }; STEPS];
+            self.equal = BTreeSet::from([1]);
+        }
+        goes_on
+    }
+
+    fn row(&self, lane: usize, position: usize) -> Row {
+        let vocabulary = self.context.model().vocab().len();
+        let number = lane * 7919 + position * position * 31 + position * 613 + self.round * 104_729;
+        Row {
+            token: Token(((number + 5) % vocabulary) as i32),
+            position,
+            lane,
+            logits: position >= length(lane),
+        }
+    }
+
+    /// Evaluates a lane's prompt, and the rows after it one by one. `false`: it failed.
+    fn evaluate_alone(&mut self, lane: usize, threads: usize) -> bool {
+        let prompt: Vec<Row> = (0..length(lane)).map(|at| self.row(lane, at)).collect();
+        let mut fine = self.context.decode(&prompt, threads).is_ok();
+        for step in 0..STEPS {
+            let row = self.row(lane, length(lane) + step);
+            fine &= self.context.decode(&[row], threads).is_ok();
+            let hash = bits(&self.context, 0);
+            self.alone[step].push(hash);
+        }
+        fine && self.context.cut(lane, length(lane))
+    }
+
+    /// Whether the rows of a decode of this many sequences have the bits that each has alone.
+    fn is_equal(&mut self, width: usize, threads: usize) -> bool {
+        let mut equal = true;
+        for step in 0..STEPS {
+            let rows: Vec<Row> = (0..width)
+                .map(|lane| self.row(lane, length(lane) + step))
+                .collect();
+            let threads = if step == 0 { threads } else { 1 };
+            let alone = &self.alone[step];
+            equal = equal
+                && self.context.decode(&rows, threads).is_ok()
+                && (0..width).all(|lane| bits(&self.context, lane) == alone[lane]);
+        }
+        for lane in 0..width {
+            equal &= self.context.cut(lane, length(lane));
+        }
+        equal
+    }
+}
+
+/// Tokens of a lane's prompt.
+fn length(lane: usize) -> usize {
+    if lane == 1 { LONG } else { 8 + lane }
+}
+
+/// A hash of a row of logits.
+fn bits(context: &Context, row: usize) -> u64 {
+    let mut hash = std::hash::DefaultHasher::new();
+    for logit in context.logits(row).unwrap_or_default() {
+        hash.write_u32(logit.to_bits());
+    }
+    hash.finish()
+}
+
+/// The least number of rows at whose multiples a prompt may be cut into decodes of no fewer rows, so that all have the
+/// bits of the prompt evaluated whole; `None`: none that was tried.
+///
+/// Weights that AMX multiplies are computed alike in every decode of two rows and more. Elsewhere kernels take rows four
+/// or eight at a time, and some that have fewer have other bits now and then, so fewer than [`plan::GROUP_ROWS`] are not
+/// tried there.
+pub fn cut_rows(
+    model: &Arc<Model>,
+    settings: &config::Engine,
+    threads: usize,
+) -> Result<Option<usize>, ContextError> {
+    /// Not a multiple of any cut: the last piece is longer than the others.
+    const PROMPT: usize = 75;
+    let by_amx_alone = model.placements().all_amx();
+    let tried = if by_amx_alone { 2 } else { plan::GROUP_ROWS };
+    let vocabulary = model.vocab().len();
+    let mut context = Context::new(model, settings.shape(1, PROMPT, PROMPT, PROMPT))?;
+    let mut evaluate = |cut: usize| -> Option<Vec<u64>> {
+        let mut hashes = Vec::new();
+        let mut begin = 0;
+        while begin < PROMPT {
+            let end = if PROMPT - begin < 2 * cut {
+                PROMPT
+            } else {
+                begin + cut
+            };
+            let rows: Vec<Row> = (begin..end)
+                .map(|position| Row {
+                    token: Token(
+                        ((position * position * 37 + position * 911 + 7) % vocabulary) as i32,
+                    ),
+                    position,
+                    lane: 0,
+                    logits: true,
+                })
+                .collect();
+            context.decode(&rows, threads).ok()?;
+            hashes.extend((0..rows.len()).map(|row| bits(&context, row)));
+            begin = end;
+        }
+        context.cut(0, 0).then_some(hashes)
+    };
+    let whole = evaluate(PROMPT);
+    let mut holds = |cut: &usize| whole.is_some() && evaluate(*cut) == whole;
+    Ok([tried, plan::GROUP_ROWS].into_iter().find(&mut holds))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// A small model with weights of this kind, by ggml's number.
+    pub(in crate::engine) fn specimen(kind: u32) -> Arc<Model> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("specimen.gguf");
+        let mut file = std::fs::File::create(&path).expect("a file");
+        crate::model::write_specimen(&[kind], &mut file).expect("written");
+        drop(file);
+        Arc::new(Model::load(&path, &Config::default().model).expect("the model loads"))
+    }
+
+    const F16: u32 = 1;
+    pub(in crate::engine) const Q4_1: u32 = 3;
+
+    #[test]
+    fn every_width_is_compared_and_what_differs_is_not_wide() {
+        let settings = Config::default().engine;
+        // A row of F16 goes through another routine than several, on most CPUs.
+        for kind in [Q4_1, F16] {
+            let model = specimen(kind);
+            let mut found = Found::default();
+            let search = Search::new(&model, &settings, WIDEST, &found);
+            let mut search = search.expect("a context");
+            while search.step(&mut found, 2) {
+                assert!(found.exact_width <= WIDEST);
+            }
+            match found.differs_at {
+                Some(width) => assert_eq!(found.exact_width, width - 1, "{kind}"),
+                None => assert_eq!(
+                    (found.exact_width, found.rounds),
+                    (WIDEST, ROUNDS),
+                    "{kind}"
+                ),
+            }
+            assert!(found.is_complete(WIDEST));
+            // Weights in their plain layout that are quantised: on every CPU.
+            assert!(kind != Q4_1 || found.exact_width == WIDEST);
+        }
+    }
+
+    #[test]
+    fn what_was_found_is_kept_when_a_search_is_interrupted() {
+        let (model, settings) = (specimen(Q4_1), Config::default().engine);
+        let mut found = Found::default();
+        let mut widths = Vec::new();
+        for steps in [6, 12, 24] {
+            let search = Search::new(&model, &settings, WIDEST, &found);
+            let mut search = search.expect("a context");
+            for _ in 0..steps {
+                search.step(&mut found, 1);
+            }
+            widths.push(found.exact_width);
+        }
+        assert!(widths.is_sorted() && widths[0] > 1, "{widths:?}");
+        assert_eq!(found.rounds, 0);
+    }
+
+    #[test]
+    fn prompts_may_be_cut_at_groups() {
+        let settings = Config::default().engine;
+        for kind in [Q4_1, F16] {
+            let rows = cut_rows(&specimen(kind), &settings, 2).expect("a context");
+            assert_eq!(rows, Some(plan::GROUP_ROWS), "{kind}");
+        }
+    }
+
+    #[test]
+    fn it_is_complete_once_all_was_compared_or_something_differs() {
+        let found = |exact_width, differs_at, rounds| Found {
+            exact_width,
+            differs_at,
+            widest_wanted: 16,
+            rounds,
+        };
+        assert!(!Found::default().is_complete(16));
+        assert!(!found(4, None, 0).is_complete(16));
+        assert!(found(16, None, 1).is_complete(16));
+        assert!(found(3, Some(4), 1).is_complete(16));
+        let fewer = Found {
+            widest_wanted: 4,
+            ..found(4, None, 1)
+        };
+        assert!(fewer.is_complete(4));
+        assert!(!fewer.is_complete(16));
+    }
+}
