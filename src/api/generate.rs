@@ -328,11 +328,11 @@ impl Room {
     }
 }
 
-/// The first choice has the request's own seed; the others follow it.
+/// The first choice has the request's own seed, and the others count on from it. After 2^32 - 2 comes 0: llama.cpp takes
+/// 2^32 - 1 as a request for a random seed. So all choices of a request differ, whatever its seed is.
 fn choice_seed(seed: u32, choice: usize) -> u32 {
-    let seed = seed.wrapping_add(choice as u32);
-    // llama.cpp takes this one as a wish for a random seed.
-    if seed == u32::MAX { 0 } else { seed }
+    const SEEDS: u64 = u32::MAX as u64;
+    ((u64::from(seed) + choice as u64) % SEEDS) as u32
 }
 
 /// An answer's name: `kind` and 32 random hexadecimal digits. Whoever knows it may go on from that answer, so nobody shall
@@ -576,4 +576,25 @@ fn logit_bias(fields: &mut Fields, served: &Served) -> Result<Vec<(Token, f32)>,
         }
     }
     Ok(biases.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_have_different_seeds_also_at_the_end_of_the_range() {
+        let check = |seed: u32, expect: &[u32]| {
+            let seeds: Vec<u32> = (0..expect.len())
+                .map(|choice| choice_seed(seed, choice))
+                .collect();
+            assert_eq!(seeds, expect);
+        };
+        check(0, &[0, 1, 2]);
+        check(5, &[5, 6, 7]);
+        // What -2, -3 and -4 stand for.
+        check(u32::MAX - 1, &[u32::MAX - 1, 0, 1, 2]);
+        check(u32::MAX - 2, &[u32::MAX - 2, u32::MAX - 1, 0, 1]);
+        check(u32::MAX - 3, &[u32::MAX - 3, u32::MAX - 2, u32::MAX - 1, 0]);
+    }
 }

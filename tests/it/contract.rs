@@ -202,6 +202,14 @@ fn choices_differ_and_repeat_with_the_seed() {
     let prompts = first["usage"]["prompt_tokens"].as_u64().expect("a number");
     assert_eq!(prompts, 6, "each prompt counts once");
     assert_eq!(first["usage"]["completion_tokens"], 48);
+    // At the end of the range, too, where seeds go on from 0.
+    for seed in [json!(-4), json!(-3), json!(-2), json!(4_294_967_294_u32)] {
+        let body = json!({"prompt": "a", "max_tokens": 8, "n": 4, "seed": seed, "temperature": 2.0, "top_k": 0, "min_p": 0});
+        let mut choices = texts(&server.complete(body));
+        choices.sort();
+        choices.dedup();
+        assert_eq!(choices.len(), 4, "seed {seed}: {choices:?}");
+    }
     let zero = |_| texts(&server.complete(json!({"prompt": "a", "seed": 0, "temperature": 1.0})));
     assert_eq!(zero(1), zero(2), "0 is a seed");
     let unseeded = |_| {
