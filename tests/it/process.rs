@@ -1,10 +1,11 @@
 //! The program itself, as a process: signals, exit status, log.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::server::tiny_model;
 
@@ -18,7 +19,11 @@ pub struct Process {
 
 /// The program, which is told nothing by the environment of the tests.
 pub fn candor() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_candor"));
+    program(Path::new(env!("CARGO_BIN_EXE_candor")))
+}
+
+fn program(path: &Path) -> Command {
+    let mut command = Command::new(path);
     command.env_remove("CANDOR_LOG");
     command
 }
@@ -38,7 +43,11 @@ impl Process {
 
     /// With these flags.
     pub fn start_with(flags: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = candor()
+        Self::start_of(candor(), flags, environment)
+    }
+
+    fn start_of(mut program: Command, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut child = program
             .args(["serve", "--port", "0"])
             .args(flags)
             .envs(environment.iter().copied())
@@ -337,4 +346,49 @@ fn health_is_told_by_the_exit_status() {
     let gone = ask(&url).expect("it starts");
     assert_eq!(gone.status.code(), Some(1), "{gone:?}");
     assert!(String::from_utf8_lossy(&gone.stderr).contains("does not answer"));
+}
+
+/// What `/apply-template` makes of a conversation, by the server's template or by one that is sent.
+fn applied(server: &Process, template: Option<&str>) -> String {
+    let mut body = json!({"messages": [{"role": "user", "content": "Hi"}]});
+    if let Some(template) = template {
+        body["chat_template"] = json!(template);
+    }
+    let answer = server.post("/apply-template", "", &body);
+    let json: Value = serde_json::from_str(&answer).expect("JSON");
+    let prompt = json["prompt"].as_str();
+    prompt.unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+/// An upgrade replaces the file, and goes on with the old program until the service is restarted.
+#[test]
+#[cfg(target_os = "linux")]
+fn templates_of_clients_are_rendered_after_the_program_was_replaced() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("candor");
+    std::fs::copy(env!("CARGO_BIN_EXE_candor"), &path).expect("copied");
+    let server = Process::start_of(program(&path), &["--model", &tiny_model()], &[]);
+    let template = Some("{{ messages[0].content }}!");
+    assert_eq!(applied(&server, template), "Hi!");
+    let newer = folder.path().join("newer");
+    std::fs::write(&newer, "#!/bin/sh\nexit 1\n").expect("written");
+    std::fs::rename(&newer, &path).expect("replaced");
+    assert_eq!(applied(&server, template), "Hi!");
+    std::fs::remove_file(&path).expect("removed");
+    assert_eq!(applied(&server, template), "Hi!");
+}
+
+#[test]
+fn templates_of_clients_have_the_time_zone_of_the_server() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("template.jinja");
+    let template = "{{ strftime_now('%Z %z') }}";
+    std::fs::write(&path, template).expect("written");
+    let setting = format!("model.chat_template_file={}", path.display());
+    let server = Process::start_with(
+        &["--model", &tiny_model(), "--set", &setting],
+        &[("TZ", "XYZ-5:17")],
+    );
+    assert_eq!(applied(&server, None), "XYZ +0517");
+    assert_eq!(applied(&server, Some(template)), "XYZ +0517");
 }

@@ -65,6 +65,8 @@ struct Order {
 const PROCESS_BYTES: u64 = 1 << 30;
 /// Seconds of a core that it may take.
 const PROCESS_SECONDS: u64 = 3;
+/// All that it gets of the server's environment, which may hold keys.
+const TIME_ZONE: &str = "TZ";
 /// Bytes of the text that it may answer with.
 const PROCESS_ANSWER_BYTES: u64 = 32 << 20;
 
@@ -75,9 +77,13 @@ pub fn render_apart(template: &str, scope: Scope) -> Result<String, TemplateErro
         scope,
     };
     let run = || -> std::io::Result<Option<Result<String, TemplateError>>> {
-        let mut child = Command::new(program::path()?)
-            .arg("render-template")
-            .env_clear()
+        let mut command = Command::new(program::path()?);
+        command.arg("render-template").env_clear();
+        // `strftime_now` gives the same time here as in the server itself.
+        if let Some(zone) = std::env::var_os(TIME_ZONE) {
+            command.env(TIME_ZONE, zone);
+        }
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
