@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http_body_util::BodyExt;
+use http_body::{Frame, SizeHint};
 use sha2::{Digest, Sha256};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
@@ -65,6 +67,33 @@ impl Drop for Counted {
     }
 }
 
+/// An answer's body; its request is counted until it is dropped. The length stays known, so that the answer keeps its
+/// `Content-Length`.
+struct CountedBody {
+    body: Body,
+    _counted: Vec<Counted>,
+}
+
+impl HttpBody for CountedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(task)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Lets a request through, or says why not.
 pub async fn check(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     match admit(&state, &request) {
@@ -76,10 +105,10 @@ pub async fn check(State(state): State<AppState>, mut request: Request, next: Ne
             }
             // A request lasts until its answer is sent, or its client gone.
             response.map(|body| {
-                Body::new(body.map_frame(move |frame| {
-                    let _last = &counted;
-                    frame
-                }))
+                Body::new(CountedBody {
+                    body,
+                    _counted: counted,
+                })
             })
         }
         Err(error) => error.into_response(),

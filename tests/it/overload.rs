@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::faults::books_balance;
 use crate::faulty::{Gate, Trouble, faulty};
+use crate::raw::{Request, Response};
 use crate::server::{TestServer, tiny_model};
 
 fn short() -> Value {
@@ -209,5 +210,43 @@ fn requests_at_once_may_be_bounded_for_a_key_and_for_an_address() {
         server.post_with("/v1/completions", "c", &short()).status,
         200
     );
+    books_balance(&server);
+}
+
+#[test]
+fn answers_that_are_counted_have_their_length() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        config.limits.requests_per_key = 1;
+        config.limits.requests_per_address = 1;
+    });
+    let ask = |method: &str, path: &str, body: &str| {
+        Request::new(method, path, &[], body).send(server.address())
+    };
+    let length = |answer: &Response| answer.header("content-length").map(str::to_owned);
+    for (path, body, status) in [
+        ("/v1/completions", short().to_string(), 200),
+        ("/tokenize", json!({"content": "Once"}).to_string(), 200),
+        ("/v1/completions", json!({"n": 0}).to_string(), 400),
+    ] {
+        let answer = ask("POST", path, &body);
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert_eq!(
+            length(&answer),
+            Some(answer.body.len().to_string()),
+            "{answer:?}"
+        );
+        assert_eq!(answer.header("transfer-encoding"), None, "{answer:?}");
+    }
+    // Of a stream nobody knows the length.
+    let mut streamed = short();
+    streamed["stream"] = json!(true);
+    let answer = ask("POST", "/v1/completions", &streamed.to_string());
+    assert_eq!(length(&answer), None, "{answer:?}");
+    assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
+    assert!(answer.body.contains("[DONE]"), "{answer:?}");
+    let whole = ask("GET", "/v1/models", "");
+    let head = ask("HEAD", "/v1/models", "");
+    assert_eq!(head.body, "");
+    assert_eq!(length(&head), Some(whole.body.len().to_string()));
     books_balance(&server);
 }
