@@ -14,8 +14,8 @@
 //! | [`api`] | JSON | JSON or SSE | OpenAI's field names |
 //! | [`playground`] | – | the page at `/`; asks the API as anyone may | HTML |
 //!
-//! [`metrics`] is a leaf that anyone may count with, `otel` one that sends traces, and [`program`] one by which this program
-//! runs itself; `serve` takes in connections. [`verify`] holds an
+//! [`metrics`] is a leaf that anyone may count with, `otel` one that sends traces, [`program`] one by which this program
+//! runs itself, and [`http_client`] one by which it asks other servers; `serve` takes in connections. [`verify`] holds an
 //! answer against its receipt, by a server of its own. `main` parses and runs; [`run`] wires,
 //! so that a test can start the real server on port 0, and [`run_on`] lets it put a [`model::Runner`] that fails on
 //! command around the engine's contexts.
@@ -58,6 +58,7 @@
 pub mod api;
 pub mod config;
 pub mod engine;
+pub mod http_client;
 pub mod logprobs;
 pub mod metrics;
 pub mod model;

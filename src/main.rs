@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use candor::config::cli::{self, Cli, Command};
 use candor::config::{Config, LogFormat};
+use candor::http_client;
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use ureq::tls::{RootCerts, TlsConfig};
 
 /// The exit status of what Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
@@ -116,14 +116,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
 fn ask_health(server: &cli::Asked) -> Result<(), Failure> {
     /// The answer does not wait for a model: a server that takes longer is in trouble.
     const PATIENCE: Duration = Duration::from_secs(5);
-    let tls = TlsConfig::builder()
-        .root_certs(RootCerts::PlatformVerifier)
-        .disable_verification(!server.checks_certificate)
-        .build();
-    let agent = ureq::Agent::config_builder()
-        .tls_config(tls)
-        .proxy(None)
-        .http_status_as_error(false)
+    let agent = http_client::for_candor(server.checks_certificate)
         .timeout_global(Some(PATIENCE))
         .build()
         .new_agent();
@@ -165,7 +158,7 @@ fn verify(
     };
     let mut receipt =
         candor::verify::read(&text.map_err(unread)?).map_err(|it| unable(it.to_string()))?;
-    let (url, name) = (asked.url.clone(), asked.model.clone());
+    let (url, name, timeout) = (asked.url.clone(), asked.model.clone(), asked.timeout);
     let settings = candor::verify::settings(&receipt);
     let config = asked
         .load(environment, settings)
@@ -178,7 +171,7 @@ fn verify(
                 receipt.request.insert("model".to_owned(), name.into());
             }
             let key = config.server.api_keys.first().cloned();
-            candor::verify::on_server(&url, key, &receipt)
+            candor::verify::on_server(&url, key, Duration::from_secs(timeout), &receipt)
         }
         None => candor::verify::here(config, &receipt),
     };

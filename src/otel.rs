@@ -128,7 +128,8 @@ impl Exporter {
     fn new(url: String, headers: Vec<(String, String)>) -> Self {
         /// For all of a request, which a collector answers at once.
         const TIMEOUT: Duration = Duration::from_secs(10);
-        let agent = ureq::Agent::config_builder()
+        let agent = crate::http_client::client(ureq::tls::TlsConfig::default())
+            .http_status_as_error(true)
             .timeout_global(Some(TIMEOUT))
             .build()
             .new_agent();

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::oneshot;
-use ureq::tls::{RootCerts, TlsConfig};
+use ureq::Timeout;
 
 use crate::api::receipt::{self, Receipt, ReceiptChoice, ReceiptEngine, ReceiptPrompt};
 use crate::config::{Config, LoadAt, Mode};
+use crate::http_client;
 use crate::model::{self, Routines, source};
 
 /// Why nothing could be compared, and what to do.
@@ -160,11 +161,8 @@ pub fn here(config: Config, receipt: &Receipt) -> Result<Comparison, Unable> {
         };
         let server = tokio::spawn(crate::run(config, listener, stopped));
         let asked = tokio::task::spawn_blocking(move || {
-            let asked = Asked {
-                url: format!("http://{address}"),
-                key: None,
-                agent: agent(),
-            };
+            // No time limit: loading and generating take as long as they take.
+            let asked = Asked::new(format!("http://{address}"), None, None);
             asked.wait_until_ready();
             asked.ask(&route, &Value::Object(body))
         });
@@ -183,13 +181,14 @@ pub fn here(config: Config, receipt: &Receipt) -> Result<Comparison, Unable> {
     compare(receipt, &answer?)
 }
 
-/// Has a server that runs already run the request, and compares.
-pub fn on_server(url: &str, key: Option<String>, receipt: &Receipt) -> Result<Comparison, Unable> {
-    let asked = Asked {
-        url: url.trim_end_matches('/').to_owned(),
-        key,
-        agent: agent(),
-    };
+/// Has a server that runs already run the request, and compares. The whole answer must come within `timeout`.
+pub fn on_server(
+    url: &str,
+    key: Option<String>,
+    timeout: Duration,
+    receipt: &Receipt,
+) -> Result<Comparison, Unable> {
+    let asked = Asked::new(url.trim_end_matches('/').to_owned(), key, Some(timeout));
     let mut body = receipt.request.clone();
     if receipt.engine.mode == Mode::Exact {
         // Which the server may not be for those who do not ask.
@@ -237,22 +236,29 @@ fn of_its_model(config: Config, receipt: &Receipt) -> Result<Config, Unable> {
 struct Asked {
     url: String,
     key: Option<String>,
+    /// For a whole answer.
+    timeout: Option<Duration>,
     agent: ureq::Agent,
 }
 
-fn agent() -> ureq::Agent {
-    let tls = TlsConfig::builder()
-        .root_certs(RootCerts::PlatformVerifier)
-        .build();
-    ureq::Agent::config_builder()
-        .tls_config(tls)
-        .proxy(None)
-        .http_status_as_error(false)
-        .build()
-        .new_agent()
-}
-
 impl Asked {
+    fn new(url: String, key: Option<String>, timeout: Option<Duration>) -> Self {
+        /// To find the server and to connect to it; only the answer may take longer.
+        const CONNECT: Duration = Duration::from_secs(10);
+        let agent = http_client::for_candor(true)
+            .timeout_resolve(Some(CONNECT))
+            .timeout_connect(Some(CONNECT))
+            .timeout_global(timeout)
+            .build()
+            .new_agent();
+        Self {
+            url,
+            key,
+            timeout,
+            agent,
+        }
+    }
+
     /// For as long as the server lives: whoever calls this notices when it ends.
     fn wait_until_ready(&self) {
         const PAUSE: Duration = Duration::from_millis(20);
@@ -276,10 +282,15 @@ impl Asked {
         if let Some(key) = &self.key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        let silent = |error: ureq::Error| {
-            Unable(format!(
+        let silent = |error: ureq::Error| match (&error, self.timeout) {
+            (ureq::Error::Timeout(Timeout::Global), Some(timeout)) => Unable(format!(
+                "{url} did not answer within {} s. If its answer takes longer, allow it more with --timeout SECONDS; else \
+                 look into the server's log.",
+                timeout.as_secs()
+            )),
+            _ => Unable(format!(
                 "{url} does not answer: {error}. Is the server running there?"
-            ))
+            )),
         };
         let mut answer = request.send(body.to_string().as_bytes()).map_err(silent)?;
         let status = answer.status();

@@ -183,6 +183,9 @@ pub struct Verify {
     /// --url the name in the receipt.
     #[arg(long, short)]
     pub model: Option<String>,
+    /// With --url: how long the server may take for its whole answer. One that generates for longer needs more.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "url", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
     #[command(flatten)]
     common: CommonFlags,
 }

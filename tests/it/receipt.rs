@@ -1,5 +1,6 @@
 //! Receipts, and `candor verify`, which holds an answer against one.
 
+use std::io::{Read, Write};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -232,6 +233,35 @@ fn a_server_is_asked_for_what_a_receipt_says() {
     let (ended, said) = ask(&other, &["--set", set]);
     assert_eq!(ended, Some(2), "{said}");
     assert!(said.contains("another model"), "{said}");
+}
+
+#[test]
+fn a_server_that_never_answers_is_not_waited_for_without_end() {
+    let answer = tiny().complete(json!({"prompt": "One", "max_tokens": 1, "receipt": true}));
+    let folder = tempfile::tempdir().expect("a folder");
+    // It takes connections in, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", silent.local_addr().expect("an address"));
+    let ask = |url: &str| verify(folder.path(), &answer, &["--url", url, "--timeout", "1"]);
+    let (ended, said) = ask(&url);
+    assert_eq!(ended, Some(2), "{said}");
+    assert!(said.contains("did not answer within 1 s"), "{said}");
+    assert!(said.contains("--timeout SECONDS"), "{said}");
+    // Nor one that begins its answer and does not end it.
+    let begins = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", begins.local_addr().expect("an address"));
+    let server = std::thread::spawn(move || {
+        let (mut connection, _) = begins.accept().expect("a client");
+        let head =
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
+        connection.write_all(head).expect("sent");
+        // Until the client goes.
+        let _ = connection.read_to_end(&mut Vec::new());
+    });
+    let (ended, said) = ask(&url);
+    assert_eq!(ended, Some(2), "{said}");
+    assert!(said.contains("did not answer within 1 s"), "{said}");
+    server.join().expect("no panic");
 }
 
 #[test]

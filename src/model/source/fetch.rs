@@ -12,6 +12,7 @@ use ureq::{Agent, Body, ResponseExt};
 
 use super::progress::Progress;
 use super::{Environment, SourceError, verified};
+use crate::http_client;
 
 /// How often a download that is cut off in its middle is taken up again before giving up.
 const TRIES: u32 = 5;
@@ -34,12 +35,10 @@ impl Client {
         let agents = roots
             .into_iter()
             .map(|roots| {
-                let mut config = Agent::config_builder()
-                    .tls_config(TlsConfig::builder().root_certs(roots).build())
-                    .user_agent(concat!("candor/", env!("CARGO_PKG_VERSION")))
+                let tls = TlsConfig::builder().root_certs(roots).build();
+                let mut config = http_client::client(tls)
                     // A compressed answer could not be resumed by its offset.
                     .accept_encoding("identity")
-                    .http_status_as_error(false)
                     .timeout_connect(Some(Duration::from_secs(30)))
                     .timeout_recv_response(Some(Duration::from_secs(60)))
                     // Of each read, not of the whole: a slow line may take its time, a dead one may not.
