@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -571,10 +571,19 @@ fn measure(
     const LANE_TOKENS: usize = 256;
     let Shape { contexts, width } = shape;
     let shape = settings.shape(width, LANE_TOKENS, width, width);
-    let start = Barrier::new(contexts);
     let vocabulary = model.vocab().len();
-    let run = || {
-        let context = Context::new(model, shape.clone());
+    let decode = |context: &mut Context, rows: &mut [Row], position: usize| {
+        for row in &mut *rows {
+            row.position = position;
+            // Any will do, as long as they are not all one.
+            row.token = Token(((position * 31 + row.lane * 17) % vocabulary) as i32);
+        }
+        context
+            .decode(rows, (threads / contexts).max(1))
+            .is_ok_and(|()| context.logits(0).is_some())
+    };
+    let prepare = || {
+        let mut context = Context::new(model, shape.clone())?;
         let mut rows: Vec<Row> = (0..width)
             .map(|lane| Row {
                 token: Token(0),
@@ -583,40 +592,62 @@ fn measure(
                 logits: true,
             })
             .collect();
-        let mut decode = |context: &mut Context, position: usize| {
-            for row in &mut rows {
-                row.position = position;
-                // Any will do, as long as they are not all one.
-                row.token = Token(((position * 31 + row.lane * 17) % vocabulary) as i32);
-            }
-            context
-                .decode(&rows, (threads / contexts).max(1))
-                .is_ok_and(|()| context.logits(0).is_some())
-        };
-        let mut context = context.map(|mut context| {
-            decode(&mut context, 0);
-            context
-        });
-        start.wait();
-        let context = context.as_mut().map_err(|error| error.clone())?;
+        decode(&mut context, &mut rows, 0);
+        Ok((context, rows))
+    };
+    let run = |(mut context, mut rows): (Context, Vec<Row>)| {
         let (begun, mut done) = (Instant::now(), 0);
         while (begun.elapsed() < TRIAL || done < DECODES)
             && done + 1 < LANE_TOKENS
-            && decode(context, done + 1)
+            && decode(&mut context, &mut rows, done + 1)
         {
             done += 1;
         }
-        Ok((done * width) as f64 / begun.elapsed().as_secs_f64())
+        (done * width) as f64 / begun.elapsed().as_secs_f64()
+    };
+    let speeds = side_by_side(contexts, prepare, run)?;
+    Ok(speeds.into_iter().sum())
+}
+
+/// Has `count` threads prepare, and then work at the same time: none begins before all have prepared. If one of them cannot,
+/// by an error or a panic, none works, and none waits for it.
+fn side_by_side<P, T: Send, E: Send>(
+    count: usize,
+    prepare: impl Fn() -> Result<P, E> + Sync,
+    work: impl Fn(P) -> T + Sync,
+) -> Result<Vec<T>, E> {
+    let (sender, prepared) = mpsc::channel();
+    let start: OnceLock<bool> = OnceLock::new();
+    let run = |prepared: mpsc::Sender<bool>| {
+        // If this panics, the sender is dropped.
+        let ready = prepare();
+        let _ = prepared.send(ready.is_ok());
+        drop(prepared);
+        let ready = ready?;
+        Ok(start.wait().then(|| work(ready)))
     };
     std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..contexts).map(|_| scope.spawn(run)).collect();
-        handles
-            .into_iter()
-            .map(|handle| match handle.join() {
-                Ok(speed) => speed,
-                Err(panic) => std::panic::resume_unwind(panic),
+        let run = &run;
+        let threads: Vec<_> = (0..count)
+            .map(|_| {
+                let sender = sender.clone();
+                std::thread::Builder::new().spawn_scoped(scope, move || run(sender))
             })
-            .sum()
+            .collect();
+        drop(sender);
+        // Ends when each has prepared or is gone.
+        let ready = prepared.iter().filter(|&fine| fine).count();
+        let _ = start.set(ready == count);
+        let mut outcomes = Vec::new();
+        for thread in threads {
+            match thread.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(outcome)) => outcomes.push(outcome),
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                Err(error) => panic!("a thread could not be started: {error}"),
+            }
+        }
+        let outcomes: Result<Vec<Option<T>>, E> = outcomes.into_iter().collect();
+        Ok(outcomes?.into_iter().flatten().collect())
     })
 }
 
@@ -805,5 +836,40 @@ mod tests {
         assert_eq!(load(&path), measured);
         std::fs::write(&path, "[{").expect("writes");
         assert_eq!(load(&path), Measured::default());
+    }
+
+    /// How `side_by_side` ends for threads of which the second prepares like this, and how many worked. It must end.
+    fn ends(second: fn() -> Result<(), u8>) -> (std::thread::Result<Result<usize, u8>>, usize) {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let (sender, outcome) = mpsc::channel();
+        std::thread::spawn(move || {
+            let (prepared, worked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let prepare = || match prepared.fetch_add(1, Ordering::SeqCst) {
+                1 => second(),
+                _ => Ok(()),
+            };
+            let work = |()| {
+                assert_eq!(prepared.load(Ordering::SeqCst), 3, "it began too early");
+                worked.fetch_add(1, Ordering::SeqCst);
+            };
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                side_by_side(3, prepare, work).map(|done| done.len())
+            }));
+            let _ = sender.send((ended, worked.into_inner()));
+        });
+        outcome
+            .recv_timeout(Duration::from_secs(60))
+            .expect("it ends, whatever one of its threads does")
+    }
+
+    #[test]
+    fn contexts_are_measured_together_or_not_at_all() {
+        let (ended, worked) = ends(|| Ok(()));
+        assert_eq!((ended.expect("no panic"), worked), (Ok(3), 3));
+        let (ended, worked) = ends(|| Err(7));
+        assert_eq!((ended.expect("no panic"), worked), (Err(7), 0));
+        let (ended, worked) = ends(|| panic!("on command"));
+        assert!(ended.is_err());
+        assert_eq!(worked, 0);
     }
 }
