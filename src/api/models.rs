@@ -19,8 +19,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::route::Route;
 use crate::config::Config;
-use crate::engine::{Described, Engine, Status};
-use crate::model::Model;
+use crate::engine::{Described, Engine, ModelInUse, Status};
 
 /// The model that a request is for.
 #[derive(Clone)]
@@ -30,7 +29,7 @@ pub struct Served {
     /// The model's place among all.
     pub number: usize,
     pub engine: Engine,
-    pub model: Arc<Model>,
+    pub model: ModelInUse,
     /// The settings in force for it.
     pub config: Arc<Config>,
 }

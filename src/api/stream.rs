@@ -98,7 +98,7 @@ impl<S: Show> State<S> {
             match self.deltas.next().await {
                 Some((index, delta)) => self.take(index, delta),
                 None => {
-                    self.over = true;
+                    self.end();
                     if self.include_usage {
                         let chunk = Chunk::<S::Piece> {
                             head: &self.head,
@@ -114,6 +114,13 @@ impl<S: Show> State<S> {
         }
     }
 
+    /// Nothing more is generated or shown. A client that does not read the last events keeps no model loaded by that.
+    fn end(&mut self) {
+        self.over = true;
+        self.deltas.clear();
+        self.shows.clear();
+    }
+
     fn take(&mut self, index: usize, delta: Delta) {
         let (show, prompt_tokens) = &mut self.shows[index];
         match &delta {
@@ -126,10 +133,9 @@ impl<S: Show> State<S> {
             Delta::Finished(_) => {}
             Delta::Failed(error) => {
                 // The status went out long ago. Clients take a stream without [DONE] for broken off.
-                self.over = true;
-                self.ready
-                    .push_back(event(&ApiError::from(error.clone()).as_body()));
-                self.deltas.clear();
+                let last = event(&ApiError::from(error.clone()).as_body());
+                self.ready.push_back(last);
+                self.end();
                 return;
             }
         }

@@ -44,7 +44,7 @@ use tracing::Instrument;
 
 pub use embeddings::{EmbeddingBounds, EmbeddingRequest};
 pub use error::EngineError;
-pub use models::{Described, Models, Status};
+pub use models::{Described, ModelInUse, Models, Status};
 pub use request::{Delta, FinishReason, PromptOutput, Request, Rows, TokenOutput, Told};
 pub use tally::Tally;
 pub use text::{Completion, Ending, Utf8Decoder};
@@ -295,8 +295,9 @@ impl Engine {
     }
 
     /// The loaded model, or why there is none.
-    pub fn model(&self) -> Result<Arc<Model>, EngineError> {
-        Ok(Arc::clone(&self.pool()?.model))
+    pub fn model(&self) -> Result<ModelInUse, EngineError> {
+        let model = Arc::clone(&self.pool()?.model);
+        Ok(ModelInUse::new(model, self.1.clone()))
     }
 
     /// Whether requests can be served; never waits.

@@ -1,13 +1,15 @@
 //! The models that are served, by name: each has an engine of its own, which is started with the server or at the first
 //! use, and closed when nobody has used it for a while, or to make room for another.
 //!
-//! Whoever is given an engine keeps it loaded: the handle, and each [`super::Generation`] that comes of it, hold a [`Use`].
+//! Whoever is given an engine keeps it loaded: the handle, its [`ModelInUse`], and each [`super::Generation`] that comes of
+//! it, hold a [`Use`].
 //! When the last is dropped the model is idle. Requests for a model that is not loaded wait here, bounded in time and
 //! number as those that wait for a place; where room must be made, models are loaded in the order in which they were
 //! first asked for, and one that is to make room takes no new requests, so that none waits for ever.
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,7 @@ use tokio::sync::Notify;
 use super::{Engine, EngineError, Machinery, Refused, StartError};
 use crate::config::{Config, LoadAt};
 use crate::metrics::Load;
-use crate::model::Facts;
+use crate::model::{Facts, Model};
 
 /// Least time between two tries to load a model.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
@@ -116,6 +118,29 @@ impl std::fmt::Debug for Use {
 impl Drop for Use {
     fn drop(&mut self) {
         self.shelf.released(self.number);
+    }
+}
+
+/// A loaded model that somebody uses: it stays loaded, and counts as loaded, while this is there. So its weights are free
+/// before those of another are loaded in their place.
+#[derive(Debug, Clone)]
+pub struct ModelInUse {
+    // Dropped first.
+    model: Arc<Model>,
+    _use: Option<Arc<Use>>,
+}
+
+impl ModelInUse {
+    pub(super) fn new(model: Arc<Model>, user: Option<Arc<Use>>) -> Self {
+        Self { model, _use: user }
+    }
+}
+
+impl Deref for ModelInUse {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        &self.model
     }
 }
 

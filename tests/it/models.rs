@@ -3,11 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::Request;
+use candor::api::AppState;
 use candor::config::{Config, LoadAt};
-use candor::model::Runners;
+use candor::engine::Models;
+use candor::model::{Model, Runner, Runners};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 use crate::faulty::{Gate, Trouble, faulty};
 use crate::process::{Process, candor};
@@ -443,6 +450,113 @@ fn a_model_that_cannot_be_loaded_hurts_no_other() {
         };
         assert_eq!(answer["choices"], expect[0], "{name}");
     }
+}
+
+/// Runners that remember the models of their contexts, and check that a model is loaded only when no other's weights are
+/// in memory.
+fn one_in_memory() -> (Runners, Arc<AtomicUsize>) {
+    let loads = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&loads);
+    let before: Mutex<Vec<Weak<Model>>> = Mutex::default();
+    let runners: Runners = Arc::new(move |number, context| {
+        let mut before = before.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_memory = before.iter().filter(|one| one.strong_count() > 0).count();
+        before.push(Arc::downgrade(context.model()));
+        drop(before);
+        assert_eq!(in_memory, 0, "the weights of another model are in memory");
+        count.fetch_add(1, Ordering::SeqCst);
+        candor::model::contexts()(number, context)
+    });
+    (runners, loads)
+}
+
+/// Two copies of the tiny model, of which one may be loaded.
+fn one_of_two() -> Config {
+    let mut config = crate::server::defaults();
+    twins(&mut config);
+    config.limits.loaded_models = 1;
+    config
+}
+
+#[tokio::test]
+async fn a_model_in_use_keeps_its_room() {
+    let (runners, loads) = one_in_memory();
+    let (models, started) = Models::start(&one_of_two(), runners.into());
+    started.await.expect("nothing is loaded yet");
+    let engine = models.engine(0).await.expect("loaded");
+    let model = engine.model().expect("loaded");
+    drop(engine);
+    let copy = model.clone();
+    drop(model);
+    let mut other = Box::pin(models.engine(1));
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut other).await;
+    assert!(early.is_err(), "the other took the room of one in use");
+    assert_eq!(copy.name(), "llama2-vocab-tiny");
+    drop(copy);
+    drop(other.await.expect("loaded"));
+    assert_eq!(loads.load(Ordering::SeqCst), 2);
+    tokio::task::spawn_blocking(move || models.close())
+        .await
+        .expect("no panic");
+}
+
+#[tokio::test]
+async fn a_stream_whose_end_is_not_read_keeps_no_weights() {
+    let (runners, loads) = one_in_memory();
+    let config = Arc::new(one_of_two());
+    let (models, started) = Models::start(&config, runners.into());
+    started.await.expect("nothing is loaded yet");
+    let app = candor::api::app(AppState::new(models.clone(), config, true, Vec::new()));
+    let ask = |path: &str, body: Value| {
+        let request = Request::post(path)
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_string()))
+            .expect("a request");
+        app.clone().oneshot(request)
+    };
+    let mut model = 0;
+    for (path, mut body) in [
+        ("/v1/completions", json!({"prompt": "Once", "logprobs": 1})),
+        (
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": "Hi"}], "chat_template": "Hi"}),
+        ),
+    ] {
+        body["model"] = json!(["a", "b"][model]);
+        body["max_tokens"] = json!(2);
+        body["stream"] = json!(true);
+        body["stream_options"] = json!({"include_usage": true});
+        let answer = ask(path, body).await.expect("infallible");
+        assert_eq!(answer.status(), 200);
+        let mut stream = answer.into_body();
+        // The usage comes when all is generated, before `[DONE]`.
+        loop {
+            let frame = stream
+                .frame()
+                .await
+                .expect("not the end")
+                .expect("no error");
+            let event = frame.into_data().expect("data");
+            if String::from_utf8_lossy(&event).contains("\"total_tokens\"") {
+                break;
+            }
+        }
+        model = 1 - model;
+        let body = json!({"model": (["a", "b"][model]), "prompt": "Once", "max_tokens": 1});
+        let answer = ask("/v1/completions", body).await.expect("infallible");
+        assert_eq!(answer.status(), 200);
+        let last = stream
+            .frame()
+            .await
+            .expect("not the end")
+            .expect("no error");
+        assert_eq!(last.into_data().expect("data"), "data: [DONE]\n\n");
+    }
+    // One for each request but the third, whose model was there.
+    assert_eq!(loads.load(Ordering::SeqCst), 3);
+    tokio::task::spawn_blocking(move || models.close())
+        .await
+        .expect("no panic");
 }
 
 /// A settings file with these tables.

@@ -1,7 +1,5 @@
 //! The answer of `POST /v1/chat/completions`, whole and in pieces.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -9,8 +7,8 @@ use super::tools::{Calls, Part, Reader};
 use crate::api::answer::{Gathered, finite};
 use crate::api::generate::new_id;
 use crate::api::stream::Show;
-use crate::engine::{Delta, FinishReason, TokenOutput};
-use crate::model::{Model, Token};
+use crate::engine::{Delta, FinishReason, ModelInUse, TokenOutput};
+use crate::model::Token;
 
 /// One answer of a conversation.
 #[derive(Debug, Serialize, ToSchema)]
@@ -115,7 +113,7 @@ pub struct Scored {
 /// How a choice is shown.
 #[derive(Debug, Clone)]
 pub struct View {
-    pub model: Arc<Model>,
+    pub model: ModelInUse,
     pub logprobs: bool,
     /// The calls that there may be in the text.
     pub calls: Option<Calls>,

@@ -154,7 +154,7 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
     let mut entries = Entries::default();
     entries.add(max_tokens * generate.n, scored.unwrap_or(0), served)?;
     let mut view = View {
-        model: Arc::clone(&served.model),
+        model: served.model.clone(),
         logprobs: logprobs.is_some(),
         calls: None,
         named: None,

@@ -13,8 +13,7 @@ use super::telling::Telling;
 use super::trace::TokenTrace;
 use crate::api::answer::Gathered;
 use crate::api::stream::Show;
-use crate::engine::{Delta, PromptOutput, TokenOutput};
-use crate::model::Model;
+use crate::engine::{Delta, ModelInUse, PromptOutput, TokenOutput};
 
 /// One continuation, or a piece of one in a stream.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,7 +43,7 @@ pub struct Choice {
 /// How the deltas of a prompt's choices are shown.
 #[derive(Clone)]
 pub struct View {
-    pub model: Arc<Model>,
+    pub model: ModelInUse,
     pub prompt: Arc<Prompt>,
     pub echo: bool,
     pub telling: Arc<Telling>,
@@ -53,7 +52,7 @@ pub struct View {
 }
 
 impl View {
-    pub fn new(model: Arc<Model>, prompt: Arc<Prompt>, echo: bool, telling: Arc<Telling>) -> Self {
+    pub fn new(model: ModelInUse, prompt: Arc<Prompt>, echo: bool, telling: Arc<Telling>) -> Self {
         let base = if echo && telling.tell.is_some() {
             prompt.offsets(model.vocab()).last().copied().unwrap_or(0)
         } else {
@@ -156,7 +155,7 @@ impl View {
             text,
             index,
             logprobs: logprobs.map(|_| CompletionLogprobs {
-                model: Arc::clone(&self.model),
+                model: self.model.clone(),
                 telling: Arc::clone(&self.telling),
                 entries,
             }),

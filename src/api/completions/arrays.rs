@@ -10,14 +10,15 @@ use utoipa::ToSchema;
 
 use super::telling::Telling;
 use crate::api::answer::finite;
+use crate::engine::ModelInUse;
 use crate::logprobs::{Detail, TokenLogprob};
-use crate::model::{Model, Token, Vocab};
+use crate::model::{Token, Vocab};
 use crate::sampling::{Mode, Observed};
 
 /// Arrays of one length: `text_offset` (characters), `token_logprobs` (nats), `tokens`, `top_logprobs` (objects text →
 /// nats, likeliest first), and those that were asked for.
 pub struct CompletionLogprobs {
-    pub model: Arc<Model>,
+    pub model: ModelInUse,
     pub telling: Arc<Telling>,
     pub entries: Vec<Entry>,
 }

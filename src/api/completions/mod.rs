@@ -241,7 +241,7 @@ fn prepare(
             sequences: best_of,
             deliver_end_token: false,
         });
-        let (model, telling) = (Arc::clone(&served.model), Arc::clone(&telling));
+        let (model, telling) = (served.model.clone(), Arc::clone(&telling));
         let view = View {
             base: past.base,
             ..View::new(model, Arc::new(prompt), false, telling)
@@ -273,7 +273,7 @@ fn prepare(
             sequences: best_of,
             deliver_end_token: echo,
         });
-        let (model, telling) = (Arc::clone(&served.model), Arc::clone(&telling));
+        let (model, telling) = (served.model.clone(), Arc::clone(&telling));
         let view = View::new(model, prompt, echo, telling);
         let past = Past {
             prompt: Arc::clone(&view.prompt.tokens),
