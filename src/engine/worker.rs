@@ -4,8 +4,8 @@ mod evaluate;
 mod start;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -30,6 +30,9 @@ use start::{Gift, Want};
 
 /// A runner of which so many decodes fail one after the other is given up.
 const MOST_FAILURES: usize = 5;
+
+/// How soon a worker whose sequences all wait notices that a client has left.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -338,9 +341,14 @@ impl<'a> Worker<'a> {
                     continue;
                 }
                 self.check_books();
-                match self.mailbox.recv().map(|message| self.take(message)) {
-                    Ok(Ok(())) => continue,
-                    _ => return Ended::Closed,
+                let message = match self.wait() {
+                    Ok(message) => message,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return Ended::Closed,
+                };
+                match self.take(message) {
+                    Ok(()) => continue,
+                    Err(()) => return Ended::Closed,
                 }
             }
             let mut ended = Vec::new();
@@ -371,6 +379,15 @@ impl<'a> Worker<'a> {
             drop(active);
             self.end_all(ended);
         }
+    }
+
+    /// The next message. While there are sequences, all of which wait for something, it returns after a moment even without
+    /// one: a client that leaves sends none, and its place is wanted.
+    fn wait(&self) -> Result<Message, RecvTimeoutError> {
+        if self.sequences.is_empty() {
+            return Ok(self.mailbox.recv()?);
+        }
+        self.mailbox.recv_timeout(LOOK_AGAIN)
     }
 
     /// For those who ask how full it is.

@@ -5,8 +5,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use candor::config::Config;
+use candor::engine::{self, Delta, Engine, Rows};
+use candor::model::{Adapters, Token};
+use candor::sampling::{Constraint, Follow, Rules, SamplingParams, Stuck, Watch};
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::faults::books_balance;
@@ -177,6 +182,83 @@ fn before_the_queue() {
     }
     books_balance(&held.server);
     assert_eq!(held.decodes.load(Ordering::SeqCst), 0);
+}
+
+/// Rules whose every step waits at a gate.
+struct SlowRules(Arc<Gate>);
+
+impl Rules for SlowRules {
+    fn follow(&self) -> Result<Box<dyn Follow>, Stuck> {
+        Ok(Box::new(Self(Arc::clone(&self.0))))
+    }
+}
+
+impl Follow for SlowRules {
+    fn allowed(&mut self) -> Result<&[bool], Stuck> {
+        self.0.pass();
+        Err(Stuck::new("nothing is allowed"))
+    }
+    fn accept(&mut self, _: Token) -> Result<(), Stuck> {
+        Ok(())
+    }
+}
+
+/// The worker has nothing to evaluate, and no one else wakes it.
+#[tokio::test]
+async fn while_what_is_allowed_next_is_being_found() {
+    candor::program::run_with(env!("CARGO_BIN_EXE_candor").into());
+    let mut config = crate::server::defaults();
+    config.model.source = tiny_model();
+    config.engine.contexts = 1;
+    let (engine, mut started) = Engine::start(&config, candor::model::contexts());
+    let started = started.wait_for(Option::is_some).await;
+    assert!(matches!(*started.expect("it tells"), Some(Ok(()))));
+    let gate = Arc::new(Gate::default());
+    gate.close();
+    let _opener = gate.opener();
+    let request = engine::Request {
+        prompt: [Token(1), Token(2)].into(),
+        kept: Arc::default(),
+        given: None,
+        adapters: Adapters::default(),
+        max_tokens: 4,
+        logprobs: None,
+        prompt_logprobs: None,
+        rows: Rows::None,
+        watch: Watch::default(),
+        sampling: SamplingParams {
+            constraint: Some(Constraint::new(Arc::new(SlowRules(Arc::clone(&gate))))),
+            ..SamplingParams::default()
+        },
+        stop: Arc::default(),
+        include_stop: false,
+        cache_prompt: true,
+        exact: false,
+        streamed: true,
+        deliver_end_token: false,
+    };
+    let submitted = engine.submit("client".into(), Instant::now(), vec![request]);
+    let mut generations = submitted.await.expect("a place is free");
+    let prompt = generations[0].next().await;
+    assert!(matches!(prompt, Some(Delta::Prompt(_))), "{prompt:?}");
+    gate.wait_for(1);
+    // The worker has given its last decode out, and waits.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let running = || engine.load_now().expect("it is loaded").running;
+    assert_eq!(running(), 1);
+    drop(generations);
+    let left = Instant::now();
+    while running() > 0 {
+        assert!(
+            left.elapsed() < Duration::from_secs(10),
+            "its place is held"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    gate.open();
+    tokio::task::spawn_blocking(move || engine.close())
+        .await
+        .expect("no panic");
 }
 
 /// Answers wait in memory, not in a place; a connection that takes nothing is closed.
