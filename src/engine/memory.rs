@@ -3,7 +3,9 @@
 
 use sysinfo::{MemoryRefreshKind, System};
 
-use crate::model::{self, ContextShape, Model};
+use crate::config::Limits;
+use crate::logprobs::TokenLogprob;
+use crate::model::{self, ContextShape, Model, Token};
 
 const MIB: u64 = 1 << 20;
 
@@ -16,18 +18,45 @@ pub struct Need {
     pub kv_cache: Option<u64>,
     /// Rows of logits that all contexts may be asked for at once.
     pub logits: u64,
+    /// What bounds the scores that are kept with the tokens of all lanes.
+    scores: ScoreBounds,
     /// Of all contexts.
     lanes: usize,
     lane_tokens: usize,
 }
 
+/// How large the scores of a lane's prompt may become.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct ScoreBounds {
+    /// Of a token; `None`: nothing is scored.
+    alternatives: Option<usize>,
+    /// Alternatives of all its tokens together: those of one answer.
+    entries: usize,
+}
+
+impl ScoreBounds {
+    /// Bytes of the scores of so many tokens.
+    fn bytes(self, tokens: usize) -> u64 {
+        /// What the allocator and `Arc` add to each, and the places that it stands at: with the lane's tokens, and with the
+        /// whole prompt.
+        const BESIDE: usize = 64;
+        let Some(alternatives) = self.alternatives else {
+            return 0;
+        };
+        let entries = (tokens * alternatives).min(self.entries);
+        let token_bytes = size_of::<TokenLogprob>() + BESIDE;
+        (tokens * token_bytes + entries * size_of::<(Token, f32)>()) as u64
+    }
+}
+
 /// There is less memory than will be needed; for the person at the terminal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "too little memory: beside its weights the model needs about {} MiB, {} MiB of them for {} lanes of {} tokens, and {} \
-     MiB are available. {}, or stop what else takes memory here.",
-    (kv_cache + need.logits) / MIB, kv_cache / MIB, need.lanes, need.lane_tokens, available / MIB,
-    advice(need.lane_tokens, *kv_cache, available.saturating_sub(need.logits))
+    "too little memory: beside its weights the model needs about {} MiB, {} MiB of them for {} lanes of {} tokens and {} \
+     MiB for the log-probabilities of these (limits.logprobs), and {} MiB are available. {}, or stop what else takes memory \
+     here.",
+    need.beside_weights(*kv_cache) / MIB, kv_cache / MIB, need.lanes, need.lane_tokens, need.scores() / MIB,
+    available / MIB, need.advice(*kv_cache, *available)
 )]
 pub struct TooLittle {
     need: Need,
@@ -47,19 +76,40 @@ impl Need {
             weights: model.facts().size_bytes,
             kv_cache: cell_bytes.map(|bytes| (bytes * cells as f64) as u64),
             logits: (contexts * shape.logits_rows * row_bytes) as u64,
+            scores: ScoreBounds::default(),
             lanes,
             lane_tokens: shape.lane_tokens,
         }
     }
 
+    /// With the scores of prompts, as many as these limits allow.
+    pub fn with_scores(self, vocabulary: usize, limits: &Limits) -> Self {
+        Self {
+            scores: ScoreBounds {
+                alternatives: Some(limits.logprobs.min(vocabulary)),
+                entries: limits.answer_entries,
+            },
+            ..self
+        }
+    }
+
+    /// Scores that are kept with the tokens of all lanes, if every prompt asks for as many alternatives as it may.
+    pub fn scores(&self) -> u64 {
+        self.lanes as u64 * self.scores.bytes(self.lane_tokens)
+    }
+
     pub fn total(&self) -> u64 {
-        self.weights + self.kv_cache.unwrap_or(0) + self.logits
+        self.weights + self.beside_weights(self.kv_cache.unwrap_or(0))
+    }
+
+    fn beside_weights(&self, kv_cache: u64) -> u64 {
+        kv_cache + self.logits + self.scores()
     }
 
     /// Whether what is still to be taken is there.
     pub fn check(self, available: u64) -> Result<(), TooLittle> {
         match self.kv_cache {
-            Some(kv_cache) if kv_cache + self.logits > available => Err(TooLittle {
+            Some(kv_cache) if self.beside_weights(kv_cache) > available => Err(TooLittle {
                 need: self,
                 kv_cache,
                 available,
@@ -67,28 +117,37 @@ impl Need {
             _ => Ok(()),
         }
     }
+
+    /// A length of context at which everything fits, unless it is too short to be of use.
+    fn advice(&self, kv_cache: u64, available: u64) -> String {
+        /// Lanes are padded to as many cells.
+        const STEP: usize = 256;
+        let available = available.saturating_sub(self.logits);
+        if kv_cache < available / 10 * 9 && self.scores() > kv_cache {
+            return "Lower limits.logprobs or limits.answer_entries".to_owned();
+        }
+        let cells = self.lane_tokens.next_multiple_of(STEP);
+        // Below what is available: other things grow too.
+        let fits = |length: &usize| {
+            let kv_cache = u128::from(kv_cache) * *length as u128 / cells as u128;
+            let scores = u128::from(self.lanes as u64 * self.scores.bytes(*length));
+            kv_cache + scores <= u128::from(available) * 9 / 10
+        };
+        let mut shorter = (2..cells / STEP).rev().map(|steps| steps * STEP);
+        match shorter.find(fits) {
+            Some(fitting) => format!(
+                "--context-length {fitting} would fit; so may fewer --parallel-sequences or --cache-lanes"
+            ),
+            None => {
+                "Lower --parallel-sequences and --cache-lanes, or take a smaller model".to_owned()
+            }
+        }
+    }
 }
 
 /// For the log; what is there at all is no nothing.
 pub fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(MIB)
-}
-
-/// A length of context at which the cache fits, unless it is too short to be of use.
-fn advice(lane_tokens: usize, kv_cache: u64, available: u64) -> String {
-    /// Lanes are padded to as many cells.
-    const STEP: u64 = 256;
-    let cells = lane_tokens.next_multiple_of(256) as u64;
-    // Below what is available: other things grow too.
-    let fitting = u128::from(cells) * u128::from(available) * 9 / 10 / u128::from(kv_cache.max(1));
-    let fitting = u64::try_from(fitting).unwrap_or(u64::MAX) / STEP * STEP;
-    if fitting >= 2 * STEP {
-        format!(
-            "--context-length {fitting} would fit; so may fewer --parallel-sequences or --cache-lanes"
-        )
-    } else {
-        "Lower --parallel-sequences and --cache-lanes, or take a smaller model".to_owned()
-    }
 }
 
 /// Bytes that this process may still take without anyone being ended for it; `None` where the system does not tell.
@@ -110,15 +169,19 @@ pub fn available() -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn check(kv_mib: u64, available_mib: u64, expect: Option<&str>) {
-        let need = Need {
+    fn need(kv_mib: u64) -> Need {
+        Need {
             weights: 100 * MIB,
             kv_cache: Some(kv_mib * MIB),
             logits: 10 * MIB,
+            scores: ScoreBounds::default(),
             lanes: 20,
             lane_tokens: 2048,
-        };
-        let error = need.check(available_mib * MIB).err();
+        }
+    }
+
+    fn check(kv_mib: u64, available_mib: u64, expect: Option<&str>) {
+        let error = need(kv_mib).check(available_mib * MIB).err();
         match (error.map(|error| error.to_string()), expect) {
             (None, None) => {}
             (Some(error), Some(expect)) => assert!(error.contains(expect), "{error}"),
@@ -132,9 +195,7 @@ mod tests {
         check(
             900,
             909,
-            Some(
-                "needs about 910 MiB, 900 MiB of them for 20 lanes of 2048 tokens, and 909 MiB are",
-            ),
+            Some("needs about 910 MiB, 900 MiB of them for 20 lanes of 2048 tokens and 0 MiB for"),
         );
         check(900, 909, Some("--context-length 1792 would fit"));
         check(900, 460, Some("--context-length 768 would fit"));
@@ -144,6 +205,42 @@ mod tests {
             Some("Lower --parallel-sequences and --cache-lanes"),
         );
         check(900, 0, Some("Lower --parallel-sequences and --cache-lanes"));
+    }
+
+    #[test]
+    fn scores_count_as_far_as_the_limits_allow_them() {
+        let with = |logprobs: usize, answer_entries: usize| {
+            let limits = Limits {
+                logprobs,
+                answer_entries,
+                ..crate::config::Config::default().limits
+            };
+            let with = need(100).with_scores(32_000, &limits);
+            assert_eq!(with.total(), need(100).total() + with.scores());
+            with
+        };
+        assert_eq!(need(100).scores(), 0);
+        let tokens = 20 * 2048;
+        let none = with(0, 5_000_000).scores();
+        assert!((tokens * 80..tokens * 256).contains(&none), "{none}");
+        let few = with(100, 5_000_000);
+        assert_eq!(few.scores() - none, tokens * 100 * 8);
+        assert_eq!(few.check(250 * MIB), Ok(()));
+        // No more than one answer may hold, for each lane, and no more than there are tokens.
+        let many = with(100_000, 5_000_000);
+        assert_eq!(many.scores() - none, 20 * 5_000_000 * 8);
+        let all = with(100_000, 1_000_000_000);
+        assert_eq!(all.scores() - none, tokens * 32_000 * 8);
+        let refused = |need: Need, available| {
+            let error = need.check(available).expect_err("too much");
+            error.to_string()
+        };
+        let error = refused(many, 250 * MIB);
+        assert!(error.contains("768 MiB for the log-prob"), "{error}");
+        assert!(error.contains("Lower limits.logprobs"), "{error}");
+        // Shorter lanes have fewer of them, too.
+        let error = refused(few, 100 * MIB);
+        assert!(error.contains("--context-length 1024 would"), "{error}");
     }
 
     #[test]

@@ -661,7 +661,8 @@ impl Pool {
             settings.prompt_chunk_tokens.max(logits_rows),
             logits_rows,
         );
-        let need = Need::of(&model, &shape, workers);
+        let need =
+            Need::of(&model, &shape, workers).with_scores(model.vocab().len(), &config.limits);
         let available = memory::available();
         if model.generates() {
             tracing::info!(
@@ -679,6 +680,7 @@ impl Pool {
                 weights_mib = mib(need.weights),
                 kv_cache_mib = need.kv_cache.map(mib),
                 logits_mib = mib(need.logits),
+                scores_mib_at_most = mib(need.scores()),
                 available_beside_weights_mib = available.map(mib),
                 "memory it will take, about"
             );
