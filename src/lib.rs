@@ -27,7 +27,8 @@
 //!    the documents (`api::openapi`, `api::docs`) of what was read.
 //! 2. [`engine::Models`] gives out the engine of the model that is asked for, loaded if need be, for as long as anything of
 //!    the request is there. The route makes tokens of its prompts; `api::generate` makes one [`engine::Request`] for each choice.
-//! 3. [`engine::Engine::submit`] waits for a place (`engine::places`): a permit and a worker with room. Clients take turns.
+//! 3. [`engine::Engine::submit`] waits for a place (`engine::places`): a permit and a worker with room. Clients take turns
+//!    (`engine::queue`), as they do before that at the cores for making tokens.
 //! 4. The worker (`engine::worker`) gives the sequence a lane, with the cells that another lane already has
 //!    (`engine::lanes`), evaluates the rest of the prompt in chunks (`engine::plan`), and then one token a round with
 //!    everyone else (`engine::schedule`). How many sequences share a decode, and how many contexts there are, was

@@ -34,6 +34,10 @@ pub struct Load {
     pub workers_alive: usize,
     /// Requests for embeddings that wait for their turn.
     pub embeddings_waiting: usize,
+    /// Requests that are read or prepared, or whose answers are written, each on a core.
+    pub preparing: usize,
+    /// Requests that wait to be read or prepared.
+    pub preparations_waiting: usize,
     /// What all lanes hold.
     pub cells: Cells,
 }
@@ -60,6 +64,8 @@ impl std::iter::Sum for Load {
             workers: one.workers + other.workers,
             workers_alive: one.workers_alive + other.workers_alive,
             embeddings_waiting: one.embeddings_waiting + other.embeddings_waiting,
+            preparing: one.preparing + other.preparing,
+            preparations_waiting: one.preparations_waiting + other.preparations_waiting,
             cells: Cells {
                 total: one.cells.total + other.cells.total,
                 // The same for all.
@@ -86,6 +92,8 @@ const PROMPT_TOKENS: &str = "candor_prompt_tokens_total";
 const GENERATED_TOKENS: &str = "candor_generated_tokens_total";
 const EMBEDDING_TOKENS: &str = "candor_embedding_tokens_total";
 const EMBEDDINGS_WAITING: &str = "candor_embeddings_waiting";
+const PREPARING: &str = "candor_preparations_running";
+const PREPARATIONS_WAITING: &str = "candor_preparations_waiting";
 const PROMPTS: &str = "candor_prompts_total";
 const PROMPT_SCORES: &str = "candor_prompt_scores_total";
 const CELLS: &str = "candor_kv_cells";
@@ -212,6 +220,14 @@ fn describe() {
         EMBEDDINGS_WAITING,
         "Requests for embeddings that wait for their turn"
     );
+    describe_gauge!(
+        PREPARING,
+        "Requests that are read or prepared, or whose answers are written"
+    );
+    describe_gauge!(
+        PREPARATIONS_WAITING,
+        "Requests that wait to be read or prepared"
+    );
     describe_counter!(
         PROMPTS,
         "Prompts of sequences, by how much of them was cached: none, part, whole"
@@ -293,6 +309,8 @@ pub fn render(load: Load, bits_classes: impl Iterator<Item = (String, String)>) 
     gauge!(PLACES_FREE).set(load.places.saturating_sub(load.running) as f64);
     gauge!(WORKERS).set(load.workers as f64);
     gauge!(EMBEDDINGS_WAITING).set(load.embeddings_waiting as f64);
+    gauge!(PREPARING).set(load.preparing as f64);
+    gauge!(PREPARATIONS_WAITING).set(load.preparations_waiting as f64);
     gauge!(WORKERS_ALIVE).set(load.workers_alive as f64);
     let Cells {
         total,

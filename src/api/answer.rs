@@ -77,7 +77,7 @@ pub async fn respond<T: Serialize + Send + 'static>(
     if entries.are_few() {
         return Ok(Json(answer).into_response());
     }
-    let json = state.work(move || serde_json::to_vec(&answer)).await?;
+    let json = state.finish(move || serde_json::to_vec(&answer)).await?;
     let json = json.map_err(|_| ApiError::internal())?;
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }

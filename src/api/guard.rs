@@ -28,6 +28,18 @@ pub struct Client {
     pub arrived: Instant,
 }
 
+tokio::task_local! {
+    /// Who asks, while the request is answered.
+    static CLIENT: Arc<str>;
+}
+
+/// The name of the client whose request is answered here.
+pub fn current_client() -> Arc<str> {
+    CLIENT
+        .try_with(Arc::clone)
+        .unwrap_or_else(|_| "unknown".into())
+}
+
 /// How many there are of each name that has a limit: requests that run or wait, connections.
 #[derive(Debug, Clone, Default)]
 pub struct Counts(Arc<Mutex<HashMap<String, usize>>>);
@@ -98,8 +110,9 @@ impl HttpBody for CountedBody {
 pub async fn check(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     match admit(&state, &request) {
         Ok((client, counted)) => {
+            let name = Arc::clone(&client.name);
             request.extensions_mut().insert(client);
-            let response = next.run(request).await;
+            let response = CLIENT.scope(name, next.run(request)).await;
             if counted.is_empty() {
                 return response;
             }

@@ -28,7 +28,7 @@ async fn metrics(State(state): State<AppState>) -> Response {
         let (name, _) = names.iter().find(|(_, other)| *other == number)?;
         Some((name.clone(), model.bits_class?.to_string()))
     });
-    let text = metrics::render(state.models.load_now(), classes);
+    let text = metrics::render(state.load_now(), classes);
     (kind, text).into_response()
 }
 

@@ -31,18 +31,19 @@ pub use route::{Answers, Route};
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::OwnedSemaphorePermit;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::config::Config;
-use crate::engine::Models;
+use crate::engine::{FairQueue, Models};
+use crate::metrics::Load;
 use body::cut;
 use error::ApiError;
 
@@ -59,7 +60,7 @@ pub struct AppState {
     /// Answers that may be gone on from.
     recent: completions::Recent,
     /// As many as there are cores: see `work`.
-    hands: Arc<Semaphore>,
+    cpu_permits: Arc<FairQueue>,
     /// Seconds since 1970 at the start.
     started: u64,
 }
@@ -78,8 +79,11 @@ impl AppState {
             is_loopback,
             counts: guard::Counts::default(),
             recent: completions::Recent::new(&config.limits),
-            hands: Arc::new(Semaphore::new(
+            cpu_permits: Arc::new(FairQueue::new(
                 std::thread::available_parallelism().map_or(1, usize::from),
+                // All that may run or wait later, so that none is refused here for which there is a place.
+                config.limits.queue_length + config.engine.parallel_sequences,
+                Duration::from_millis(config.limits.queue_timeout_ms),
             )),
             started: now(),
             config,
@@ -87,19 +91,45 @@ impl AppState {
     }
 
     /// Does what takes a core for more than a moment, beside the threads that serve everybody: no more of it at once than
-    /// there are cores, whoever has left.
+    /// there are cores, also of clients that have left. Clients take turns; the wait is bounded in time and number.
     async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        let hand = Arc::clone(&self.hands).acquire_owned().await;
-        let span = tracing::Span::current();
-        let done = tokio::task::spawn_blocking(move || {
-            let _hand = hand;
-            span.in_scope(work)
-        });
-        done.await.map_err(|_| ApiError::internal())
+        let permit = self.cpu_permits.enter(&guard::current_client()).await?;
+        with_permit(permit, work).await
     }
+
+    /// As [`AppState::work`], for a request whose answer has been generated: it waits as long as it takes.
+    async fn finish<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let permit = self.cpu_permits.extend(&guard::current_client()).await?;
+        with_permit(permit, work).await
+    }
+
+    /// How full it is, for the metrics.
+    fn load_now(&self) -> Load {
+        let (_, preparing, preparations_waiting) = self.cpu_permits.load();
+        Load {
+            preparing,
+            preparations_waiting,
+            ..self.models.load_now()
+        }
+    }
+}
+
+async fn with_permit<T: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let span = tracing::Span::current();
+    let done = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        span.in_scope(work)
+    });
+    done.await.map_err(|_| ApiError::internal())
 }
 
 /// The API's own.

@@ -18,6 +18,7 @@ mod memory;
 mod models;
 mod places;
 mod plan;
+mod queue;
 mod request;
 mod schedule;
 mod score;
@@ -45,6 +46,7 @@ use tracing::Instrument;
 pub use embeddings::{EmbeddingBounds, EmbeddingRequest};
 pub use error::EngineError;
 pub use models::{Described, ModelInUse, Models, Status};
+pub use queue::FairQueue;
 pub use request::{Delta, FinishReason, PromptOutput, Request, Rows, TokenOutput, Told};
 pub use tally::Tally;
 pub use text::{Completion, Ending, Utf8Decoder};
@@ -480,6 +482,9 @@ impl Engine {
             workers: alive.workers(),
             workers_alive: alive.workers() - alive.down().count(),
             embeddings_waiting: pool.embeddings.waiting(),
+            // The same for all models.
+            preparing: 0,
+            preparations_waiting: 0,
             cells: pool.cells(),
         })
     }

@@ -1,42 +1,21 @@
-//! Places: how many sequences run at once, and where. Waiting for one happens here and nowhere else, bounded in time and
-//! in number.
-//!
-//! A client's requests wait in order of arrival, and clients take turns: each has one request in the line for a place, the
-//! rest behind it. So a client with one request waits for no more than one of each other client's, however many those
-//! have.
+//! Places: how many sequences run at once, and where. Waiting for one happens here and nowhere else, in a [`FairQueue`].
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::EngineError;
+use super::queue::FairQueue;
 use super::supervisor::Alive;
 
 /// All places of a model, over all its workers.
 #[derive(Debug)]
 pub struct Places {
-    permits: Arc<Semaphore>,
-    sequences: usize,
+    queue: FairQueue,
     /// Sequences that each worker runs.
     loads: Mutex<Vec<usize>>,
     alive: Alive,
-    /// The clients that wait for something.
-    clients: Mutex<HashMap<Arc<str>, Client>>,
-    queue_length: usize,
-    queue_timeout: Duration,
-}
-
-/// A client that waits.
-#[derive(Debug)]
-struct Client {
-    /// Who holds it stands in the line for a place.
-    turn: Arc<Semaphore>,
-    /// Requests that wait for their first place.
-    waiting: usize,
-    /// All that holds or waits for `turn`.
-    users: usize,
 }
 
 /// A permit and a lane's worth of a worker. Dropping it gives both back.
@@ -68,13 +47,9 @@ impl Places {
         queue_timeout: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
-            permits: Arc::new(Semaphore::new(sequences)),
-            sequences,
+            queue: FairQueue::new(sequences, queue_length, queue_timeout),
             loads: Mutex::new(vec![0; alive.workers()]),
             alive,
-            clients: Mutex::default(),
-            queue_length,
-            queue_timeout,
         })
     }
 
@@ -85,18 +60,8 @@ impl Places {
         client: &Arc<str>,
         prefer: Option<usize>,
     ) -> Result<Lease, EngineError> {
-        // Who stands behind another of the same client does not stand in the semaphore's own line.
-        let nobody_waits = self.clients().is_empty();
-        if nobody_waits && let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-            return Ok(self.lease(permit, prefer));
-        }
-        let waiting = Waiting::new(self, client, true)?;
-        tokio::time::timeout(self.queue_timeout, waiting.permit())
-            .await
-            .unwrap_or(Err(EngineError::QueueTimeout {
-                waited_ms: u64::try_from(self.queue_timeout.as_millis()).unwrap_or(u64::MAX),
-            }))
-            .map(|permit| self.lease(permit, prefer))
+        let permit = self.queue.enter(client).await?;
+        Ok(self.lease(permit, prefer))
     }
 
     /// A further place of a request that is in: it waits among the same client's, as long as it takes.
@@ -105,23 +70,18 @@ impl Places {
         client: &Arc<str>,
         prefer: Option<usize>,
     ) -> Result<Lease, EngineError> {
-        let permit = Waiting::new(self, client, false)?.permit().await?;
+        let permit = self.queue.extend(client).await?;
         Ok(self.lease(permit, prefer))
     }
 
     /// Nobody gets a place any more.
     pub fn close(&self) {
-        self.permits.close();
+        self.queue.close();
     }
 
     /// How many there are, how many of them are taken, and how many requests wait for their first one.
     pub fn load(&self) -> (usize, usize, usize) {
-        let running = self.sequences - self.permits.available_permits();
-        (self.sequences, running, waiting_in(&self.clients()))
-    }
-
-    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Client>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.load()
     }
 
     /// Of the workers that run, the one with the fewest sequences, of equals the preferred one. While all run
@@ -142,66 +102,6 @@ impl Places {
             worker,
             places: Arc::clone(self),
             _permit: permit,
-        }
-    }
-}
-
-fn waiting_in(clients: &HashMap<Arc<str>, Client>) -> usize {
-    clients.values().map(|client| client.waiting).sum()
-}
-
-/// Counts itself among the waiting, also when the wait is given up.
-struct Waiting<'a> {
-    places: &'a Places,
-    client: &'a Arc<str>,
-    turn: Arc<Semaphore>,
-    first: bool,
-}
-
-impl<'a> Waiting<'a> {
-    /// `first`: it is a request's first place, for which only so many may wait. But who has none waiting yet may wait
-    /// all the same, so that nobody is kept out by another's queue.
-    fn new(places: &'a Places, client: &'a Arc<str>, first: bool) -> Result<Self, EngineError> {
-        let mut clients = places.clients();
-        let waiting = waiting_in(&clients);
-        let own = clients.get(client).map_or(0, |client| client.waiting);
-        let room = waiting < places.queue_length || (own == 0 && waiting < 2 * places.queue_length);
-        if first && !room {
-            return Err(EngineError::QueueFull { waiting });
-        }
-        let entry = clients.entry(Arc::clone(client)).or_insert_with(|| Client {
-            turn: Arc::new(Semaphore::new(1)),
-            waiting: 0,
-            users: 0,
-        });
-        entry.waiting += usize::from(first);
-        entry.users += 1;
-        Ok(Self {
-            places,
-            client,
-            turn: Arc::clone(&entry.turn),
-            first,
-        })
-    }
-
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, EngineError> {
-        let _turn = self.turn.acquire().await;
-        Arc::clone(&self.places.permits)
-            .acquire_owned()
-            .await
-            .map_err(|_| EngineError::closing())
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let mut clients = self.places.clients();
-        if let Some(client) = clients.get_mut(self.client) {
-            client.waiting -= usize::from(self.first);
-            client.users -= 1;
-            if client.users == 0 {
-                clients.remove(self.client);
-            }
         }
     }
 }
@@ -303,7 +203,7 @@ mod tests {
             ]
         );
         assert_eq!(places.load(), (1, 0, 0));
-        assert!(places.clients().is_empty());
+        assert!(places.queue.is_empty());
     }
 
     #[tokio::test]

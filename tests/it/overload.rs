@@ -250,3 +250,91 @@ fn answers_that_are_counted_have_their_length() {
     assert_eq!(length(&head), Some(whole.body.len().to_string()));
     books_balance(&server);
 }
+
+/// A text whose tokens take a moment to find.
+fn long_text(number: usize) -> Value {
+    let text = format!("{number} keeper of the lighthouse ").repeat(10_000);
+    json!({"content": text.chars().take(300_000).collect::<String>()})
+}
+
+/// Requests that are prepared at once: as many as there are cores.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[test]
+fn preparing_requests_of_one_client_does_not_keep_others_waiting() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        config.server.api_keys = vec!["many".to_owned(), "one".to_owned()];
+    });
+    let prepared = AtomicUsize::new(0);
+    let all = 16 * cores();
+    // A template of its own is rendered by another process, which takes its time.
+    let slow = json!({
+        "messages": [{"role": "user", "content": "Hi"}],
+        "chat_template": "{% for i in range(20000) %}{{ i }}{% endfor %}",
+    });
+    let ask = |key: &str, path: &str, body: &Value| server.post_with(path, key, body).status;
+    let waiting = || server.metric("candor_preparations_waiting");
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..all)
+            .map(|_| {
+                let (prepared, ask, slow) = (&prepared, &ask, &slow);
+                scope.spawn(move || {
+                    let status = ask("many", "/apply-template", slow);
+                    prepared.fetch_add(1, Ordering::SeqCst);
+                    status
+                })
+            })
+            .collect();
+        // All have come: those that are not prepared or being prepared wait.
+        while waiting() + ((prepared.load(Ordering::SeqCst) + cores()) as i64) < all as i64 {
+            std::thread::yield_now();
+        }
+        let before = waiting();
+        assert_eq!(ask("one", "/tokenize", &json!({"content": "Once"})), 200);
+        // In order of arrival it would have waited for all of them.
+        let left = waiting();
+        assert!(left > 0, "it waited for all {before} of the other client's");
+        for client in clients {
+            assert_eq!(client.join().expect("no panic"), 200);
+        }
+    });
+    assert_eq!(server.metric("candor_preparations_waiting"), 0);
+    server.wait_until("candor_preparations_running", 0);
+}
+
+#[test]
+fn waiting_to_be_prepared_is_bounded() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        config.server.api_keys = vec!["many".to_owned(), "one".to_owned()];
+        config.engine.parallel_sequences = 1;
+        config.limits.queue_length = 1;
+    });
+    let refused = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4 * cores() + 8)
+            .map(|number| {
+                let server = &server;
+                scope.spawn(move || {
+                    let answer = server.post_with("/tokenize", "many", &long_text(number));
+                    if answer.status != 200 {
+                        assert_eq!(answer.status, 503, "{}", answer.body);
+                        assert_eq!(answer.json()["error"]["code"], "server_overloaded");
+                        assert_eq!(answer.retry_after.as_deref(), Some("1"));
+                    }
+                    answer.status != 200
+                })
+            })
+            .collect();
+        // Who has nothing waiting may wait all the same.
+        let body = json!({"content": "Once"});
+        assert_eq!(server.post_with("/tokenize", "one", &body).status, 200);
+        let refused = clients
+            .into_iter()
+            .map(|client| client.join().expect("no panic"));
+        refused.filter(|&refused| refused).count()
+    });
+    assert!(refused > 0);
+    assert!(refused < 4 * cores() + 8, "none was served");
+    assert_eq!(server.metric("candor_preparations_waiting"), 0);
+}

@@ -131,7 +131,7 @@ async fn create(
         let choices = answer.choices.into_iter();
         let all: Vec<_> = choices.filter_map(|choice| choice.logits).collect();
         let file = state
-            .work(move || npy(number, vocabulary, all.iter()))
+            .finish(move || npy(number, vocabulary, all.iter()))
             .await?;
         return Ok(([(header::CONTENT_TYPE, NPY)], file).into_response());
     }
