@@ -2,7 +2,7 @@
 """Records the reference's answers on a GGUF file, for tests/golden.
 
     pip install llama-cpp-python==0.3.36
-    scripts/record-golden.py MODEL.gguf OUT.json [--cases tests/golden/smollm2-135m.json]
+    scripts/record-golden.py MODEL.gguf OUT.json [--cases tests/golden/avx512/smollm2-135m.json]
 
 The requests are those of the file given by --cases. Each is answered on a fresh context with flash attention off.
 `aligned` holds, for echoed prompts of models without BOS, the rows that predict each token: the reference pairs each
@@ -74,7 +74,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("out")
     here = os.path.dirname(os.path.abspath(__file__))
-    parser.add_argument("--cases", default=os.path.join(here, "..", "tests", "golden", "smollm2-135m.json"))
+    parser.add_argument("--cases", default=os.path.join(here, "..", "tests", "golden", "avx512", "smollm2-135m.json"))
     options = parser.parse_args()
     with open(options.cases) as file:
         cases = json.load(file)["cases"]

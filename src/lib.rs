@@ -16,7 +16,8 @@
 //!
 //! [`metrics`] is a leaf that anyone may count with, `otel` one that sends traces, [`program`] one by which this program
 //! runs itself, and [`http_client`] one by which it asks other servers; `serve` takes in connections. [`verify`] holds an
-//! answer against its receipt, by a server of its own. `main` parses and runs; [`run`] wires,
+//! answer against its receipt, by a server of its own. [`doctor`] checks the machine and the settings before a server
+//! starts. `main` parses and runs; [`run`] wires,
 //! so that a test can start the real server on port 0, and [`run_on`] lets it put a [`model::Runner`] that fails on
 //! command around the engine's contexts.
 //!
@@ -50,14 +51,15 @@
 //! - In exact mode a sequence's bits do not depend on its neighbours or on the cache: a lane of its own, decodes that are
 //!   shared only at widths where every bit was found equal, prompts cut into decodes at multiples of eight rows, and
 //!   only cells reused that came from evaluating a prompt.
-//! - No routine of llama.cpp computes before a process that may die of it has tried it (`engine::trial`), and servers that
-//!   round alike know each other by their bits class (`engine::bits_class`).
+//! - llama.cpp's routines for the CPU multiply weights only after a process that may die of it has tried them
+//!   (`engine::trial`). The bits class (`engine::bits_class`) names how numbers are rounded.
 //! - No id reaches llama.cpp unchecked, and no grammar reaches it at all; what following one takes is bounded.
 //! - No buffer of context × vocabulary exists: rows of logits are reduced as soon as they are computed.
 //! - Unsafe code stands in `model::context`, `model::huge_pages` and `model::simd` alone.
 
 pub mod api;
 pub mod config;
+pub mod doctor;
 pub mod engine;
 pub mod http_client;
 pub mod logprobs;
@@ -76,7 +78,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use serve::listen;
+pub use serve::{cannot_listen, listen};
 
 /// Why the server ended on its own; for the person at the terminal.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use candor::config::cli::{self, Cli, Command};
 use candor::config::{Config, LogFormat};
-use candor::http_client;
+use candor::doctor::Mark;
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -18,7 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 const INTERRUPTED: i32 = 130;
 
 /// What went wrong, for the person at the terminal, and the exit status: 2 for what they wrote, 1 for all else; of
-/// `verify`, as it says itself.
+/// `verify` and `doctor`, as they say themselves.
 struct Failure {
     message: String,
     status: i32,
@@ -68,6 +68,7 @@ fn run(command: Command) -> Result<(), Failure> {
             }
             Ok(())
         }
+        Command::Doctor(flags) => examine(flags, environment),
         Command::Fetch(fetch) => {
             let config = fetch.load(environment).map_err(wrong_settings)?.config;
             start_logging(config.server.log_format, DEFAULT_LOG)?;
@@ -95,9 +96,10 @@ fn run(command: Command) -> Result<(), Failure> {
 /// Binds first, so that a taken port is told before a model is loaded or downloaded.
 async fn serve(config: Config) -> Result<(), Failure> {
     let (host, port) = (config.server.host.clone(), config.server.port);
-    let listener = candor::listen(&host, port)
-        .await
-        .map_err(|error| cannot_listen(&host, port, &error))?;
+    let listener = candor::listen(&host, port).await.map_err(|error| Failure {
+        message: candor::cannot_listen(&host, port, &error),
+        status: 1,
+    })?;
     let is_open = listener
         .local_addr()
         .is_ok_and(|address| !address.ip().is_loopback());
@@ -112,22 +114,41 @@ async fn serve(config: Config) -> Result<(), Failure> {
         .map_err(failed)
 }
 
+/// Prints what every check found. Ends with 1 if one found an error, and with 2 for no more than warnings.
+fn examine(
+    flags: cli::SettingFlags,
+    environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
+) -> Result<(), Failure> {
+    // Nothing could be checked, which is more than a warning.
+    let unable = |failure: Failure| Failure {
+        status: 1,
+        ..failure
+    };
+    let loaded = flags.load(environment).map_err(wrong_settings);
+    let config = loaded.map_err(unable)?.config;
+    start_logging(config.server.log_format, SILENT_LOG).map_err(unable)?;
+    let report = candor::doctor::examine(&config);
+    print(report.to_string())?;
+    let status = match report.worst() {
+        Mark::Ok => return Ok(()),
+        Mark::Warning => 2,
+        Mark::Error => 1,
+    };
+    let (errors, warnings) = (report.count(Mark::Error), report.count(Mark::Warning));
+    Err(Failure {
+        message: format!("errors: {errors}, warnings: {warnings}"),
+        status,
+    })
+}
+
 /// Prints what a server says of itself. It fails if the server does not answer, or cannot serve requests now.
 fn ask_health(server: &cli::Asked) -> Result<(), Failure> {
-    /// The answer does not wait for a model: a server that takes longer is in trouble.
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let agent = http_client::for_candor(server.checks_certificate)
-        .timeout_global(Some(PATIENCE))
-        .build()
-        .new_agent();
     let url = format!("{}/health", server.url);
     let unwell = |what: String| Failure {
         message: format!("{url} {what}"),
         status: 1,
     };
-    let mut answer = agent
-        .get(&url)
-        .call()
+    let mut answer = candor::doctor::ask_health(server)
         .map_err(|error| unwell(format!("does not answer: {error}")))?;
     let status = answer.status();
     let body = answer.body_mut().read_to_string().map_err(failed)?;
@@ -215,6 +236,8 @@ async fn either(one: &mut Signal, other: &mut Signal) {
 const DEFAULT_LOG: &str = "info,llama-cpp-2=warn,llama_cpp_2=error";
 /// The same for a command that has a server of its own, of which nobody need hear.
 const QUIET_LOG: &str = "warn,llama_cpp_2=error";
+/// The same for a command that prints warnings itself.
+const SILENT_LOG: &str = "error";
 
 /// Log lines go to standard error: standard output is for what was asked for.
 fn start_logging(format: LogFormat, default: &str) -> Result<(), Failure> {
@@ -258,26 +281,6 @@ fn wrong_settings(error: candor::config::ConfigError) -> Failure {
 fn failed(error: impl std::error::Error) -> Failure {
     Failure {
         message: error.to_string(),
-        status: 1,
-    }
-}
-
-fn cannot_listen(host: &str, port: u16, error: &io::Error) -> Failure {
-    let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "Another program has that port. Stop it, or choose another port with --port (CANDOR_SERVER__PORT); 0 takes \
-             any free one."
-        }
-        io::ErrorKind::PermissionDenied => {
-            "Ports below 1024 usually belong to root: choose another with --port (CANDOR_SERVER__PORT)."
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            "This machine does not have that address: choose another with --host (CANDOR_SERVER__HOST)."
-        }
-        _ => "Check --host (CANDOR_SERVER__HOST) and --port (CANDOR_SERVER__PORT).",
-    };
-    Failure {
-        message: format!("Cannot listen on {host}, port {port}: {error}. {advice}"),
         status: 1,
     }
 }

@@ -269,7 +269,7 @@ fn describe() {
     );
     describe_gauge!(
         BITS_CLASS,
-        "Always 1; servers with equal classes give equal bits for the same model"
+        "1 while the model is loaded; exact servers with equal classes give equal bits"
     );
     describe_counter!(
         BOOKS_ERRORS,
@@ -298,11 +298,12 @@ fn describe() {
 /// All of it as text; the gauges say how things stand now. `bits_classes`: of the models that are loaded, by name.
 pub fn render(load: Load, bits_classes: impl Iterator<Item = (String, String)>) -> String {
     /// Of two servers in one process each tells its own.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    /// Holds the bits classes that were told last.
+    static ONE_AT_A_TIME: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
     let Some(handle) = handle() else {
         return String::new();
     };
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     gauge!(RUNNING).set(load.running as f64);
     gauge!(WAITING).set(load.waiting as f64);
     gauge!(PLACES).set(load.places as f64);
@@ -334,9 +335,13 @@ pub fn render(load: Load, bits_classes: impl Iterator<Item = (String, String)>) 
         ];
         gauge!(GATEWAY_CACHE, &blocks).set(1.0);
     }
-    for (model, class) in bits_classes {
-        gauge!(BITS_CLASS, "model" => model, "class" => class).set(1.0);
-    }
+    let info = |(model, class): &(String, String), value| {
+        gauge!(BITS_CLASS, "model" => model.clone(), "class" => class.clone()).set(value);
+    };
+    // Of models that are loaded no more it is 0.
+    turn.iter().for_each(|known| info(known, 0.0));
+    *turn = bits_classes.collect();
+    turn.iter().for_each(|known| info(known, 1.0));
     handle.render()
 }
 

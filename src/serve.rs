@@ -48,6 +48,24 @@ pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
     Err(last)
 }
 
+/// What keeps a server from listening there, and what to do about it.
+pub fn cannot_listen(host: &str, port: u16, error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "Another program has that port. Stop it, or choose another port with --port (CANDOR_SERVER__PORT); 0 takes \
+             any free one."
+        }
+        io::ErrorKind::PermissionDenied => {
+            "Ports below 1024 usually belong to root: choose another with --port (CANDOR_SERVER__PORT)."
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "This machine does not have that address: choose another with --host (CANDOR_SERVER__HOST)."
+        }
+        _ => "Check --host (CANDOR_SERVER__HOST) and --port (CANDOR_SERVER__PORT).",
+    };
+    format!("Cannot listen on {host}, port {port}: {error}. {advice}")
+}
+
 /// Why a certificate cannot be used; for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use server.tls_certificate {certificate} with server.tls_key {key}: {source}")]

@@ -1,6 +1,8 @@
 //! `GET /health`: 200 `{"status": "ok"}`, or 503 with the reason until the models are loaded that are to be there from the
 //! start, and while a worker is down.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -43,13 +45,8 @@ struct RefusedRoutine {
 async fn health(State(state): State<AppState>) -> Response {
     match state.models.health() {
         Ok(()) => {
-            let mut refused: Vec<_> = state
-                .models
-                .list()
-                .into_iter()
-                .flat_map(|it| it.refused)
-                .collect();
-            refused.dedup();
+            let models = state.models.list().into_iter();
+            let refused: BTreeSet<Refused> = models.flat_map(|model| model.refused).collect();
             let refused = refused.into_iter();
             Json(Health {
                 status: "ok",

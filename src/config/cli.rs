@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::{Config, ConfigError, Flag, Given, Loaded, Sources};
+use super::{Config, ConfigError, Flag, Given, Loaded, Server, Sources};
 
 /// An OpenAI-compatible completion server whose log-probabilities can be trusted.
 #[derive(Debug, Parser)]
@@ -52,6 +52,12 @@ pub enum Command {
     /// The first start measures what it needs by itself; this is for looking, and for a machine that was busy then.
     #[command(after_help = SETTINGS_HELP)]
     Tune(SettingFlags),
+    /// Check this machine and these settings before a server is started: one line for each check.
+    ///
+    /// Each line begins with `ok`, `warning` or `error`. Ends with 0 if all are ok, with 2 if there are
+    /// warnings, and with 1 if there are errors. Nothing is loaded or downloaded.
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(SettingFlags),
     /// Download the model, or all of `[[models]]`, into the cache, if not there yet, and print the paths.
     Fetch(Fetch),
     /// Ask a server whether it can serve requests: print what its `/health` says, and end with 0 if it can, else with 1.
@@ -86,6 +92,13 @@ pub enum Command {
         command: Option<String>,
     },
 }
+
+const DOCTOR_HELP: &str = "\
+Try it:
+  candor doctor
+  candor doctor --model hf:ORG/REPO:Q4_K_M --context-length 8192
+
+It takes the flags of `candor serve`, and settings from the same places: `candor serve --help`.";
 
 const HEALTH_HELP: &str = "\
 Try it:
@@ -190,7 +203,7 @@ pub struct Verify {
     common: CommonFlags,
 }
 
-/// The server that `candor health` asks.
+/// The server that `candor health` and `candor doctor` ask.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Asked {
     /// Without a path.
@@ -215,8 +228,8 @@ struct CommonFlags {
     set: Vec<(String, String)>,
 }
 
-/// The flags of `candor serve` and `candor config`. All values are texts here: [`Config::load`] reads and checks them
-/// by the same rules as those from the environment.
+/// The flags of `candor serve`, `candor config`, `candor tune` and `candor doctor`. All values are texts here:
+/// [`Config::load`] reads and checks them by the same rules as those from the environment.
 #[derive(Debug, Args)]
 pub struct SettingFlags {
     /// Model to serve: `default`, a path to a GGUF file, or `hf:ORG/REPO[:FILE-or-QUANT]` [env: CANDOR_MODEL__SOURCE].
@@ -328,20 +341,27 @@ impl Health {
             });
         }
         let server = self.common.load(environment, Vec::new())?.config.server;
+        Ok(Asked::own(&server))
+    }
+}
+
+impl Asked {
+    /// This machine's own server, which these settings make.
+    pub fn own(server: &Server) -> Self {
         let scheme = if server.tls_certificate.is_empty() {
             "http"
         } else {
             "https"
         };
-        let (host, port) = (server.host, server.port);
+        let (host, port) = (&server.host, server.port);
         let authority = match host.parse() {
             Ok(address) => SocketAddr::new(super::reachable(address), port).to_string(),
             Err(_) => format!("{host}:{port}"),
         };
-        Ok(Asked {
+        Self {
             url: format!("{scheme}://{authority}"),
             checks_certificate: false,
-        })
+        }
     }
 }
 
@@ -409,9 +429,10 @@ mod tests {
     fn load(arguments: &[&str]) -> Result<Loaded, ConfigError> {
         let cli = Cli::try_parse_from(arguments).unwrap();
         match cli.command {
-            Command::Serve(flags) | Command::Config(flags) | Command::Tune(flags) => {
-                flags.load(Vec::new())
-            }
+            Command::Serve(flags)
+            | Command::Config(flags)
+            | Command::Tune(flags)
+            | Command::Doctor(flags) => flags.load(Vec::new()),
             Command::Fetch(fetch) => fetch.load(Vec::new()),
             Command::Health(_)
             | Command::Verify(_)

@@ -1,7 +1,7 @@
 //! The bits class: a short name of all that decides how numbers are rounded, such as `avx2-1b9f03c2`.
 //!
 //! Two servers that evaluate exactly (`engine.mode`) and have equal classes give equal bits for the same request to the
-//! same model. Unequal ones may differ, by some hundredths of a nat with weights of four bits, so that their numbers are
+//! same model, as far as a small Llama that both evaluated shows. Unequal ones may differ, by some hundredths of a nat with weights of four bits, so that their numbers are
 //! not to be mixed. The first part is for people: the widest instructions that compute.
 
 use sha2::{Digest, Sha256};
@@ -31,9 +31,18 @@ pub fn bits_class(
         let cpu = cpu.lines().find(|line| line.starts_with("model name"));
         format!("untried {system} {cpu:?}")
     });
+    let devices = match config.model.gpu_layers {
+        0 => Vec::new(),
+        _ => model::devices().unwrap_or_default(),
+    };
+    let gpus: Vec<String> = devices
+        .into_iter()
+        .filter(|device| device.is_gpu)
+        .map(|device| device.description)
+        .collect();
     let engine = &config.engine;
     let what = format!(
-        "{computed} {} {} {} {:?} {:?} {} {threads:?} {}",
+        "{computed} {} {} {} {:?} {:?} {} {threads:?} {} {gpus:?}",
         model::llama_cpp_version(),
         model.placements(),
         engine.flash_attention,

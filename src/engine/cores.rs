@@ -29,6 +29,29 @@ pub fn turns() -> Option<usize> {
     (evaluating == 0).then(|| TURNS.load(Ordering::SeqCst))
 }
 
+/// Models that are being loaded and measured.
+static LOADING: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts a model among those that are being loaded, while it is kept.
+pub fn loading() -> Loading {
+    LOADING.fetch_add(1, Ordering::SeqCst);
+    Loading(())
+}
+
+/// See [`loading`].
+pub struct Loading(());
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        LOADING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Whether a model is being loaded.
+pub fn is_loading() -> bool {
+    LOADING.load(Ordering::SeqCst) > 0
+}
+
 /// Counts a worker among those that are evaluating something, however that ends.
 pub struct Evaluating<'a> {
     /// Those of its own model.
@@ -40,6 +63,13 @@ impl Drop for Evaluating<'_> {
         self.active.fetch_sub(1, Ordering::Relaxed);
         EVALUATING.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// The cores that this process may use, and how many of them other processes leave free. Looks for a fifth of a second.
+pub fn free_cores() -> (usize, usize) {
+    let cores = Cores::new(0);
+    std::thread::sleep(WINDOW);
+    (cores.most(), cores.free())
 }
 
 /// The cores of this machine, as they are seen from here.

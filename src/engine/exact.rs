@@ -1,7 +1,7 @@
 //! Which decodes have the very bits of single rows, and where a prompt may be cut: found by comparing, for a model on a
 //! machine. Where each sequence has its own KV cells, that is a matter of llama.cpp's matrix routines: for weights in
-//! their plain layout (Q4_1, say) or in AMX's, a row is computed alike whatever stands beside it; for K-quants elsewhere,
-//! four rows and more go through another routine.
+//! their plain layout (Q4_1, say) or in AMX's, each row is computed in the same way, whatever its neighbours; for K-quants
+//! elsewhere, another routine computes four rows and more.
 //!
 //! Some routines give most rows equal bits and a few rows others, so rows that were compared prove nothing of the rest.
 //! What is known of a routine ([`crate::model::Placements::widest_equal`]) therefore bounds what is taken from here.
@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::plan;
+use super::{StartError, plan};
 use crate::config;
-use crate::model::{Context, ContextError, Model, Row, Runner, Token};
+use crate::model::{Context, ContextError, ContextShape, DecodeError, Model, Row, Runner, Token};
 
 /// In exact mode; each width costs time to verify.
 pub const WIDEST: usize = 16;
@@ -52,6 +52,8 @@ pub struct Search {
     lanes: usize,
     /// Makes the tokens of each round others.
     round: usize,
+    /// Tokens of the newest lane's prompt that are evaluated.
+    filled: usize,
     /// Hashes of the rows that each lane has alone, for the lanes from the first on, by step.
     alone: [Vec<u64>; STEPS],
     /// Widths whose rows were equal in this round.
@@ -61,6 +63,8 @@ pub struct Search {
 const STEPS: usize = 2;
 /// Tokens of the longest prompt.
 const LONG: usize = 264;
+/// Rows of a decode, at most: whoever wants the cores waits no longer.
+const PIECE: usize = 32;
 
 impl Search {
     /// Of decodes of up to `widest` sequences. It goes on where `found` ended.
@@ -72,20 +76,21 @@ impl Search {
     ) -> Result<Self, ContextError> {
         let lanes = widest.clamp(1, WIDEST);
         Ok(Self {
-            context: Context::new(model, settings.shape(lanes, 2 * LONG, LONG, lanes))?,
+            context: Context::new(model, shape(settings, lanes))?,
             lanes,
             round: if found.widest_wanted < lanes {
                 0
             } else {
                 found.rounds
             },
+            filled: 0,
             alone: [const { Vec::new() }; STEPS],
             equal: BTreeSet::from([1]),
         })
     }
 
-    /// Evaluates one more decode or two, by this many threads or one. `false`: all was compared.
-    pub fn step(&mut self, found: &mut Found, threads: usize) -> bool {
+    /// Evaluates one more decode or two, of [`PIECE`] rows at most, by this many threads or one. `false`: all was compared.
+    pub fn step(&mut self, found: &mut Found, threads: usize) -> Result<bool, DecodeError> {
         if found.widest_wanted < self.lanes {
             found.widest_wanted = self.lanes;
             found.rounds = 0;
@@ -93,18 +98,14 @@ impl Search {
         let Some(width) = self.next_width(found) else {
             found.rounds = self.round + 1;
             found.exact_width = found.exact_width.max(1);
-            return self.begin_round(found);
+            return Ok(self.begin_round(found));
         };
         let lane = self.alone[0].len();
         if lane < width {
-            if !self.evaluate_alone(lane, threads) {
-                found.differs_at = Some(1);
-                found.exact_width = 1;
-                return false;
-            }
-            return true;
+            self.evaluate_alone(lane, threads)?;
+            return Ok(true);
         }
-        if self.is_equal(width, threads) {
+        if self.is_equal(width, threads)? {
             self.equal.insert(width);
             let through = (1..).take_while(|width| self.equal.contains(width)).last();
             // Later rounds confirm what the first found, from the narrowest on.
@@ -115,7 +116,7 @@ impl Search {
             found.differs_at = Some(width);
             found.exact_width = found.exact_width.min(width - 1);
         }
-        true
+        Ok(true)
     }
 
     /// First a few widths far apart, so that one that differs is met early; then what lies between.
@@ -153,37 +154,49 @@ impl Search {
         }
     }
 
-    /// Evaluates a lane's prompt, and the rows after it one by one. `false`: it failed.
-    fn evaluate_alone(&mut self, lane: usize, threads: usize) -> bool {
-        let prompt: Vec<Row> = (0..length(lane)).map(|at| self.row(lane, at)).collect();
-        let mut fine = self.context.decode(&prompt, threads).is_ok();
+    /// Evaluates a piece of a lane's prompt, and after the last one the rows that follow, one by one.
+    fn evaluate_alone(&mut self, lane: usize, threads: usize) -> Result<(), DecodeError> {
+        let end = length(lane).min(self.filled + PIECE);
+        let piece: Vec<Row> = (self.filled..end).map(|at| self.row(lane, at)).collect();
+        self.context.decode(&piece, threads)?;
+        self.filled = end;
+        if end < length(lane) {
+            return Ok(());
+        }
         for step in 0..STEPS {
             let row = self.row(lane, length(lane) + step);
-            fine &= self.context.decode(&[row], threads).is_ok();
+            self.context.decode(&[row], threads)?;
             let hash = bits(&self.context, 0);
             self.alone[step].push(hash);
         }
-        fine && self.context.cut(lane, length(lane))
+        self.filled = 0;
+        self.context.cut(lane, length(lane));
+        Ok(())
     }
 
     /// Whether the rows of a decode of this many sequences have the bits that each has alone.
-    fn is_equal(&mut self, width: usize, threads: usize) -> bool {
+    fn is_equal(&mut self, width: usize, threads: usize) -> Result<bool, DecodeError> {
         let mut equal = true;
         for step in 0..STEPS {
             let rows: Vec<Row> = (0..width)
                 .map(|lane| self.row(lane, length(lane) + step))
                 .collect();
             let threads = if step == 0 { threads } else { 1 };
+            self.context.decode(&rows, threads)?;
             let alone = &self.alone[step];
-            equal = equal
-                && self.context.decode(&rows, threads).is_ok()
-                && (0..width).all(|lane| bits(&self.context, lane) == alone[lane]);
+            equal &= (0..width).all(|lane| bits(&self.context, lane) == alone[lane]);
         }
         for lane in 0..width {
-            equal &= self.context.cut(lane, length(lane));
+            self.context.cut(lane, length(lane));
         }
-        equal
+        Ok(equal)
     }
+}
+
+/// The context that a search takes for decodes of up to `widest` sequences.
+pub fn shape(settings: &config::Engine, widest: usize) -> ContextShape {
+    let lanes = widest.clamp(1, WIDEST);
+    settings.shape(lanes, LONG + STEPS, PIECE, lanes)
 }
 
 /// Tokens of a lane's prompt.
@@ -210,19 +223,23 @@ pub fn cut_rows(
     model: &Arc<Model>,
     settings: &config::Engine,
     threads: usize,
-) -> Result<Option<usize>, ContextError> {
-    /// Not a multiple of any cut: the last piece is longer than the others.
-    const PROMPT: usize = 75;
+) -> Result<Option<usize>, StartError> {
+    // Not a multiple of any cut: the last piece is longer than the others.
+    let prompt = if settings.flash_attention {
+        plan::FLASH_ROWS - 5
+    } else {
+        75
+    };
     let by_amx_alone = model.placements().all_amx();
     let tried = if by_amx_alone { 2 } else { plan::GROUP_ROWS };
     let vocabulary = model.vocab().len();
-    let mut context = Context::new(model, settings.shape(1, PROMPT, PROMPT, PROMPT))?;
-    let mut evaluate = |cut: usize| -> Option<Vec<u64>> {
+    let mut context = Context::new(model, settings.shape(1, prompt, prompt, prompt))?;
+    let mut evaluate = |cut: usize| -> Result<Vec<u64>, DecodeError> {
         let mut hashes = Vec::new();
         let mut begin = 0;
-        while begin < PROMPT {
-            let end = if PROMPT - begin < 2 * cut {
-                PROMPT
+        while begin < prompt {
+            let end = if prompt - begin < 2 * cut {
+                prompt
             } else {
                 begin + cut
             };
@@ -236,15 +253,20 @@ pub fn cut_rows(
                     logits: true,
                 })
                 .collect();
-            context.decode(&rows, threads).ok()?;
+            context.decode(&rows, threads)?;
             hashes.extend((0..rows.len()).map(|row| bits(&context, row)));
             begin = end;
         }
-        context.cut(0, 0).then_some(hashes)
+        context.cut(0, 0);
+        Ok(hashes)
     };
-    let whole = evaluate(PROMPT);
-    let mut holds = |cut: &usize| whole.is_some() && evaluate(*cut) == whole;
-    Ok([tried, plan::GROUP_ROWS].into_iter().find(&mut holds))
+    let whole = evaluate(prompt)?;
+    for cut in [tried, plan::GROUP_ROWS] {
+        if evaluate(cut)? == whole {
+            return Ok(Some(cut));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -274,7 +296,7 @@ pub(super) mod tests {
             let mut found = Found::default();
             let search = Search::new(&model, &settings, WIDEST, &found);
             let mut search = search.expect("a context");
-            while search.step(&mut found, 2) {
+            while search.step(&mut found, 2).expect("it decodes") {
                 assert!(found.exact_width <= WIDEST);
             }
             match found.differs_at {
@@ -296,11 +318,11 @@ pub(super) mod tests {
         let (model, settings) = (specimen(Q4_1), Config::default().engine);
         let mut found = Found::default();
         let mut widths = Vec::new();
-        for steps in [6, 12, 24] {
+        for steps in [14, 20, 32] {
             let search = Search::new(&model, &settings, WIDEST, &found);
             let mut search = search.expect("a context");
             for _ in 0..steps {
-                search.step(&mut found, 1);
+                search.step(&mut found, 1).expect("it decodes");
             }
             widths.push(found.exact_width);
         }

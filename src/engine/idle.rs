@@ -7,11 +7,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::cores;
-use super::tune::{Step, Tuning};
+use super::tune::{Moment, Step, Tuning};
 use super::worker::Shared;
 
-/// How long nothing must have been evaluated.
+/// How long nothing must have been evaluated; twice as long after each try that something disturbed, up to a bound.
 const QUIET: Duration = Duration::from_millis(500);
+const LONGEST_QUIET: Duration = Duration::from_secs(60);
 
 /// Ends the thread when it is dropped, within a decode.
 pub struct Stop(#[expect(dead_code, reason = "its drop is what it is for")] Sender<()>);
@@ -22,16 +23,23 @@ pub fn start(mut tuning: Tuning, shared: Arc<Shared>) -> std::io::Result<(Stop, 
     let handle = std::thread::Builder::new()
         .name("idle".to_owned())
         .spawn(move || {
-            let mut search = None;
-            while let Some(turns) = quiet(&stopped) {
-                let undisturbed = || cores::turns() == Some(turns) && !is_over(&stopped);
-                match tuning.go_on(&mut search, &shared.cores, &undisturbed) {
-                    Ok(Step::Wait) => {}
+            let (mut search, mut pause) = (None, QUIET);
+            while let Some(turns) = quiet(&stopped, pause) {
+                let moment = Moment {
+                    cores: &shared.cores,
+                    sharing: &shared.sharing,
+                    undisturbed: &|| {
+                        cores::turns() == Some(turns) && !cores::is_loading() && !is_over(&stopped)
+                    },
+                };
+                match tuning.go_on(&mut search, &moment) {
+                    Ok(Step::Wait) => pause = LONGEST_QUIET.min(2 * pause),
                     Ok(Step::Found(groups)) => {
+                        pause = QUIET;
                         if shared.sharing.change(groups) {
                             tracing::info!(
                                 decode_width = shared.sharing.width(),
-                                "measured in idle moments: so many sequences share a decode from now on, at most"
+                                "idle moments changed how many sequences share a decode"
                             );
                         }
                     }
@@ -47,15 +55,16 @@ pub fn start(mut tuning: Tuning, shared: Arc<Shared>) -> std::io::Result<(Stop, 
 }
 
 /// Waits until nothing was evaluated for a while, and says how often something was before; `None`: it is over.
-fn quiet(stopped: &Receiver<()>) -> Option<usize> {
+fn quiet(stopped: &Receiver<()>, pause: Duration) -> Option<usize> {
     loop {
         let before = cores::turns();
-        match stopped.recv_timeout(QUIET) {
+        match stopped.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return None,
         }
         if let Some(turns) = before
             && cores::turns() == before
+            && !cores::is_loading()
         {
             return Some(turns);
         }

@@ -3,9 +3,9 @@
 
 use sysinfo::{MemoryRefreshKind, System};
 
-use crate::config::Limits;
+use crate::config::{self, Limits};
 use crate::logprobs::TokenLogprob;
-use crate::model::{self, ContextShape, Model, Token};
+use crate::model::{self, ContextShape, Heads, Model, Token};
 
 const MIB: u64 = 1 << 20;
 
@@ -148,6 +148,35 @@ impl Need {
 /// For the log; what is there at all is no nothing.
 pub fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(MIB)
+}
+
+/// Whether there is room for a further context of this shape, and as much again: it is taken beside the engine, for a while.
+pub fn holds_twice(model: &Model, shape: &ContextShape) -> bool {
+    let need = Need::of(model, shape, 1);
+    let taken = need.kv_cache.unwrap_or(u64::MAX / 4) + need.logits;
+    available().is_some_and(|available| available / 2 >= taken)
+}
+
+/// Bytes of the KV cache of a model that is not loaded yet, at least: more contexts, if they are found to be faster, keep
+/// more lanes as cache. `None` if the model's metadata do not tell.
+pub fn least_kv_cache(heads: &Heads, settings: &config::Engine) -> Option<u64> {
+    let contexts = settings.contexts.clamp(1, settings.parallel_sequences);
+    let lanes = contexts * (settings.parallel_sequences.div_ceil(contexts) + settings.cache_lanes);
+    let cells = lanes * settings.context_length.next_multiple_of(256);
+    let (bytes_k, bytes_v) = (settings.kv_type_k.bytes(), settings.kv_type_v.bytes());
+    let cell_bytes = heads.kv_bytes_per_token(bytes_k, bytes_v)?;
+    Some((cell_bytes * cells as f64) as u64)
+}
+
+/// Bytes of memory and swap, within a container's bound; `None` where the system does not tell.
+pub fn total() -> Option<u64> {
+    let mut system = System::new();
+    system.refresh_memory_specifics(MemoryRefreshKind::everything());
+    let bound = system
+        .cgroup_limits()
+        .map_or(u64::MAX, |it| it.total_memory);
+    let total = (system.total_memory() + system.total_swap()).min(bound);
+    (total > 0).then_some(total)
 }
 
 /// Bytes that this process may still take without anyone being ended for it; `None` where the system does not tell.

@@ -43,15 +43,19 @@ use tokio::sync::{
 };
 use tracing::Instrument;
 
+pub use cores::free_cores;
 pub use embeddings::{EmbeddingBounds, EmbeddingRequest};
 pub use error::EngineError;
+pub use memory::{available as available_memory, least_kv_cache, total as total_memory};
 pub use models::{Described, ModelInUse, Models, Status};
 pub use queue::FairQueue;
 pub use request::{Delta, FinishReason, PromptOutput, Request, Rows, TokenOutput, Told};
 pub use tally::Tally;
 pub use text::{Completion, Ending, Utf8Decoder};
-pub use trial::{Order, Outcome, Refused, Trials, by_process, run as try_routines, trials};
-pub use tune::Table;
+pub use trial::{
+    Order, Outcome, Refused, Trials, Verdict, by_process, run as try_routines, trials, verdict,
+};
+pub use tune::{Table, kept_widths};
 
 use crate::config::{self, Config, KvType, Mode};
 use crate::metrics::{self, Cells, Load};
@@ -69,7 +73,6 @@ use places::{Lease, Places};
 use plan::Cuts;
 use sharing::Sharing;
 use supervisor::{Alive, Supervisor};
-use trial::Verdict;
 use tune::{Arrangement, Tuning};
 use worker::{Job, Message, Shared};
 
@@ -90,6 +93,8 @@ pub enum StartError {
     Context(#[from] model::ContextError),
     #[error(transparent)]
     Memory(#[from] memory::TooLittle),
+    #[error("a decode failed while it was measured: {0}")]
+    Decode(#[from] model::DecodeError),
     #[error("this model makes embeddings only: how it generates cannot be measured")]
     OnlyEmbeddings,
     #[error("a thread could not be started: {0}")]
@@ -105,7 +110,7 @@ impl StartError {
             Self::Source(_) => "its file could not be had",
             Self::Load(_) => "llama.cpp could not load its file",
             Self::Context(_) | Self::Memory(_) => "there was too little memory for it",
-            Self::Thread(_) | Self::Panicked | Self::OnlyEmbeddings => {
+            Self::Thread(_) | Self::Panicked | Self::OnlyEmbeddings | Self::Decode(_) => {
                 "the server met an error of its own"
             }
         }
@@ -241,8 +246,10 @@ impl Engine {
                  process. A smaller quantisation of it, or a smaller model, fits"
             );
         }
+        // Weights are laid out on all cores.
+        let _loading = cores::loading();
         let heads = Heads::read(&path)?;
-        let verdict = trial::verdict(&heads, config, &machinery.trials)?;
+        let verdict = trial::verdict(&heads.kinds(), config, &machinery.trials)?;
         let model = Arc::new(Model::load_with(&heads, &config.model, verdict.routines)?);
         tracing::info!(
             model = model.name(),
@@ -512,7 +519,7 @@ impl Engine {
     }
 }
 
-/// What an engine is made of that tests put something else in place of.
+/// Parts of an engine that tests replace.
 #[derive(Clone)]
 pub struct Machinery {
     /// Makes what workers run on of their contexts.
@@ -535,13 +542,13 @@ impl From<Runners> for Machinery {
 pub fn tune(config: &Config) -> Result<Table, StartError> {
     let path = model::source::resolve(&config.model)?;
     let heads = Heads::read(&path)?;
-    let verdict = trial::verdict(&heads, config, &trials())?;
+    let verdict = trial::verdict(&heads.kinds(), config, &trials())?;
     let model = Arc::new(Model::load_with(&heads, &config.model, verdict.routines)?);
     if !model.generates() {
         return Err(StartError::OnlyEmbeddings);
     }
     let cores = Cores::new(config.engine.threads);
-    Ok(tune::table(&model, config, &cores, verdict.refused)?)
+    tune::table(&model, config, &cores, verdict.refused)
 }
 
 /// Hands a request with its place to the worker.
@@ -654,11 +661,7 @@ impl Pool {
             rows => rows,
         };
         // Idle moments may find wider decodes.
-        let widest = if mode == Mode::Exact {
-            exact::WIDEST
-        } else {
-            width
-        };
+        let widest = width.max(tuning.widest());
         let logits_rows = scored_rows.max(widest).max(settings.draft_tokens + 1);
         let shape = settings.shape(
             lanes,
@@ -764,7 +767,7 @@ impl Pool {
         let bits_class = bits_class(&model, &verdict, config, shared.fixed_threads).into();
         tracing::info!(
             bits_class = %bits_class,
-            "servers with equal classes give equal bits (docs/reproducibility.md)"
+            "exact servers with equal classes give equal bits (docs/reproducibility.md)"
         );
         Ok(Self {
             places: Places::new(

@@ -3,7 +3,7 @@
 
 use std::sync::{PoisonError, RwLock};
 
-/// Of how many sequences that each have a token to evaluate, how many share the next decode.
+/// How many sequences share the next decode, by how many have a token to evaluate.
 #[derive(Debug)]
 pub struct Sharing(RwLock<Vec<usize>>);
 
@@ -13,7 +13,7 @@ impl Sharing {
         Self(RwLock::new(groups))
     }
 
-    /// Of `count` sequences.
+    /// How many of `count` sequences share the next decode.
     pub fn group(&self, count: usize) -> usize {
         let groups = self.0.read().unwrap_or_else(PoisonError::into_inner);
         groups[count.min(groups.len() - 1)]

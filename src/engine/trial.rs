@@ -3,10 +3,10 @@
 //! Routines for some kinds of CPU have ended the process on others, or where a compiler translated them wrongly. So for
 //! each build, CPU and set of kinds of weights, a small model with such weights ([`model::write_specimen`]) is run once by
 //! a process of its own. If that dies of a signal, or computes something else than llama.cpp's plain routines do, the
-//! server goes on without the routine, more slowly. What was found is kept beside the figures of [`super::tune`].
+//! server goes on without the routine, more slowly. What was found is kept beside the figures of [`tune`](mod@super::tune).
 //!
 //! The bits of what is computed are part of it: two machines whose routines round alike find equal ones
-//! ([`super::bits_class`]).
+//! ([`bits_class`](mod@super::bits_class)).
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -34,7 +34,7 @@ pub struct Order {
     flash_attention: bool,
     kv_type_k: KvType,
     kv_type_v: KvType,
-    /// Where the small model is to be written. Whoever gives the order removes it.
+    /// The small model with weights of these kinds.
     specimen: PathBuf,
 }
 
@@ -76,7 +76,7 @@ pub struct Verdict {
 }
 
 /// A routine that is not used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Refused {
     /// The setting that rules it out: `amx` or `repack` of `[engine]`.
     pub routine: String,
@@ -84,8 +84,8 @@ pub struct Refused {
     pub why: String,
 }
 
-/// What may be used for a model with these heads: as was found before, else as is found now, in some tenths of a second.
-pub fn verdict(heads: &Heads, config: &Config, trials: &Trials) -> Result<Verdict, LoadError> {
+/// What may be used for weights of these kinds: as was found before, else as is found now, in some tenths of a second.
+pub fn verdict(kinds: &[u32], config: &Config, trials: &Trials) -> Result<Verdict, LoadError> {
     let settings = &config.engine;
     let wanted = Routines {
         amx: settings.amx == Use::Auto,
@@ -93,7 +93,7 @@ pub fn verdict(heads: &Heads, config: &Config, trials: &Trials) -> Result<Verdic
     };
     let wanted = wanted.here()?;
     let order = |routines| Order {
-        kinds: heads.kinds(),
+        kinds: kinds.to_vec(),
         routines,
         flash_attention: settings.flash_attention,
         kv_type_k: settings.kv_type_k,
@@ -103,14 +103,15 @@ pub fn verdict(heads: &Heads, config: &Config, trials: &Trials) -> Result<Verdic
     let notes = notes(&order(wanted), config);
     let known = notes.as_deref().and_then(load);
     let verdict = known.unwrap_or_else(|| {
-        let folder = std::env::temp_dir();
+        let specimen = Specimen::write(kinds, notes.as_deref());
         let verdict = descend(wanted, |routines| {
-            let name = format!("candor-{}-{:x}.gguf", std::process::id(), unique());
-            let specimen = Removed(folder.join(name));
-            let outcome = trials(&Order {
-                specimen: specimen.0.clone(),
-                ..order(routines)
-            });
+            let outcome = match &specimen {
+                Ok(specimen) => trials(&Order {
+                    specimen: specimen.0.clone(),
+                    ..order(routines)
+                }),
+                Err(error) => Outcome::Untried(error.to_string()),
+            };
             tracing::debug!(?routines, ?outcome, "tried llama.cpp's routines");
             outcome
         });
@@ -166,11 +167,16 @@ fn descend(wanted: Routines, mut attempt: impl FnMut(Routines) -> Outcome) -> Ve
                 *repack = false;
                 "repack"
             }
+            // What all of them have in common is the cause, then.
             _ => {
                 tracing::error!(
-                    "llama.cpp's plain routines {why} on this CPU: the server may end at its first decode"
+                    "llama.cpp's plain routines {why} on this CPU, too: the server may end at its first decode"
                 );
-                return verdict;
+                return Verdict {
+                    routines: wanted,
+                    refused: Vec::new(),
+                    bits: None,
+                };
             }
         };
         verdict.refused.push(Refused {
@@ -197,8 +203,9 @@ pub fn by_process(mut command: Command, order: &Order) -> Outcome {
             let _ = input.write_all(serde_json::to_string(order)?.as_bytes());
         }
         let Some(status) = wait(&mut child, PATIENCE)? else {
-            return Ok(Outcome::Bad(format!(
-                "did not end within {} seconds",
+            // A machine that is too busy, maybe.
+            return Ok(Outcome::Untried(format!(
+                "the process that was to try them did not end within {} seconds",
                 PATIENCE.as_secs()
             )));
         };
@@ -268,11 +275,9 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Evaluates the small model by the routines of the order, and by the plain ones.
 fn compare(order: &Order) -> Result<Outcome, Failure> {
-    let mut file = BufWriter::new(File::create(&order.specimen)?);
-    model::write_specimen(&order.kinds, &mut file)?;
-    file.into_inner().map_err(|error| error.into_error())?;
-    let rows = evaluate(order, order.routines)?;
-    if rows.iter().flatten().any(|logit| !logit.is_finite()) {
+    let (rows, threaded) = evaluate(order, order.routines)?;
+    let is_finite = |rows: &Rows| rows.iter().flatten().all(|logit| logit.is_finite());
+    if !is_finite(&rows) || !is_finite(&threaded) {
         return Ok(Outcome::Bad("computes what is not a number".to_owned()));
     }
     const PLAIN: Routines = Routines {
@@ -280,12 +285,12 @@ fn compare(order: &Order) -> Result<Outcome, Failure> {
         repack: false,
     };
     if order.routines != PLAIN {
-        let plain = evaluate(order, PLAIN)?;
-        if !rows
+        let (plain, plain_threaded) = evaluate(order, PLAIN)?;
+        let mut pairs = rows
             .iter()
             .zip(&plain)
-            .all(|(one, other)| are_close(one, other))
-        {
+            .chain(threaded.iter().zip(&plain_threaded));
+        if !pairs.all(|(one, other)| are_close(one, other)) {
             return Ok(Outcome::Bad(
                 "computes something else than the plain routines".to_owned(),
             ));
@@ -298,10 +303,10 @@ fn compare(order: &Order) -> Result<Outcome, Failure> {
     Ok(Outcome::Fine(model::hex(&hash.finalize()[..8])))
 }
 
-/// Whether two rows of logits are those of one model. Routines round differently, by thousandths of what lies between
-/// the least and the greatest logit; a wrong one is far off.
+/// Whether two rows of logits are those of one model. Routines round differently, by some hundredths of what lies between
+/// the least and the greatest logit at most; a wrong one is far off.
 fn are_close(one: &[f32], other: &[f32]) -> bool {
-    const SHARE: f32 = 0.2;
+    const SHARE: f32 = 0.1;
     let least = other.iter().copied().fold(f32::INFINITY, f32::min);
     let most = other.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let apart = one.iter().zip(other).map(|(a, b)| (a - b).abs());
@@ -315,8 +320,12 @@ const PROMPT: usize = 64;
 /// Tokens of the others.
 const SHORT: usize = 8;
 
-/// The logits of a prompt, of single rows after it, and of decodes of two and of [`WIDTH`] sequences.
-fn evaluate(order: &Order, routines: Routines) -> Result<Vec<Vec<f32>>, Failure> {
+/// Rows of logits.
+type Rows = Vec<Vec<f32>>;
+
+/// The logits of a prompt, of single rows after it, and of decodes of two and of [`WIDTH`] sequences, by one thread; and of
+/// such a decode by all, whose number may move bits.
+fn evaluate(order: &Order, routines: Routines) -> Result<(Rows, Rows), Failure> {
     let settings: config::Model = Config::default().model;
     let heads = Heads::read(&order.specimen)?;
     let model = Arc::new(Model::load_with(&heads, &settings, routines)?);
@@ -361,27 +370,53 @@ fn evaluate(order: &Order, routines: Routines) -> Result<Vec<Vec<f32>>, Failure>
             .collect();
         decode(&rows, 1)?;
     }
-    // Each thread that multiplies by AMX loads its own configuration. The number of threads may move bits: these are
-    // not looked at.
+    // Each thread that multiplies by AMX loads its own configuration.
     let threads = Cores::new(0).most();
     let rows: Vec<Row> = (1..=WIDTH)
-        .map(|lane| row(lane, SHORT + if lane <= 2 { 2 } else { 1 }, false))
+        .map(|lane| row(lane, SHORT + if lane <= 2 { 2 } else { 1 }, true))
         .collect();
     decode(&rows, threads)?;
-    Ok(all)
+    let threaded = all.split_off(all.len() - WIDTH);
+    Ok((all, threaded))
 }
 
-/// A file that is removed in the end, if it is there.
-struct Removed(PathBuf);
+/// The small model's file. It is removed in the end.
+struct Specimen(PathBuf);
 
-impl Drop for Removed {
+impl Specimen {
+    /// Beside `notes`, or in the system's folder for temporary files.
+    fn write(kinds: &[u32], notes: Option<&Path>) -> io::Result<Self> {
+        let beside = notes.and_then(Path::parent).map(Path::to_path_buf);
+        let mut outcome = Err(io::ErrorKind::NotFound.into());
+        for folder in beside.into_iter().chain([std::env::temp_dir()]) {
+            outcome = Self::write_in(&folder, kinds);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    fn write_in(folder: &Path, kinds: &[u32]) -> io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let name = format!("trial-{:x}.gguf", unique());
+        let file = File::create_new(folder.join(&name))?;
+        let specimen = Self(folder.join(name));
+        let mut file = BufWriter::new(file);
+        model::write_specimen(kinds, &mut file)?;
+        file.flush()?;
+        Ok(specimen)
+    }
+}
+
+impl Drop for Specimen {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
 /// Differs at each call of the process, and from what others might guess.
-fn unique() -> u64 {
+pub fn unique() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(Instant::now())
 }
@@ -397,11 +432,13 @@ fn notes(wanted: &Order, config: &Config) -> Option<PathBuf> {
         .join(" ");
     let program = program::path().ok()?.metadata().ok()?;
     let what = format!(
-        "{} {} {:?} {cpu} {} {:?} {:?}",
+        "{} {} {:?} {cpu} {} {} {:?} {:?}",
         env!("CARGO_PKG_VERSION"),
         program.len(),
         program.modified().ok(),
         model::llama_cpp_version(),
+        // Of the library for this CPU, where there is one for each kind.
+        model::system_info(),
         wanted,
         std::env::vars_os()
             .filter(|(name, _)| name.to_string_lossy().starts_with("GGML_"))
@@ -454,7 +491,7 @@ mod tests {
         check(&[], all, &[]);
         check(&[all], repack, &["amx"]);
         check(&[all, repack], plain, &["amx", "repack"]);
-        check(&[all, repack, plain], plain, &["amx", "repack"]);
+        check(&[all, repack, plain], all, &[]);
     }
 
     #[test]
@@ -493,12 +530,53 @@ mod tests {
     }
 
     #[test]
+    fn kinds_that_models_mix_are_evaluated_together() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let check = |kinds: &[u32]| {
+            let specimen = Specimen::write_in(folder.path(), kinds).expect("written");
+            let order = Order {
+                specimen: specimen.0.clone(),
+                ..order(Routines::ALL)
+            };
+            let outcome = compare(&order).expect("it can be tried");
+            assert!(
+                matches!(outcome, Outcome::Fine(_)),
+                "{kinds:?}: {outcome:?}"
+            );
+        };
+        // Q4_1 with Q6_K and Q8_0; F16 with Q4_K and Q6_K; Q4_K_M; all kinds, and all in the opposite order.
+        check(&[3, 8, 14]);
+        check(&[1, 12, 14]);
+        check(&[6, 8, 12, 14]);
+        let all: Vec<u32> = (0..model::kinds()).collect();
+        check(&all);
+        check(&all.into_iter().rev().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_specimen_is_written_where_that_is_possible_and_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("written");
+        let is_in = |notes: &Path, folder: &Path| {
+            let specimen = Specimen::write(&[1], Some(notes)).expect("written");
+            assert!(specimen.0.starts_with(folder) && specimen.0.exists());
+            let path = specimen.0.clone();
+            drop(specimen);
+            assert!(!path.exists());
+        };
+        is_in(&folder.path().join("new/notes.json"), folder.path());
+        // No folder can be made there.
+        is_in(&file.join("notes.json"), &std::env::temp_dir());
+    }
+
+    #[test]
     fn every_kind_of_weights_is_evaluated_to_the_same_bits_again() {
         let folder = tempfile::tempdir().expect("a folder");
         for kind in 0..model::kinds() {
+            let specimen = Specimen::write_in(folder.path(), &[kind]).expect("written");
             let order = |routines| Order {
-                kinds: vec![kind],
-                specimen: folder.path().join("specimen.gguf"),
+                specimen: specimen.0.clone(),
                 ..order(routines)
             };
             let first = compare(&order(Routines::ALL)).expect("it can be tried");

@@ -16,8 +16,9 @@ use sha2::{Digest, Sha256};
 
 use super::cores::{self, Cores};
 use super::exact::{self, Found, Search};
-use super::plan;
+use super::sharing::Sharing;
 use super::trial::Refused;
+use super::{StartError, memory, plan};
 use crate::config::{self, Config, Mode};
 use crate::model::{self, Context, ContextError, Model, Row, Runner, Token};
 
@@ -188,6 +189,10 @@ pub struct Tuning {
     is_quiet: bool,
     /// Contexts that the engine has.
     contexts: usize,
+    /// How often figures were measured in idle moments.
+    tries: usize,
+    /// Nothing is left to measure in idle moments.
+    is_done: bool,
 }
 
 /// What came of an idle moment.
@@ -212,12 +217,14 @@ impl Tuning {
             measured: Measured::default(),
             is_quiet: true,
             contexts: 0,
+            tries: 0,
+            is_done: false,
         }
     }
 
     /// The arrangement for this model, machine and mode: as the settings say, else as measured before, else as measured
     /// now.
-    pub fn arrange(&mut self, cores: &Cores) -> Result<Arrangement, ContextError> {
+    pub fn arrange(&mut self, cores: &Cores) -> Result<Arrangement, StartError> {
         let mut disturbed = turn();
         let turns = cores::turns();
         let here = self.notes.as_ref().and_then(|path| disturbed.get(path));
@@ -228,7 +235,7 @@ impl Tuning {
         let before = self.measured.clone();
         if !self.measured.found.is_complete(self.widest_wanted()) {
             announce();
-            self.search(cores, AT_START)?;
+            self.search(cores, AT_START, 1)?;
         }
         self.find_cuts(cores)?;
         let candidates = self.candidates();
@@ -252,7 +259,18 @@ impl Tuning {
         if before != self.measured {
             self.keep(&mut disturbed);
         }
-        let arrangement = match candidates[..] {
+        let arrangement = self.chosen(&candidates).unwrap_or(Arrangement {
+            contexts: 1,
+            groups: (0..=most).map(|count| count.min(1)).collect(),
+        });
+        self.contexts = arrangement.contexts;
+        Ok(arrangement)
+    }
+
+    /// The fastest of these shapes; of one alone nothing need be measured.
+    fn chosen(&self, candidates: &[Shape]) -> Option<Arrangement> {
+        let most = self.config.engine.parallel_sequences;
+        match candidates {
             [only] => {
                 let each = most.div_ceil(only.contexts);
                 Some(Arrangement {
@@ -260,14 +278,19 @@ impl Tuning {
                     groups: (0..=each).map(|count| count.min(only.width)).collect(),
                 })
             }
-            _ => best(&candidates, &self.measured.figures, most),
+            _ => best(candidates, &self.measured.figures, most),
+        }
+    }
+
+    /// Rows of a shared decode, at most, whatever is measured later.
+    pub fn widest(&self) -> usize {
+        let wanted = match self.mode {
+            Mode::Throughput => WIDEST,
+            _ => self.widest_wanted(),
         };
-        let arrangement = arrangement.unwrap_or(Arrangement {
-            contexts: 1,
-            groups: (0..=most).map(|count| count.min(1)).collect(),
-        });
-        self.contexts = arrangement.contexts;
-        Ok(arrangement)
+        let on_gpu = self.config.model.gpu_layers > 0;
+        let shapes = candidates(&self.config.engine, wanted, self.threads, on_gpu);
+        shapes.iter().map(|shape| shape.width).max().unwrap_or(1)
     }
 
     /// Decodes are compared up to this width.
@@ -279,6 +302,8 @@ impl Tuning {
         };
         match self.mode {
             Mode::Throughput => 1,
+            // A lane must be cut back to be compared again.
+            _ if !self.model.can_cut() => 1,
             _ => settings
                 .parallel_sequences
                 .min(exact::WIDEST)
@@ -287,8 +312,8 @@ impl Tuning {
         }
     }
 
-    /// Compares decodes for this long at most.
-    fn search(&mut self, cores: &Cores, budget: Duration) -> Result<(), ContextError> {
+    /// Compares decodes for this long at most, so many times.
+    fn search(&mut self, cores: &Cores, budget: Duration, rounds: usize) -> Result<(), StartError> {
         let widest = self.widest_wanted();
         if widest == 1 {
             return Ok(());
@@ -296,14 +321,12 @@ impl Tuning {
         let found = &mut self.measured.found;
         let mut search = Search::new(&self.model, &self.config.engine, widest, found)?;
         let begun = Instant::now();
-        while !found.is_complete(widest)
-            && begun.elapsed() < budget
-            && search.step(found, cores.share())
-        {}
+        let is_enough = |found: &Found| found.is_complete(widest) && found.rounds >= rounds;
+        while !is_enough(found) && begun.elapsed() < budget && search.step(found, cores.share())? {}
         Ok(())
     }
 
-    fn find_cuts(&mut self, cores: &Cores) -> Result<(), ContextError> {
+    fn find_cuts(&mut self, cores: &Cores) -> Result<(), StartError> {
         if self.measured.cuts.is_some() || !self.model.can_cut() || self.config.model.gpu_layers > 0
         {
             return Ok(());
@@ -355,11 +378,14 @@ impl Tuning {
             save(path, &self.measured);
         } else {
             disturbed.insert(path.clone(), self.measured.clone());
+            // What another start measured undisturbed stays.
+            let figures = load(path).figures;
+            let measured = self.measured.clone();
             save(
                 path,
                 &Measured {
-                    figures: Vec::new(),
-                    ..self.measured.clone()
+                    figures,
+                    ..measured
                 },
             );
         }
@@ -370,78 +396,118 @@ impl Tuning {
     pub fn go_on(
         &mut self,
         search: &mut Option<Search>,
-        cores: &Cores,
-        undisturbed: &dyn Fn() -> bool,
-    ) -> Result<Step, ContextError> {
-        let mut disturbed = turn();
-        if !self.compare(search, cores, undisturbed)? {
+        shared: &Moment<'_>,
+    ) -> Result<Step, StartError> {
+        // Another model is measured, or loaded.
+        let Ok(mut disturbed) = MEASURING.try_lock() else {
+            return Ok(Step::Wait);
+        };
+        let before = self.measured.found.clone();
+        let is_compared = self.compare(search, shared)?;
+        let found = &self.measured.found;
+        if *found != before {
+            self.keep(&mut disturbed);
+        }
+        let (exact, width) = (found.exact_width.max(1), shared.sharing.width());
+        if self.mode == Mode::Exact && exact < width {
+            tracing::warn!(
+                decode_width = exact,
+                "rows of wider decodes were found to have other bits than single ones: they are not shared any more"
+            );
+            let each = self
+                .config
+                .engine
+                .parallel_sequences
+                .div_ceil(self.contexts.max(1));
+            return Ok(Step::Found(
+                (0..=each).map(|count| count.min(exact)).collect(),
+            ));
+        }
+        if !is_compared {
             return Ok(Step::Wait);
         }
-        // Fewer may be exact than was thought.
+        *search = None;
         let candidates = self.candidates();
         let most = self.config.engine.parallel_sequences;
         let is_missing = best(&candidates, &self.measured.figures, most).is_none();
-        if candidates.len() > 1 && (is_missing || !self.is_quiet) {
+        if candidates.len() > 1 && (is_missing || !self.is_quiet) && self.tries < MOST_TRIES {
+            if !shared.cores.are_all_free() && !is_missing {
+                return Ok(Step::Wait);
+            }
             let (model, settings) = (&self.model, &self.config.engine);
             let mut figures = Vec::new();
             for &shape in &candidates {
-                if !undisturbed() {
+                if !(shared.undisturbed)() {
                     return Ok(Step::Wait);
                 }
                 figures.extend(measure_all(model, settings, &[shape], self.threads)?);
             }
-            if !undisturbed() || !cores.are_all_free() {
+            self.tries += 1;
+            self.is_quiet = (shared.undisturbed)() && shared.cores.are_all_free();
+            if !self.is_quiet && self.tries < MOST_TRIES {
                 return Ok(Step::Wait);
             }
             self.take(figures);
-            self.is_quiet = true;
-        } else if search.take().is_none() {
+            self.keep(&mut disturbed);
+        } else if self.is_done {
             return Ok(Step::Done);
         }
-        *search = None;
-        self.keep(&mut disturbed);
+        self.is_done = true;
         let mine: Vec<Shape> = candidates
             .into_iter()
             .filter(|shape| shape.contexts == self.contexts)
             .collect();
-        Ok(match best(&mine, &self.measured.figures, most) {
-            Some(arrangement) => Step::Found(arrangement.groups),
-            None => Step::Done,
-        })
+        Ok(self
+            .chosen(&mine)
+            .map_or(Step::Done, |arrangement| Step::Found(arrangement.groups)))
     }
 
     /// Compares decodes while undisturbed. Whether all were compared, or one was found to differ.
     fn compare(
         &mut self,
         search: &mut Option<Search>,
-        cores: &Cores,
-        undisturbed: &dyn Fn() -> bool,
-    ) -> Result<bool, ContextError> {
+        shared: &Moment<'_>,
+    ) -> Result<bool, StartError> {
         let widest = self.widest_wanted();
         let found = &mut self.measured.found;
-        if widest == 1 || found.is_complete(widest) && found.rounds >= exact::ROUNDS {
+        // Single rows need no further rounds.
+        let is_enough = found.rounds >= exact::ROUNDS || found.exact_width <= 1;
+        if widest == 1 || found.is_complete(widest) && is_enough {
             return Ok(true);
         }
         let before = found.exact_width;
         let search = match search {
             Some(search) => search,
-            none => none.insert(Search::new(
-                &self.model,
-                &self.config.engine,
-                widest,
-                found,
-            )?),
+            none => {
+                let settings = &self.config.engine;
+                if !memory::holds_twice(&self.model, &exact::shape(settings, widest)) {
+                    tracing::debug!("too little memory to compare decodes beside the engine");
+                    return Ok(true);
+                }
+                none.insert(Search::new(&self.model, settings, widest, found)?)
+            }
         };
         loop {
-            if !undisturbed() {
+            if !(shared.undisturbed)() {
                 return Ok(false);
             }
-            if !search.step(found, cores.share()) || found.exact_width < before {
+            if !search.step(found, shared.cores.share())? || found.exact_width < before {
                 return Ok(true);
             }
         }
     }
 }
+
+/// What an idle moment is measured in.
+pub struct Moment<'a> {
+    pub cores: &'a Cores,
+    pub sharing: &'a Sharing,
+    /// Whether it is idle still.
+    pub undisturbed: &'a dyn Fn() -> bool,
+}
+
+/// How often figures are measured again because something else ran meanwhile.
+const MOST_TRIES: usize = 3;
 
 fn announce() {
     tracing::info!(
@@ -468,10 +534,12 @@ pub fn table(
     config: &Config,
     cores: &Cores,
     refused: Vec<Refused>,
-) -> Result<Table, ContextError> {
+) -> Result<Table, StartError> {
     let mut disturbed = turn();
     let mut tuning = Tuning::new(model, config, Mode::Exact, cores);
-    tuning.search(cores, AT_LEISURE)?;
+    // Bits are what they are: a width that was found to differ once is not forgotten.
+    tuning.measured.found = tuning.notes.as_deref().map(load).unwrap_or_default().found;
+    tuning.search(cores, AT_LEISURE, exact::ROUNDS)?;
     tuning.find_cuts(cores)?;
     let exact = tuning.candidates();
     let settings = &config.engine;
@@ -674,6 +742,23 @@ fn notes(model: &Model, config: &Config, threads: usize) -> Option<PathBuf> {
     Some(directory.join(format!("{}-{key}.tune.json", model.fingerprint())))
 }
 
+/// The exact widths that are kept for weights of this fingerprint, in ascending order. There may be several: figures are
+/// for one machine and one set of settings.
+pub fn kept_widths(fingerprint: &str, settings: &config::Model) -> Vec<usize> {
+    let directory = model::source::cache_directory(settings).ok();
+    let entries = directory.and_then(|directory| std::fs::read_dir(directory).ok());
+    let paths = entries.into_iter().flatten().flatten().map(|it| it.path());
+    let is_kept = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(&format!("{fingerprint}-")) && name.ends_with(".tune.json")
+    };
+    let measured = paths.filter(is_kept).map(|path| load(&path));
+    let mut widths: Vec<usize> = measured.map(|it| it.found.exact_width).collect();
+    widths.sort_unstable();
+    widths.dedup();
+    widths
+}
+
 fn load(path: &Path) -> Measured {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
@@ -686,7 +771,7 @@ pub fn save(path: &Path, found: &impl Serialize) {
             std::fs::create_dir_all(directory)?;
         }
         // Two servers may start at once: whole or not at all.
-        let part = path.with_extension(format!("part{}", std::process::id()));
+        let part = path.with_extension(format!("part{:x}", super::trial::unique()));
         std::fs::write(&part, serde_json::to_string_pretty(found)?)?;
         std::fs::rename(part, path)
     };
@@ -788,13 +873,19 @@ mod tests {
         // As after a start on a machine that was too busy to compare anything.
         (tuning.contexts, tuning.is_quiet) = (1, false);
         let mut search = None;
-        let disturbed = tuning.go_on(&mut search, &cores, &|| false);
+        let sharing = Sharing::new(vec![0, 1]);
+        let moment = |undisturbed| Moment {
+            cores: &cores,
+            sharing: &sharing,
+            undisturbed,
+        };
+        let disturbed = tuning.go_on(&mut search, &moment(&|| false));
         assert!(matches!(disturbed, Ok(Step::Wait)));
         assert_eq!(tuning.measured.found.exact_width, 0);
         let mut found = None;
         loop {
             match tuning
-                .go_on(&mut search, &cores, &|| true)
+                .go_on(&mut search, &moment(&|| true))
                 .expect("contexts")
             {
                 Step::Wait => {}
@@ -809,6 +900,41 @@ mod tests {
         assert_eq!(kept.found.exact_width, exact::WIDEST);
         let most = config.engine.parallel_sequences;
         assert!(best(&tuning.candidates(), &kept.figures, most).is_some());
+    }
+
+    #[test]
+    fn a_width_that_is_found_to_differ_is_shared_no_more_and_stays_known() {
+        let model = exact::tests::specimen(exact::tests::Q4_1);
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut config = Config::default();
+        config.model.cache_dir = directory.path().display().to_string();
+        // Also where there is nothing to choose from.
+        for (contexts, decode_width) in [(0, 0), (1, 8)] {
+            (config.engine.contexts, config.engine.decode_width) = (contexts, decode_width);
+            let cores = Cores::new(2);
+            let mut tuning = Tuning::new(&model, &config, Mode::Exact, &cores);
+            tuning.contexts = 1;
+            tuning.measured.found = Found {
+                exact_width: 3,
+                differs_at: Some(4),
+                widest_wanted: exact::WIDEST,
+                rounds: exact::ROUNDS,
+            };
+            let sharing = Sharing::new((0..=16).map(|count: usize| count.min(8)).collect());
+            let moment = Moment {
+                cores: &cores,
+                sharing: &sharing,
+                undisturbed: &|| true,
+            };
+            let mut search = None;
+            let Ok(Step::Found(groups)) = tuning.go_on(&mut search, &moment) else {
+                panic!("it is found at once");
+            };
+            sharing.change(groups);
+            assert_eq!((sharing.width(), sharing.group(2)), (3, 2));
+            while !matches!(tuning.go_on(&mut search, &moment), Ok(Step::Done)) {}
+            assert!(tuning.candidates().iter().all(|shape| shape.width <= 3));
+        }
     }
 
     #[test]
@@ -836,6 +962,16 @@ mod tests {
         assert_eq!(load(&path), measured);
         std::fs::write(&path, "[{").expect("writes");
         assert_eq!(load(&path), Measured::default());
+        let settings = config::Model {
+            cache_dir: directory.path().display().to_string(),
+            ..Config::default().model
+        };
+        let kept = || kept_widths("0123", &settings);
+        assert_eq!(kept(), Vec::<usize>::new());
+        for name in ["0123-a.tune.json", "0123-b.tune.json", "01234-c.tune.json"] {
+            save(&directory.path().join(name), &measured);
+        }
+        assert_eq!(kept(), [3]);
     }
 
     /// How `side_by_side` ends for threads of which the second prepares like this, and how many worked. It must end.

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
@@ -496,7 +496,7 @@ pub(super) fn nature(weights: &LlamaModel) -> Option<Nature> {
     let mut params = unsafe { sys::llama_context_default_params() };
     // llama.cpp tries graphs of up to 16 rows when it makes a context.
     (params.n_ctx, params.n_batch, params.n_ubatch) = (256, 16, 16);
-    // One token waits for memory, and more threads for each other.
+    // One token is soon evaluated, and more threads would spin at barriers on a busy machine.
     (params.n_threads, params.n_threads_batch) = (1, 1);
     params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
     params.cb_eval = Some(note_placement);
@@ -508,10 +508,16 @@ pub(super) fn nature(weights: &LlamaModel) -> Option<Nature> {
         let mut token = 0;
         let batch = sys::llama_batch_get_one(&raw mut token, 1);
         let has_memory = !sys::llama_get_memory(raw.as_ptr()).is_null();
-        if has_memory {
-            sys::llama_decode(raw.as_ptr(), batch);
+        let code = if has_memory {
+            sys::llama_decode(raw.as_ptr(), batch)
         } else {
-            sys::llama_encode(raw.as_ptr(), batch);
+            sys::llama_encode(raw.as_ptr(), batch)
+        };
+        if code != 0 {
+            tracing::warn!(
+                code,
+                "a first decode failed: where the weights lie is not known"
+            );
         }
         let nature = Nature {
             has_memory,
@@ -566,8 +572,8 @@ extern "C" fn note_placement(step: *mut sys::ggml_tensor, _: bool, found: *mut c
 /// function, as an array that ends with null and is read for each model that is loaded: while one is, it can be shortened.
 struct ExtraList(NonNull<sys::ggml_backend_buffer_type_t>);
 
-/// Held by those who read the list, or change it for a while.
-static EXTRA_LIST: Mutex<()> = Mutex::new(());
+/// Read by those who read the list, written by those who change it for a while.
+static EXTRA_LIST: RwLock<()> = RwLock::new(());
 
 /// `None`: this build has none.
 fn extra_list() -> Option<ExtraList> {
@@ -615,12 +621,12 @@ fn buffer_name(buffer: sys::ggml_backend_buffer_type_t) -> String {
 
 /// The names of llama.cpp's buffer types for layouts of their own that this CPU and build have.
 pub(super) fn extra_buffer_types() -> Vec<String> {
-    let _turn = EXTRA_LIST.lock().unwrap_or_else(PoisonError::into_inner);
+    let _reading = EXTRA_LIST.read().unwrap_or_else(PoisonError::into_inner);
     let list = extra_list().map(|list| list.read()).unwrap_or_default();
     list.into_iter().map(buffer_name).collect()
 }
 
-/// Has weights be loaded into no other layouts than these routines have.
+/// Runs `load`, which puts weights into no other layouts than these routines have.
 pub(super) fn with_routines<T>(routines: Routines, load: impl FnOnce() -> T) -> T {
     /// Puts the list back, however the loading ends.
     struct Whole(ExtraList, Vec<sys::ggml_backend_buffer_type_t>);
@@ -629,7 +635,11 @@ pub(super) fn with_routines<T>(routines: Routines, load: impl FnOnce() -> T) -> 
             self.0.write(&self.1);
         }
     }
-    let _turn = EXTRA_LIST.lock().unwrap_or_else(PoisonError::into_inner);
+    if routines == Routines::ALL {
+        let _reading = EXTRA_LIST.read().unwrap_or_else(PoisonError::into_inner);
+        return load();
+    }
+    let _writing = EXTRA_LIST.write().unwrap_or_else(PoisonError::into_inner);
     let _whole = extra_list().map(|list| {
         let all = list.read();
         let mut allowed = all.clone();

@@ -17,6 +17,7 @@ pub(super) struct Head {
 pub(super) enum Value {
     Text(String),
     Float(f32),
+    Whole(u64),
     Other,
 }
 
@@ -68,6 +69,14 @@ impl Head {
     pub(super) fn text(&self, key: &str) -> Option<&str> {
         match self.value(key) {
             Some(Value::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The whole number of that name, if it is one.
+    pub(super) fn whole(&self, key: &str) -> Option<u64> {
+        match self.value(key) {
+            Some(Value::Whole(number)) => Some(*number),
             _ => None,
         }
     }
@@ -134,10 +143,14 @@ impl Reader {
     }
 
     fn value(&mut self, kind: u32) -> Result<Value, HeadError> {
+        const U32: u32 = 4;
         const FLOAT: u32 = 6;
         const TEXT: u32 = 8;
         const ARRAY: u32 = 9;
+        const U64: u32 = 10;
         match kind {
+            U32 => Ok(Value::Whole(self.u32()?.into())),
+            U64 => Ok(Value::Whole(self.u64()?)),
             FLOAT => Ok(Value::Float(f32::from_bits(self.u32()?))),
             TEXT => Ok(Value::Text(self.text()?)),
             ARRAY => {
@@ -231,6 +244,10 @@ pub(super) mod tests {
                     file.extend(6_u32.to_le_bytes());
                     file.extend(value.to_le_bytes());
                 }
+                Value::Whole(value) => {
+                    file.extend(10_u32.to_le_bytes());
+                    file.extend(value.to_le_bytes());
+                }
                 // A list of two u32.
                 Value::Other => {
                     file.extend(9_u32.to_le_bytes());
@@ -269,6 +286,7 @@ pub(super) mod tests {
                 ("a.list", Value::Other),
                 ("a.text", Value::Text("words".to_owned())),
                 ("a.float", Value::Float(0.5)),
+                ("a.whole", Value::Whole(7)),
             ],
             &[("one", [2, 3, 1, 1], 0), ("two", [4, 1, 1, 1], 1)],
         );
@@ -277,6 +295,10 @@ pub(super) mod tests {
         assert_eq!(head.value("a.float"), Some(&Value::Float(0.5)));
         assert_eq!(head.value("a.list"), Some(&Value::Other));
         assert_eq!((head.value("b"), head.text("a.float")), (None, None));
+        assert_eq!(
+            (head.whole("a.whole"), head.whole("a.text")),
+            (Some(7), None)
+        );
         assert_eq!(head.tensors.len(), 2);
         assert_eq!(head.tensor("two").expect("there").sizes, [4, 1, 1, 1]);
         assert_eq!(head.tensor("two").expect("there").kind, 1);

@@ -23,6 +23,7 @@ use std::sync::{Arc, OnceLock};
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::{LlamaBackendDevice, LlamaBackendDeviceType};
 use sha2::{Digest, Sha256};
 
 use crate::config;
@@ -33,7 +34,7 @@ pub use context::{
     Context, ContextError, ContextShape, DecodeError, LaneState, Output, Row, spare_lanes,
 };
 pub use files::{FileHash, hash_files};
-pub use routines::{Placement, Placements, Routines, instructions};
+pub use routines::{Placement, Placements, Routines, has_feature, instructions};
 pub use runner::{Runner, Runners, contexts};
 pub use simd::{Loop, vectorised};
 pub use specimen::write as write_specimen;
@@ -186,6 +187,58 @@ impl Heads {
         let matrices = tensors.filter(|tensor| tensor.sizes[1] > 1);
         let kinds: BTreeSet<u32> = matrices.map(|tensor| tensor.kind).collect();
         kinds.into_iter().collect()
+    }
+
+    /// Bytes of all its files.
+    pub fn bytes(&self) -> u64 {
+        let sizes = source::files(&self.path).into_iter().map(|file| {
+            let metadata = file.metadata();
+            metadata.map_or(0, |metadata| metadata.len())
+        });
+        sizes.sum()
+    }
+
+    /// As [`Model::fingerprint`].
+    pub fn fingerprint(&self) -> std::io::Result<String> {
+        fingerprint(&self.path)
+    }
+
+    /// Architecture, parameters and kinds of matrices, as in `llama, 134.5M parameters, q4_1`; `None` if the first file's
+    /// head could not be read.
+    pub fn description(&self) -> Option<String> {
+        let first = self.heads.first()?.as_ref()?;
+        let architecture = first.text("general.architecture").unwrap_or("unknown");
+        let tensors = self.heads.iter().flatten().flat_map(|head| &head.tensors);
+        let sizes = tensors.map(|tensor| tensor.sizes.map(|size| size as f64));
+        let parameters: f64 = sizes.map(|sizes| sizes.iter().product::<f64>()).sum();
+        let parameters = match parameters {
+            many if many >= 1e9 => format!("{:.1}B", many / 1e9),
+            few => format!("{:.1}M", few / 1e6),
+        };
+        let kinds = self.kinds();
+        let kinds: Vec<String> = kinds.into_iter().filter_map(context::kind_name).collect();
+        Some(format!(
+            "{architecture}, {parameters} parameters, {}",
+            kinds.join(" and ")
+        ))
+    }
+
+    /// As [`Model::kv_bytes_per_token`], as far as the metadata tell before llama.cpp reads them.
+    pub fn kv_bytes_per_token(&self, bytes_k: f64, bytes_v: f64) -> Option<f64> {
+        let head = self.heads.first()?.as_ref()?;
+        let architecture = head.text("general.architecture")?;
+        let whole = |name: &str| head.whole(&format!("{architecture}.{name}"));
+        let attention = |name: &str| whole(&format!("attention.{name}")).map(|it| it.to_string());
+        // Recurrent and hybrid models have such a state instead of a cache, or beside it.
+        if whole("ssm.state_size").is_some() || !layers_are_alike(architecture, attention) {
+            return None;
+        }
+        let number = |name: &str| whole(name).map(|it| it as f64);
+        let even = number("embedding_length")? / number("attention.head_count")?.max(1.0);
+        let key = number("attention.key_length").unwrap_or(even);
+        let value = number("attention.value_length").unwrap_or(even);
+        let rows = number("block_count")? * number("attention.head_count_kv")?;
+        Some(rows * (key * bytes_k + value * bytes_v))
     }
 }
 
@@ -412,6 +465,40 @@ fn backend() -> Result<&'static LlamaBackend, LoadError> {
         .get_or_init(initialise)
         .as_ref()
         .map_err(|error| LoadError::Backend(error.clone()))
+}
+
+/// A device that llama.cpp can compute on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// llama.cpp's name for it, as in `CUDA0`.
+    pub name: String,
+    /// The vendor's name for it.
+    pub description: String,
+    pub is_gpu: bool,
+    pub memory_bytes: u64,
+}
+
+/// The devices that this build finds here, the CPU among them. Initialises llama.cpp.
+pub fn devices() -> Result<Vec<Device>, LoadError> {
+    backend()?;
+    let devices = llama_cpp_2::list_llama_ggml_backend_devices().into_iter();
+    let device = |device: LlamaBackendDevice| Device {
+        name: device.name,
+        description: device.description,
+        is_gpu: matches!(
+            device.device_type,
+            LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu
+        ),
+        memory_bytes: device.memory_total as u64,
+    };
+    Ok(devices.map(device).collect())
+}
+
+/// ggml's numbers for kinds of weights, by their names, as in `q4_K`.
+pub fn kinds_named(names: &[&str]) -> Vec<u32> {
+    let is_named =
+        |kind: &u32| context::kind_name(*kind).is_some_and(|name| names.contains(&name.as_str()));
+    (0..kinds()).filter(is_named).collect()
 }
 
 /// llama.cpp's line about the CPU features it was built for.

@@ -60,7 +60,9 @@ pub struct Placement {
 
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {}", self.kind, self.buffer)
+        // Whether a file is mapped changes the buffer's name, and no routine.
+        let layout = if self.is_plain { "plain" } else { &self.buffer };
+        write!(f, "{} {layout}", self.kind)
     }
 }
 
@@ -98,7 +100,8 @@ impl Placements {
     /// on this machine, or fewer: that is measured. But not all that differ are found so.
     pub fn widest_equal(&self) -> usize {
         let is_tiled = |one: &Placement| one.is_plain && TILED.contains(&one.kind.as_str());
-        if self.iter().any(is_tiled) && !tiling_is_off() {
+        // What is not known may be so.
+        if (self.0.is_empty() || self.iter().any(is_tiled)) && !tiling_is_off() {
             TILED_ROWS - 1
         } else {
             usize::MAX
@@ -108,7 +111,8 @@ impl Placements {
 
 impl fmt::Display for Placements {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all: Vec<String> = self.iter().map(Placement::to_string).collect();
+        let mut all: Vec<String> = self.iter().map(Placement::to_string).collect();
+        all.dedup();
         f.write_str(&all.join(", "))
     }
 }
@@ -127,6 +131,12 @@ fn tiling_is_off() -> bool {
     std::env::var("GGML_CPU_TILED_MM").is_ok_and(|value| value.trim().parse() == Ok(0))
 }
 
+/// Whether llama.cpp's line about itself (`system_info`) has this feature.
+pub fn has_feature(system_info: &str, feature: &str) -> bool {
+    let mut words = system_info.split([':', '|']).map(str::trim);
+    words.any(|word| word.strip_prefix(feature) == Some(" = 1"))
+}
+
 /// The widest instructions of llama.cpp's build that this CPU has, as its line about itself (`system_info`) says.
 pub fn instructions(system_info: &str) -> &'static str {
     /// What must be there for each, best first.
@@ -140,10 +150,7 @@ pub fn instructions(system_info: &str) -> &'static str {
         ("neon", &["NEON"]),
         ("plain", &[]),
     ];
-    let has = |feature: &&str| {
-        let mut words = system_info.split([':', '|']).map(str::trim);
-        words.any(|word| word.strip_prefix(*feature) == Some(" = 1"))
-    };
+    let has = |feature: &&str| has_feature(system_info, feature);
     let found = KINDS.iter().find(|(_, needed)| needed.iter().all(has));
     found.map_or("plain", |(name, _)| name)
 }
@@ -176,6 +183,7 @@ mod tests {
         let check = |all: &[(&str, &str, bool)], expect| {
             assert_eq!(placements(all).widest_equal(), expect, "{all:?}");
         };
+        check(&[], 7);
         check(&[("q4_1", "CPU", true)], usize::MAX);
         check(&[("q4_1", "CPU", true), ("q6_K", "CPU_Mapped", true)], 7);
         check(&[("q4_K", "CPU_REPACK", false)], usize::MAX);

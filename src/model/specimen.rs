@@ -105,9 +105,19 @@ impl Tensor {
         context::row_bytes(self.kind, WIDTH).unwrap_or(0) * rows
     }
 
+    /// Within the layers it is small: the weights of some kinds are large, and what they make is multiplied by itself and
+    /// rounded to blocks whose scale is a half-precision number.
+    fn norm(&self) -> f32 {
+        if self.name.starts_with("blk.") {
+            1.0 / 1024.0
+        } else {
+            1.0
+        }
+    }
+
     fn data(&self, noise: &mut Noise) -> Vec<u8> {
         match (self.kind, self.sizes.len()) {
-            (F32, 1) => (0..WIDTH).flat_map(|_| 1f32.to_le_bytes()).collect(),
+            (F32, 1) => (0..WIDTH).flat_map(|_| self.norm().to_le_bytes()).collect(),
             (F32, _) => (0..self.bytes() / 4)
                 .flat_map(|_| noise.number().to_le_bytes())
                 .collect(),

@@ -4,6 +4,7 @@
 mod bert;
 mod chat;
 mod contract;
+mod doctor;
 mod documents;
 mod embeddings;
 mod errors;

@@ -154,11 +154,12 @@ fn each_name_answers_as_its_model_does_alone() {
     let mut small = server.get("/v1/models/small").json();
     assert_eq!(small, list["data"][2]);
     assert!(small["created"].take().is_u64());
+    assert!(small["bits_class"].take().is_string());
     assert_eq!(
         small,
         json!({
             "id": "small", "object": "model", "created": null, "owned_by": "candor", "max_model_len": 1024,
-            "status": {"value": "loaded"},
+            "status": {"value": "loaded"}, "bits_class": null,
             "meta": {
                 "description": "llama 256M Q4_1", "n_vocab": 49152, "n_ctx_train": 8192, "n_embd": 576,
                 "n_params": 134515008, "size": 96576768

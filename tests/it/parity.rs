@@ -13,6 +13,10 @@ const TOLERANCE: f64 = 0.02;
 fn recorded(name: &str, server: &TestServer) -> Option<Value> {
     let class = server.bits_class();
     let kind = class.split('-').next().expect("a part");
+    of_kind(kind, name)
+}
+
+fn of_kind(kind: &str, name: &str) -> Option<Value> {
     let path = root().join(format!("tests/golden/{kind}/{name}.json"));
     let text = std::fs::read_to_string(&path).ok()?;
     Some(serde_json::from_str(&text).expect("golden files are JSON"))
@@ -20,12 +24,16 @@ fn recorded(name: &str, server: &TestServer) -> Option<Value> {
 
 #[test]
 fn tiny_llama() {
-    check_file("llama2-vocab-tiny", server::tiny());
+    let (name, server) = ("llama2-vocab-tiny", server::tiny());
+    // Its weights have 16 bits: where nothing was recorded it is within the tolerance of what was elsewhere.
+    let golden = recorded(name, server).or_else(|| of_kind("avx512", name));
+    check_file(name, golden, server);
 }
 
 #[test]
 fn smollm2() {
-    check_file("smollm2-135m", server::default());
+    let (name, server) = ("smollm2-135m", server::default());
+    check_file(name, recorded(name, server), server);
 }
 
 #[test]
@@ -34,11 +42,12 @@ fn gemma() {
         println!("skipped: CANDOR_TEST_GEMMA is not set (make test-gemma sets it)");
         return;
     };
-    check_file("gemma3-270m", &TestServer::start(&path));
+    let (name, server) = ("gemma3-270m", TestServer::start(&path));
+    check_file(name, recorded(name, &server), &server);
 }
 
-fn check_file(name: &str, server: &TestServer) {
-    let Some(golden) = recorded(name, server) else {
+fn check_file(name: &str, golden: Option<Value>, server: &TestServer) {
+    let Some(golden) = golden else {
         let class = server.bits_class();
         println!("skipped: nothing was recorded for {class} (scripts/record-golden.py)");
         return;

@@ -4,18 +4,22 @@
 //! SHA-256 of its content, so a file that was cut off is noticed here without asking.
 
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo, Metadata};
 use hf_hub::{Cache, CacheRepo, Repo};
 
-use super::fetch::{explain, is_tls};
+use super::fetch::{explain, is_tls, redact};
 use super::gguf::{self, Split};
 use super::progress::HubProgress;
 use super::verified::{self, State};
-use super::{Environment, SourceError};
+use super::{Environment, Located, Remote, SourceError};
 
 /// Taken in this order when nothing is asked for: a good half of the size for little loss, then nearly no loss.
 const PREFERRED: [&str; 2] = ["Q4_K_M", "Q8_0"];
+
+/// Where the hub is unless `HF_ENDPOINT` says otherwise.
+const PUBLIC_HUB: &str = "https://huggingface.co";
 
 /// What of a repository is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,29 +77,84 @@ pub(super) fn resolve(
     cache_directory: &Path,
     environment: &Environment,
 ) -> Result<PathBuf, SourceError> {
-    let Some((repo, wanted)) = parse(name) else {
-        return Err(SourceError::HubName {
-            name: name.to_owned(),
-        });
-    };
+    let (repo, wanted) = parsed(name)?;
     let hub = Hub::new(repo, cache_directory, environment)?;
-    let known = hub.known_files();
-    let cached = match choose(&hub.repo, &known, &wanted) {
-        Ok(parts) => hub.cached(&parts)?,
-        Err(_) => None,
-    };
-    if let Some(path) = cached {
+    if let Some(path) = hub.find(&wanted)? {
         return Ok(path);
     }
     if environment.hf_offline {
-        return Err(SourceError::HubOffline {
-            repo: hub.repo,
-            wanted: wanted.to_string(),
-            cache: hub.cache.path().display().to_string(),
-            available: hub.snapshot_files,
-        });
+        return Err(hub.offline_error(&wanted));
     }
     hub.download(&wanted)
+}
+
+/// Where that file is. The hub is not asked, also where [`resolve`] would compare sizes with it.
+pub(super) fn locate(
+    name: &str,
+    cache_directory: &Path,
+    environment: &Environment,
+) -> Result<Located, SourceError> {
+    let (repo, wanted) = parsed(name)?;
+    let offline = Environment {
+        hf_offline: true,
+        ..environment.clone()
+    };
+    let hub = Hub::new(repo, cache_directory, &offline)?;
+    if let Some(path) = hub.find(&wanted)? {
+        let verified = is_named_by_hash(&path);
+        return Ok(Located::Here { path, verified });
+    }
+    if environment.hf_offline {
+        return Err(hub.offline_error(&wanted));
+    }
+    let parts = choose(&hub.repo, &hub.known_files(), &wanted).ok();
+    let file = parts.and_then(|parts| parts.into_iter().next());
+    let file = file.unwrap_or_else(|| wanted.to_string());
+    Ok(Located::Remote(Remote {
+        what: format!("{file} of {}", hub.repo),
+        from: redact(hub.address()),
+        bytes: None,
+        broken: None,
+        on_hub: true,
+    }))
+}
+
+/// Asks the hub for a model's repository. The hub's address, if it answers.
+pub(super) fn reach(
+    name: &str,
+    cache_directory: &Path,
+    environment: &Environment,
+) -> Result<String, SourceError> {
+    /// A hub that can be reached answers within a second.
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let (repo, _) = parsed(name)?;
+    let hub = Hub::new(repo, cache_directory, environment)?;
+    let mut agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE));
+    if !environment.proxies {
+        agent = agent.proxy(None);
+    }
+    let url = format!("{}/api/models/{}/revision/main", hub.address(), hub.repo);
+    let mut request = agent.build().new_agent().get(url);
+    if let Some(token) = &hub.token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    match request.call() {
+        Ok(_) => Ok(redact(hub.address())),
+        Err(error) => Err(hub.explain(ApiError::RequestError(Box::new(error)))),
+    }
+}
+
+fn parsed(name: &str) -> Result<(String, Wanted), SourceError> {
+    parse(name).ok_or_else(|| SourceError::HubName {
+        name: name.to_owned(),
+    })
+}
+
+/// Whether the cache names the file by its SHA-256, which [`Hub::state`] then compares.
+fn is_named_by_hash(path: &Path) -> bool {
+    let blob = std::fs::canonicalize(path).unwrap_or_default();
+    let name = blob.file_name().unwrap_or_default();
+    verified::is_sha256(&name.to_string_lossy())
 }
 
 struct Hub {
@@ -144,6 +203,27 @@ impl Hub {
             token,
             offline: environment.hf_offline,
         })
+    }
+
+    fn address(&self) -> &str {
+        self.endpoint.as_deref().unwrap_or(PUBLIC_HUB)
+    }
+
+    /// What is wanted, if all of it is in the cache and whole.
+    fn find(&self, wanted: &Wanted) -> Result<Option<PathBuf>, SourceError> {
+        match choose(&self.repo, &self.known_files(), wanted) {
+            Ok(parts) => self.cached(&parts),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn offline_error(self, wanted: &Wanted) -> SourceError {
+        SourceError::HubOffline {
+            repo: self.repo,
+            wanted: wanted.to_string(),
+            cache: self.cache.path().display().to_string(),
+            available: self.snapshot_files,
+        }
     }
 
     fn note(&self, ending: &str) -> PathBuf {

