@@ -63,7 +63,7 @@ pub struct Search {
 const STEPS: usize = 2;
 /// Tokens of the longest prompt.
 const LONG: usize = 264;
-/// Rows of a decode, at most: whoever wants the cores waits no longer.
+/// Rows of a decode, at most: a request that arrives waits no longer.
 const PIECE: usize = 32;
 
 impl Search {

@@ -577,7 +577,7 @@ static EXTRA_LIST: RwLock<()> = RwLock::new(());
 
 /// `None`: this build has none.
 fn extra_list() -> Option<ExtraList> {
-    // SAFETY: llama.cpp is initialised by whoever has weights or asks `extra_buffer_types`; the function is of the type
+    // SAFETY: llama.cpp is initialised before weights are loaded and before `extra_buffer_types` is called; the function is of the type
     // that llama.cpp's header gives for this name.
     unsafe {
         let cpu = sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU);
@@ -608,7 +608,7 @@ impl ExtraList {
     fn write(&self, buffers: &[sys::ggml_backend_buffer_type_t]) {
         let end = std::ptr::null_mut();
         for (place, buffer) in buffers.iter().copied().chain([end]).enumerate() {
-            // SAFETY: the array held as many, and null; whoever reads it holds `EXTRA_LIST`.
+            // SAFETY: the array held as many, and null; all readers hold `EXTRA_LIST`.
             unsafe { self.0.as_ptr().add(place).write(buffer) };
         }
     }
