@@ -6,6 +6,7 @@
 
 use sha2::{Digest, Sha256};
 
+use super::cores;
 use super::trial::Verdict;
 use crate::config::Config;
 use crate::model::{self, Model};
@@ -27,8 +28,7 @@ pub fn bits_class(
     };
     // What was computed in the trial tells more than the names of a CPU's instructions, many of which decide nothing.
     let computed = verdict.bits.clone().unwrap_or_else(|| {
-        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let cpu = cpu.lines().find(|line| line.starts_with("model name"));
+        let cpu = cores::described(&["model name"]);
         format!("untried {system} {cpu:?}")
     });
     let devices = match config.model.gpu_layers {

@@ -72,6 +72,13 @@ pub fn free_cores() -> (usize, usize) {
     (cores.most(), cores.free())
 }
 
+/// What `/proc/cpuinfo` of Linux says of the first core under these names, a line each, joined by blanks.
+pub fn described(names: &[&str]) -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = |name: &&str| text.lines().find(|line| line.starts_with(*name));
+    names.iter().filter_map(line).collect::<Vec<_>>().join(" ")
+}
+
 /// The cores of this machine, as they are seen from here.
 pub struct Cores {
     /// Most threads that this process uses at once.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::cores::Cores;
+use super::cores::{self, Cores};
 use crate::config::{self, Config, KvType, Use};
 use crate::model::{
     self, Context, ContextShape, Heads, LoadError, Model, Output, Routines, Row, Runner, Token,
@@ -423,13 +423,7 @@ pub fn unique() -> u64 {
 
 /// Where the verdict is kept: for this program, this CPU, and all that is tried.
 fn notes(wanted: &Order, config: &Config) -> Option<PathBuf> {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu
-        .lines()
-        .filter(|line| line.starts_with("model name") || line.starts_with("flags"))
-        .take(2)
-        .collect::<Vec<_>>()
-        .join(" ");
+    let cpu = cores::described(&["model name", "flags"]);
     let program = program::path().ok()?.metadata().ok()?;
     let what = format!(
         "{} {} {:?} {cpu} {} {} {:?} {:?}",

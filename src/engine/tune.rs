@@ -721,11 +721,7 @@ fn side_by_side<P, T: Send, E: Send>(
 
 /// Where figures are kept: for these weights, this machine, and what else moves them.
 fn notes(model: &Model, config: &Config, threads: usize) -> Option<PathBuf> {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu
-        .lines()
-        .find(|line| line.starts_with("model name"))
-        .unwrap_or("");
+    let cpu = cores::described(&["model name"]);
     let engine = &config.engine;
     let machine = format!(
         "{cpu} {threads} {} {} {} {} {:?} {:?} {}",

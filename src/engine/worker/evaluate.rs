@@ -295,6 +295,7 @@ impl Worker<'_> {
         self.begin_rows(first);
         let alone = |index: usize| self.shared.runs_alone(&self.sequences[index].request);
         let sharing = &self.shared.sharing;
+        let width = sharing.width();
         let group = if alone(first) || !(self.adapters.is_empty() || self.shared.shares_adapted) {
             1
         } else {
@@ -332,7 +333,7 @@ impl Worker<'_> {
                     self.rows.truncate(start);
                 }
             }
-            if self.rows.len() >= sharing.width() {
+            if self.rows.len() >= width {
                 self.rows.truncate(start);
                 return taken;
             }
