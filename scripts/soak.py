@@ -42,7 +42,7 @@ GROWTH_RSS_SHARE, GROWTH_RSS_KIB, GROWTH_COUNT = 0.05, 20 * 1024, 4
 # Nats between the likeliest two tokens, below which the smallest error decides between them.
 NEAR_TIE = 1e-3
 # Counters of /metrics that must stay at nought.
-FAULTS = ("candor_books_errors_total", "candor_decode_errors_total", "candor_worker_restarts_total")
+FAULTS = ("candor_invariant_violations_total", "candor_decode_errors_total", "candor_worker_restarts_total")
 # Mismatches, and failures of each kind, that are kept in full; all are counted.
 KEPT = 8
 
@@ -825,9 +825,9 @@ def what_runs(figures):
     for name in ("candor_sequences_running", "candor_requests_waiting"):
         if figures.get(name) != 0:
             found.append(f"{name} is {figures.get(name)}")
-    free, places = figures.get("candor_places_free"), figures.get("candor_places")
-    if free is None or free != places:
-        found.append(f"candor_places_free is {free}, candor_places {places}")
+    free, slots = figures.get("candor_slots_free"), figures.get("candor_slots")
+    if free is None or free != slots:
+        found.append(f"candor_slots_free is {free}, candor_slots {slots}")
     return found
 
 

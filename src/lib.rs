@@ -111,7 +111,7 @@ pub async fn run_on(
 ) -> Result<(), RunError> {
     /// Time for workers to end, and then to tell those whose requests were cut.
     const LAST_WORDS: Duration = Duration::from_secs(5);
-    let upkeep = tokio::spawn(metrics::keep());
+    let upkeep = tokio::spawn(metrics::run_upkeep());
     let address = listener.local_addr()?;
     let grace = Duration::from_millis(config.server.shutdown_grace_ms);
     let door = serve::Door::new(&config).await?;

@@ -1,6 +1,6 @@
-//! What is counted, for `GET /metrics` in Prometheus' format. A leaf: every module may count, and none reads.
+//! Metrics for `GET /metrics`, in Prometheus' text format. A leaf module: every module may record, none reads.
 //!
-//! Counters are the process's own: several servers in one process, as in tests, share them.
+//! Counters belong to the process: several servers in one process, as in tests, share them.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -16,42 +16,41 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 pub enum Outcome {
     Stop,
     Length,
-    /// Its client left.
+    /// The client disconnected.
     Cancelled,
     Failed,
 }
 
-/// How full an engine is, at the moment of asking, or all of them together.
+/// The current load of one engine, or of all together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Sequences that hold a place.
+    /// Sequences that hold a slot.
     pub running: usize,
-    /// Requests that wait for their first place.
+    /// Requests that wait for their first slot.
     pub waiting: usize,
-    /// Sequences that may run at once.
-    pub places: usize,
+    /// Sequences that can run at once.
+    pub slots: usize,
     pub workers: usize,
     pub workers_alive: usize,
-    /// Requests for embeddings that wait for their turn.
-    pub embeddings_waiting: usize,
-    /// Requests that are read or prepared, or whose answers are written, each on a core.
-    pub preparing: usize,
-    /// Requests that wait to be read or prepared.
-    pub preparations_waiting: usize,
-    /// What all lanes hold.
+    /// Embedding requests that wait for their first text.
+    pub embedding_requests_waiting: usize,
+    /// Requests that are being parsed, tokenized, rendered or serialized, each on a core.
+    pub cpu_tasks_running: usize,
+    /// Requests that wait for that.
+    pub cpu_tasks_waiting: usize,
+    /// The KV cache, over all lanes.
     pub cells: Cells,
 }
 
-/// Cells of the KV cache: one for each token that was evaluated.
+/// Cells of the KV cache: one for each evaluated token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cells {
-    /// There are so many.
     pub total: usize,
-    /// So many at a time are taken over from one prompt to another.
+    /// Prompts are reused in multiples of this many cells.
     pub group: usize,
-    /// Of sequences that run.
+    /// Held by running sequences.
     pub running: usize,
-    /// Kept for those to come. They stand in nobody's way.
+    /// Kept for reuse; evicted when needed.
     pub cached: usize,
 }
 
@@ -60,15 +59,16 @@ impl std::iter::Sum for Load {
         loads.fold(Self::default(), |one, other| Self {
             running: one.running + other.running,
             waiting: one.waiting + other.waiting,
-            places: one.places + other.places,
+            slots: one.slots + other.slots,
             workers: one.workers + other.workers,
             workers_alive: one.workers_alive + other.workers_alive,
-            embeddings_waiting: one.embeddings_waiting + other.embeddings_waiting,
-            preparing: one.preparing + other.preparing,
-            preparations_waiting: one.preparations_waiting + other.preparations_waiting,
+            embedding_requests_waiting: one.embedding_requests_waiting
+                + other.embedding_requests_waiting,
+            cpu_tasks_running: one.cpu_tasks_running + other.cpu_tasks_running,
+            cpu_tasks_waiting: one.cpu_tasks_waiting + other.cpu_tasks_waiting,
             cells: Cells {
                 total: one.cells.total + other.cells.total,
-                // The same for all.
+                // The same for all engines.
                 group: one.cells.group.max(other.cells.group),
                 running: one.cells.running + other.cells.running,
                 cached: one.cells.cached + other.cells.cached,
@@ -81,8 +81,8 @@ const REQUESTS: &str = "candor_requests_total";
 const SEQUENCES: &str = "candor_sequences_total";
 const RUNNING: &str = "candor_sequences_running";
 const WAITING: &str = "candor_requests_waiting";
-const PLACES: &str = "candor_places";
-const PLACES_FREE: &str = "candor_places_free";
+const SLOTS: &str = "candor_slots";
+const SLOTS_FREE: &str = "candor_slots_free";
 const WORKERS: &str = "candor_workers";
 const WORKERS_ALIVE: &str = "candor_workers_alive";
 const WORKER_RESTARTS: &str = "candor_worker_restarts_total";
@@ -91,59 +91,59 @@ const DECODE_ERRORS: &str = "candor_decode_errors_total";
 const PROMPT_TOKENS: &str = "candor_prompt_tokens_total";
 const GENERATED_TOKENS: &str = "candor_generated_tokens_total";
 const EMBEDDING_TOKENS: &str = "candor_embedding_tokens_total";
-const EMBEDDINGS_WAITING: &str = "candor_embeddings_waiting";
-const PREPARING: &str = "candor_preparations_running";
-const PREPARATIONS_WAITING: &str = "candor_preparations_waiting";
+const EMBEDDING_REQUESTS_WAITING: &str = "candor_embedding_requests_waiting";
+const CPU_TASKS_RUNNING: &str = "candor_cpu_tasks_running";
+const CPU_TASKS_WAITING: &str = "candor_cpu_tasks_waiting";
 const PROMPTS: &str = "candor_prompts_total";
-const PROMPT_SCORES: &str = "candor_prompt_scores_total";
+const PROMPT_LOGPROBS: &str = "candor_prompt_logprobs_total";
 const CELLS: &str = "candor_kv_cells";
 const CELLS_RUNNING: &str = "candor_kv_cells_running";
 const CELLS_CACHED: &str = "candor_kv_cells_cached";
-const REFUSALS: &str = "candor_refusals_total";
+const REQUESTS_REJECTED: &str = "candor_requests_rejected_total";
 const QUEUE_WAIT: &str = "candor_queue_wait_seconds";
 const FIRST_TOKEN: &str = "candor_time_to_first_token_seconds";
 const INTER_TOKEN: &str = "candor_inter_token_latency_seconds";
 const CONNECTIONS_REFUSED: &str = "candor_connections_refused_total";
-const BOOKS_ERRORS: &str = "candor_books_errors_total";
+const INVARIANT_VIOLATIONS: &str = "candor_invariant_violations_total";
 const BITS_CLASS: &str = "candor_bits_class_info";
 
-// What the Gateway API Inference Extension asks of a model server, by the names of vLLM, which its endpoint picker looks
-// for unless it is told other ones.
+// The metrics that the Gateway API Inference Extension asks of a model server, under vLLM's names, the defaults of its
+// endpoint picker.
 const GATEWAY_WAITING: &str = "vllm:num_requests_waiting";
 const GATEWAY_RUNNING: &str = "vllm:num_requests_running";
 const GATEWAY_CELLS_USED: &str = "vllm:kv_cache_usage_perc";
-/// As versions before 1.0 call it.
+/// Its name in versions of the extension before 1.0.
 const GATEWAY_CELLS_USED_OLD: &str = "vllm:gpu_cache_usage_perc";
 const GATEWAY_CACHE: &str = "vllm:cache_config_info";
 
-/// Seconds; from a cached prompt on an idle server to a long prompt behind a long queue.
+/// Seconds: from a cached prompt on an idle server to a long prompt after a long queue.
 const BUCKETS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
 
-/// Seconds; from a token of a small model alone to one that waits for long prompts of others.
+/// Seconds: from a small model running alone to a token that waits for long prompts of other requests.
 const TOKEN_BUCKETS: [f64; 16] = [
     0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5,
     10.0,
 ];
 
-/// What workers count as they go. Found once: to find one again for each token would cost more than to count it.
+/// Handles of the metrics that workers record for each token: looking one up costs more than recording it.
 struct Counts {
     decodes: Counter,
     decode_errors: Counter,
     generated_tokens: Counter,
     prompt_tokens_evaluated: Counter,
     prompt_tokens_cached: Counter,
-    prompts_none_cached: Counter,
-    prompts_part_cached: Counter,
-    prompts_whole_cached: Counter,
-    prompt_scores_evaluated: Counter,
-    prompt_scores_cached: Counter,
+    prompts_uncached: Counter,
+    prompts_partially_cached: Counter,
+    prompts_fully_cached: Counter,
+    prompt_logprobs_evaluated: Counter,
+    prompt_logprobs_cached: Counter,
     first_token: Histogram,
     inter_token: Histogram,
 }
 
-/// There as soon as something keeps what is counted.
+/// Set once the recorder is installed.
 static COUNTS: OnceLock<Counts> = OnceLock::new();
 
 impl Counts {
@@ -154,20 +154,20 @@ impl Counts {
             generated_tokens: counter!(GENERATED_TOKENS),
             prompt_tokens_evaluated: counter!(PROMPT_TOKENS, "source" => "evaluated"),
             prompt_tokens_cached: counter!(PROMPT_TOKENS, "source" => "cached"),
-            prompts_none_cached: counter!(PROMPTS, "cached" => "none"),
-            prompts_part_cached: counter!(PROMPTS, "cached" => "part"),
-            prompts_whole_cached: counter!(PROMPTS, "cached" => "whole"),
-            prompt_scores_evaluated: counter!(PROMPT_SCORES, "source" => "evaluated"),
-            prompt_scores_cached: counter!(PROMPT_SCORES, "source" => "cached"),
+            prompts_uncached: counter!(PROMPTS, "cached" => "none"),
+            prompts_partially_cached: counter!(PROMPTS, "cached" => "partial"),
+            prompts_fully_cached: counter!(PROMPTS, "cached" => "full"),
+            prompt_logprobs_evaluated: counter!(PROMPT_LOGPROBS, "source" => "evaluated"),
+            prompt_logprobs_cached: counter!(PROMPT_LOGPROBS, "source" => "cached"),
             first_token: histogram!(FIRST_TOKEN),
             inter_token: histogram!(INTER_TOKEN),
         }
     }
 }
 
-/// Starts counting at once, and goes on for as long as this is awaited.
-pub fn keep() -> impl Future<Output = ()> {
-    /// What histograms were told lies in a list until it is sorted in, and nobody may ever ask for them.
+/// Installs the recorder at once; the future then does its upkeep until it is dropped.
+pub fn run_upkeep() -> impl Future<Output = ()> {
+    /// Histogram samples pile up in a list until upkeep or a scrape sorts them into buckets.
     const UPKEEP: Duration = Duration::from_secs(5);
     let handle = handle();
     async move {
@@ -189,7 +189,7 @@ fn handle() -> Option<&'static PrometheusHandle> {
                     builder.set_buckets_for_metric(token, &TOKEN_BUCKETS)
                 })
                 .and_then(PrometheusBuilder::install_recorder)
-                .inspect_err(|error| tracing::error!(%error, "nothing can be counted"))
+                .inspect_err(|error| tracing::error!(%error, "metrics are unavailable"))
                 .ok()?;
             describe();
             COUNTS.get_or_init(Counts::new);
@@ -204,85 +204,85 @@ fn describe() {
         SEQUENCES,
         "Sequences ended, by outcome: stop, length, cancelled, failed"
     );
-    describe_gauge!(RUNNING, "Sequences that run");
-    describe_gauge!(WAITING, "Requests that wait for their first place");
-    describe_gauge!(PLACES, "Sequences that may run at once");
-    describe_gauge!(PLACES_FREE, "Places that nobody holds");
-    describe_gauge!(WORKERS, "Workers, each with a llama.cpp context");
-    describe_gauge!(WORKERS_ALIVE, "Workers that run");
-    describe_counter!(WORKER_RESTARTS, "Workers that were made anew");
+    describe_gauge!(RUNNING, "Sequences running");
+    describe_gauge!(WAITING, "Requests waiting for their first slot");
+    describe_gauge!(SLOTS, "Sequences that can run at once");
+    describe_gauge!(SLOTS_FREE, "Free slots");
+    describe_gauge!(WORKERS, "Workers, each with its own llama.cpp context");
+    describe_gauge!(WORKERS_ALIVE, "Workers that are up");
+    describe_counter!(WORKER_RESTARTS, "Workers restarted after a failure");
     describe_counter!(DECODES, "Calls of llama_decode");
     describe_counter!(DECODE_ERRORS, "Calls of llama_decode that failed");
     describe_counter!(PROMPT_TOKENS, "Prompt tokens, by source: evaluated, cached");
-    describe_counter!(GENERATED_TOKENS, "Tokens drawn");
-    describe_counter!(EMBEDDING_TOKENS, "Tokens of texts that became embeddings");
+    describe_counter!(GENERATED_TOKENS, "Tokens generated");
+    describe_counter!(EMBEDDING_TOKENS, "Tokens of embedded texts");
     describe_gauge!(
-        EMBEDDINGS_WAITING,
-        "Requests for embeddings that wait for their turn"
+        EMBEDDING_REQUESTS_WAITING,
+        "Embedding requests waiting for their first text to be evaluated"
     );
     describe_gauge!(
-        PREPARING,
-        "Requests that are read or prepared, or whose answers are written"
+        CPU_TASKS_RUNNING,
+        "Requests being parsed, tokenized, rendered or serialized, each on a core"
     );
     describe_gauge!(
-        PREPARATIONS_WAITING,
-        "Requests that wait to be read or prepared"
+        CPU_TASKS_WAITING,
+        "Requests waiting to be parsed, tokenized or rendered"
     );
     describe_counter!(
         PROMPTS,
-        "Prompts of sequences, by how much of them was cached: none, part, whole"
+        "Prompts of sequences, by how much of them was cached: none, partial, full"
     );
     describe_counter!(
-        PROMPT_SCORES,
-        "Prompt tokens whose logprobs were asked for, by source: evaluated, cached"
+        PROMPT_LOGPROBS,
+        "Prompt tokens whose log-probabilities were requested, by source: evaluated, cached"
     );
-    describe_gauge!(CELLS, "Cells of the KV cache, one for a token");
-    describe_gauge!(
-        CELLS_RUNNING,
-        "Cells that hold tokens of sequences that run"
+    describe_gauge!(CELLS, "Cells of the KV cache, one per token");
+    describe_gauge!(CELLS_RUNNING, "Cells held by running sequences");
+    describe_gauge!(CELLS_CACHED, "Cells kept for reuse");
+    describe_counter!(
+        REQUESTS_REJECTED,
+        "Requests rejected with a 4xx or 503, by reason"
     );
-    describe_gauge!(CELLS_CACHED, "Cells that hold tokens kept for reuse");
-    describe_counter!(REFUSALS, "Requests refused with a 4xx or a 503, by reason");
     describe_histogram!(
         QUEUE_WAIT,
         Unit::Seconds,
-        "Time from a request to its first place"
+        "Time from the arrival of a request to its first slot"
     );
     describe_histogram!(
         FIRST_TOKEN,
         Unit::Seconds,
-        "Time from a request to the first token of each sequence"
+        "Time from the arrival of a request to the first token of each of its sequences"
     );
     describe_histogram!(
         INTER_TOKEN,
         Unit::Seconds,
         "Time from one token of a sequence to the next"
     );
-    describe_gauge!(GATEWAY_WAITING, "As candor_requests_waiting, for gateways");
-    describe_gauge!(GATEWAY_RUNNING, "As candor_sequences_running, for gateways");
-    let used = "candor_kv_cells_running of candor_kv_cells, 0 to 1, for gateways";
+    describe_gauge!(GATEWAY_WAITING, "Same as candor_requests_waiting");
+    describe_gauge!(GATEWAY_RUNNING, "Same as candor_sequences_running");
+    let used = "candor_kv_cells_running / candor_kv_cells, from 0 to 1";
     describe_gauge!(GATEWAY_CELLS_USED, used);
     describe_gauge!(GATEWAY_CELLS_USED_OLD, used);
     describe_gauge!(
         GATEWAY_CACHE,
-        "How prompts are reused, for gateways: block_size tokens at a time, num_gpu_blocks in all"
+        "Prompts are reused in multiples of block_size tokens; the cache holds num_gpu_blocks of them"
     );
     describe_gauge!(
         BITS_CLASS,
-        "1 while the model is loaded; exact servers with equal classes give equal bits"
+        "1 while the model is loaded; servers in exact mode with equal classes give equal bits"
     );
     describe_counter!(
-        BOOKS_ERRORS,
-        "Lanes found leased to nobody while a worker was idle; always 0"
+        INVARIANT_VIOLATIONS,
+        "Lanes found in use by no sequence while a worker was idle; always 0"
     );
     describe_counter!(
         CONNECTIONS_REFUSED,
-        "Connections closed at once, for as many as may be were open"
+        "Connections closed at once because the limit was reached"
     );
-    // There from the start, so that a rate can be taken.
+    // Present from the start, so that a rate can be computed.
     counter!(WORKER_RESTARTS).absolute(0);
     counter!(CONNECTIONS_REFUSED).absolute(0);
-    counter!(BOOKS_ERRORS).absolute(0);
+    counter!(INVARIANT_VIOLATIONS).absolute(0);
     counter!(EMBEDDING_TOKENS).absolute(0);
     for reason in [
         "queue_full",
@@ -291,27 +291,27 @@ fn describe() {
         "rate_limit_exceeded",
         "context_length_exceeded",
     ] {
-        counter!(REFUSALS, "reason" => reason).absolute(0);
+        counter!(REQUESTS_REJECTED, "reason" => reason).absolute(0);
     }
 }
 
-/// All of it as text; the gauges say how things stand now. `bits_classes`: of the models that are loaded, by name.
+/// All metrics as text, with the gauges at their current values. `bits_classes`: model name and class of each loaded
+/// model.
 pub fn render(load: Load, bits_classes: impl Iterator<Item = (String, String)>) -> String {
-    /// Of two servers in one process each tells its own.
-    /// Holds the bits classes that were told last.
-    static ONE_AT_A_TIME: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+    /// Gauges are global: two servers in one process must not set them at the same time. Holds the bits classes set last.
+    static LAST_CLASSES: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
     let Some(handle) = handle() else {
         return String::new();
     };
-    let mut turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut last_classes = LAST_CLASSES.lock().unwrap_or_else(PoisonError::into_inner);
     gauge!(RUNNING).set(load.running as f64);
     gauge!(WAITING).set(load.waiting as f64);
-    gauge!(PLACES).set(load.places as f64);
-    gauge!(PLACES_FREE).set(load.places.saturating_sub(load.running) as f64);
+    gauge!(SLOTS).set(load.slots as f64);
+    gauge!(SLOTS_FREE).set(load.slots.saturating_sub(load.running) as f64);
     gauge!(WORKERS).set(load.workers as f64);
-    gauge!(EMBEDDINGS_WAITING).set(load.embeddings_waiting as f64);
-    gauge!(PREPARING).set(load.preparing as f64);
-    gauge!(PREPARATIONS_WAITING).set(load.preparations_waiting as f64);
+    gauge!(EMBEDDING_REQUESTS_WAITING).set(load.embedding_requests_waiting as f64);
+    gauge!(CPU_TASKS_RUNNING).set(load.cpu_tasks_running as f64);
+    gauge!(CPU_TASKS_WAITING).set(load.cpu_tasks_waiting as f64);
     gauge!(WORKERS_ALIVE).set(load.workers_alive as f64);
     let Cells {
         total,
@@ -327,7 +327,7 @@ pub fn render(load: Load, bits_classes: impl Iterator<Item = (String, String)>) 
     let used = running as f64 / total.max(1) as f64;
     gauge!(GATEWAY_CELLS_USED).set(used);
     gauge!(GATEWAY_CELLS_USED_OLD).set(used);
-    // Of what is not there yet there is nothing to tell.
+    // Unknown until a model is loaded.
     if total > 0 {
         let blocks = [
             ("block_size", group.to_string()),
@@ -338,23 +338,24 @@ pub fn render(load: Load, bits_classes: impl Iterator<Item = (String, String)>) 
     let info = |(model, class): &(String, String), value| {
         gauge!(BITS_CLASS, "model" => model.clone(), "class" => class.clone()).set(value);
     };
-    // Of models that are loaded no more it is 0.
-    turn.iter().for_each(|known| info(known, 0.0));
-    *turn = bits_classes.collect();
-    turn.iter().for_each(|known| info(known, 1.0));
+    // 0 for models that have been unloaded.
+    last_classes.iter().for_each(|known| info(known, 0.0));
+    *last_classes = bits_classes.collect();
+    last_classes.iter().for_each(|known| info(known, 1.0));
     handle.render()
 }
 
-/// A request was answered; `route` is the route's pattern, never what a client made up.
+/// `route` is the route's pattern, never a client's path.
 pub fn answered(route: String, status: u16) {
     counter!(REQUESTS, "route" => route, "status" => status.to_string()).increment(1);
 }
 
+/// A request got its first slot after this time.
 pub fn waited(time: Duration) {
     histogram!(QUEUE_WAIT).record(time);
 }
 
-/// A sequence's first token was drawn, so long after its request came in.
+/// A sequence's first token was drawn, this long after its request arrived.
 pub fn first_token(time: Duration) {
     if let Some(counts) = COUNTS.get() {
         counts.generated_tokens.increment(1);
@@ -362,7 +363,7 @@ pub fn first_token(time: Duration) {
     }
 }
 
-/// A further token was drawn, so long after the one before.
+/// A further token was drawn, this long after the previous one.
 pub fn further_token(time: Duration) {
     if let Some(counts) = COUNTS.get() {
         counts.generated_tokens.increment(1);
@@ -395,29 +396,29 @@ pub fn prompt_evaluated(tokens: usize) {
     }
 }
 
-/// A prompt is there to its end; of its tokens so many came from the cache. `scored`: so did as many of its scores, of
-/// which the first token has none.
+/// A prompt is complete; `cached` of its tokens came from the cache. `scored`: its log-probabilities were requested, and
+/// those of the same tokens came from the cache too. The first token has none.
 pub fn prompt_known(tokens: usize, cached: usize, scored: bool) {
     let Some(counts) = COUNTS.get() else { return };
     counts.prompt_tokens_cached.increment(cached as u64);
     let prompts = match cached {
-        0 => &counts.prompts_none_cached,
-        some if some < tokens => &counts.prompts_part_cached,
-        _ => &counts.prompts_whole_cached,
+        0 => &counts.prompts_uncached,
+        some if some < tokens => &counts.prompts_partially_cached,
+        _ => &counts.prompts_fully_cached,
     };
     prompts.increment(1);
     if scored {
         let scores = tokens.saturating_sub(1);
         let cached = cached.min(scores);
-        counts.prompt_scores_cached.increment(cached as u64);
+        counts.prompt_logprobs_cached.increment(cached as u64);
         let evaluated = (scores - cached) as u64;
-        counts.prompt_scores_evaluated.increment(evaluated);
+        counts.prompt_logprobs_evaluated.increment(evaluated);
     }
 }
 
-/// A request was refused, before anything of its answer was sent.
+/// A request was rejected, before any of its answer was sent.
 pub fn refused(reason: &'static str) {
-    counter!(REFUSALS, "reason" => reason).increment(1);
+    counter!(REQUESTS_REJECTED, "reason" => reason).increment(1);
 }
 
 pub fn embedded(tokens: usize) {
@@ -432,6 +433,6 @@ pub fn connection_refused() {
     counter!(CONNECTIONS_REFUSED).increment(1);
 }
 
-pub fn books_wrong() {
-    counter!(BOOKS_ERRORS).increment(1);
+pub fn invariant_violated() {
+    counter!(INVARIANT_VIOLATIONS).increment(1);
 }

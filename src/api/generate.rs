@@ -49,9 +49,9 @@ pub struct Generate {
 /// One prompt of a request, and what is asked of it.
 pub struct Wanted {
     pub prompt: Arc<[Token]>,
-    /// See [`Request::kept`] and [`Request::given`].
-    pub kept: Arc<[Token]>,
-    pub given: Option<Token>,
+    /// See [`Request::forced_prefix`] and [`Request::forced_token`].
+    pub forced_prefix: Arc<[Token]>,
+    pub forced_token: Option<Token>,
     pub max_tokens: usize,
     /// Of generated tokens.
     pub logprobs: Option<Tell>,
@@ -194,8 +194,8 @@ impl Generate {
             for choice in 0..wanted.sequences {
                 sequences.push(Request {
                     prompt: Arc::clone(&wanted.prompt),
-                    kept: Arc::clone(&wanted.kept),
-                    given: wanted.given,
+                    forced_prefix: Arc::clone(&wanted.forced_prefix),
+                    forced_token: wanted.forced_token,
                     adapters: self.adapters.clone(),
                     max_tokens: wanted.max_tokens,
                     logprobs: wanted.logprobs.clone(),

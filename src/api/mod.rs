@@ -111,10 +111,10 @@ impl AppState {
 
     /// How full it is, for the metrics.
     fn load_now(&self) -> Load {
-        let (_, preparing, preparations_waiting) = self.cpu_permits.load();
+        let (_, cpu_tasks_running, cpu_tasks_waiting) = self.cpu_permits.load();
         Load {
-            preparing,
-            preparations_waiting,
+            cpu_tasks_running,
+            cpu_tasks_waiting,
             ..self.models.load_now()
         }
     }

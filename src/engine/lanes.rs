@@ -365,8 +365,8 @@ pub(super) mod tests {
         Request {
             include_stop: false,
             prompt: prompt.map(Token).collect(),
-            kept: Arc::default(),
-            given: None,
+            forced_prefix: Arc::default(),
+            forced_token: None,
             adapters: Adapters::default(),
             max_tokens: 1,
             logprobs: None,
@@ -584,7 +584,7 @@ pub(super) mod tests {
         let tokens = |ids: std::ops::Range<i32>| ids.map(Token).collect::<Vec<_>>();
         let check = |kept: std::ops::Range<i32>, generated: std::ops::Range<i32>, expect| {
             let mut request = request(0..20, None);
-            request.kept = tokens(kept).into();
+            request.forced_prefix = tokens(kept).into();
             let mut lane = lane(0..16, 0, 0, None, 0);
             lane.known.whole = Some(Whole {
                 prompt: request.prompt.clone(),

@@ -14,9 +14,9 @@ pub struct Request {
     pub prompt: Arc<[Token]>,
     /// Tokens that the completion begins with, of an earlier answer. Each is evaluated as a generated token is, and none is
     /// told of. Prompt, these and `max_tokens` fit the context together.
-    pub kept: Arc<[Token]>,
+    pub forced_prefix: Arc<[Token]>,
     /// The token that comes first behind them: given, not drawn, and told of like any other.
-    pub given: Option<Token>,
+    pub forced_token: Option<Token>,
     /// The adapters that apply to all of it, prompt and completion.
     pub adapters: Adapters,
     /// Tokens to generate at most; 0 scores only. Prompt and completion fit the context together.
@@ -86,19 +86,19 @@ impl Request {
 
     /// Whether it goes on from within an earlier answer.
     pub(super) fn is_fork(&self) -> bool {
-        !self.kept.is_empty() || self.given.is_some()
+        !self.forced_prefix.is_empty() || self.forced_token.is_some()
     }
 
     /// Cells that it may take over at most, of its prompt and of what it keeps: the last token that is kept is evaluated in
     /// any case, for the row that tells what follows.
     pub(super) fn most_cells(&self) -> usize {
-        self.prompt.len() + self.kept.len().saturating_sub(1)
+        self.prompt.len() + self.forced_prefix.len().saturating_sub(1)
     }
 
     /// Of these tokens, which were generated after its prompt, how many it need not evaluate again.
     pub(super) fn resumed(&self, generated: &[Token]) -> usize {
-        let most = self.kept.len().saturating_sub(1);
-        let pairs = self.kept[..most].iter().zip(generated);
+        let most = self.forced_prefix.len().saturating_sub(1);
+        let pairs = self.forced_prefix[..most].iter().zip(generated);
         pairs.take_while(|(a, b)| a == b).count()
     }
 }

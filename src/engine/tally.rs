@@ -32,7 +32,7 @@ impl Tally {
     pub(super) fn submitted(&self, requests: &[Request]) {
         let tokens = requests
             .chunk_by(|one, next| Arc::ptr_eq(&one.prompt, &next.prompt))
-            .map(|choices| choices[0].prompt.len() + choices[0].kept.len())
+            .map(|choices| choices[0].prompt.len() + choices[0].forced_prefix.len())
             .sum();
         self.prompt_tokens.fetch_add(tokens, Ordering::Relaxed);
     }

@@ -229,7 +229,7 @@ impl Sequence {
             parent: &self.span,
             sequence = self.id,
             outcome,
-            prompt_tokens = self.request.prompt.len() + self.request.kept.len(),
+            prompt_tokens = self.request.prompt.len() + self.request.forced_prefix.len(),
             cached_tokens = self.cached,
             generated_tokens = self.new_tokens(),
             "a sequence ended"
@@ -238,7 +238,7 @@ impl Sequence {
 
     /// Tokens of the completion so far, beside those that are kept.
     fn new_tokens(&self) -> usize {
-        self.drawn.saturating_sub(self.request.kept.len())
+        self.drawn.saturating_sub(self.request.forced_prefix.len())
     }
 
     /// Where the token that was drawn last goes.
@@ -340,7 +340,7 @@ impl<'a> Worker<'a> {
                 if look_again {
                     continue;
                 }
-                self.check_books();
+                self.check_invariants();
                 let message = match self.wait() {
                     Ok(message) => message,
                     Err(RecvTimeoutError::Timeout) => continue,
@@ -459,7 +459,7 @@ impl<'a> Worker<'a> {
             lease,
         } = job;
         let fits = !request.prompt.is_empty()
-            && request.prompt.len() + request.kept.len() <= self.shared.lane_tokens
+            && request.prompt.len() + request.forced_prefix.len() <= self.shared.lane_tokens
             && request.adapters.fit(self.runner.model());
         if !fits {
             // It was checked where the request came in.
@@ -474,19 +474,19 @@ impl<'a> Worker<'a> {
             Ending::BeforeStop
         };
         let mut completion = Completion::new(Arc::clone(&request.stop), ending);
-        for &token in request.kept.iter() {
+        for &token in request.forced_prefix.iter() {
             sampler.accept(token);
             completion.keep(self.runner.model().vocab().bytes(token));
         }
-        if let Some(token) = request.given {
+        if let Some(token) = request.forced_token {
             sampler.give(token);
         }
         // Its prompt is evaluated meanwhile.
         let lent = self.shared.find_allowed(self.number, &mut sampler);
-        if self.shared.reuses_generated && !request.kept.is_empty() {
+        if self.shared.reuses_generated && !request.forced_prefix.is_empty() {
             // What was generated is as good as a prompt, then.
-            request.prompt = [&request.prompt[..], &request.kept[..]].concat().into();
-            request.kept = Arc::default();
+            request.prompt = [&request.prompt[..], &request.forced_prefix[..]].concat().into();
+            request.forced_prefix = Arc::default();
             request.prompt_logprobs = None;
         }
         let plan = PromptPlan::new(request.prompt.len(), self.shared.cuts);
@@ -583,12 +583,12 @@ impl<'a> Worker<'a> {
     }
 
     /// When nobody can go on, every lane's user must be one of the sequences.
-    fn check_books(&self) {
+    fn check_invariants(&self) {
         for (lane, state) in self.lanes.iter().enumerate() {
             if let Some(id) = state.sequence
                 && !self.sequences.iter().any(|sequence| sequence.id == id)
             {
-                metrics::books_wrong();
+                metrics::invariant_violated();
                 tracing::error!(
                     worker = self.number,
                     lane,

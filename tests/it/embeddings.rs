@@ -314,7 +314,7 @@ fn who_left_is_not_evaluated_and_clients_take_turns_text_by_text() {
             .spawn(async move { engine.embed(client, Instant::now(), request).await })
     };
     let waiting = |count| {
-        while loaded.engine.load_now().expect("loaded").embeddings_waiting != count {
+        while loaded.engine.load_now().expect("loaded").embedding_requests_waiting != count {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     };
@@ -543,7 +543,7 @@ fn under_load_the_bits_are_the_same_and_generation_keeps_its_own() {
             assert_eq!(complete.join().expect("no panic"), written);
         }
     });
-    server.wait_until("candor_embeddings_waiting", 0);
+    server.wait_until("candor_embedding_requests_waiting", 0);
     assert!(server.metric("candor_embedding_tokens_total") > 5 * 120);
 }
 
@@ -570,5 +570,5 @@ fn a_model_like_bert_is_served() {
     let refused = server.send("/v1/embeddings", "application/json", long.as_bytes());
     assert_eq!(refused.status, 400, "{}", refused.body);
     assert_eq!(refused.json()["error"]["code"], "context_length_exceeded");
-    assert_eq!(server.metric("candor_places"), 0);
+    assert_eq!(server.metric("candor_slots"), 0);
 }

@@ -36,10 +36,10 @@ pub fn books_balance(server: &TestServer) {
     server.wait_until("candor_sequences_running", 0);
     assert_eq!(server.metric("candor_requests_waiting"), 0);
     assert_eq!(
-        server.metric("candor_places_free"),
-        server.metric("candor_places")
+        server.metric("candor_slots_free"),
+        server.metric("candor_slots")
     );
-    assert_eq!(server.metric("candor_books_errors_total"), 0);
+    assert_eq!(server.metric("candor_invariant_violations_total"), 0);
 }
 
 fn choices(answer: &Value) -> Value {

@@ -218,8 +218,8 @@ async fn while_what_is_allowed_next_is_being_found() {
     let _opener = gate.opener();
     let request = engine::Request {
         prompt: [Token(1), Token(2)].into(),
-        kept: Arc::default(),
-        given: None,
+        forced_prefix: Arc::default(),
+        forced_token: None,
         adapters: Adapters::default(),
         max_tokens: 4,
         logprobs: None,

@@ -173,7 +173,7 @@ fn each_name_answers_as_its_model_does_alone() {
     );
     // All places of all of them.
     let models = if gemma.is_some() { 3 } else { 2 };
-    server.wait_until("candor_places", 16 * models);
+    server.wait_until("candor_slots", 16 * models);
     assert_eq!(server.metric("candor_workers"), 1 + models);
 }
 
@@ -260,7 +260,7 @@ fn who_is_idle_is_unloaded_and_comes_back() {
             assert_eq!(several["choices"].as_array().map(Vec::len), Some(20));
         });
         wait_until(&server, "a", "unloaded");
-        assert_eq!(server.metric("candor_places"), 16);
+        assert_eq!(server.metric("candor_slots"), 16);
     }
     assert_eq!(statuses(&server)["b"], "loaded");
 }

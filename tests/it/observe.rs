@@ -49,7 +49,7 @@ fn a_repeated_prompt_is_counted_as_cached() {
     assert_eq!(complete(&server, &body), 200);
     check("candor_prompt_tokens_total{source=\"evaluated\"}", 40.0);
     check("candor_prompt_tokens_total{source=\"cached\"}", 40.0);
-    check("candor_prompts_total{cached=\"whole\"}", 1.0);
+    check("candor_prompts_total{cached=\"full\"}", 1.0);
     // Half of it, and something else: whole groups of eight.
     let mut other = ids[..20].to_vec();
     other.extend(600..620);
@@ -57,16 +57,16 @@ fn a_repeated_prompt_is_counted_as_cached() {
     assert_eq!(complete(&server, &body), 200);
     check("candor_prompt_tokens_total{source=\"cached\"}", 56.0);
     check("candor_prompt_tokens_total{source=\"evaluated\"}", 64.0);
-    check("candor_prompts_total{cached=\"part\"}", 1.0);
-    check("candor_prompt_scores_total{source=\"evaluated\"}", 0.0);
+    check("candor_prompts_total{cached=\"partial\"}", 1.0);
+    check("candor_prompt_logprobs_total{source=\"evaluated\"}", 0.0);
     let ids: Vec<usize> = (0..30).map(|number| 700 + number).collect();
     let scored = json!({"prompt": ids, "max_tokens": 0, "echo": true, "logprobs": 2});
     assert_eq!(complete(&server, &scored), 200);
-    check("candor_prompt_scores_total{source=\"evaluated\"}", 29.0);
-    check("candor_prompt_scores_total{source=\"cached\"}", 0.0);
+    check("candor_prompt_logprobs_total{source=\"evaluated\"}", 29.0);
+    check("candor_prompt_logprobs_total{source=\"cached\"}", 0.0);
     assert_eq!(complete(&server, &scored), 200);
-    check("candor_prompt_scores_total{source=\"evaluated\"}", 29.0);
-    check("candor_prompt_scores_total{source=\"cached\"}", 29.0);
+    check("candor_prompt_logprobs_total{source=\"evaluated\"}", 29.0);
+    check("candor_prompt_logprobs_total{source=\"cached\"}", 29.0);
     assert_eq!(server.terminate().status, Some(0));
 }
 
@@ -80,7 +80,7 @@ fn refusals_are_counted_by_reason() {
     let key = "authorization: Bearer sk-a";
     let counted = |reason: &str| {
         let answer = Request::new("GET", "/metrics", &[key], "").send(server.address());
-        let name = format!("candor_refusals_total{{reason=\"{reason}\"}} ");
+        let name = format!("candor_requests_rejected_total{{reason=\"{reason}\"}} ");
         answer
             .body
             .lines()

@@ -275,7 +275,7 @@ fn preparing_requests_of_one_client_does_not_keep_others_waiting() {
         "chat_template": "{% for i in range(20000) %}{{ i }}{% endfor %}",
     });
     let ask = |key: &str, path: &str, body: &Value| server.post_with(path, key, body).status;
-    let waiting = || server.metric("candor_preparations_waiting");
+    let waiting = || server.metric("candor_cpu_tasks_waiting");
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..all)
             .map(|_| {
@@ -300,8 +300,8 @@ fn preparing_requests_of_one_client_does_not_keep_others_waiting() {
             assert_eq!(client.join().expect("no panic"), 200);
         }
     });
-    assert_eq!(server.metric("candor_preparations_waiting"), 0);
-    server.wait_until("candor_preparations_running", 0);
+    assert_eq!(server.metric("candor_cpu_tasks_waiting"), 0);
+    server.wait_until("candor_cpu_tasks_running", 0);
 }
 
 #[test]
@@ -336,5 +336,5 @@ fn waiting_to_be_prepared_is_bounded() {
     });
     assert!(refused > 0);
     assert!(refused < 4 * cores() + 8, "none was served");
-    assert_eq!(server.metric("candor_preparations_waiting"), 0);
+    assert_eq!(server.metric("candor_cpu_tasks_waiting"), 0);
 }

@@ -135,7 +135,7 @@ fn the_dashboard_asks_for_metrics_that_there_are() {
         "candor_sequences_running",
         "candor_workers_alive",
         "candor_inter_token_latency_seconds",
-        "candor_refusals_total",
+        "candor_requests_rejected_total",
     ] {
         assert!(asked.iter().any(|one| one == name), "{name}");
     }

@@ -181,8 +181,8 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
     }
     let wanted = Wanted {
         prompt: Arc::clone(&prompt.tokens),
-        kept: Arc::default(),
-        given: None,
+        forced_prefix: Arc::default(),
+        forced_token: None,
         max_tokens,
         logprobs: scored.map(Tell::top),
         prompt_logprobs: None,

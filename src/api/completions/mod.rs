@@ -230,8 +230,8 @@ fn prepare(
         generate.adapters = adapters;
         wanted.push(Wanted {
             prompt: Arc::clone(&past.prompt),
-            kept: past.tokens.as_slice().into(),
-            given: token,
+            forced_prefix: past.tokens.as_slice().into(),
+            forced_token: token,
             max_tokens,
             logprobs: logprobs.clone(),
             // So that the prompt has the bits that it had.
@@ -263,8 +263,8 @@ fn prepare(
         let scored = prompt_logprobs.is_some();
         wanted.push(Wanted {
             prompt: Arc::clone(&prompt.tokens),
-            kept: Arc::default(),
-            given: None,
+            forced_prefix: Arc::default(),
+            forced_token: None,
             max_tokens,
             logprobs: logprobs.clone(),
             prompt_logprobs,

@@ -175,7 +175,7 @@ impl Worker<'_> {
         let logprobs = logprobs.collect();
         let row = Arc::clone(&whole.row);
         metrics::prompt_known(
-            sequence.request.prompt.len() + sequence.request.kept.len(),
+            sequence.request.prompt.len() + sequence.request.forced_prefix.len(),
             sequence.cached,
             sequence.request.prompt_logprobs.is_some(),
         );
@@ -422,7 +422,7 @@ impl Worker<'_> {
             return Some(self.overflowed(index));
         }
         let sequence = &mut self.sequences[index];
-        if let Some(&next) = sequence.request.kept.get(sequence.drawn) {
+        if let Some(&next) = sequence.request.forced_prefix.get(sequence.drawn) {
             // What comes here is known, and its sampler knows of it.
             metrics::prompt_evaluated(1);
             sequence.drawn += 1;

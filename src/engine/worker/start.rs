@@ -112,7 +112,7 @@ impl Worker<'_> {
                 .iter()
                 .filter(|other| match other.phase {
                     Phase::Prompt { .. } => here < request.prompt.len(),
-                    Phase::Generating { .. } => other.drawn < other.request.kept.len(),
+                    Phase::Generating { .. } => other.drawn < other.request.forced_prefix.len(),
                     Phase::New { .. } | Phase::Fetching => false,
                 })
                 .filter(|other| !request.exact || self.stays_pure(other))
@@ -345,7 +345,7 @@ fn promised(neighbour: &Sequence, known: &Known, request: &Request, plan: &Promp
         && neighbour.request.stem() == request.stem()
         && scores(&neighbour.request) == scores(request)
     {
-        let resumed = request.resumed(&neighbour.request.kept);
+        let resumed = request.resumed(&neighbour.request.forced_prefix);
         return match neighbour.phase {
             Phase::Generating { .. } => request.prompt.len() + resumed,
             // Nothing is left to do then, so that is worth waiting for, however short it is.
