@@ -1,15 +1,17 @@
-//! Why a sequence could not be run.
+//! Why a sequence could not run, and why an engine could not start.
 
+use super::memory;
+use crate::model::{self, source};
 use crate::sampling::Stuck;
 
-/// Each variant is written for the person who sent the request; details go to the log.
+/// Each message is written for the person who sent the request; details go to the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// 503, with `Retry-After`.
-    #[error("The server is full: {waiting} requests are waiting already. Try again shortly.")]
+    #[error("The server is full: {waiting} requests are already waiting. Try again shortly.")]
     QueueFull { waiting: usize },
     /// 503, with `Retry-After`.
-    #[error("No place became free within {waited_ms} ms. Try again shortly.")]
+    #[error("No slot became free within {waited_ms} ms. Try again shortly.")]
     QueueTimeout { waited_ms: u64 },
     /// 503: the model is not loaded, a worker is down, or the server is shutting down.
     #[error("{0}")]
@@ -17,37 +19,75 @@ pub enum EngineError {
     /// 500.
     #[error("The model could not be evaluated.")]
     Decode,
-    /// 500: there is nothing to be hashed.
+    /// 500: there is no file to hash.
     #[error(
-        "The model's file cannot be read any more, or is another than the one that was loaded: what its SHA-256 was is not known."
+        "The model's file cannot be read any more, or has changed since it was loaded, so its SHA-256 is unknown."
     )]
     FileGone,
-    /// 400: the model, as it is set up, makes no embeddings.
+    /// 400: the model, as configured, makes no embeddings.
     #[error("{0}")]
     NoEmbeddings(&'static str),
-    /// 400: the model is made for embeddings.
-    #[error("This model makes embeddings only (POST /v1/embeddings): it cannot continue a text.")]
+    /// 400: an embedding model.
+    #[error("This model only makes embeddings (POST /v1/embeddings); it cannot generate text.")]
     OnlyEmbeddings,
-    /// 400: it is a matter of the scales, most likely.
+    /// 400: most likely the scales are too large.
     #[error(
-        "The model's numbers overflow under the adapters of `lora` at these scales; smaller ones may do."
+        "The model's numbers overflow with the adapters of `lora` at these scales. Try smaller scales."
     )]
     Overflow,
-    /// 400: only as the text grew did it show.
+    /// 400: it only showed while the text was generated.
     #[error(transparent)]
     Stuck(#[from] Stuck),
 }
 
 impl EngineError {
-    /// Said to those whose worker was lost.
+    /// For requests whose worker died.
     pub fn worker_down(worker: usize) -> Self {
         Self::Unavailable(format!(
-            "Worker {worker} is down, and is being started again. Try again shortly."
+            "Worker {worker} is down and is being restarted. Try again shortly."
         ))
     }
 
-    /// Said to those who come too late.
     pub fn closing() -> Self {
         Self::Unavailable("The server is shutting down.".to_owned())
+    }
+
+    pub fn still_loading() -> Self {
+        Self::Unavailable("The model is still loading.".to_owned())
+    }
+}
+
+/// Why an engine could not start; for the person at the terminal.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Source(#[from] source::SourceError),
+    #[error(transparent)]
+    Load(#[from] model::LoadError),
+    #[error(transparent)]
+    Context(#[from] model::ContextError),
+    #[error(transparent)]
+    Memory(#[from] memory::TooLittle),
+    #[error("a decode failed while measuring: {0}")]
+    Decode(#[from] model::DecodeError),
+    #[error("this model only makes embeddings: there is no generation to measure")]
+    OnlyEmbeddings,
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    #[error("the start of the engine panicked; see the log")]
+    Panicked,
+}
+
+impl StartError {
+    /// The reason that clients may see: it names no paths.
+    pub fn public_reason(&self) -> &'static str {
+        match self {
+            Self::Source(_) => "its file could not be fetched or found",
+            Self::Load(_) => "llama.cpp could not load its file",
+            Self::Context(_) | Self::Memory(_) => "there was not enough memory for it",
+            Self::Thread(_) | Self::Panicked | Self::OnlyEmbeddings | Self::Decode(_) => {
+                "internal server error"
+            }
+        }
     }
 }

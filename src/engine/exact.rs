@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{StartError, plan};
+use super::error::StartError;
+use super::plan;
+use super::shape::context_shape;
 use crate::config;
 use crate::model::{Context, ContextError, ContextShape, DecodeError, Model, Row, Runner, Token};
 
@@ -196,7 +198,7 @@ impl Search {
 /// The context that a search takes for decodes of up to `widest` sequences.
 pub fn shape(settings: &config::Engine, widest: usize) -> ContextShape {
     let lanes = widest.clamp(1, WIDEST);
-    settings.shape(lanes, LONG + STEPS, PIECE, lanes)
+    context_shape(settings, lanes, LONG + STEPS, PIECE, lanes)
 }
 
 /// Tokens of a lane's prompt.
@@ -233,7 +235,7 @@ pub fn cut_rows(
     let by_amx_alone = model.placements().all_amx();
     let tried = if by_amx_alone { 2 } else { plan::GROUP_ROWS };
     let vocabulary = model.vocab().len();
-    let mut context = Context::new(model, settings.shape(1, prompt, prompt, prompt))?;
+    let mut context = Context::new(model, context_shape(settings, 1, prompt, prompt, prompt))?;
     let mut evaluate = |cut: usize| -> Result<Vec<u64>, DecodeError> {
         let mut hashes = Vec::new();
         let mut begin = 0;

@@ -1,5 +1,5 @@
-//! What a start had no time to measure is measured while nobody wants the cores: wider decodes, and the bits of more rows.
-//! What is found is used at once, and kept for the next start.
+//! Measures in idle moments what a start had no time for: wider decodes, and the bits of more rows. The results are used
+//! at once, and saved for the next start.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -10,14 +10,15 @@ use super::cores;
 use super::tune::{Moment, Step, Tuning};
 use super::worker::Shared;
 
-/// How long nothing must have been evaluated; twice as long after each try that something disturbed, up to a bound.
+/// A moment is idle when nothing has been evaluated for this long; twice as long after each disturbed attempt, up to a
+/// bound.
 const QUIET: Duration = Duration::from_millis(500);
 const LONGEST_QUIET: Duration = Duration::from_secs(60);
 
-/// Ends the thread when it is dropped, within a decode.
-pub struct Stop(#[expect(dead_code, reason = "its drop is what it is for")] Sender<()>);
+/// Stops the thread when dropped, within a decode.
+pub struct Stop(#[expect(dead_code, reason = "only its drop matters")] Sender<()>);
 
-/// Goes on with `tuning`, of a model whose workers have `shared`, until nothing is left to measure.
+/// Continues `tuning` until nothing is left to measure. `shared` belongs to the workers of the same model.
 pub fn start(mut tuning: Tuning, shared: Arc<Shared>) -> std::io::Result<(Stop, JoinHandle<()>)> {
     let (stop, stopped) = channel();
     let handle = std::thread::Builder::new()
@@ -32,20 +33,20 @@ pub fn start(mut tuning: Tuning, shared: Arc<Shared>) -> std::io::Result<(Stop, 
                         cores::turns() == Some(turns) && !cores::is_loading() && !is_over(&stopped)
                     },
                 };
-                match tuning.go_on(&mut search, &moment) {
+                match tuning.step(&mut search, &moment) {
                     Ok(Step::Wait) => pause = LONGEST_QUIET.min(2 * pause),
                     Ok(Step::Found(groups)) => {
                         pause = QUIET;
                         if shared.sharing.change(groups) {
                             tracing::info!(
                                 decode_width = shared.sharing.width(),
-                                "idle moments changed how many sequences share a decode"
+                                "a measurement in an idle moment changed how many sequences share a decode"
                             );
                         }
                     }
                     Ok(Step::Done) => return,
                     Err(error) => {
-                        tracing::warn!(%error, "measuring in idle moments ended");
+                        tracing::warn!(%error, "measuring in idle moments failed, and ends");
                         return;
                     }
                 }
@@ -54,7 +55,7 @@ pub fn start(mut tuning: Tuning, shared: Arc<Shared>) -> std::io::Result<(Stop, 
     Ok((Stop(stop), handle))
 }
 
-/// Waits until nothing was evaluated for a while, and says how often something was before; `None`: it is over.
+/// Waits until nothing has been evaluated for `pause`. Returns [`cores::turns`] at that time; `None`: the engine closes.
 fn quiet(stopped: &Receiver<()>, pause: Duration) -> Option<usize> {
     loop {
         let before = cores::turns();

@@ -1,8 +1,7 @@
-//! A queue in which clients take turns. What it gives out is a permit, of which there are so many; waiting for one is bounded
-//! in time and in number.
+//! A semaphore with a fair queue: clients take turns, and waiting is bounded in time and in number.
 //!
-//! A client's requests wait in order of arrival, and each client has one of them in the line for a permit, the rest behind
-//! it. So a client with one request waits for no more than one of each other client's, however many those have.
+//! A client's requests wait in order of arrival, and only the first of them waits for a permit. So a client with one
+//! request waits for at most one request of each other client, however many those have.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +16,7 @@ pub struct FairQueue {
     permits: Arc<Semaphore>,
     /// Permits in all.
     size: usize,
-    /// The clients that wait for something.
+    /// The clients that wait.
     clients: Mutex<HashMap<Arc<str>, Client>>,
     /// How many requests may wait, and how long.
     length: usize,
@@ -27,11 +26,11 @@ pub struct FairQueue {
 /// A client that waits.
 #[derive(Debug)]
 struct Client {
-    /// Whoever holds it is in the line for a permit.
+    /// Its holder waits for a permit.
     turn: Arc<Semaphore>,
     /// Requests that wait for their first permit.
     waiting: usize,
-    /// All that holds or waits for `turn`.
+    /// Requests that hold or wait for `turn`.
     users: usize,
 }
 
@@ -46,9 +45,9 @@ impl FairQueue {
         }
     }
 
-    /// A request's first permit: bounded in time, and refused when too many wait.
+    /// A request's first permit. The wait is bounded in time, and refused if too many requests wait.
     pub async fn enter(&self, client: &Arc<str>) -> Result<OwnedSemaphorePermit, EngineError> {
-        // A request behind another of the same client is not in the semaphore's own line.
+        // Only the first request of each client waits at the semaphore itself.
         let nobody_waits = self.clients().is_empty();
         if nobody_waits && let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(permit);
@@ -61,23 +60,24 @@ impl FairQueue {
             }))
     }
 
-    /// A further permit of a request that is in: it waits among the same client's, as long as it takes.
+    /// A further permit for a request that already has one. It waits its turn among the same client's requests, without a
+    /// time limit.
     pub async fn extend(&self, client: &Arc<str>) -> Result<OwnedSemaphorePermit, EngineError> {
         Waiting::new(self, client, false)?.permit().await
     }
 
-    /// Nobody gets a permit any more.
+    /// From now on nobody gets a permit.
     pub fn close(&self) {
         self.permits.close();
     }
 
-    /// How many permits there are, how many of them are taken, and how many requests wait for their first one.
+    /// Permits in all, permits taken, and requests waiting for their first one.
     pub fn load(&self) -> (usize, usize, usize) {
         let taken = self.size - self.permits.available_permits();
         (self.size, taken, waiting_in(&self.clients()))
     }
 
-    /// Whether nobody waits, not even for a further permit.
+    /// Whether nobody waits, for a first permit or a further one.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.clients().is_empty()
@@ -92,7 +92,7 @@ fn waiting_in(clients: &HashMap<Arc<str>, Client>) -> usize {
     clients.values().map(|client| client.waiting).sum()
 }
 
-/// Counts itself among the waiting, also when the wait is given up.
+/// A request that waits. Dropping it, also when the wait is cancelled, removes it from the count.
 struct Waiting<'a> {
     queue: &'a FairQueue,
     client: &'a Arc<str>,
@@ -101,8 +101,8 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    /// `first`: it is a request's first permit, for which only so many may wait. A client that has none waiting yet may
-    /// wait all the same, so that nobody is kept out by another's queue.
+    /// `first`: for a request's first permit, for which the number of waiting requests is bounded. A client with no waiting
+    /// request may exceed the bound, so that no client is kept out by another's queue.
     fn new(queue: &'a FairQueue, client: &'a Arc<str>, first: bool) -> Result<Self, EngineError> {
         let mut clients = queue.clients();
         let waiting = waiting_in(&clients);

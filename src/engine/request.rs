@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::error::EngineError;
 use super::plan::Stem;
 use crate::logprobs::{Tell, TokenLogprob};
 use crate::model::{Adapters, Token};
@@ -111,7 +112,7 @@ pub enum Delta {
     /// A token that no stop string can take back.
     Token(TokenOutput),
     Finished(FinishReason),
-    Failed(super::EngineError),
+    Failed(EngineError),
 }
 
 /// The evaluated prompt.

@@ -6,8 +6,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::StartError;
-use super::error::EngineError;
+use super::error::{EngineError, StartError};
 use super::request::Delta;
 use super::worker::{Ended, Message, Shared, Worker};
 use crate::metrics;

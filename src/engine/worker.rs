@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::admission::Permit;
 use super::cores::Cores;
 use super::draft::Patience;
 use super::error::EngineError;
 use super::lanes::{Directory, Filled, Lane};
 use super::masks::{Lent, Masks};
-use super::places::Lease;
 use super::plan::{self, Cuts, PromptPlan};
 use super::request::{Delta, FinishReason, Request};
 use super::schedule::{Progress, Round};
@@ -72,7 +72,7 @@ pub struct Job {
     pub request: Request,
     pub deltas: UnboundedSender<Delta>,
     /// Given back when the sequence ends.
-    pub lease: Lease,
+    pub permit: Permit,
 }
 
 /// What the workers of a model share.
@@ -210,7 +210,7 @@ struct Sequence {
     /// What is told at the end, unless the request is streamed.
     untold: Vec<Delta>,
     /// Dropped with the sequence, after its lane is free.
-    _lease: Lease,
+    _permit: Permit,
 }
 
 impl Sequence {
@@ -456,7 +456,7 @@ impl<'a> Worker<'a> {
             tally,
             mut request,
             deltas,
-            lease,
+            permit,
         } = job;
         let fits = !request.prompt.is_empty()
             && request.prompt.len() + request.forced_prefix.len() <= self.shared.lane_tokens
@@ -485,7 +485,9 @@ impl<'a> Worker<'a> {
         let lent = self.shared.find_allowed(self.number, &mut sampler);
         if self.shared.reuses_generated && !request.forced_prefix.is_empty() {
             // What was generated is as good as a prompt, then.
-            request.prompt = [&request.prompt[..], &request.forced_prefix[..]].concat().into();
+            request.prompt = [&request.prompt[..], &request.forced_prefix[..]]
+                .concat()
+                .into();
             request.forced_prefix = Arc::default();
             request.prompt_logprobs = None;
         }
@@ -506,7 +508,7 @@ impl<'a> Worker<'a> {
             cached: 0,
             deltas,
             untold: Vec::new(),
-            _lease: lease,
+            _permit: permit,
             recording: Recording::new(&request.watch, request.sampling.seed),
             prompt_rows: Vec::new(),
             request,

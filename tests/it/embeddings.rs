@@ -314,7 +314,13 @@ fn who_left_is_not_evaluated_and_clients_take_turns_text_by_text() {
             .spawn(async move { engine.embed(client, Instant::now(), request).await })
     };
     let waiting = |count| {
-        while loaded.engine.load_now().expect("loaded").embedding_requests_waiting != count {
+        while loaded
+            .engine
+            .load_now()
+            .expect("loaded")
+            .embedding_requests_waiting
+            != count
+        {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     };

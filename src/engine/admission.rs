@@ -1,4 +1,5 @@
-//! Places: how many sequences run at once, and where. Waiting for one happens here and nowhere else, in a [`FairQueue`].
+//! Admission: how many sequences run at once, and on which worker. A request waits for a slot here and nowhere else, in
+//! a [`FairQueue`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,29 +10,28 @@ use super::error::EngineError;
 use super::queue::FairQueue;
 use super::supervisor::Alive;
 
-/// All places of a model, over all its workers.
+/// The slots of a model, over all its workers.
 #[derive(Debug)]
-pub struct Places {
+pub struct Admission {
     queue: FairQueue,
     /// Sequences that each worker runs.
     loads: Mutex<Vec<usize>>,
     alive: Alive,
 }
 
-/// A permit and a lane's worth of a worker. Dropping it gives both back.
+/// A slot on a worker. Dropping it frees the slot.
 #[derive(Debug)]
-pub struct Lease {
-    /// The worker whose place it is.
+pub struct Permit {
     pub worker: usize,
-    places: Arc<Places>,
+    admission: Arc<Admission>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Drop for Lease {
-    /// The worker's load goes first: who gets the permit next finds room.
+impl Drop for Permit {
+    /// The worker's load is reduced first, so that whoever gets the semaphore's permit next finds room.
     fn drop(&mut self) {
         let mut loads = self
-            .places
+            .admission
             .loads
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -39,54 +39,55 @@ impl Drop for Lease {
     }
 }
 
-impl Places {
+impl Admission {
     pub fn new(
-        sequences: usize,
+        slots: usize,
         alive: Alive,
         queue_length: usize,
         queue_timeout: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
-            queue: FairQueue::new(sequences, queue_length, queue_timeout),
+            queue: FairQueue::new(slots, queue_length, queue_timeout),
             loads: Mutex::new(vec![0; alive.workers()]),
             alive,
         })
     }
 
-    /// A request's first place, at the preferred worker if that has no more to do than others: bounded in time, and
-    /// refused when too many wait.
+    /// A request's first slot. The wait is bounded in time, and refused if too many requests wait. `prefer` decides between
+    /// equally loaded workers.
     pub async fn enter(
         self: &Arc<Self>,
         client: &Arc<str>,
         prefer: Option<usize>,
-    ) -> Result<Lease, EngineError> {
+    ) -> Result<Permit, EngineError> {
         let permit = self.queue.enter(client).await?;
-        Ok(self.lease(permit, prefer))
+        Ok(self.assign(permit, prefer))
     }
 
-    /// A further place of a request that is in: it waits among the same client's, as long as it takes.
+    /// A further slot for a request that already has one. It waits its turn among the same client's requests, without a
+    /// time limit.
     pub async fn extend(
         self: &Arc<Self>,
         client: &Arc<str>,
         prefer: Option<usize>,
-    ) -> Result<Lease, EngineError> {
+    ) -> Result<Permit, EngineError> {
         let permit = self.queue.extend(client).await?;
-        Ok(self.lease(permit, prefer))
+        Ok(self.assign(permit, prefer))
     }
 
-    /// Nobody gets a place any more.
+    /// From now on nobody gets a slot.
     pub fn close(&self) {
         self.queue.close();
     }
 
-    /// How many there are, how many of them are taken, and how many requests wait for their first one.
+    /// Slots in all, slots taken, and requests waiting for their first one.
     pub fn load(&self) -> (usize, usize, usize) {
         self.queue.load()
     }
 
-    /// Of the workers that run, the one with the fewest sequences, of equals the preferred one. While all run
-    /// there are as many permits as places, so it has room; else the sequence waits for a lane.
-    fn lease(self: &Arc<Self>, permit: OwnedSemaphorePermit, prefer: Option<usize>) -> Lease {
+    /// The live worker that runs the fewest sequences; between equals, the preferred one. While all workers are up there are
+    /// as many permits as slots, so it has room; otherwise the sequence waits for a lane.
+    fn assign(self: &Arc<Self>, permit: OwnedSemaphorePermit, prefer: Option<usize>) -> Permit {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         let worker = (0..loads.len())
             .min_by_key(|&worker| {
@@ -98,9 +99,9 @@ impl Places {
             })
             .unwrap_or(0);
         loads[worker] += 1;
-        Lease {
+        Permit {
             worker,
-            places: Arc::clone(self),
+            admission: Arc::clone(self),
             _permit: permit,
         }
     }
@@ -111,51 +112,53 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn places_are_spread_and_given_back() {
-        let places = Places::new(3, Alive::new(2), 0, Duration::ZERO);
-        let a = places.enter(&"a".into(), None).await.expect("free");
-        let b = places.enter(&"a".into(), None).await.expect("free");
+    async fn slots_are_spread_over_workers_and_freed() {
+        let admission = Admission::new(3, Alive::new(2), 0, Duration::ZERO);
+        let a = admission.enter(&"a".into(), None).await.expect("free");
+        let b = admission.enter(&"a".into(), None).await.expect("free");
         assert_ne!(a.worker, b.worker);
-        let c = places.enter(&"a".into(), None).await.expect("free");
+        let c = admission.enter(&"a".into(), None).await.expect("free");
         assert_eq!(
-            places.enter(&"a".into(), None).await.err(),
+            admission.enter(&"a".into(), None).await.err(),
             Some(EngineError::QueueFull { waiting: 0 })
         );
         let freed = b.worker;
         drop((b, a));
         drop(c);
-        assert_eq!(*places.loads.lock().expect("not poisoned"), [0, 0]);
+        assert_eq!(*admission.loads.lock().expect("not poisoned"), [0, 0]);
         assert!(freed < 2);
-        assert_eq!(places.load(), (3, 0, 0));
+        assert_eq!(admission.load(), (3, 0, 0));
     }
 
     #[tokio::test]
     async fn waiting_is_bounded_in_time_and_number() {
-        let places = Places::new(1, Alive::new(1), 1, Duration::from_millis(20));
+        let admission = Admission::new(1, Alive::new(1), 1, Duration::from_millis(20));
         let client: Arc<str> = "a".into();
-        let held = places.enter(&client, None).await.expect("free");
-        let (first, second) =
-            tokio::join!(places.enter(&client, None), places.enter(&client, None));
+        let held = admission.enter(&client, None).await.expect("free");
+        let (first, second) = tokio::join!(
+            admission.enter(&client, None),
+            admission.enter(&client, None)
+        );
         assert_eq!(
             first.err(),
             Some(EngineError::QueueTimeout { waited_ms: 20 })
         );
         assert_eq!(second.err(), Some(EngineError::QueueFull { waiting: 1 }));
-        assert_eq!(places.load(), (1, 1, 0));
+        assert_eq!(admission.load(), (1, 1, 0));
         drop(held);
-        assert!(places.enter(&client, None).await.is_ok());
+        assert!(admission.enter(&client, None).await.is_ok());
     }
 
     #[tokio::test]
-    async fn who_came_first_is_served_first() {
-        let places = Places::new(1, Alive::new(1), 10, Duration::from_secs(60));
-        let held = places.enter(&"a".into(), None).await.expect("free");
+    async fn requests_of_one_client_run_in_order() {
+        let admission = Admission::new(1, Alive::new(1), 10, Duration::from_secs(60));
+        let held = admission.enter(&"a".into(), None).await.expect("free");
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
         for number in 0..5 {
-            let (places, order) = (Arc::clone(&places), Arc::clone(&order));
+            let (admission, order) = (Arc::clone(&admission), Arc::clone(&order));
             tasks.push(tokio::spawn(async move {
-                let _lease = places.enter(&"a".into(), None).await.expect("in time");
+                let _permit = admission.enter(&"a".into(), None).await.expect("in time");
                 order.lock().expect("not poisoned").push(number);
             }));
             tokio::task::yield_now().await;
@@ -169,23 +172,23 @@ mod tests {
 
     #[tokio::test]
     async fn clients_take_turns() {
-        let places = Places::new(1, Alive::new(1), 4, Duration::from_secs(60));
-        let held = places.enter(&"many".into(), None).await.expect("free");
+        let admission = Admission::new(1, Alive::new(1), 4, Duration::from_secs(60));
+        let held = admission.enter(&"many".into(), None).await.expect("free");
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
         for client in ["many", "many", "many", "many", "one", "two", "one"] {
-            let (places, order) = (Arc::clone(&places), Arc::clone(&order));
+            let (admission, order) = (Arc::clone(&admission), Arc::clone(&order));
             tasks.push(tokio::spawn(async move {
-                let lease = places.enter(&client.into(), None).await;
+                let permit = admission.enter(&client.into(), None).await;
                 order
                     .lock()
                     .expect("not poisoned")
-                    .push((client, lease.is_ok()));
+                    .push((client, permit.is_ok()));
             }));
             tokio::task::yield_now().await;
         }
-        // The queue is full when the others come: each may have one waiting all the same.
-        assert_eq!(places.load(), (1, 1, 6));
+        // The queue is full when the other clients arrive: each may still have one request waiting.
+        assert_eq!(admission.load(), (1, 1, 6));
         drop(held);
         for task in tasks {
             task.await.expect("no panic");
@@ -202,21 +205,25 @@ mod tests {
                 ("many", true)
             ]
         );
-        assert_eq!(places.load(), (1, 0, 0));
-        assert!(places.queue.is_empty());
+        assert_eq!(admission.load(), (1, 0, 0));
+        assert!(admission.queue.is_empty());
     }
 
     #[tokio::test]
-    async fn a_worker_that_is_down_gets_nothing_while_another_runs() {
+    async fn a_worker_that_is_down_gets_no_sequence_while_another_is_up() {
         let alive = Alive::new(2);
-        let places = Places::new(4, alive.clone(), 0, Duration::ZERO);
+        let admission = Admission::new(4, alive.clone(), 0, Duration::ZERO);
         alive.set(0, false);
-        let a = places.enter(&"a".into(), Some(0)).await.expect("free");
-        let b = places.enter(&"a".into(), Some(0)).await.expect("free");
+        let a = admission.enter(&"a".into(), Some(0)).await.expect("free");
+        let b = admission.enter(&"a".into(), Some(0)).await.expect("free");
         assert_eq!((a.worker, b.worker), (1, 1));
         alive.set(0, true);
         assert_eq!(
-            places.enter(&"a".into(), None).await.expect("free").worker,
+            admission
+                .enter(&"a".into(), None)
+                .await
+                .expect("free")
+                .worker,
             0
         );
     }

@@ -1,0 +1,136 @@
+//! The handle to the thread that makes embeddings.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::evaluator::{Evaluator, Job, Message};
+use super::pooling::{choose, unit};
+use crate::config::Config;
+use crate::engine::admission::Admission;
+use crate::engine::error::{EngineError, StartError};
+use crate::engine::supervisor::Alive;
+use crate::engine::thread::spawn;
+use crate::engine::worker::Shared;
+use crate::metrics;
+use crate::model::{Model, Pooling, Runners, Token};
+
+/// Texts to embed.
+#[derive(Debug, Clone)]
+pub struct EmbeddingRequest {
+    /// Token ids within the vocabulary; each text has at least one, at most [`EmbeddingBounds::tokens`].
+    pub texts: Vec<Arc<[Token]>>,
+    /// How many numbers of each vector to keep, from 1 to [`EmbeddingBounds::dimensions`].
+    pub dimensions: usize,
+}
+
+/// The limits of a model's embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EmbeddingBounds {
+    /// Most tokens of a text.
+    pub tokens: usize,
+    /// Numbers of a whole vector.
+    pub dimensions: usize,
+}
+
+/// Makes the embeddings of a model.
+pub struct Embeddings {
+    /// The pooling, or why the model makes no embeddings.
+    pooling: Result<Pooling, EngineError>,
+    bounds: EmbeddingBounds,
+    admission: Arc<Admission>,
+    mailbox: Sender<Message>,
+    is_closing: Arc<AtomicBool>,
+}
+
+impl Embeddings {
+    /// Starts the thread. It creates its context with the first text.
+    pub fn start(
+        model: &Arc<Model>,
+        config: &Config,
+        runners: &Runners,
+        shared: &Arc<Shared>,
+    ) -> Result<(Self, JoinHandle<()>), StartError> {
+        let pooling = choose(config.embeddings.pooling, model.named_pooling());
+        let tokens = config.engine.context_length.min(model.trained_context());
+        let is_closing = Arc::new(AtomicBool::new(false));
+        let (mailbox, messages) = mpsc::channel();
+        let evaluator = Evaluator::new(
+            pooling.clone().unwrap_or(Pooling::Mean),
+            model,
+            (&config.engine, tokens),
+            runners,
+            shared,
+            &is_closing,
+        );
+        let handle = spawn("embeddings", move || evaluator.run(&messages))?;
+        let embeddings = Self {
+            pooling,
+            bounds: EmbeddingBounds {
+                tokens,
+                dimensions: model.embedding_width(),
+            },
+            admission: Admission::new(
+                1,
+                Alive::new(1),
+                config.limits.queue_length,
+                Duration::from_millis(config.limits.queue_timeout_ms),
+            ),
+            mailbox,
+            is_closing,
+        };
+        Ok((embeddings, handle))
+    }
+
+    /// The limits of requests, or why the model makes no embeddings.
+    pub fn bounds(&self) -> Result<EmbeddingBounds, EngineError> {
+        self.pooling.clone().map(|_| self.bounds)
+    }
+
+    /// The vectors of the texts, in order, each of length 1. Dropping the future stops the work within one decode.
+    pub async fn embed(
+        &self,
+        client: &Arc<str>,
+        arrived: Instant,
+        request: EmbeddingRequest,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.pooling.clone()?;
+        let mut vectors = Vec::with_capacity(request.texts.len());
+        for text in request.texts {
+            let permit = if vectors.is_empty() {
+                let permit = self.admission.enter(client, None).await?;
+                metrics::waited(arrived.elapsed());
+                permit
+            } else {
+                self.admission.extend(client, None).await?
+            };
+            let (reply, answer) = oneshot::channel();
+            self.mailbox
+                .send(Message::Embed(Job {
+                    text,
+                    reply,
+                    permit,
+                }))
+                .map_err(|_| EngineError::closing())?;
+            let vector = answer.await.unwrap_or(Err(EngineError::closing()))?;
+            vectors.push(unit(vector, request.dimensions).ok_or(EngineError::Decode)?);
+        }
+        Ok(vectors)
+    }
+
+    /// Requests that wait for their first slot.
+    pub fn waiting(&self) -> usize {
+        self.admission.load().2
+    }
+
+    /// Nothing more is evaluated, and the thread ends.
+    pub fn close(&self) {
+        self.is_closing.store(true, Ordering::SeqCst);
+        self.admission.close();
+        let _ = self.mailbox.send(Message::Close);
+    }
+}
