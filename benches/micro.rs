@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candor::engine::{Completion, Ending, Told, Utf8Decoder};
+use candor::engine::{Completion, Ending, TokenDetails, Utf8Decoder};
 use candor::logprobs::{Likeliest, Tell, score};
 use candor::model::Token;
 use candor::sampling::{Sampler, SamplingParams};
@@ -139,7 +139,7 @@ mod text {
             let mut completion = Completion::new(Arc::clone(&stops), Ending::BeforeStop);
             let mut released = 0;
             for i in 0..128 {
-                completion.push(Token(0), black_box(PIECES[i % 6]), Told::default());
+                completion.push(Token(0), black_box(PIECES[i % 6]), TokenDetails::default());
                 while completion.release().is_some() {
                     released += 1;
                 }

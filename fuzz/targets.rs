@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use candor::api::{AppState, app};
 use candor::config::{Config, ConfigError, Problem, Sources};
-use candor::engine::{Completion, Ending, Models, TokenOutput, Told, Utf8Decoder};
+use candor::engine::{Completion, Ending, Models, TokenDetails, TokenOutput, Utf8Decoder};
 use candor::logprobs::Likeliest;
 use candor::model::{Model, Token};
 use candor::sampling::{Constraint, Sampler, SamplingParams};
@@ -62,7 +62,7 @@ pub fn stop_search(data: &[u8]) {
     let Ok((stops, tokens)) = stops_and_tokens(&mut choices) else {
         return;
     };
-    for ending in [Ending::BeforeStop, Ending::BehindStop] {
+    for ending in [Ending::BeforeStop, Ending::AfterStop] {
         search(&stops, &tokens, ending);
     }
 }
@@ -83,9 +83,9 @@ fn search(stops: &[String], tokens: &[Vec<u8>], ending: Ending) {
             .min()
             .map(|(hit, length)| match ending {
                 Ending::BeforeStop => hit,
-                Ending::BehindStop => hit + length,
+                Ending::AfterStop => hit + length,
             });
-        let stopped = completion.push(Token(id), bytes, Told::default());
+        let stopped = completion.push(Token(id), bytes, TokenDetails::default());
         assert_eq!(stopped, cut.is_some(), "{stops:?} in {text:?}");
         texts.push(text);
         if stopped {
@@ -103,7 +103,7 @@ fn search(stops: &[String], tokens: &[Vec<u8>], ending: Ending) {
             "held for nothing: {stops:?} in {text:?}"
         );
     }
-    let end = completion.end(Token(-1), Told::default());
+    let end = completion.end(Token(-1), TokenDetails::default());
     given.extend(std::iter::from_fn(|| completion.flush()));
 
     let whole = &texts[texts.len() - 1];

@@ -2,7 +2,7 @@
 //!
 //! # The map
 //!
-//! Each module turns one thing into the next, and imports only from those that stand before it (a test holds this line):
+//! Each module turns one thing into the next, and imports only from modules above it (a test checks this):
 //!
 //! | module | takes | gives | the only one that knows |
 //! |---|---|---|---|
@@ -10,52 +10,54 @@
 //! | [`model`] | tokens, and text ⇄ tokens | rows of logits | llama.cpp's handles, unsafe code, where weights come from |
 //! | [`logprobs`] | a row of logits and a token | its likeliest tokens, a [`logprobs::TokenLogprob`] | the arithmetic this project exists for |
 //! | [`sampling`] | a row of logits, its likeliest tokens and [`sampling::SamplingParams`] | a token | samplers, grammars, llguidance |
-//! | [`engine`] | a [`engine::Request`] | a [`engine::Generation`], a stream of [`engine::Delta`]s; vectors of texts | threads, channels, permits, lanes, the cache, time |
+//! | [`engine`] | a [`engine::Request`] | a [`engine::Generation`], a stream of [`engine::Delta`]s; embeddings of texts | threads, channels, slots, lanes, the cache, time |
 //! | [`api`] | JSON | JSON or SSE | OpenAI's field names |
-//! | [`playground`] | – | the page at `/`; asks the API as anyone may | HTML |
+//! | [`playground`] | – | the page at `/`; it uses the public API | HTML |
 //!
-//! [`metrics`] is a leaf that anyone may count with, `otel` one that sends traces, [`program`] one by which this program
-//! runs itself, and [`http_client`] one by which it asks other servers; `serve` takes in connections. [`verify`] holds an
-//! answer against its receipt, by a server of its own. [`doctor`] checks the machine and the settings before a server
-//! starts. `main` parses and runs; [`run`] wires,
-//! so that a test can start the real server on port 0, and [`run_on`] lets it put a [`model::Runner`] that fails on
-//! command around the engine's contexts.
+//! Leaf modules: [`metrics`] records counters, `otel` exports traces, [`program`] runs this program as a child process,
+//! [`http_client`] sends requests to other servers. `serve` accepts connections. [`verify`] compares an answer with its
+//! receipt, on a server of its own. [`doctor`] checks the machine and the settings before a server starts. `main` parses
+//! the command line; [`run`] wires everything up, so that a test can start the real server on port 0, and [`run_on`] lets a
+//! test wrap the engine's contexts in a [`model::Runner`] that fails on command.
 //!
 //! # The life of a request
 //!
-//! 1. `api::guard` lets the request through: name, origin, key, how many at once. `api::body` reads a JSON object;
-//!    `api::generate` and the route's own `request` check each field against the contract, by `api::fields`, which tells
-//!    the documents (`api::openapi`, `api::docs`) of what was read.
-//! 2. [`engine::Models`] gives out the engine of the model that is asked for, loaded if need be, for as long as anything of
-//!    the request is there. The route makes tokens of its prompts; `api::generate` makes one [`engine::Request`] for each choice.
-//! 3. [`engine::Engine::submit`] waits for a place (`engine::places`): a permit and a worker with room. Clients take turns
-//!    (`engine::queue`), as they do before that at the cores for making tokens.
-//! 4. The worker (`engine::worker`) gives the sequence a lane, with the cells that another lane already has
-//!    (`engine::lanes`), evaluates the rest of the prompt in chunks (`engine::plan`), and then one token a round with
-//!    everyone else (`engine::schedule`). How many sequences share a decode, and how many contexts there are, was
-//!    measured (`engine::tune`), and which decodes have the bits of single rows (`engine::exact`), at the start or in idle
-//!    moments (`engine::idle`); how many threads a decode gets depends on who else wants the cores (`engine::cores`).
-//! 5. Each row of logits is reduced by [`logprobs`] (`engine::score` for the rows of a prompt) and drawn from by
-//!    [`sampling`]; `engine::text` finds characters, offsets and stop strings. What a constraint allows next is found by
-//!    other threads (`engine::masks`) while the decode runs; a row that is there first is kept, and the others go on.
-//! 6. Deltas go back over a channel; `api::answer` gathers them, or `api::stream` passes them on, in the shape that the
-//!    route has (`api::completions::answer`).
-//! 7. A worker that is lost is made anew (`engine::supervisor`); whoever it ran hears of it.
-//! 8. Whoever drops the [`engine::Generation`] stops the sequence within one decode; its lane stays as cache.
+//! 1. `api::guard` checks host, origin and key, and limits concurrent requests. `api::body` reads a JSON object;
+//!    `api::generate` and the route's own `request` validate each field with `api::fields`, from which the documentation
+//!    (`api::openapi`, `api::docs`) is generated too.
+//! 2. [`engine::Models`] returns the engine of the requested model, loading it if needed; the model stays loaded while
+//!    anything of the request exists. The route tokenizes the prompts; `api::generate` makes an [`engine::Request`] for
+//!    each choice.
+//! 3. [`engine::Engine::submit`] waits for a slot (`engine::admission`): a permit, and a worker with room. Clients take
+//!    turns (`engine::queue`), here and earlier for the cores that tokenize.
+//! 4. The worker (`engine::worker`) gives the sequence a lane (llama-server: slot) and reuses the cells that another lane
+//!    already has (`engine::cache`). It evaluates the rest of the prompt in chunks (`engine::plan`), and then one token per
+//!    round together with all other sequences (`engine::schedule`). How many sequences share a decode, and how many
+//!    contexts there are, is measured (`engine::tune`), as is which decodes have the bits of single rows (`engine::exact`),
+//!    at the start or in idle moments (`engine::idle`). The threads of a decode depend on how many cores are free
+//!    (`engine::cores`).
+//! 5. [`logprobs`] reduces each row of logits (`engine::score` for the rows of a prompt), and [`sampling`] draws a token
+//!    from it; `engine::text` finds characters, offsets and stop strings. Other threads (`engine::masks`) compute what a
+//!    constraint allows next while the decode runs; if the row is ready first, it waits, and the other sequences continue.
+//! 6. Deltas go back through a channel; `api::answer` collects them, or `api::stream` forwards them, in the format of the
+//!    route (`api::completions::answer`).
+//! 7. A worker that dies is restarted (`engine::supervisor`), and the requests it was running get an error.
+//! 8. When a client disconnects, its [`engine::Generation`] is dropped and the sequence stops within one decode; its lane
+//!    stays as cache.
 //!
-//! A request for embeddings goes another way: `api::embeddings` to `engine::embeddings`, which has a context, a thread and
-//! places of its own, and makes one vector of what the model makes of each token.
+//! A request for embeddings goes from `api::embeddings` to `engine::embeddings`, which has a context, a thread and a slot of
+//! its own, and pools the vectors of a text's tokens into one.
 //!
-//! # What holds
+//! # Invariants
 //!
-//! - In exact mode a sequence's bits do not depend on its neighbours or on the cache: a lane of its own, decodes that are
-//!   shared only at widths where every bit was found equal, prompts cut into decodes at multiples of eight rows, and
-//!   only cells reused that came from evaluating a prompt.
-//! - llama.cpp's routines for the CPU multiply weights only after a process that may die of it has tried them
-//!   (`engine::trial`). The bits class (`engine::bits_class`) names how numbers are rounded.
-//! - No id reaches llama.cpp unchecked, and no grammar reaches it at all; what following one takes is bounded.
+//! - In exact mode the bits of a sequence depend neither on other sequences nor on the cache: each has its own lane, decodes
+//!   are shared only at widths where all bits were found equal, prompts are cut at multiples of eight rows, and only cells
+//!   that were evaluated as part of a prompt are reused.
+//! - llama.cpp's CPU routines are used only after a child process, which may crash, has tried them (`engine::trial`). The
+//!   bits class (`engine::bits_class`) names how numbers are rounded.
+//! - No unchecked id reaches llama.cpp, and no grammar reaches it at all; the cost of following a grammar is bounded.
 //! - No buffer of context × vocabulary exists: rows of logits are reduced as soon as they are computed.
-//! - Unsafe code stands in `model::context`, `model::huge_pages` and `model::simd` alone.
+//! - Only `model::context`, `model::huge_pages` and `model::simd` contain unsafe code.
 
 pub mod api;
 pub mod config;
@@ -80,19 +82,19 @@ use std::time::Duration;
 
 pub use serve::{cannot_listen, listen};
 
-/// Why the server ended on its own; for the person at the terminal.
+/// Why the server ended by itself; for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error(transparent)]
     Start(#[from] Arc<engine::StartError>),
     #[error(transparent)]
     Tls(#[from] serve::TlsError),
-    #[error("the server could not go on listening: {0}")]
+    #[error("the server can no longer listen: {0}")]
     Serve(#[from] std::io::Error),
 }
 
-/// Serves on the listener until `shutdown` completes, then lets requests end for a while. The server answers at once;
-/// models are loaded meanwhile.
+/// Serves on the listener until `shutdown` completes, and then gives requests some time to finish. The server answers at
+/// once, while models are loading.
 pub async fn run(
     config: config::Config,
     listener: tokio::net::TcpListener,
@@ -101,22 +103,21 @@ pub async fn run(
     run_on(config, listener, shutdown, model::contexts()).await
 }
 
-/// As [`run`], with something around the engine's contexts, or in place of the trial of llama.cpp's routines: tests make
-/// them fail.
+/// Like [`run`], with parts of the engine replaced: tests make them fail.
 pub async fn run_on(
     config: config::Config,
     listener: tokio::net::TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
     machinery: impl Into<engine::Machinery>,
 ) -> Result<(), RunError> {
-    /// Time for workers to end, and then to tell those whose requests were cut.
+    /// Time for workers to stop, and then for clients to get the error that ends their requests.
     const LAST_WORDS: Duration = Duration::from_secs(5);
     let upkeep = tokio::spawn(metrics::run_upkeep());
     let address = listener.local_addr()?;
     let grace = Duration::from_millis(config.server.shutdown_grace_ms);
-    let door = serve::Door::new(&config).await?;
-    let reached = SocketAddr::new(config::reachable(address.ip()), address.port());
-    let url = format!("{}://{reached}", door.scheme());
+    let incoming = serve::Listener::new(&config).await?;
+    let reachable = SocketAddr::new(config::reachable(address.ip()), address.port());
+    let url = format!("{}://{reachable}", incoming.scheme());
     let config = Arc::new(config);
     let (models, started) = engine::Models::start(&config, machinery.into());
     let is_loopback = address.ip().is_loopback();
@@ -127,12 +128,12 @@ pub async fn run_on(
         playground::routes(),
     ));
     let handle = axum_server::Handle::new();
-    let mut server = tokio::spawn(door.serve(listener, handle.clone(), app));
+    let mut server = tokio::spawn(incoming.serve(listener, handle.clone(), app));
     let ready = models.clone();
     let loaded = async {
         started.await?;
         announce(&url, &config.server, ready.generates());
-        // From here on only `shutdown` ends it.
+        // From here on only `shutdown` ends the server.
         std::future::pending().await
     };
     let outcome = tokio::select! {
@@ -143,15 +144,15 @@ pub async fn run_on(
         () = shutdown => {
             tracing::info!(
                 grace_ms = grace.as_millis(),
-                "shutting down: running and waiting requests may end"
+                "shutting down: running and waiting requests may finish"
             );
             Ok(())
         }
     };
     handle.graceful_shutdown(None);
     let ended = tokio::time::timeout(grace, &mut server).await.is_ok();
-    // Ends what still runs, and with it the streams that wait for it. On a thread of its own: a decode may take long, and
-    // those that do other work may all be busy.
+    // Stops what still runs, which ends its streams. On a thread of its own: a decode may take long, and the blocking
+    // threads may all be busy.
     let (closed, closing) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         models.close();
@@ -159,7 +160,7 @@ pub async fn run_on(
     });
     let _ = tokio::time::timeout(LAST_WORDS, closing).await;
     if !ended {
-        tracing::warn!("requests were cut: they took longer than server.shutdown_grace_ms");
+        tracing::warn!("requests were cancelled: they took longer than server.shutdown_grace_ms");
         let _ = tokio::time::timeout(LAST_WORDS, &mut server).await;
         handle.shutdown();
     }
@@ -167,7 +168,7 @@ pub async fn run_on(
     outcome
 }
 
-/// Tells the person at the terminal where to look, and what to try first.
+/// Logs where to look, and what to try first.
 fn announce(url: &str, config: &config::Server, generates: bool) {
     let (route, body) = if generates {
         (
@@ -189,10 +190,10 @@ fn announce(url: &str, config: &config::Server, generates: bool) {
     let with_key = if config.api_keys.is_empty() {
         ""
     } else {
-        " (all but the page and /health with the key)"
+        " (all but the page and /health need the key)"
     };
     tracing::info!(
-        "look: {url}/ (the page), {url}/docs (every route and field), {url}/metrics, {url}/health{with_key}"
+        "see: {url}/ (the page), {url}/docs (every route and field), {url}/metrics, {url}/health{with_key}"
     );
     tracing::info!("try: curl {url}{route} -H 'content-type: application/json'{key} -d '{body}'");
 }

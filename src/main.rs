@@ -1,4 +1,4 @@
-//! Parses the command line, and runs what it asks for.
+//! Parses the command line, and runs the command.
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
@@ -14,11 +14,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// The exit status of what Ctrl-C ended.
+/// The exit status after Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
-/// What went wrong, for the person at the terminal, and the exit status: 2 for what they wrote, 1 for all else; of
-/// `verify` and `doctor`, as they say themselves.
+/// A message for the person at the terminal, and the exit status: 2 for invalid flags and settings, 1 for everything else;
+/// `verify` and `doctor` have their own.
 struct Failure {
     message: String,
     status: i32,
@@ -38,8 +38,8 @@ fn main() {
     leave(status);
 }
 
-/// Ends the process without tearing down what is static in it: llama.cpp's threads may still be at work, in a decode that
-/// was cut or in a model that was being loaded, and would crash.
+/// Exits without running destructors of static objects: llama.cpp's threads may still be at work, in a decode or loading
+/// a model, and would crash.
 fn leave(status: i32) -> ! {
     signal_hook::low_level::exit(status)
 }
@@ -52,7 +52,7 @@ fn run(command: Command) -> Result<(), Failure> {
             start_logging(config.server.log_format, DEFAULT_LOG)?;
             let runtime = tokio::runtime::Runtime::new().map_err(failed)?;
             let outcome = runtime.block_on(serve(config));
-            // Dropped, it would wait for work that nobody wants any more.
+            // Dropping it would wait for work that nobody wants any more.
             runtime.shutdown_background();
             outcome
         }
@@ -93,7 +93,7 @@ fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-/// Binds first, so that a taken port is told before a model is loaded or downloaded.
+/// Binds first, so that a port in use is reported before a model is loaded or downloaded.
 async fn serve(config: Config) -> Result<(), Failure> {
     let (host, port) = (config.server.host.clone(), config.server.port);
     let listener = candor::listen(&host, port).await.map_err(|error| Failure {
@@ -105,7 +105,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
         .is_ok_and(|address| !address.ip().is_loopback());
     if is_open && config.server.api_keys.is_empty() {
         tracing::warn!(
-            "other machines may reach this server, and it asks for no key: consider server.api_keys"
+            "other machines can reach this server, and no key is required: consider server.api_keys"
         );
     }
     let shutdown = shutdown_signal().map_err(failed)?;
@@ -114,12 +114,12 @@ async fn serve(config: Config) -> Result<(), Failure> {
         .map_err(failed)
 }
 
-/// Prints what every check found. Ends with 1 if one found an error, and with 2 for no more than warnings.
+/// Prints the findings. Exits with 1 if there are errors, and with 2 if there are only warnings.
 fn examine(
     flags: cli::SettingFlags,
     environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
 ) -> Result<(), Failure> {
-    // Nothing could be checked, which is more than a warning.
+    // If nothing could be checked, that is an error.
     let unable = |failure: Failure| Failure {
         status: 1,
         ..failure
@@ -141,7 +141,7 @@ fn examine(
     })
 }
 
-/// Prints what a server says of itself. It fails if the server does not answer, or cannot serve requests now.
+/// Prints a server's health. Fails if the server does not answer, or cannot serve requests now.
 fn ask_health(server: &cli::Asked) -> Result<(), Failure> {
     let url = format!("{}/health", server.url);
     let unwell = |what: String| Failure {
@@ -156,11 +156,11 @@ fn ask_health(server: &cli::Asked) -> Result<(), Failure> {
     if status.is_success() {
         Ok(())
     } else {
-        Err(unwell(format!("answers {status}")))
+        Err(unwell(format!("answered {status}")))
     }
 }
 
-/// Compares an answer with its receipt, and prints what came of it. What keeps them from being compared ends with 2.
+/// Compares an answer with its receipt, and prints the result. Exits with 2 if they cannot be compared.
 fn verify(
     asked: cli::Verify,
     environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
@@ -174,7 +174,7 @@ fn verify(
     let unread = |error| {
         let path = asked.receipt.display();
         unable(format!(
-            "{path} cannot be read: {error}. Give a file with the answer, or with its part `receipt`."
+            "cannot read {path}: {error}. Give a file with the answer, or with its `receipt`."
         ))
     };
     let mut receipt =
@@ -202,7 +202,7 @@ fn verify(
         return Ok(());
     }
     Err(Failure {
-        message: "what came is not what the receipt says".to_owned(),
+        message: "the result differs from the receipt".to_owned(),
         status: 1,
     })
 }
@@ -214,8 +214,10 @@ fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let (sender, receiver) = oneshot::channel();
     tokio::spawn(async move {
         either(&mut interrupt, &mut terminate).await;
-        tracing::info!("stopping: running requests may finish; a second signal ends at once");
-        // Nobody listens when the server has ended by itself.
+        tracing::info!(
+            "stopping: running requests may finish; a second signal ends the server at once"
+        );
+        // The receiver is gone if the server has ended by itself.
         let _ = sender.send(());
         either(&mut interrupt, &mut terminate).await;
         leave(INTERRUPTED);
@@ -232,14 +234,14 @@ async fn either(one: &mut Signal, other: &mut Signal) {
     }
 }
 
-/// What is logged unless CANDOR_LOG says otherwise. llama.cpp tells a hundred lines at each start.
+/// The default of CANDOR_LOG. llama.cpp would log a hundred lines at each start.
 const DEFAULT_LOG: &str = "info,llama-cpp-2=warn,llama_cpp_2=error";
-/// The same for a command that has a server of its own, of which nobody need hear.
+/// The default for a command with a server of its own, which should be silent.
 const QUIET_LOG: &str = "warn,llama_cpp_2=error";
-/// The same for a command that prints warnings itself.
+/// The default for a command that prints warnings itself.
 const SILENT_LOG: &str = "error";
 
-/// Log lines go to standard error: standard output is for what was asked for.
+/// Logs to standard error; standard output is for the command's result.
 fn start_logging(format: LogFormat, default: &str) -> Result<(), Failure> {
     let wanted = env::var("CANDOR_LOG")
         .ok()
@@ -263,7 +265,7 @@ fn start_logging(format: LogFormat, default: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// To standard output; a reader that has left (`candor config | head`) is no failure.
+/// Prints to standard output. A closed pipe (`candor config | head`) is no failure.
 fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     match io::stdout().write_all(text.as_ref()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),

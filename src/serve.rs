@@ -1,4 +1,4 @@
-//! The listening side: connections, what each may take, TLS. The only module that knows sockets.
+//! Listening: connections, their limits, TLS. The only module that knows sockets.
 
 use std::future::{Ready, ready};
 use std::io;
@@ -22,12 +22,12 @@ use crate::api::guard::{Counted, Counts, neighbourhood};
 use crate::config::Config;
 use crate::metrics;
 
-/// Listens on the first address of that name that can be had.
+/// Listens on the first available address of the host.
 pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
-    /// Connections that wait to be taken in; Linux bounds it by net.core.somaxconn. With the usual 128, some of a few
-    /// hundred clients that come at once are reset.
+    /// Linux caps it at net.core.somaxconn. With the usual 128, some of a few hundred clients that connect at once are
+    /// reset.
     const BACKLOG: u32 = 4096;
-    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no address");
     for address in tokio::net::lookup_host((host, port)).await? {
         let listener = if address.is_ipv4() {
             TcpSocket::new_v4()
@@ -35,7 +35,7 @@ pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
             TcpSocket::new_v6()
         }
         .and_then(|socket| {
-            // A port may be taken again right after a restart.
+            // So that a restart can bind the port at once.
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
             socket.listen(BACKLOG)
@@ -48,15 +48,15 @@ pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
     Err(last)
 }
 
-/// What keeps a server from listening there, and what to do about it.
+/// Why the server cannot listen there, and what to do about it.
 pub fn cannot_listen(host: &str, port: u16, error: &io::Error) -> String {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "Another program has that port. Stop it, or choose another port with --port (CANDOR_SERVER__PORT); 0 takes \
-             any free one."
+            "Another program uses that port. Stop it, or choose another port with --port (CANDOR_SERVER__PORT); 0 picks \
+             a free one."
         }
         io::ErrorKind::PermissionDenied => {
-            "Ports below 1024 usually belong to root: choose another with --port (CANDOR_SERVER__PORT)."
+            "Ports below 1024 usually require root: choose another with --port (CANDOR_SERVER__PORT)."
         }
         io::ErrorKind::AddrNotAvailable => {
             "This machine does not have that address: choose another with --host (CANDOR_SERVER__HOST)."
@@ -66,7 +66,7 @@ pub fn cannot_listen(host: &str, port: u16, error: &io::Error) -> String {
     format!("Cannot listen on {host}, port {port}: {error}. {advice}")
 }
 
-/// Why a certificate cannot be used; for the person at the terminal.
+/// A certificate cannot be used; for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use server.tls_certificate {certificate} with server.tls_key {key}: {source}")]
 pub struct TlsError {
@@ -75,22 +75,22 @@ pub struct TlsError {
     source: io::Error,
 }
 
-/// How connections are taken in.
-pub struct Door {
+/// Accepts connections.
+pub struct Listener {
     tls: Option<RustlsConfig>,
-    keeper: Keeper,
+    limiter: ConnectionLimiter,
     header_bytes: usize,
     header_timeout: Duration,
 }
 
-impl Door {
-    /// Reads the certificate, if there is one.
+impl Listener {
+    /// Reads the certificate, if one is configured.
     pub async fn new(config: &Config) -> Result<Self, TlsError> {
         let (server, limits) = (&config.server, &config.limits);
         let tls = if server.tls_certificate.is_empty() {
             None
         } else {
-            // One is in place already if this is called a second time.
+            // Fails harmlessly if it is called a second time.
             let _ = rustls::crypto::ring::default_provider().install_default();
             let files = (
                 Path::new(&server.tls_certificate),
@@ -102,7 +102,7 @@ impl Door {
                 key: server.tls_key.clone(),
                 source,
             })?;
-            // HTTP/1.1 as without TLS: the limits on time do not reach into a connection of HTTP/2.
+            // HTTP/1.1, as without TLS: the time limits do not cover HTTP/2 connections.
             let mut inner = rustls::ServerConfig::clone(&tls.get_inner());
             inner.alpn_protocols = vec![b"http/1.1".to_vec()];
             tls.reload_from_config(Arc::new(inner));
@@ -110,8 +110,8 @@ impl Door {
         };
         Ok(Self {
             tls,
-            keeper: Keeper {
-                places: Arc::new(Semaphore::new(possible_connections(limits.connections))),
+            limiter: ConnectionLimiter {
+                permits: Arc::new(Semaphore::new(possible_connections(limits.connections))),
                 counts: Counts::default(),
                 per_address: match limits.connections_per_address {
                     0 => usize::MAX,
@@ -129,7 +129,7 @@ impl Door {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Serves until the handle says that it is enough.
+    /// Serves until `handle` stops it.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -150,17 +150,17 @@ impl Door {
             Some(tls) => {
                 let acceptor = RustlsAcceptor::new(tls)
                     .handshake_timeout(self.header_timeout)
-                    .acceptor(self.keeper);
+                    .acceptor(self.limiter);
                 server.acceptor(acceptor).serve(app).await
             }
-            None => server.acceptor(self.keeper).serve(app).await,
+            None => server.acceptor(self.limiter).serve(app).await,
         }
     }
 }
 
-/// As many as are wanted, if the system lets this process open as many files.
+/// `wanted`, or fewer if the system does not let this process open that many files.
 fn possible_connections(wanted: usize) -> usize {
-    /// For models, settings, and whatever else is open.
+    /// Models, settings, and whatever else is open.
     const OTHER_FILES: usize = 128;
     let files = rlimit::increase_nofile_limit((wanted + OTHER_FILES) as u64);
     let possible = files
@@ -177,50 +177,48 @@ fn possible_connections(wanted: usize) -> usize {
     wanted.min(possible)
 }
 
-/// Lets so many connections in, and drops those that read nothing of what they are sent.
+/// Limits the number of connections, and closes those that do not read what they are sent.
 #[derive(Clone)]
-struct Keeper {
-    places: Arc<Semaphore>,
-    /// By address.
+struct ConnectionLimiter {
+    permits: Arc<Semaphore>,
+    /// Connections by address.
     counts: Counts,
     per_address: usize,
     write_timeout: Duration,
 }
 
-impl<S> Accept<TcpStream, S> for Keeper {
+impl<S> Accept<TcpStream, S> for ConnectionLimiter {
     type Stream = Connection;
     type Service = S;
     type Future = Ready<io::Result<(Connection, S)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
         let counted = stream.peer_addr().ok().and_then(|peer| {
             let name = neighbourhood(peer.ip()).to_string();
             self.counts.add(name, self.per_address)
         });
-        let (Some(place), Some(counted)) = (place, counted) else {
+        let (Some(permit), Some(counted)) = (permit, counted) else {
             metrics::connection_refused();
-            return ready(Err(io::Error::other(
-                "as many connections as may be are open",
-            )));
+            return ready(Err(io::Error::other("the limit of connections is reached")));
         };
-        // Tokens are small and are wanted now.
+        // Tokens are small, and must not wait for more data.
         let _ = stream.set_nodelay(true);
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(self.write_timeout));
         let connection = Connection {
             stream: Box::pin(stream),
-            _place: place,
+            _permit: permit,
             _counted: counted,
         };
         ready(Ok((connection, service)))
     }
 }
 
-/// A connection and its place among them.
+/// A connection, counted by the limiter.
 struct Connection {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
     _counted: Counted,
 }
 

@@ -129,7 +129,7 @@ impl Gathered {
         let logprobs = self
             .tokens
             .iter()
-            .filter_map(|token| token.told.logprob.as_ref());
+            .filter_map(|token| token.details.logprob.as_ref());
         let sum: f64 = logprobs.map(|score| f64::from(score.logprob)).sum();
         if self.tokens.is_empty() {
             0.0

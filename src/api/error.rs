@@ -67,10 +67,7 @@ impl ApiError {
 
     /// 500; the log has more.
     pub fn internal() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "The server met an error of its own.",
-        )
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error.")
     }
 
     pub fn code(self, code: &'static str) -> Self {

@@ -263,7 +263,7 @@ impl Receipt {
             }
             let scores = || {
                 let tokens = gathered.tokens.iter();
-                tokens.filter_map(|token| token.told.logprob.as_deref())
+                tokens.filter_map(|token| token.details.logprob.as_deref())
             };
             self.choices.push(ReceiptChoice {
                 prompt,
@@ -308,7 +308,7 @@ fn digest<'a>(scores: impl Iterator<Item = &'a TokenLogprob>) -> Option<String> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{FinishReason, PromptOutput, TokenOutput, Told};
+    use crate::engine::{FinishReason, PromptOutput, TokenDetails, TokenOutput};
 
     fn score(token: i32, logprob: f32, top: &[(i32, f32)]) -> Arc<TokenLogprob> {
         Arc::new(TokenLogprob {
@@ -336,9 +336,9 @@ mod tests {
                     token: score.token,
                     text: String::new(),
                     offset: 0,
-                    told: Told {
+                    details: TokenDetails {
                         logprob: Some(Arc::clone(score)),
-                        ..Told::default()
+                        ..TokenDetails::default()
                     },
                 })
                 .collect(),

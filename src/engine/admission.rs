@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::alive::Alive;
 use super::error::EngineError;
 use super::queue::FairQueue;
-use super::supervisor::Alive;
 
 /// The slots of a model, over all its workers.
 #[derive(Debug)]

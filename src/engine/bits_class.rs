@@ -1,8 +1,8 @@
-//! The bits class: a short name of all that decides how numbers are rounded, such as `avx2-1b9f03c2`.
+//! The bits class: a short name, such as `avx2-1b9f03c2`, for everything that decides how numbers are rounded.
 //!
-//! Two servers that evaluate exactly (`engine.mode`) and have equal classes give equal bits for the same request to the
-//! same model, as far as a small Llama that both evaluated shows. Unequal ones may differ, by some hundredths of a nat with weights of four bits, so that their numbers are
-//! not to be mixed. The first part is for people: the widest instructions that compute.
+//! Two servers in exact mode (`engine.mode`) with equal classes give equal bits for the same request to the same model, as
+//! far as a small Llama that both evaluated shows. With unequal classes they may differ, by some hundredths of a nat with
+//! four-bit weights, so their numbers should not be mixed. The first part is for people: the widest instruction set used.
 
 use sha2::{Digest, Sha256};
 
@@ -11,7 +11,7 @@ use super::trial::Verdict;
 use crate::config::Config;
 use crate::model::{self, Model};
 
-/// Of a model as these settings evaluate it, by this many threads where their number moves bits.
+/// The class of a model with these settings. `threads`: the number of threads, if it changes bits.
 pub fn bits_class(
     model: &Model,
     verdict: &Verdict,
@@ -26,7 +26,7 @@ pub fn bits_class(
     } else {
         model::instructions(&system)
     };
-    // What was computed in the trial tells more than the names of a CPU's instructions, many of which decide nothing.
+    // The results of the trial say more than a CPU's instruction sets, many of which change nothing.
     let computed = verdict.bits.clone().unwrap_or_else(|| {
         let cpu = cores::described(&["model name"]);
         format!("untried {system} {cpu:?}")

@@ -1,38 +1,38 @@
-//! How many cores this process may count on. llama.cpp's threads meet at barriers hundreds of times a token, and spin
-//! there: if one of them waits for a core that another process holds, all of them wait. So a step gets no more threads
-//! than there are cores that nobody else keeps busy.
+//! How many cores other processes leave free. llama.cpp's threads meet at barriers hundreds of times per token, and spin
+//! there: if one of them waits for a core that another process holds, all of them wait. So a decode gets no more threads
+//! than there are free cores.
 //!
-//! What others use is what the cores were busy for, less what this process used itself (`/proc/stat` and
-//! `/proc/self/stat` of Linux, both in ticks). Where that cannot be read, all cores count as free.
+//! Other processes use what the cores were busy for, minus what this process used (Linux: `/proc/stat` and
+//! `/proc/self/stat`, both in ticks). Where that cannot be read, all cores count as free.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Twenty ticks of each core: enough to tell half a busy core from none.
+/// Twenty ticks of each core: enough to distinguish half a busy core from none.
 const WINDOW: Duration = Duration::from_millis(200);
-/// A reading from before a pause, in which this process did little, tells of another time: after it all cores are
-/// tried, for six ticks.
+/// A reading from before a pause, in which this process did little, is out of date: after it all cores are tried, for six
+/// ticks.
 const PAUSE: Duration = Duration::from_millis(1000);
 const TRIAL: Duration = Duration::from_millis(60);
 
-/// Workers of all models that are evaluating something at this moment, and what makes embeddings: they share the cores.
+/// Threads of all models that are evaluating something now, for generation or embeddings. They share the cores.
 static EVALUATING: AtomicUsize = AtomicUsize::new(0);
-/// How often one began to.
+/// How often one has begun to.
 static TURNS: AtomicUsize = AtomicUsize::new(0);
 
-/// How often a worker of any model began to evaluate something; `None` while one does. What was measured between two equal
-/// numbers was measured alone.
+/// How often a worker of any model has begun to evaluate something; `None` while one does. If two calls return the same
+/// number, nothing ran in between.
 pub fn turns() -> Option<usize> {
     let evaluating = EVALUATING.load(Ordering::SeqCst);
     (evaluating == 0).then(|| TURNS.load(Ordering::SeqCst))
 }
 
-/// Models that are being loaded and measured.
+/// Models that are being loaded or measured.
 static LOADING: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts a model among those that are being loaded, while it is kept.
+/// A model counts as being loaded until the result is dropped.
 pub fn loading() -> Loading {
     LOADING.fetch_add(1, Ordering::SeqCst);
     Loading(())
@@ -52,9 +52,9 @@ pub fn is_loading() -> bool {
     LOADING.load(Ordering::SeqCst) > 0
 }
 
-/// Counts a worker among those that are evaluating something, however that ends.
+/// A worker counts as evaluating until this is dropped.
 pub struct Evaluating<'a> {
-    /// Those of its own model.
+    /// The count of its own model.
     active: &'a AtomicUsize,
 }
 
@@ -65,38 +65,38 @@ impl Drop for Evaluating<'_> {
     }
 }
 
-/// The cores that this process may use, and how many of them other processes leave free. Looks for a fifth of a second.
+/// How many cores this process may use, and how many of them other processes leave free. Takes a fifth of a second.
 pub fn free_cores() -> (usize, usize) {
     let cores = Cores::new(0);
     std::thread::sleep(WINDOW);
     (cores.most(), cores.free())
 }
 
-/// What `/proc/cpuinfo` of Linux says of the first core under these names, a line each, joined by blanks.
+/// The lines of Linux' `/proc/cpuinfo` about the first core with these names, joined by spaces.
 pub fn described(names: &[&str]) -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = |name: &&str| text.lines().find(|line| line.starts_with(*name));
     names.iter().filter_map(line).collect::<Vec<_>>().join(" ")
 }
 
-/// The cores of this machine, as they are seen from here.
+/// The cores that a model may use.
 pub struct Cores {
     /// Most threads that this process uses at once.
     most: usize,
     free: AtomicUsize,
-    /// Workers that are evaluating something, of those that these cores are for.
+    /// Workers of this model that are evaluating something.
     active: AtomicUsize,
-    /// Whether the number of threads was set: then it is this model's own, whatever others do.
+    /// Whether the settings fix the number of threads. Then it does not depend on other models or processes.
     fixed: bool,
-    /// `None`: the number of threads is fixed, or the system does not tell.
+    /// `None`: the number of threads is fixed, or the system has no such counters.
     last: Option<Mutex<Reading>>,
 }
 
-/// What the counters said.
+/// A reading of the counters.
 struct Reading {
     at: Instant,
     ticks: Ticks,
-    /// When they are to be read again.
+    /// When to read them again.
     until: Instant,
 }
 
@@ -117,14 +117,14 @@ struct Ticks {
     cores: usize,
     /// Busy and idle.
     all: u64,
-    /// Whoever was running; what a host took from a virtual machine counts.
+    /// For any process; time that the host took from a virtual machine counts.
     busy: u64,
-    /// What this process used.
+    /// For this process.
     own: u64,
 }
 
 impl Cores {
-    /// `threads`: that many, whatever others do. 0: as many as there are cores, less those that others keep busy.
+    /// `threads`: a fixed number; 0: as many as there are cores, minus those that other processes keep busy.
     pub fn new(threads: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let most = if threads == 0 { cores } else { threads };
@@ -145,12 +145,12 @@ impl Cores {
         self.most
     }
 
-    /// Whether other processes leave all of them.
+    /// Whether other processes leave all cores free.
     pub fn are_all_free(&self) -> bool {
         self.free() == self.most
     }
 
-    /// A worker begins to evaluate something.
+    /// A worker counts as evaluating until the result is dropped.
     pub fn evaluate(&self) -> Evaluating<'_> {
         self.active.fetch_add(1, Ordering::Relaxed);
         EVALUATING.fetch_add(1, Ordering::SeqCst);
@@ -160,8 +160,8 @@ impl Cores {
         }
     }
 
-    /// Threads for one decode: for the cores that neither another process nor another worker is using, be it another
-    /// model's; at least one.
+    /// Threads for one decode: the cores that neither another process nor another worker of any model is using; at least
+    /// one.
     pub fn share(&self) -> usize {
         let active = if self.fixed {
             &self.active
@@ -171,7 +171,7 @@ impl Cores {
         (self.free() / active.load(Ordering::Relaxed).max(1)).max(1)
     }
 
-    /// Threads that find a core at this moment; at least one. Cheap: the system is asked five times a second.
+    /// Cores that are free now; at least one. Cheap: the counters are read five times a second.
     fn free(&self) -> usize {
         if let Some(last) = &self.last
             && let Ok(mut last) = last.try_lock()
@@ -186,7 +186,11 @@ impl Cores {
             };
             *last = Reading::new(now, window);
             if self.free.swap(free, Ordering::Relaxed) != free {
-                tracing::debug!(free, of = self.most, "cores that other processes leave");
+                tracing::debug!(
+                    free,
+                    of = self.most,
+                    "cores that other processes leave free"
+                );
             }
         }
         self.free.load(Ordering::Relaxed)
@@ -211,13 +215,13 @@ impl Ticks {
         })
     }
 
-    /// Whether this process used less than half a core since then.
+    /// Whether this process has used less than half a core since then.
     fn rested_since(&self, before: &Self) -> bool {
         let one = self.all.saturating_sub(before.all) / self.cores as u64;
         2 * self.own.saturating_sub(before.own) < one
     }
 
-    /// Cores that others left unused since then, to the nearest whole, from 1 to `most`.
+    /// Cores that others have left unused since then, rounded, from 1 to `most`.
     fn free_since(&self, before: &Self, most: usize) -> usize {
         let since = |now: u64, then: u64| now.saturating_sub(then) as f64;
         let all = since(self.all, before.all).max(1.0);
@@ -227,7 +231,7 @@ impl Ticks {
     }
 }
 
-/// Numbers as Linux lists them: `0-3,8`.
+/// Parses a list of numbers as Linux writes it: `0-3,8`.
 fn numbers(list: &str) -> BTreeSet<usize> {
     list.trim()
         .split(',')
@@ -239,7 +243,7 @@ fn numbers(list: &str) -> BTreeSet<usize> {
         .collect()
 }
 
-/// How many of the allowed cores `/proc/stat` tells of, their ticks in all, and those that were busy.
+/// The number of allowed cores in `/proc/stat`, the sum of their ticks, and the ticks in which they were busy.
 fn of_cores(stat: &str, allowed: &BTreeSet<usize>) -> (usize, u64, u64) {
     let (mut cores, mut all, mut busy) = (0, 0, 0);
     for line in stat.lines() {
@@ -251,7 +255,7 @@ fn of_cores(stat: &str, allowed: &BTreeSet<usize>) -> (usize, u64, u64) {
         if !allowed.contains(&number) {
             continue;
         }
-        // user, nice, system, idle, waiting for a disk, interrupts of two kinds, stolen; what follows is in user.
+        // user, nice, system, idle, iowait, irq, softirq, steal; the rest is part of user.
         let ticks: Vec<u64> = words.take(8).filter_map(|word| word.parse().ok()).collect();
         let idle: u64 = ticks.iter().skip(3).take(2).sum();
         let sum: u64 = ticks.iter().sum();
@@ -262,8 +266,8 @@ fn of_cores(stat: &str, allowed: &BTreeSet<usize>) -> (usize, u64, u64) {
     (cores, all, busy)
 }
 
-/// Ticks that a process used, its threads and its calls into the system together. Its name, which may hold anything,
-/// stands in parentheses before the numbers.
+/// Ticks that a process used, in user and kernel mode. Its name, which may contain anything, is in parentheses before the
+/// numbers.
 fn of_process(stat: &str) -> Option<u64> {
     let (_, numbers) = stat.rsplit_once(')')?;
     let ticks: Vec<u64> = numbers
@@ -291,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_use_is_not_free() {
+    fn cores_that_others_use_are_not_free() {
         let ticks = |busy, own| Ticks {
             cores: 4,
             all: 0,
@@ -306,7 +310,7 @@ mod tests {
             assert_eq!(now.free_since(&ticks(1000, 500), 4), expect, "{busy} {own}");
         };
         check(0, 0, 4);
-        // All four are busy, with this process alone.
+        // All four are busy, but only with this process.
         check(80, 80, 4);
         check(80, 78, 4);
         check(80, 60, 3);
@@ -326,11 +330,11 @@ mod tests {
     }
 
     #[test]
-    fn models_share_the_cores_unless_each_has_its_own() {
+    fn models_share_the_cores_unless_their_threads_are_fixed() {
         let (one, other) = (Cores::new(0), Cores::new(0));
         let (fixed, fixed_too) = (Cores::new(6), Cores::new(4));
         let _turns: Vec<_> = (0..one.most()).map(|_| other.evaluate()).collect();
-        // Nothing is left for this one, whose own workers do nothing.
+        // The other model keeps all of them busy.
         assert_eq!(one.share(), 1);
         assert_eq!((fixed.share(), fixed_too.share()), (6, 4));
         let (_one, _two) = (fixed.evaluate(), fixed.evaluate());
@@ -339,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_was_set_stays() {
+    fn a_fixed_number_stays() {
         assert_eq!(Cores::new(3).free(), 3);
         let cores = Cores::new(0);
         assert!((1..=cores.most()).contains(&cores.free()));

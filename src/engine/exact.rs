@@ -1,10 +1,10 @@
-//! Which decodes have the very bits of single rows, and where a prompt may be cut: found by comparing, for a model on a
-//! machine. Where each sequence has its own KV cells, that is a matter of llama.cpp's matrix routines: for weights in
-//! their plain layout (Q4_1, say) or in AMX's, each row is computed in the same way, whatever its neighbours; for K-quants
+//! Which decodes give exactly the bits of single rows, and where a prompt may be cut: found by comparison, per model and
+//! machine. Where each sequence has its own KV cells, this depends on llama.cpp's matrix routines: for weights in a plain
+//! layout (such as Q4_1) or in AMX's, each row is computed in the same way, whatever its neighbours; for K-quants
 //! elsewhere, another routine computes four rows and more.
 //!
-//! Some routines give most rows equal bits and a few rows others, so rows that were compared prove nothing of the rest.
-//! What is known of a routine ([`crate::model::Placements::widest_equal`]) therefore bounds what is taken from here.
+//! Some routines give equal bits for most rows and different ones for a few, so the compared rows prove nothing about
+//! others. What is known about a routine ([`crate::model::Placements::widest_equal`]) therefore bounds the result.
 
 use std::collections::BTreeSet;
 use std::hash::Hasher;
@@ -18,27 +18,27 @@ use super::shape::context_shape;
 use crate::config;
 use crate::model::{Context, ContextError, ContextShape, DecodeError, Model, Row, Runner, Token};
 
-/// In exact mode; each width costs time to verify.
+/// The widest decode of exact mode; each width takes time to verify.
 pub const WIDEST: usize = 16;
 
-/// How often the rows of every width are compared, each time with other tokens.
+/// How often every width is compared, each time with other tokens.
 pub const ROUNDS: usize = 3;
 
-/// What was found so far.
+/// The result so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
-    /// Decodes of up to this many sequences have the bits of single rows; 0: none was compared.
+    /// Decodes of up to this many sequences have the bits of single rows; 0: nothing was compared yet.
     pub exact_width: usize,
     /// The least width at which a row differed.
     pub differs_at: Option<usize>,
-    /// Widths up to this one were to be compared.
+    /// The widest decode that was to be compared.
     pub widest_wanted: usize,
-    /// How often all of them were.
+    /// How often all widths were compared.
     pub rounds: usize,
 }
 
 impl Found {
-    /// Whether all widths up to `wanted` were compared, or one differs.
+    /// Whether all widths up to `wanted` were compared, or one was found to differ.
     pub fn is_complete(&self, wanted: usize) -> bool {
         self.rounds > 0 && (self.widest_wanted >= wanted || self.differs_at.is_some())
     }
@@ -46,17 +46,17 @@ impl Found {
 
 /// A comparison that can be interrupted after every decode.
 ///
-/// A lane of more than 256 tokens is among those compared, for llama.cpp rounds the length of a decode's attention up to
-/// that of its longest lane; both numbers of threads are; and there are two steps, of which the second reads what the
-/// first wrote into the cells.
+/// One of the lanes is longer than 256 tokens, because llama.cpp rounds the length of a decode's attention up to that of
+/// its longest lane. Decodes run with one thread and with several, and in two steps, so that the second reads the cells
+/// that the first wrote.
 pub struct Search {
     context: Context,
     lanes: usize,
-    /// Makes the tokens of each round others.
+    /// Each round has other tokens.
     round: usize,
-    /// Tokens of the newest lane's prompt that are evaluated.
+    /// Evaluated tokens of the newest lane's prompt.
     filled: usize,
-    /// Hashes of the rows that each lane has alone, for the lanes from the first on, by step.
+    /// Hashes of each lane's rows evaluated alone, by step and lane.
     alone: [Vec<u64>; STEPS],
     /// Widths whose rows were equal in this round.
     equal: BTreeSet<usize>,
@@ -65,11 +65,11 @@ pub struct Search {
 const STEPS: usize = 2;
 /// Tokens of the longest prompt.
 const LONG: usize = 264;
-/// Rows of a decode, at most: a request that arrives waits no longer.
+/// Most rows of a decode: an arriving request waits for no more than one.
 const PIECE: usize = 32;
 
 impl Search {
-    /// Of decodes of up to `widest` sequences. It goes on where `found` ended.
+    /// Compares decodes of up to `widest` sequences. Continues from `found`.
     pub fn new(
         model: &Arc<Model>,
         settings: &config::Engine,
@@ -91,7 +91,8 @@ impl Search {
         })
     }
 
-    /// Evaluates one more decode or two, of [`PIECE`] rows at most, by this many threads or one. `false`: all was compared.
+    /// Evaluates one or two more decodes of at most [`PIECE`] rows, with this many threads or one. `false`: everything has
+    /// been compared.
     pub fn step(&mut self, found: &mut Found, threads: usize) -> Result<bool, DecodeError> {
         if found.widest_wanted < self.lanes {
             found.widest_wanted = self.lanes;
@@ -110,7 +111,7 @@ impl Search {
         if self.is_equal(width, threads)? {
             self.equal.insert(width);
             let through = (1..).take_while(|width| self.equal.contains(width)).last();
-            // Later rounds confirm what the first found, from the narrowest on.
+            // Later rounds only confirm the first.
             if self.round == 0 {
                 found.exact_width = found.exact_width.max(through.unwrap_or(1));
             }
@@ -121,7 +122,7 @@ impl Search {
         Ok(true)
     }
 
-    /// First a few widths far apart, so that one that differs is met early; then what lies between.
+    /// First a few widths far apart, to find one that differs early; then those in between.
     fn next_width(&self, found: &Found) -> Option<usize> {
         let bound = found.differs_at.map_or(self.lanes, |width| width - 1);
         let doubled = std::iter::successors(Some(2), |width| Some(2 * width));
@@ -131,18 +132,18 @@ impl Search {
             .find(|width| *width <= bound && !self.equal.contains(width))
     }
 
-    /// `false`: there have been enough.
+    /// `false`: there have been enough rounds.
     fn begin_round(&mut self, found: &Found) -> bool {
         self.round += 1;
-        let goes_on = self.round < ROUNDS && found.exact_width > 1;
-        if goes_on {
+        let continues = self.round < ROUNDS && found.exact_width > 1;
+        if continues {
             for lane in 0..self.lanes {
                 self.context.cut(lane, 0);
             }
             self.alone = [const { Vec::new() }; STEPS];
             self.equal = BTreeSet::from([1]);
         }
-        goes_on
+        continues
     }
 
     fn row(&self, lane: usize, position: usize) -> Row {
@@ -156,7 +157,7 @@ impl Search {
         }
     }
 
-    /// Evaluates a piece of a lane's prompt, and after the last one the rows that follow, one by one.
+    /// Evaluates a piece of a lane's prompt, and after the last piece the rows that follow, one by one.
     fn evaluate_alone(&mut self, lane: usize, threads: usize) -> Result<(), DecodeError> {
         let end = length(lane).min(self.filled + PIECE);
         let piece: Vec<Row> = (self.filled..end).map(|at| self.row(lane, at)).collect();
@@ -176,7 +177,7 @@ impl Search {
         Ok(())
     }
 
-    /// Whether the rows of a decode of this many sequences have the bits that each has alone.
+    /// Whether each row of a decode of this many sequences has the same bits as evaluated alone.
     fn is_equal(&mut self, width: usize, threads: usize) -> Result<bool, DecodeError> {
         let mut equal = true;
         for step in 0..STEPS {
@@ -195,7 +196,7 @@ impl Search {
     }
 }
 
-/// The context that a search takes for decodes of up to `widest` sequences.
+/// The context of a search for decodes of up to `widest` sequences.
 pub fn shape(settings: &config::Engine, widest: usize) -> ContextShape {
     let lanes = widest.clamp(1, WIDEST);
     context_shape(settings, lanes, LONG + STEPS, PIECE, lanes)
@@ -215,12 +216,11 @@ fn bits(context: &Context, row: usize) -> u64 {
     hash.finish()
 }
 
-/// The least number of rows at whose multiples a prompt may be cut into decodes of no fewer rows, so that all have the
-/// bits of the prompt evaluated whole; `None`: none that was tried.
+/// The smallest tried number of rows such that a prompt cut at its multiples, into decodes of at least that many rows, has
+/// the bits of the prompt evaluated whole; `None` if all of them failed.
 ///
-/// Weights that AMX multiplies are computed alike in every decode of two rows and more. Elsewhere kernels take rows four
-/// or eight at a time, and some that have fewer have other bits now and then, so fewer than [`plan::GROUP_ROWS`] are not
-/// tried there.
+/// AMX computes rows alike in every decode of two rows and more. Other kernels take rows four or eight at a time, and
+/// smaller decodes sometimes have other bits, so fewer than [`plan::GROUP_ROWS`] are not tried there.
 pub fn cut_rows(
     model: &Arc<Model>,
     settings: &config::Engine,
@@ -290,9 +290,9 @@ pub(super) mod tests {
     pub(in crate::engine) const Q4_1: u32 = 3;
 
     #[test]
-    fn every_width_is_compared_and_what_differs_is_not_wide() {
+    fn every_width_is_compared_and_none_that_differs_is_used() {
         let settings = Config::default().engine;
-        // A row of F16 goes through another routine than several, on most CPUs.
+        // On most CPUs, single F16 rows go through another routine than several.
         for kind in [Q4_1, F16] {
             let model = specimen(kind);
             let mut found = Found::default();
@@ -310,13 +310,13 @@ pub(super) mod tests {
                 ),
             }
             assert!(found.is_complete(WIDEST));
-            // Weights in their plain layout that are quantised: on every CPU.
+            // Quantized weights in a plain layout: on every CPU.
             assert!(kind != Q4_1 || found.exact_width == WIDEST);
         }
     }
 
     #[test]
-    fn what_was_found_is_kept_when_a_search_is_interrupted() {
+    fn an_interrupted_search_keeps_its_results() {
         let (model, settings) = (specimen(Q4_1), Config::default().engine);
         let mut found = Found::default();
         let mut widths = Vec::new();
@@ -333,7 +333,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn prompts_may_be_cut_at_groups() {
+    fn prompts_can_be_cut_at_groups() {
         let settings = Config::default().engine;
         for kind in [Q4_1, F16] {
             let rows = cut_rows(&specimen(kind), &settings, 2).expect("a context");
@@ -342,7 +342,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn it_is_complete_once_all_was_compared_or_something_differs() {
+    fn it_is_complete_once_everything_is_compared_or_one_differs() {
         let found = |exact_width, differs_at, rounds| Found {
             exact_width,
             differs_at,

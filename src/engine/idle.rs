@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::cores;
+use super::shared::Shared;
 use super::tune::{Moment, Step, Tuning};
-use super::worker::Shared;
 
 /// A moment is idle when nothing has been evaluated for this long; twice as long after each disturbed attempt, up to a
 /// bound.

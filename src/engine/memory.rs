@@ -1,5 +1,5 @@
-//! How much memory an engine is going to take, and whether it is there. Asked before it is taken: Linux gives out more
-//! than it has, and ends the process when that is used.
+//! How much memory an engine needs, and whether it is available. Checked before it is allocated: Linux overcommits, and
+//! kills the process when the memory is used.
 
 use sysinfo::{MemoryRefreshKind, System};
 
@@ -9,36 +9,35 @@ use crate::model::{self, ContextShape, Heads, Model, Token};
 
 const MIB: u64 = 1 << 20;
 
-/// What an engine takes, in bytes. Each is close, not exact; what else llama.cpp takes is small beside it.
+/// What an engine needs, in bytes. Estimates; whatever else llama.cpp allocates is small in comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Need {
-    /// They are there by the time that this is known.
+    /// Already loaded when this is computed.
     pub weights: u64,
-    /// Keys and values of all lanes; none if the model's metadata do not tell.
+    /// Keys and values of all lanes; `None` if the model's metadata do not say.
     pub kv_cache: Option<u64>,
-    /// Rows of logits that all contexts may be asked for at once.
+    /// Rows of logits that all contexts may return at once.
     pub logits: u64,
-    /// What bounds the scores that are kept with the tokens of all lanes.
+    /// Bounds of the scores cached with the tokens of all lanes.
     scores: ScoreBounds,
-    /// Of all contexts.
+    /// In all contexts.
     lanes: usize,
     lane_tokens: usize,
 }
 
-/// How large the scores of a lane's prompt may become.
+/// Bounds of the scores of a lane's prompt.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct ScoreBounds {
-    /// Of a token; `None`: nothing is scored.
+    /// Most alternatives per token; `None`: nothing is scored.
     alternatives: Option<usize>,
-    /// Alternatives of all its tokens together: those of one answer.
+    /// Most alternatives of all tokens together: those of one answer.
     entries: usize,
 }
 
 impl ScoreBounds {
-    /// Bytes of the scores of so many tokens.
+    /// Bytes of the scores of this many tokens.
     fn bytes(self, tokens: usize) -> u64 {
-        /// What the allocator and `Arc` add to each, and the places that it stands at: with the lane's tokens, and with the
-        /// whole prompt.
+        /// Per token: the allocator's and `Arc`'s overhead, and the pointers in the lane and in the complete prompt.
         const BESIDE: usize = 64;
         let Some(alternatives) = self.alternatives else {
             return 0;
@@ -49,12 +48,11 @@ impl ScoreBounds {
     }
 }
 
-/// There is less memory than will be needed; for the person at the terminal.
+/// Not enough memory; for the person at the terminal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "too little memory: beside its weights the model needs about {} MiB, {} MiB of them for {} lanes of {} tokens and {} \
-     MiB for the log-probabilities of these (limits.logprobs), and {} MiB are available. {}, or stop what else takes memory \
-     here.",
+    "too little memory: besides its weights the model needs about {} MiB, {} MiB of them for {} lanes of {} tokens and {} \
+     MiB for their log-probabilities (limits.logprobs), but only {} MiB are available. {}, or free memory on this machine.",
     need.beside_weights(*kv_cache) / MIB, kv_cache / MIB, need.lanes, need.lane_tokens, need.scores() / MIB,
     available / MIB, need.advice(*kv_cache, *available)
 )]
@@ -65,12 +63,12 @@ pub struct TooLittle {
 }
 
 impl Need {
-    /// Of so many contexts of this shape.
+    /// For this many contexts of this shape.
     pub fn of(model: &Model, shape: &ContextShape, contexts: usize) -> Self {
         let lanes = contexts * (shape.lanes + model::spare_lanes(model, shape.output));
         let cells = lanes * shape.lane_tokens.next_multiple_of(256);
         let cell_bytes = model.kv_bytes_per_token(shape.kv_type_k.bytes(), shape.kv_type_v.bytes());
-        // llama.cpp computes them in one buffer, and hands them out in another.
+        // llama.cpp computes them in one buffer, and returns them in another.
         let row_bytes = 2 * model.vocab().len() * size_of::<f32>();
         Self {
             weights: model.facts().size_bytes,
@@ -82,7 +80,7 @@ impl Need {
         }
     }
 
-    /// With the scores of prompts, as many as these limits allow.
+    /// Adds the scores of prompts, up to these limits.
     pub fn with_scores(self, vocabulary: usize, limits: &Limits) -> Self {
         Self {
             scores: ScoreBounds {
@@ -93,7 +91,7 @@ impl Need {
         }
     }
 
-    /// Scores that are kept with the tokens of all lanes, if every prompt asks for as many alternatives as it may.
+    /// Scores cached with the tokens of all lanes, if every prompt asks for as many alternatives as it may.
     pub fn scores(&self) -> u64 {
         self.lanes as u64 * self.scores.bytes(self.lane_tokens)
     }
@@ -106,7 +104,7 @@ impl Need {
         kv_cache + self.logits + self.scores()
     }
 
-    /// Whether what is still to be taken is there.
+    /// Fails if there is not enough memory for what is not yet allocated.
     pub fn check(self, available: u64) -> Result<(), TooLittle> {
         match self.kv_cache {
             Some(kv_cache) if self.beside_weights(kv_cache) > available => Err(TooLittle {
@@ -118,7 +116,7 @@ impl Need {
         }
     }
 
-    /// A length of context at which everything fits, unless it is too short to be of use.
+    /// What to change so that everything fits: the context length, unless it would be too short to be useful.
     fn advice(&self, kv_cache: u64, available: u64) -> String {
         /// Lanes are padded to as many cells.
         const STEP: usize = 256;
@@ -127,7 +125,7 @@ impl Need {
             return "Lower limits.logprobs or limits.answer_entries".to_owned();
         }
         let cells = self.lane_tokens.next_multiple_of(STEP);
-        // Below what is available: other things grow too.
+        // Leaves a tenth for other things that grow.
         let fits = |length: &usize| {
             let kv_cache = u128::from(kv_cache) * *length as u128 / cells as u128;
             let scores = u128::from(self.lanes as u64 * self.scores.bytes(*length));
@@ -136,29 +134,30 @@ impl Need {
         let mut shorter = (2..cells / STEP).rev().map(|steps| steps * STEP);
         match shorter.find(fits) {
             Some(fitting) => format!(
-                "--context-length {fitting} would fit; so may fewer --parallel-sequences or --cache-lanes"
+                "--context-length {fitting} would fit; fewer --parallel-sequences or --cache-lanes may, too"
             ),
             None => {
-                "Lower --parallel-sequences and --cache-lanes, or take a smaller model".to_owned()
+                "Lower --parallel-sequences and --cache-lanes, or use a smaller model".to_owned()
             }
         }
     }
 }
 
-/// For the log; what is there at all is no nothing.
+/// Rounded up, so that a non-zero size is never logged as 0.
 pub fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(MIB)
 }
 
-/// Whether there is room for a further context of this shape, and as much again: it is taken beside the engine, for a while.
+/// Whether there is twice the memory that another context of this shape needs. It is allocated beside the engine for a
+/// while.
 pub fn holds_twice(model: &Model, shape: &ContextShape) -> bool {
     let need = Need::of(model, shape, 1);
     let taken = need.kv_cache.unwrap_or(u64::MAX / 4) + need.logits;
     available().is_some_and(|available| available / 2 >= taken)
 }
 
-/// Bytes of the KV cache of a model that is not loaded yet, at least: more contexts, if they are found to be faster, keep
-/// more lanes as cache. `None` if the model's metadata do not tell.
+/// The least size in bytes of the KV cache of a model that is not loaded yet. More contexts, if they turn out to be faster,
+/// have more cache lanes. `None` if the model's metadata do not say.
 pub fn least_kv_cache(heads: &Heads, settings: &config::Engine) -> Option<u64> {
     let contexts = settings.contexts.clamp(1, settings.parallel_sequences);
     let lanes = contexts * (settings.parallel_sequences.div_ceil(contexts) + settings.cache_lanes);
@@ -168,7 +167,7 @@ pub fn least_kv_cache(heads: &Heads, settings: &config::Engine) -> Option<u64> {
     Some((cell_bytes * cells as f64) as u64)
 }
 
-/// Bytes of memory and swap, within a container's bound; `None` where the system does not tell.
+/// Bytes of memory and swap, within a container's limit; `None` where the system does not say.
 pub fn total() -> Option<u64> {
     let mut system = System::new();
     system.refresh_memory_specifics(MemoryRefreshKind::everything());
@@ -179,15 +178,16 @@ pub fn total() -> Option<u64> {
     (total > 0).then_some(total)
 }
 
-/// Bytes that this process may still take without anyone being ended for it; `None` where the system does not tell.
+/// Bytes that this process can still allocate without causing the system to kill a process; `None` where the system does
+/// not say.
 pub fn available() -> Option<u64> {
     let mut system = System::new();
     system.refresh_memory_specifics(MemoryRefreshKind::everything());
     if system.total_memory() == 0 {
         return None;
     }
-    // A container's bound counts what it reads from files too, but gives that up when memory is wanted. Swap that the
-    // machine has is no room beyond the bound.
+    // A container's usage includes cached files, which are dropped when memory is short. The machine's swap does not extend
+    // the container's limit.
     let contained = system.cgroup_limits().map_or(u64::MAX, |limits| {
         limits.total_memory.saturating_sub(limits.rss)
     });
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_told_with_what_would() {
+    fn an_error_says_what_would_fit() {
         check(900, 910, None);
         check(
             900,
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_count_as_far_as_the_limits_allow_them() {
+    fn scores_count_up_to_the_limits() {
         let with = |logprobs: usize, answer_entries: usize| {
             let limits = Limits {
                 logprobs,
@@ -255,7 +255,7 @@ mod tests {
         let few = with(100, 5_000_000);
         assert_eq!(few.scores() - none, tokens * 100 * 8);
         assert_eq!(few.check(250 * MIB), Ok(()));
-        // No more than one answer may hold, for each lane, and no more than there are tokens.
+        // At most what one answer may hold, per lane, and at most one alternative per token of the vocabulary.
         let many = with(100_000, 5_000_000);
         assert_eq!(many.scores() - none, 20 * 5_000_000 * 8);
         let all = with(100_000, 1_000_000_000);
@@ -267,14 +267,14 @@ mod tests {
         let error = refused(many, 250 * MIB);
         assert!(error.contains("768 MiB for the log-prob"), "{error}");
         assert!(error.contains("Lower limits.logprobs"), "{error}");
-        // Shorter lanes have fewer of them, too.
+        // Shorter lanes have fewer scores.
         let error = refused(few, 100 * MIB);
         assert!(error.contains("--context-length 1024 would"), "{error}");
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn the_system_tells_what_is_available() {
-        assert!(available().expect("told") > MIB);
+    fn linux_says_what_is_available() {
+        assert!(available().expect("a number") > MIB);
     }
 }

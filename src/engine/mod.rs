@@ -6,6 +6,7 @@
 //! `text`. Embeddings are made apart from all that (`embeddings`).
 
 mod admission;
+mod alive;
 mod bits_class;
 mod cores;
 mod draft;
@@ -21,6 +22,7 @@ mod lanes;
 mod loader;
 mod masks;
 mod memory;
+mod message;
 mod models;
 mod persist;
 mod plan;
@@ -30,6 +32,7 @@ mod request;
 mod schedule;
 mod score;
 mod shape;
+mod shared;
 mod sharing;
 mod submit;
 mod supervisor;
@@ -51,7 +54,7 @@ pub use loader::{Machinery, Started};
 pub use memory::{available as available_memory, least_kv_cache, total as total_memory};
 pub use models::{Described, Models, Status};
 pub use queue::FairQueue;
-pub use request::{Delta, FinishReason, PromptOutput, Request, Rows, TokenOutput, Told};
+pub use request::{Delta, FinishReason, PromptOutput, Request, Rows, TokenDetails, TokenOutput};
 pub use tally::Tally;
 pub use text::{Completion, Ending, Utf8Decoder};
 pub use trial::{

@@ -1,4 +1,4 @@
-//! What goes into the engine and what comes out of it.
+//! What goes into the engine, and what comes out.
 
 use std::sync::Arc;
 
@@ -8,49 +8,50 @@ use crate::logprobs::{Tell, TokenLogprob};
 use crate::model::{Adapters, Token};
 use crate::sampling::{Observed, SamplingParams, Watch};
 
-/// One sequence to score and to continue. A request of `n` choices is `n` of these with one prompt.
+/// One sequence to score and continue. A request for `n` choices is `n` of these with the same prompt.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Token ids, each within the vocabulary; at least one, at most the context's length.
+    /// Token ids within the vocabulary; at least one, at most the context length.
     pub prompt: Arc<[Token]>,
-    /// Tokens that the completion begins with, of an earlier answer. Each is evaluated as a generated token is, and none is
-    /// told of. Prompt, these and `max_tokens` fit the context together.
+    /// The completion begins with these tokens of an earlier answer. They are evaluated like generated tokens, but not
+    /// returned. Prompt, these and `max_tokens` together fit the context.
     pub forced_prefix: Arc<[Token]>,
-    /// The token that comes first behind them: given, not drawn, and told of like any other.
+    /// The first token after them: not drawn, but returned like any other.
     pub forced_token: Option<Token>,
-    /// The adapters that apply to all of it, prompt and completion.
+    /// They apply to prompt and completion.
     pub adapters: Adapters,
-    /// Tokens to generate at most; 0 scores only. Prompt and completion fit the context together.
+    /// Most tokens to generate; 0 only scores. Prompt and completion together fit the context.
     pub max_tokens: usize,
-    /// What is told of every generated token.
+    /// Log-probabilities of the generated tokens.
     pub logprobs: Option<Tell>,
-    /// What is told of the prompt's tokens, if they are to be scored.
+    /// Log-probabilities of the prompt's tokens; `None`: the prompt is not scored.
     pub prompt_logprobs: Option<Tell>,
-    /// The rows that are wanted whole; those of the prompt only if it is scored.
+    /// Rows of logits to return; those of the prompt only if it is scored.
     pub rows: Rows,
-    /// What is told of how each token was drawn.
+    /// What to record of how each token is drawn.
     pub watch: Watch,
     pub sampling: SamplingParams,
     /// The text ends before the first of these.
     pub stop: Arc<[String]>,
-    /// Whether the text ends behind the stop string instead, and a token of `sampling.stop_tokens` is given out.
+    /// Whether the text includes the stop string, and a token of `sampling.stop_tokens` is returned.
     pub include_stop: bool,
-    /// Whether the prompt may start from what other sequences have evaluated.
+    /// Whether cells that other sequences evaluated may be reused.
     pub cache_prompt: bool,
-    /// Whether its bits must depend on nobody else, in throughput mode too.
+    /// Whether its bits must not depend on other requests, even in throughput mode.
     pub exact: bool,
-    /// Whether its tokens are wanted as they come. Else all are told at the end, and nobody is woken for each of them.
+    /// Whether tokens are sent as they are generated. Otherwise they are all sent at the end, which wakes the receiver
+    /// only once.
     pub streamed: bool,
-    /// Whether a final end-of-generation token is delivered as a token (with empty text) before the end.
+    /// Whether a final end-of-generation token is returned (with empty text).
     pub deliver_end_token: bool,
 }
 
-/// Rows of logits that are wanted whole, each by the token that it predicts: a place in prompt and completion, from 0.
+/// Rows of logits to return, each identified by the token that it predicts: its position in prompt and completion, from 0.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Rows {
     #[default]
     None,
-    /// All from this one on.
+    /// All from this position on.
     From(usize),
     /// In ascending order.
     These(Arc<[usize]>),
@@ -67,7 +68,7 @@ impl Rows {
 }
 
 impl Request {
-    /// The first token of the prompt whose row is wanted. Nothing predicts the very first.
+    /// The first prompt token whose row is wanted. No row predicts the very first token.
     pub(super) fn first_prompt_row(&self) -> Option<usize> {
         let first = match &self.rows {
             Rows::None => None,
@@ -85,7 +86,7 @@ impl Request {
         }
     }
 
-    /// Whether it goes on from within an earlier answer.
+    /// Whether it continues from within an earlier answer.
     pub(super) fn is_fork(&self) -> bool {
         !self.forced_prefix.is_empty() || self.forced_token.is_some()
     }
@@ -104,12 +105,12 @@ impl Request {
     }
 }
 
-/// What a running sequence tells, in this order: one `Prompt`, any number of `Token`s, one `Finished` or `Failed`.
+/// What a running sequence sends, in this order: one `Prompt`, any number of `Token`s, one `Finished` or `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Delta {
-    /// The prompt is evaluated.
+    /// The prompt has been evaluated.
     Prompt(PromptOutput),
-    /// A token that no stop string can take back.
+    /// A token that no stop string can cut any more.
     Token(TokenOutput),
     Finished(FinishReason),
     Failed(EngineError),
@@ -118,11 +119,11 @@ pub enum Delta {
 /// The evaluated prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PromptOutput {
-    /// Prompt tokens that came from the cache.
+    /// Prompt tokens served from the cache.
     pub cached_tokens: usize,
-    /// With `prompt_logprobs`: an entry for each prompt token but the first, which nothing predicts. Else empty.
+    /// With `prompt_logprobs`: an entry for each prompt token except the first, which no row predicts. Otherwise empty.
     pub logprobs: Vec<Arc<TokenLogprob>>,
-    /// The rows that were wanted, each with its token's place.
+    /// The requested rows, each with its token's position.
     pub rows: Vec<(usize, Arc<[f32]>)>,
 }
 
@@ -130,33 +131,33 @@ pub struct PromptOutput {
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenOutput {
     pub token: Token,
-    /// What this token adds to the completion's text: whole characters only, nothing from a stop string on.
+    /// What this token adds to the completion's text: complete characters only, up to a stop string.
     pub text: String,
-    /// Characters (Unicode scalar values) of the completion that stand before this token.
+    /// Characters (Unicode scalar values) of the completion before this token.
     pub offset: usize,
-    pub told: Told,
+    pub details: TokenDetails,
 }
 
-/// What is told of a generated token beside its text, each if the request asked for it.
+/// What a request may ask for of a generated token besides its text.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Told {
+pub struct TokenDetails {
     pub logprob: Option<Arc<TokenLogprob>>,
     pub observed: Option<Arc<Observed>>,
-    /// The raw logits that it was drawn from.
+    /// The raw logits it was drawn from.
     pub row: Option<Arc<[f32]>>,
 }
 
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// A stop string, a token that ends the generation, a finished grammar, or that no token is allowed.
+    /// A stop string, an end-of-generation token, a finished grammar, or no allowed token.
     Stop,
-    /// `max_tokens` or the context's end.
+    /// `max_tokens`, or the end of the context.
     Length,
 }
 
 impl FinishReason {
-    /// OpenAI's word for it.
+    /// OpenAI's name for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stop => "stop",

@@ -11,9 +11,10 @@ use super::admission::{Admission, Permit};
 use super::error::EngineError;
 use super::generation::Generation;
 use super::handle::Engine;
+use super::message::{Job, Message};
 use super::request::{Delta, Request};
+use super::shared::Shared;
 use super::tally::Tally;
-use super::worker::{Job, Message, Shared};
 use crate::metrics;
 
 impl Engine {

@@ -1,49 +1,22 @@
-//! A worker's thread: it runs the worker, and makes it anew when it is lost.
+//! A worker's thread: runs the worker, and restarts it when it dies.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::error::{EngineError, StartError};
+use super::message::Message;
 use super::request::Delta;
-use super::worker::{Ended, Message, Shared, Worker};
+use super::shared::Shared;
+use super::worker::{Ended, Worker};
 use crate::metrics;
 use crate::model::{Context, ContextShape, Model, Runner, Runners};
 
-/// Between two tries to make what a lost worker ran on.
+/// Between two attempts to restart a worker.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Which workers run.
-#[derive(Debug, Clone)]
-pub struct Alive(Arc<[AtomicBool]>);
-
-impl Alive {
-    pub fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| AtomicBool::new(true)).collect())
-    }
-
-    pub fn is(&self, worker: usize) -> bool {
-        self.0[worker].load(Ordering::Relaxed)
-    }
-
-    pub fn set(&self, worker: usize, alive: bool) {
-        self.0[worker].store(alive, Ordering::Relaxed);
-    }
-
-    /// Those that do not.
-    pub fn down(&self) -> impl Iterator<Item = usize> {
-        (0..self.workers()).filter(|&worker| !self.is(worker))
-    }
-
-    /// How many there are, running or not.
-    pub fn workers(&self) -> usize {
-        self.0.len()
-    }
-}
-
-/// All that it takes to make a worker, and to make it anew.
+/// Everything needed to start a worker, and to restart it.
 pub struct Supervisor {
     pub number: usize,
     pub model: Arc<Model>,
@@ -54,9 +27,9 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Runs until it is told to close. `ready` is told how the first start went.
+    /// Runs until [`Message::Close`]. `ready` gets the outcome of the first start.
     pub fn run(self, ready: mpsc::Sender<Result<(), StartError>>) {
-        // However this thread ends, nobody takes its worker for a living one.
+        // However this thread ends, its worker does not count as alive afterwards.
         let _down = Down(&self);
         let mut next = match self.runner() {
             Ok(runner) => {
@@ -71,7 +44,7 @@ impl Supervisor {
         drop(ready);
         while let Some(runner) = next {
             self.shared.alive.set(self.number, true);
-            // What the worker held is dropped as it unwinds, and its clients hear of it.
+            // Unwinding drops what the worker held, and its clients get an error.
             let ended = catch_unwind(AssertUnwindSafe(|| {
                 Worker::new(
                     self.number,
@@ -87,15 +60,18 @@ impl Supervisor {
             }
             self.shared.alive.set(self.number, false);
             self.shared.directory.forget(self.number);
-            tracing::error!(worker = self.number, "a worker was lost, and is made anew");
-            next = self.replace();
+            tracing::error!(
+                worker = self.number,
+                "a worker died, and is being restarted"
+            );
+            next = self.restart();
             if next.is_some() {
                 metrics::worker_restarted();
             }
         }
     }
 
-    /// The context is made on the worker's thread, and stays there.
+    /// The context is created on the worker's thread, and stays there.
     fn runner(&self) -> Result<Box<dyn Runner>, StartError> {
         catch_unwind(AssertUnwindSafe(|| {
             let context = Context::new(&self.model, self.shape.clone())?;
@@ -104,19 +80,19 @@ impl Supervisor {
         .unwrap_or(Err(StartError::Panicked))
     }
 
-    /// Tries until there is a new runner; meanwhile whoever comes is refused. `None`: the server closes.
-    fn replace(&self) -> Option<Box<dyn Runner>> {
+    /// Retries until there is a new runner, and rejects requests meanwhile. `None`: the server closes.
+    fn restart(&self) -> Option<Box<dyn Runner>> {
         loop {
             match self.runner() {
                 Ok(runner) => return Some(runner),
                 Err(error) => {
-                    tracing::error!(worker = self.number, %error, "it could not be made anew yet")
+                    tracing::error!(worker = self.number, %error, "cannot restart a worker yet")
                 }
             }
-            let again = Instant::now() + PAUSE;
+            let retry_at = Instant::now() + PAUSE;
             while let Ok(message) = self
                 .mailbox
-                .recv_timeout(again.saturating_duration_since(Instant::now()))
+                .recv_timeout(retry_at.saturating_duration_since(Instant::now()))
             {
                 match message {
                     Message::Run(job) => {
@@ -124,7 +100,7 @@ impl Supervisor {
                         drop(job);
                         let _ = deltas.send(Delta::Failed(EngineError::worker_down(self.number)));
                     }
-                    // Dropped, which answers it.
+                    // Dropping it is the answer.
                     Message::Want(_) | Message::Gift { .. } | Message::Allowed => {}
                     Message::Close => return None,
                 }

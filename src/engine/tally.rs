@@ -1,4 +1,4 @@
-//! What a request comes to in tokens, for whoever logs it.
+//! Counts a request's tokens, for the log.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ tokio::task_local! {
     static CURRENT: Arc<Tally>;
 }
 
-/// Counts what is submitted to the engine while a future runs, and goes on after it for as long as that takes.
+/// Counts the tokens of what a future submits to the engine, also after the future has completed.
 #[derive(Debug, Default)]
 pub struct Tally {
     prompt_tokens: AtomicUsize,
@@ -18,17 +18,17 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Runs a future and counts what it submits.
+    /// Runs `work` and counts what it submits.
     pub fn of<F: Future>(self: &Arc<Self>, work: F) -> impl Future<Output = F::Output> + use<F> {
         CURRENT.scope(Arc::clone(self), work)
     }
 
-    /// The one of whoever runs here; one that nobody reads where nobody counts.
+    /// The tally of the current task; if there is none, one that nobody reads.
     pub(super) fn current() -> Arc<Self> {
         CURRENT.try_with(Arc::clone).unwrap_or_default()
     }
 
-    /// Each prompt counts once, however many choices continue it.
+    /// A prompt counts once, however many choices continue it.
     pub(super) fn submitted(&self, requests: &[Request]) {
         let tokens = requests
             .chunk_by(|one, next| Arc::ptr_eq(&one.prompt, &next.prompt))
@@ -41,7 +41,7 @@ impl Tally {
         self.generated_tokens.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Tokens of prompts, and tokens drawn until now; `None` if nothing was submitted.
+    /// Prompt tokens, and tokens generated so far; `None` if nothing was submitted.
     pub fn read(&self) -> Option<(usize, usize)> {
         let prompt = self.prompt_tokens.load(Ordering::Relaxed);
         (prompt > 0).then(|| (prompt, self.generated_tokens.load(Ordering::Relaxed)))
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn prompts_are_counted_once_and_tokens_where_they_were_asked_for() {
+    async fn prompts_count_once_and_tokens_count_for_the_task_that_submitted_them() {
         let tally = Arc::new(Tally::default());
         assert_eq!(tally.read(), None);
         let counting = tally.of(async { Tally::current() }).await;

@@ -1,16 +1,15 @@
-//! What a sequence's tokens add up to: text, offsets, and where a stop string ends it. The token list is the truth;
-//! all of this is derived from it, once.
+//! The text of a sequence: characters, offsets, and where a stop string ends it, all derived from the tokens.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::request::{TokenOutput, Told};
+use super::request::{TokenDetails, TokenOutput};
 use crate::model::Token;
 
-/// Decodes UTF-8 as its bytes come: whole characters only, broken bytes left out, as Python's `errors="ignore"`.
+/// Decodes UTF-8 incrementally. Returns complete characters only, and drops invalid bytes, as Python's `errors="ignore"`.
 #[derive(Debug, Default, Clone)]
 pub struct Utf8Decoder {
-    /// The beginning of a character whose end has not come: at most three bytes.
+    /// The beginning of an incomplete character: at most three bytes.
     pending: Vec<u8>,
 }
 
@@ -52,14 +51,14 @@ impl Utf8Decoder {
     }
 }
 
-/// Where the text ends when it comes to a stop string.
+/// Where the text ends when it reaches a stop string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     BeforeStop,
-    BehindStop,
+    AfterStop,
 }
 
-/// A completion as it grows. Tokens are held back while their text may turn out to belong to a stop string.
+/// A growing completion. Tokens are held back while their text may be part of a stop string.
 #[derive(Debug)]
 pub struct Completion {
     decoder: Utf8Decoder,
@@ -68,12 +67,12 @@ pub struct Completion {
     text: String,
     /// Characters of `text`.
     characters: usize,
-    /// Tokens not given out yet, with where their text ends.
+    /// Tokens held back, each with the end of its text.
     held: VecDeque<(TokenOutput, usize)>,
 }
 
 impl Completion {
-    /// The stop strings are not empty.
+    /// Stop strings must not be empty.
     pub fn new(stops: Arc<[String]>, ending: Ending) -> Self {
         Self {
             ending,
@@ -85,17 +84,17 @@ impl Completion {
         }
     }
 
-    /// Goes on with a token of these bytes that is not given out. No stop string is found in what is kept alone.
-    pub fn keep(&mut self, bytes: &[u8]) {
+    /// Appends a token that is not returned. A stop string that lies in such tokens alone does not count.
+    pub fn append_unreturned(&mut self, bytes: &[u8]) {
         let added = self.decoder.push(bytes);
         self.characters += added.chars().count();
         self.text.push_str(&added);
     }
 
-    /// Takes the next token; whether the text has come to a stop string. If so, the first hit and what follows it is cut
-    /// from the text of the tokens, which themselves all stay; or only what follows it, if it ends behind the hit. Of
-    /// several that begin at one place the shortest counts.
-    pub fn push(&mut self, token: Token, bytes: &[u8], told: Told) -> bool {
+    /// Appends the next token. Returns whether the text has reached a stop string. If so, the text of the tokens is cut
+    /// before or after the first match, according to [`Ending`]; the tokens themselves all stay. Of several matches at the
+    /// same position the shortest counts.
+    pub fn push(&mut self, token: Token, bytes: &[u8], details: TokenDetails) -> bool {
         let added = self.decoder.push(bytes);
         let offset = self.characters;
         let before = self.text.len();
@@ -105,11 +104,11 @@ impl Completion {
             token,
             text: added,
             offset,
-            told,
+            details,
         };
         self.held.push_back((output, self.text.len()));
         let hits = self.stops.iter().filter_map(|stop| {
-            // A hit must end in what was added.
+            // A match must end in the new text.
             let from = before.saturating_sub(stop.len().saturating_sub(1));
             let from = ceil_boundary(&self.text, from);
             Some((from + self.text[from..].find(stop.as_str())?, stop.len()))
@@ -118,7 +117,7 @@ impl Completion {
             Some((hit, length)) => {
                 self.cut(match self.ending {
                     Ending::BeforeStop => hit,
-                    Ending::BehindStop => hit + length,
+                    Ending::AfterStop => hit + length,
                 });
                 true
             }
@@ -133,11 +132,11 @@ impl Completion {
                 .text
                 .truncate(end.saturating_sub(start).min(output.text.len()));
         }
-        // Nothing is left that a stop string could take back.
+        // No further stop string can match.
         self.stops = Arc::new([]);
     }
 
-    /// The next token that no stop string can take back any more.
+    /// The next token that no stop string can cut any more.
     pub fn release(&mut self) -> Option<TokenOutput> {
         let (_, end) = self.held.front()?;
         if *end > self.text.len() - self.undecided() {
@@ -146,24 +145,24 @@ impl Completion {
         self.held.pop_front().map(|(output, _)| output)
     }
 
-    /// The next token, whatever may follow: there is no more to come.
+    /// The next token, when no further ones will follow.
     pub fn flush(&mut self) -> Option<TokenOutput> {
         self.held.pop_front().map(|(output, _)| output)
     }
 
-    /// A token that adds no text and stands at the end.
-    pub fn end(&self, token: Token, told: Told) -> TokenOutput {
+    /// A final token without text.
+    pub fn end(&self, token: Token, details: TokenDetails) -> TokenOutput {
         TokenOutput {
             token,
             text: String::new(),
             offset: self.characters,
-            told,
+            details,
         }
     }
 
-    /// Bytes at the text's end that a stop string may still take back: that may be the beginning of one.
+    /// Bytes at the end of the text that may be the beginning of a stop string.
     fn undecided(&self) -> usize {
-        if self.ending == Ending::BehindStop {
+        if self.ending == Ending::AfterStop {
             return 0;
         }
         let text = self.text.as_bytes();
@@ -193,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_characters_only_and_broken_bytes_left_out() {
+    fn only_complete_characters_are_returned_and_invalid_bytes_dropped() {
         let check = |parts: &[&[u8]], expect: &[&str]| {
             let mut decoder = Utf8Decoder::new();
             let got: Vec<String> = parts.iter().map(|part| decoder.push(part)).collect();
@@ -206,7 +205,7 @@ mod tests {
         check(&[&[0xe2, 0x82], &[0xe2, 0x82, 0xac]], &["", "€"]);
     }
 
-    /// Feeds texts as tokens; gives what was released after each, then the flushed rest, and whether it stopped.
+    /// Feeds texts as tokens. Returns what was released after each, the flushed rest, and whether it stopped.
     fn run(
         stops: &[&str],
         ending: Ending,
@@ -217,7 +216,7 @@ mod tests {
         let (mut released, mut stopped) = (Vec::new(), false);
         for bytes in tokens {
             assert!(!stopped);
-            stopped = completion.push(Token(0), bytes, Told::default());
+            stopped = completion.push(Token(0), bytes, TokenDetails::default());
             released.push(
                 std::iter::from_fn(|| completion.release())
                     .map(|o| o.text)
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn text_ends_before_the_first_hit_and_tokens_stay() {
+    fn text_ends_before_the_first_match_and_tokens_stay() {
         let check = |stops: &[&str],
                      tokens: &[&[u8]],
                      released: &[&[&str]],
@@ -268,12 +267,12 @@ mod tests {
             &[],
             true,
         );
-        // A token is held as a whole.
+        // Tokens are held back whole.
         check(&["yz"], &[b"xy", b"a"], &[&[], &["xy", "a"]], &[], false);
         check(&["yz"], &[b"xy"], &[&[]], &["xy"], false);
-        // The first hit in the text, not in the list.
+        // The first match in the text, not in the list.
         check(&["b", "a"], &[b"xab"], &[&["x"]], &[], true);
-        // Stop strings may hold several characters of several bytes, that come byte by byte.
+        // Stop strings with multi-byte characters that arrive byte by byte.
         check(
             &["é!"],
             &[b"a\xc3", b"\xa9", b"!"],
@@ -291,9 +290,9 @@ mod tests {
     }
 
     #[test]
-    fn text_ends_behind_the_first_hit_and_nothing_is_held_for_it() {
+    fn text_ends_after_the_first_match_and_nothing_is_held_back() {
         let check = |stops: &[&str], tokens: &[&[u8]], released: &[&str], stopped: bool| {
-            let got = run(stops, Ending::BehindStop, tokens);
+            let got = run(stops, Ending::AfterStop, tokens);
             let texts: Vec<String> = got.0.into_iter().flatten().collect();
             assert_eq!(texts, released, "{stops:?}");
             assert_eq!(got.1, [""; 0], "{stops:?}");
@@ -306,22 +305,22 @@ mod tests {
             &["8", " ", "9", ","],
             true,
         );
-        // The earliest, and of those that begin together the shortest.
+        // The earliest, and of those at the same position the shortest.
         check(&["b", "abc", "ab"], &[b"xabcd"], &["xab"], true);
         check(&["é!"], &[b"\xc3", b"\xa9!?"], &["", "é!"], true);
     }
 
     #[test]
-    fn what_is_kept_is_not_given_out_and_counts() {
+    fn unreturned_tokens_count_for_offsets_and_stop_strings() {
         let check =
             |stops: &[&str], kept: &[u8], tokens: &[&[u8]], texts: &[&str], stopped: bool| {
                 let stops: Arc<[String]> = stops.iter().map(|&s| s.to_owned()).collect();
                 let mut completion = Completion::new(Arc::clone(&stops), Ending::BeforeStop);
-                completion.keep(kept);
+                completion.append_unreturned(kept);
                 let mut ended = false;
                 for bytes in tokens {
                     assert!(!ended);
-                    ended = completion.push(Token(0), bytes, Told::default());
+                    ended = completion.push(Token(0), bytes, TokenDetails::default());
                 }
                 let outputs: Vec<_> = std::iter::from_fn(|| completion.flush()).collect();
                 let came: Vec<&str> = outputs.iter().map(|output| &*output.text).collect();
@@ -331,7 +330,7 @@ mod tests {
             };
         check(&[], b"abc", &[b"d", b"e"], &["d", "e"], false);
         check(&[], b"a\xc3", &[b"\xa9!", b"e"], &["é!", "e"], false);
-        // A stop string that begins in what is kept; one that ends there is past.
+        // A stop string may begin in an unreturned token, but not end there.
         check(&["cd"], b"abc", &[b"de"], &[""], true);
         check(&["bc", "cdef"], b"abc", &[b"d", b"e"], &["d", "e"], false);
         check(&["bc", "cdef"], b"abc", &[b"d", b"efg"], &["", ""], true);
@@ -344,10 +343,10 @@ mod tests {
         let mut completion = Completion::new(Arc::new([]), Ending::BeforeStop);
         let mut offsets = Vec::new();
         for bytes in [&b"a\xc3"[..], b"\xa9", "日本".as_bytes(), b"!"] {
-            completion.push(Token(0), bytes, Told::default());
+            completion.push(Token(0), bytes, TokenDetails::default());
             offsets.extend(completion.release().map(|o| o.offset));
         }
         assert_eq!(offsets, [0, 1, 2, 4]);
-        assert_eq!(completion.end(Token(1), Told::default()).offset, 5);
+        assert_eq!(completion.end(Token(1), TokenDetails::default()).offset, 5);
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::admission::Permit;
+use super::alive::Alive;
 use super::cores::Cores;
 use super::draft::Patience;
 use super::error::EngineError;
@@ -19,7 +20,6 @@ use super::plan::{self, Cuts, PromptPlan};
 use super::request::{Delta, FinishReason, Request};
 use super::schedule::{Progress, Round};
 use super::sharing::Sharing;
-use super::supervisor::Alive;
 use super::tally::Tally;
 use super::text::{Completion, Ending};
 use crate::logprobs::Likeliest;
@@ -469,14 +469,14 @@ impl<'a> Worker<'a> {
         }
         let mut sampler = Sampler::new(self.runner.model(), &request.sampling, &request.prompt);
         let ending = if request.include_stop {
-            Ending::BehindStop
+            Ending::AfterStop
         } else {
             Ending::BeforeStop
         };
         let mut completion = Completion::new(Arc::clone(&request.stop), ending);
         for &token in request.forced_prefix.iter() {
             sampler.accept(token);
-            completion.keep(self.runner.model().vocab().bytes(token));
+            completion.append_unreturned(self.runner.model().vocab().bytes(token));
         }
         if let Some(token) = request.forced_token {
             sampler.give(token);

@@ -95,7 +95,7 @@ fn a_taken_port_is_an_error_and_another_candor_a_warning() {
     let examined = examine(&["--set", &format!("server.port={port}")]);
     assert_eq!(examined.status, Some(1), "{}", examined.text);
     let port = format!("port {port}");
-    examined.check("port", "error", &[&port, "Another program has that port"]);
+    examined.check("port", "error", &[&port, "Another program uses that port"]);
     closes.join().expect("it was asked");
     let server = Process::start(&[]);
     let port = server.address().rsplit(':').next().expect("a port");

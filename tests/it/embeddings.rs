@@ -564,7 +564,7 @@ fn a_model_like_bert_is_served() {
     assert_eq!(refused.status, 400, "{}", refused.body);
     assert_eq!(
         refused.json()["error"]["message"],
-        "This model makes embeddings only (POST /v1/embeddings): it cannot continue a text."
+        "This model only makes embeddings (POST /v1/embeddings); it cannot generate text."
     );
     // However long it is: spaces are nothing, and a word that it does not know is one token.
     let folded = format!("a{}{}", " ".repeat(5000), "1".repeat(5000));

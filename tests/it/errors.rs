@@ -343,9 +343,9 @@ fn a_full_server_says_so_and_when_to_come_back() {
             assert!(
                 [
                     message(
-                        "The server is full: 1 requests are waiting already. Try again shortly."
+                        "The server is full: 1 requests are already waiting. Try again shortly."
                     ),
-                    message("No place became free within 50 ms. Try again shortly."),
+                    message("No slot became free within 50 ms. Try again shortly."),
                 ]
                 .contains(&answer.body),
                 "{}",

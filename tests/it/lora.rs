@@ -416,7 +416,7 @@ fn numbers_that_overflow_end_one_request_and_spoil_no_other() {
                 (answer.status, answer.body.as_str()),
                 (
                     400,
-                    r#"{"error":{"message":"The model's numbers overflow under the adapters of `lora` at these scales; smaller ones may do.","type":"invalid_request_error","param":"lora","code":null}}"#
+                    r#"{"error":{"message":"The model's numbers overflow with the adapters of `lora` at these scales. Try smaller scales.","type":"invalid_request_error","param":"lora","code":null}}"#
                 )
             );
             leave(

@@ -364,8 +364,8 @@ fn waiting_for_a_model_is_bounded() {
             assert_eq!(answer.status, 503);
             assert_eq!(
                 answer.json()["error"]["message"],
-                "The model `b` was not loaded within 3000 ms: those that are loaded are in use, and no more may be loaded \
-                 at once. Try again shortly."
+                "The model `b` was not loaded within 3000 ms: all loaded models are in use, and no more can be loaded at \
+                 once. Try again shortly."
             );
         }
         // Nobody waits for room any more, so the other stays, and takes requests again.
@@ -410,8 +410,8 @@ fn a_model_that_cannot_be_loaded_hurts_no_other() {
     let expect = bits(&server.complete(asked("good")));
     for (name, why) in [
         ("broken", "llama.cpp could not load its file"),
-        ("lost", "its file could not be had"),
-        ("panics", "the server met an error of its own"),
+        ("lost", "its file could not be fetched or found"),
+        ("panics", "internal server error"),
     ] {
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -631,7 +631,7 @@ fn an_unloaded_model_gives_its_memory_back() {
     assert!(
         ended
             .log
-            .contains("is unloaded as nobody uses it model=\"small\""),
+            .contains("unloading because it is idle model=\"small\""),
         "{}",
         ended.log
     );

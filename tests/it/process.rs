@@ -228,7 +228,7 @@ fn what_keeps_it_from_starting_is_told_with_what_to_do() {
     check(
         &["--port", &port],
         1,
-        &["Another program has that port", "--port"],
+        &["Another program uses that port", "--port"],
     );
     check(
         &["--port", "0", "--model", "no/such/file.gguf"],
@@ -306,7 +306,7 @@ fn the_start_tells_what_it_takes_where_to_look_and_what_to_try() {
         "loaded model=\"llama2-vocab-tiny\"",
         "memory it will take, about mib=",
         "kv_cache_mib=",
-        &format!("look: {url}/ (the page), {url}/docs"),
+        &format!("see: {url}/ (the page), {url}/docs"),
         "(all but the page and /health with the key)",
         &format!("try: curl {url}/v1/completions"),
         "authorization: Bearer YOUR-KEY",

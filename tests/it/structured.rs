@@ -439,7 +439,7 @@ fn numbers_are_raw(model: &str, tolerance: f32) {
     let drawn: Vec<_> = drawn
         .into_iter()
         .filter_map(|delta| match delta {
-            Delta::Token(output) => output.told.logprob,
+            Delta::Token(output) => output.details.logprob,
             _ => None,
         })
         .collect();

@@ -123,7 +123,11 @@ pub struct View {
 
 impl View {
     fn entry(&self, output: &TokenOutput) -> Option<TokenEntry> {
-        let score = output.told.logprob.as_deref().filter(|_| self.logprobs)?;
+        let score = output
+            .details
+            .logprob
+            .as_deref()
+            .filter(|_| self.logprobs)?;
         Some(TokenEntry {
             token: self.scored(score.token, score.logprob),
             top_logprobs: score

@@ -93,8 +93,8 @@ impl View {
         Entry {
             token: output.token,
             offset: self.base + output.offset,
-            score: output.told.logprob.clone(),
-            observed: output.told.observed.clone(),
+            score: output.details.logprob.clone(),
+            observed: output.details.observed.clone(),
         }
     }
 
@@ -141,7 +141,7 @@ impl View {
             let first = self.prompt.tokens.len() + before;
             let generated = (first..).zip(tokens);
             let generated = generated
-                .filter_map(|(position, output)| Some((position, output.told.row.as_ref()?)));
+                .filter_map(|(position, output)| Some((position, output.details.row.as_ref()?)));
             let all = of_prompt.chain(generated);
             let vocabulary = self.model.vocab().len();
             choice.logits = Some(Logits::new(rows.number, vocabulary, all));

@@ -59,7 +59,7 @@ pub struct DrawTrace {
 impl TokenTrace {
     /// `None` if the token was not watched.
     pub fn of(output: &TokenOutput, vocab: &Vocab) -> Option<Self> {
-        let trace = output.told.observed.as_ref()?.trace.as_ref()?;
+        let trace = output.details.observed.as_ref()?.trace.as_ref()?;
         Some(Self {
             id: output.token.0,
             token: vocab.text(output.token).to_owned(),

@@ -13,7 +13,7 @@ use crate::engine::admission::Permit;
 use crate::engine::error::EngineError;
 use crate::engine::memory::{Need, mib};
 use crate::engine::shape::{context_shape, default_logits_rows};
-use crate::engine::worker::Shared;
+use crate::engine::shared::Shared;
 use crate::metrics;
 use crate::model::{
     Context, ContextError, ContextShape, Model, Output, Pooling, Row, Runner, Runners, Token,

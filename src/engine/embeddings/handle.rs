@@ -12,10 +12,10 @@ use super::evaluator::{Evaluator, Job, Message};
 use super::pooling::{choose, unit};
 use crate::config::Config;
 use crate::engine::admission::Admission;
+use crate::engine::alive::Alive;
 use crate::engine::error::{EngineError, StartError};
-use crate::engine::supervisor::Alive;
+use crate::engine::shared::Shared;
 use crate::engine::thread::spawn;
-use crate::engine::worker::Shared;
 use crate::metrics;
 use crate::model::{Model, Pooling, Runners, Token};
 

@@ -9,7 +9,7 @@ use crate::engine::draft;
 use crate::engine::error::EngineError;
 use crate::engine::lanes::{BRIDGED, Known, Whole};
 use crate::engine::masks::Lost;
-use crate::engine::request::{Delta, FinishReason, PromptOutput, Request, Told};
+use crate::engine::request::{Delta, FinishReason, PromptOutput, Request, TokenDetails};
 use crate::engine::score::score_rows;
 use crate::logprobs;
 use crate::metrics;
@@ -483,7 +483,7 @@ impl Worker<'_> {
             sequence.generated.push(token);
         }
         let position = sequence.request.prompt.len() + sequence.drawn - 1;
-        let told = Told {
+        let details = TokenDetails {
             logprob: tell
                 .map(|tell| Arc::new(logprobs::score(logits, &self.likeliest, token, tell))),
             observed: sequence.recording.as_ref().map(|recording| {
@@ -498,11 +498,11 @@ impl Worker<'_> {
         if vocab.is_end(token) || (stops_here && !sequence.request.include_stop) {
             flush(sequence);
             if sequence.request.deliver_end_token {
-                sequence.tell(Delta::Token(sequence.completion.end(token, told)));
+                sequence.tell(Delta::Token(sequence.completion.end(token, details)));
             }
             return Some(Delta::Finished(FinishReason::Stop));
         }
-        let stopped = sequence.completion.push(token, vocab.bytes(token), told);
+        let stopped = sequence.completion.push(token, vocab.bytes(token), details);
         let full = sequence.new_tokens() >= sequence.request.max_tokens
             || sequence.request.prompt.len() + sequence.drawn >= self.shared.lane_tokens;
         let stopped = stopped || stops_here;

@@ -1,0 +1,3 @@
+//! What is sent to a worker.
+
+pub use super::worker::{Job, Message};

@@ -1,0 +1,3 @@
+//! What the workers of a model share.
+
+pub use super::worker::Shared;
