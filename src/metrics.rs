@@ -198,87 +198,105 @@ fn handle() -> Option<&'static PrometheusHandle> {
         .as_ref()
 }
 
-fn describe() {
-    describe_counter!(REQUESTS, "Requests answered, by route and HTTP status");
-    describe_counter!(
+const COUNTERS: [(&str, &str); 13] = [
+    (REQUESTS, "Requests answered, by route and HTTP status"),
+    (
         SEQUENCES,
-        "Sequences ended, by outcome: stop, length, cancelled, failed"
-    );
-    describe_gauge!(RUNNING, "Sequences running");
-    describe_gauge!(WAITING, "Requests waiting for their first slot");
-    describe_gauge!(SLOTS, "Sequences that can run at once");
-    describe_gauge!(SLOTS_FREE, "Free slots");
-    describe_gauge!(WORKERS, "Workers, each with its own llama.cpp context");
-    describe_gauge!(WORKERS_ALIVE, "Workers that are up");
-    describe_counter!(WORKER_RESTARTS, "Workers restarted after a failure");
-    describe_counter!(DECODES, "Calls of llama_decode");
-    describe_counter!(DECODE_ERRORS, "Calls of llama_decode that failed");
-    describe_counter!(PROMPT_TOKENS, "Prompt tokens, by source: evaluated, cached");
-    describe_counter!(GENERATED_TOKENS, "Tokens generated");
-    describe_counter!(EMBEDDING_TOKENS, "Tokens of embedded texts");
-    describe_gauge!(
-        EMBEDDING_REQUESTS_WAITING,
-        "Embedding requests waiting for their first text to be evaluated"
-    );
-    describe_gauge!(
-        CPU_TASKS_RUNNING,
-        "Requests being parsed, tokenized, rendered or serialized, each on a core"
-    );
-    describe_gauge!(
-        CPU_TASKS_WAITING,
-        "Requests waiting to be parsed, tokenized or rendered"
-    );
-    describe_counter!(
+        "Sequences ended, by outcome: stop, length, cancelled, failed",
+    ),
+    (WORKER_RESTARTS, "Workers restarted after a failure"),
+    (DECODES, "Calls of llama_decode"),
+    (DECODE_ERRORS, "Calls of llama_decode that failed"),
+    (PROMPT_TOKENS, "Prompt tokens, by source: evaluated, cached"),
+    (GENERATED_TOKENS, "Tokens generated"),
+    (EMBEDDING_TOKENS, "Tokens of embedded texts"),
+    (
         PROMPTS,
-        "Prompts of sequences, by how much of them was cached: none, partial, full"
-    );
-    describe_counter!(
+        "Prompts of sequences, by how much of them was cached: none, partial, full",
+    ),
+    (
         PROMPT_LOGPROBS,
-        "Prompt tokens whose log-probabilities were requested, by source: evaluated, cached"
-    );
-    describe_gauge!(CELLS, "Cells of the KV cache, one per token");
-    describe_gauge!(CELLS_RUNNING, "Cells held by running sequences");
-    describe_gauge!(CELLS_CACHED, "Cells kept for reuse");
-    describe_counter!(
+        "Prompt tokens whose log-probabilities were requested, by source: evaluated, cached",
+    ),
+    (
         REQUESTS_REJECTED,
-        "Requests rejected with a 4xx or 503, by reason"
-    );
-    describe_histogram!(
-        QUEUE_WAIT,
-        Unit::Seconds,
-        "Time from the arrival of a request to its first slot"
-    );
-    describe_histogram!(
-        FIRST_TOKEN,
-        Unit::Seconds,
-        "Time from the arrival of a request to the first token of each of its sequences"
-    );
-    describe_histogram!(
-        INTER_TOKEN,
-        Unit::Seconds,
-        "Time from one token of a sequence to the next"
-    );
-    describe_gauge!(GATEWAY_WAITING, "Same as candor_requests_waiting");
-    describe_gauge!(GATEWAY_RUNNING, "Same as candor_sequences_running");
-    let used = "candor_kv_cells_running / candor_kv_cells, from 0 to 1";
-    describe_gauge!(GATEWAY_CELLS_USED, used);
-    describe_gauge!(GATEWAY_CELLS_USED_OLD, used);
-    describe_gauge!(
-        GATEWAY_CACHE,
-        "Prompts are reused in multiples of block_size tokens; the cache holds num_gpu_blocks of them"
-    );
-    describe_gauge!(
-        BITS_CLASS,
-        "1 while the model is loaded; servers in exact mode with equal classes give equal bits"
-    );
-    describe_counter!(
+        "Requests rejected with a 4xx or 503, by reason",
+    ),
+    (
         INVARIANT_VIOLATIONS,
-        "Lanes found in use by no sequence while a worker was idle; always 0"
-    );
-    describe_counter!(
+        "Lanes found in use by no sequence while a worker was idle; always 0",
+    ),
+    (
         CONNECTIONS_REFUSED,
-        "Connections closed at once because the limit was reached"
-    );
+        "Connections closed at once because the limit was reached",
+    ),
+];
+
+const GAUGES: [(&str, &str); 18] = [
+    (RUNNING, "Sequences running"),
+    (WAITING, "Requests waiting for their first slot"),
+    (SLOTS, "Sequences that can run at once"),
+    (SLOTS_FREE, "Free slots"),
+    (WORKERS, "Workers, each with its own llama.cpp context"),
+    (WORKERS_ALIVE, "Workers that are up"),
+    (
+        EMBEDDING_REQUESTS_WAITING,
+        "Embedding requests waiting for their first text to be evaluated",
+    ),
+    (
+        CPU_TASKS_RUNNING,
+        "Requests being parsed, tokenized, rendered or serialized, each on a core",
+    ),
+    (
+        CPU_TASKS_WAITING,
+        "Requests waiting to be parsed, tokenized or rendered",
+    ),
+    (CELLS, "Cells of the KV cache, one per token"),
+    (CELLS_RUNNING, "Cells held by running sequences"),
+    (CELLS_CACHED, "Cells kept for reuse"),
+    (GATEWAY_WAITING, "Same as candor_requests_waiting"),
+    (GATEWAY_RUNNING, "Same as candor_sequences_running"),
+    (
+        GATEWAY_CELLS_USED,
+        "candor_kv_cells_running / candor_kv_cells, from 0 to 1",
+    ),
+    (
+        GATEWAY_CELLS_USED_OLD,
+        "candor_kv_cells_running / candor_kv_cells, from 0 to 1",
+    ),
+    (
+        GATEWAY_CACHE,
+        "Prompts are reused in multiples of block_size tokens; the cache holds num_gpu_blocks of them",
+    ),
+    (
+        BITS_CLASS,
+        "1 while the model is loaded; servers in exact mode with equal classes give equal bits",
+    ),
+];
+
+/// Durations in seconds.
+const HISTOGRAMS: [(&str, &str); 3] = [
+    (
+        QUEUE_WAIT,
+        "Time from the arrival of a request to its first slot",
+    ),
+    (
+        FIRST_TOKEN,
+        "Time from the arrival of a request to the first token of each of its sequences",
+    ),
+    (INTER_TOKEN, "Time from one token of a sequence to the next"),
+];
+
+fn describe() {
+    for (name, about) in COUNTERS {
+        describe_counter!(name, about);
+    }
+    for (name, about) in GAUGES {
+        describe_gauge!(name, about);
+    }
+    for (name, about) in HISTOGRAMS {
+        describe_histogram!(name, Unit::Seconds, about);
+    }
     // Present from the start, so that a rate can be computed.
     counter!(WORKER_RESTARTS).absolute(0);
     counter!(CONNECTIONS_REFUSED).absolute(0);

@@ -304,10 +304,10 @@ fn the_start_tells_what_it_takes_where_to_look_and_what_to_try() {
     let (url, seen) = (server.url.clone(), server.seen.clone());
     for part in [
         "loaded model=\"llama2-vocab-tiny\"",
-        "memory it will take, about mib=",
+        "estimated memory mib=",
         "kv_cache_mib=",
         &format!("see: {url}/ (the page), {url}/docs"),
-        "(all but the page and /health with the key)",
+        "(all but the page and /health need the key)",
         &format!("try: curl {url}/v1/completions"),
         "authorization: Bearer YOUR-KEY",
     ] {
