@@ -265,7 +265,7 @@ mod tests {
             error.to_string()
         };
         let error = refused(many, 250 * MIB);
-        assert!(error.contains("768 MiB for the log-prob"), "{error}");
+        assert!(error.contains("768 MiB for their log-prob"), "{error}");
         assert!(error.contains("Lower limits.logprobs"), "{error}");
         // Shorter lanes have fewer scores.
         let error = refused(few, 100 * MIB);
