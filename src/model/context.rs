@@ -479,7 +479,7 @@ impl Tokenizer {
 
 /// What llama.cpp makes of a model; its metadata tell only a part of that.
 #[derive(Debug, Clone)]
-pub(super) struct ModelTraits {
+pub(super) struct Nature {
     /// Whether it keeps what it has evaluated, so that a text can be continued.
     pub(super) has_memory: bool,
     /// Whether a token attends only to those before it.
@@ -490,7 +490,7 @@ pub(super) struct ModelTraits {
 }
 
 /// Asks a context that is made for this and as small as can be, and has it evaluate a token; `None` if there can be none.
-pub(super) fn model_traits(weights: &LlamaModel) -> Option<ModelTraits> {
+pub(super) fn nature(weights: &LlamaModel) -> Option<Nature> {
     let mut found: BTreeSet<Placement> = BTreeSet::new();
     // SAFETY: returns a plain struct by value.
     let mut params = unsafe { sys::llama_context_default_params() };
@@ -519,7 +519,7 @@ pub(super) fn model_traits(weights: &LlamaModel) -> Option<ModelTraits> {
                 "a first decode failed: where the weights lie is not known"
             );
         }
-        let traits = ModelTraits {
+        let nature = Nature {
             has_memory,
             is_causal: sys::llama_get_causal_attn(raw.as_ptr()),
             pooling: match sys::llama_pooling_type(raw.as_ptr()) {
@@ -532,9 +532,9 @@ pub(super) fn model_traits(weights: &LlamaModel) -> Option<ModelTraits> {
             placements: Placements::default(),
         };
         sys::llama_free(raw.as_ptr());
-        Some(ModelTraits {
+        Some(Nature {
             placements: Placements(found),
-            ..traits
+            ..nature
         })
     }
 }
@@ -542,7 +542,7 @@ pub(super) fn model_traits(weights: &LlamaModel) -> Option<ModelTraits> {
 /// Is asked before each step of a decode whether its result is wanted. None is, but each multiplication says where the
 /// weights lie that it reads.
 extern "C" fn note_placement(step: *mut sys::ggml_tensor, _: bool, found: *mut c_void) -> bool {
-    // SAFETY: llama.cpp passes a live tensor of a graph whose memory is allocated, and `model_traits`'s pointer.
+    // SAFETY: llama.cpp passes a live tensor of a graph whose memory is allocated, and `nature`'s pointer.
     unsafe {
         let (step, found) = (&*step, &mut *found.cast::<BTreeSet<Placement>>());
         if !matches!(step.op, sys::GGML_OP_MUL_MAT | sys::GGML_OP_MUL_MAT_ID) {

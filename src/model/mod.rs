@@ -59,7 +59,7 @@ pub struct Model {
     description: String,
     fingerprint: String,
     files: files::Files,
-    traits: context::ModelTraits,
+    nature: context::Nature,
     routines: Routines,
     /// Freed by llama.cpp with the weights.
     adapters: Vec<Adapter>,
@@ -279,7 +279,7 @@ impl Model {
         if context::has_encoder(&weights) {
             return Err(LoadError::Encoder { path: shown });
         }
-        let traits = context::model_traits(&weights).ok_or(LoadError::Context { path: shown })?;
+        let nature = context::nature(&weights).ok_or(LoadError::Context { path: shown })?;
         let adapters = named
             .into_iter()
             .map(|named| named.load(&weights, path))
@@ -295,7 +295,7 @@ impl Model {
             description: context::description(&weights),
             fingerprint,
             files,
-            traits,
+            nature,
             routines,
             weights,
         })
@@ -308,7 +308,7 @@ impl Model {
 
     /// Where its matrices lie, and so by which routines they are multiplied.
     pub fn placements(&self) -> &Placements {
-        &self.traits.placements
+        &self.nature.placements
     }
 
     /// llama.cpp's line about the CPU, without a routine that could multiply this model's weights, and does not.
@@ -366,17 +366,17 @@ impl Model {
 
     /// Whether texts can be continued with it; else it makes embeddings only, as BERT does.
     pub fn generates(&self) -> bool {
-        self.traits.has_memory && self.traits.is_causal
+        self.nature.has_memory && self.nature.is_causal
     }
 
     /// Whether a token attends only to those before it, so that a text can be evaluated in pieces.
     pub fn is_causal(&self) -> bool {
-        self.traits.is_causal
+        self.nature.is_causal
     }
 
     /// What its metadata say about embeddings.
     pub fn named_pooling(&self) -> NamedPooling {
-        self.traits.pooling
+        self.nature.pooling
     }
 
     /// Numbers of one embedding.
