@@ -6,7 +6,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::cores;
+use super::procfs;
 use super::trial::Verdict;
 use crate::config::Config;
 use crate::model::{self, Model};
@@ -28,7 +28,7 @@ pub fn bits_class(
     };
     // The results of the trial say more than a CPU's instruction sets, many of which change nothing.
     let computed = verdict.bits.clone().unwrap_or_else(|| {
-        let cpu = cores::described(&["model name"]);
+        let cpu = procfs::cpu_info(&["model name"]);
         format!("untried {system} {cpu:?}")
     });
     let devices = match config.model.gpu_layers {

@@ -27,6 +27,7 @@ mod models;
 mod persist;
 mod plan;
 mod pool;
+mod procfs;
 mod queue;
 mod request;
 mod schedule;

@@ -11,8 +11,8 @@ use super::order::{Order, Outcome};
 use super::process::by_process;
 use super::specimen::Specimen;
 use crate::config::{Config, Use};
-use crate::engine::cores;
 use crate::engine::persist::{load, save};
+use crate::engine::procfs;
 use crate::model::{self, LoadError, Routines};
 use crate::program;
 
@@ -148,7 +148,7 @@ fn descend(wanted: Routines, mut attempt: impl FnMut(Routines) -> Outcome) -> Ve
 
 /// Where the verdict is saved: one file per program, CPU and everything that is tried.
 fn verdict_path(kinds: &[u32], wanted: &Order, config: &Config) -> Option<PathBuf> {
-    let cpu = cores::described(&["model name", "flags"]);
+    let cpu = procfs::cpu_info(&["model name", "flags"]);
     let program = program::path().ok()?.metadata().ok()?;
     let key = format!(
         "{} {} {:?} {cpu} {} {} {kinds:?} {:?} {:?}",

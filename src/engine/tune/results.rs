@@ -7,9 +7,9 @@ use sha2::{Digest, Sha256};
 
 use super::shapes::Figure;
 use crate::config::{self, Config};
-use crate::engine::cores;
 use crate::engine::exact::Found;
 use crate::engine::persist::load;
+use crate::engine::procfs;
 use crate::model::{self, Model};
 
 /// What was measured for a model on a machine.
@@ -37,7 +37,7 @@ impl Measured {
 
 /// Where the measurements are saved: one file per weights, machine, and settings that affect them.
 pub fn measured_path(model: &Model, config: &Config, threads: usize) -> Option<PathBuf> {
-    let cpu = cores::described(&["model name"]);
+    let cpu = procfs::cpu_info(&["model name"]);
     let engine = &config.engine;
     let machine = format!(
         "{cpu} {threads} {} {} {} {} {:?} {:?} {}",
