@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::config::cli::Asked;
+use crate::config::cli::ServerAddress;
 use crate::config::{self, Config, LoadAt};
 use crate::engine;
 use crate::http_client;
@@ -134,7 +134,7 @@ impl<'a> Seen<'a> {
 
 fn look(config: &Config) -> Result<File, Box<dyn std::error::Error>> {
     let (path, verified) = match source::locate(&config.model)? {
-        Located::Here { path, verified } => (path, verified),
+        Located::Local { path, verified } => (path, verified),
         Located::Remote(remote) => return Ok(File::Remote(remote)),
     };
     let heads = Heads::read(&path)?;
@@ -219,13 +219,13 @@ fn port(server: &config::Server) -> Finding {
     let listening = crate::listen(&server.host, server.port);
     let listening = runtime.and_then(|runtime| runtime.block_on(listening).map(drop));
     let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
-    let asked = Asked::own(server);
+    let asked = ServerAddress::local(server);
     let runs_candor = listening.as_ref().is_err_and(is_taken) && is_candor(&asked);
     judge::port(server, listening, runs_candor.then_some(asked.url))
 }
 
 /// Asks a server for its `/health`.
-pub fn ask_health(server: &Asked) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+pub fn ask_health(server: &ServerAddress) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
     /// The answer does not wait for a model: a server that takes longer is in trouble.
     const PATIENCE: Duration = Duration::from_secs(5);
     let agent = http_client::for_candor(server.checks_certificate)
@@ -236,10 +236,11 @@ pub fn ask_health(server: &Asked) -> Result<ureq::http::Response<ureq::Body>, ur
 }
 
 /// By an answer in JSON with a request's id, also of one that cannot serve yet.
-fn is_candor(server: &Asked) -> bool {
+fn is_candor(server: &ServerAddress) -> bool {
     ask_health(server).is_ok_and(|mut answer| {
         let has_id = answer.headers().contains_key("x-request-id");
-        has_id && answer.body_mut().read_json::<serde_json::Value>().is_ok()
+        let body = answer.body_mut().read_to_string().unwrap_or_default();
+        has_id && serde_json::from_str::<serde_json::Value>(&body).is_ok()
     })
 }
 

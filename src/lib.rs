@@ -15,7 +15,7 @@
 //! | [`playground`] | – | the page at `/`; asks the API as anyone may | HTML |
 //!
 //! [`metrics`] is a leaf that anyone may count with, `otel` one that sends traces, [`program`] one by which this program
-//! runs itself, and [`http_client`] one by which it asks other servers; `serve` takes in connections. [`verify`] holds an
+//! runs itself, `random` one with the system's random numbers, and [`http_client`] one by which it asks other servers; `serve` takes in connections. [`verify`] holds an
 //! answer against its receipt, by a server of its own. [`doctor`] checks the machine and the settings before a server
 //! starts. `main` parses and runs; [`run`] wires,
 //! so that a test can start the real server on port 0, and [`run_on`] lets it put a [`model::Runner`] that fails on
@@ -69,6 +69,7 @@ pub mod model;
 pub mod otel;
 pub mod playground;
 pub mod program;
+mod random;
 pub mod sampling;
 mod serve;
 pub mod verify;

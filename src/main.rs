@@ -142,7 +142,7 @@ fn examine(
 }
 
 /// Prints what a server says of itself. It fails if the server does not answer, or cannot serve requests now.
-fn ask_health(server: &cli::Asked) -> Result<(), Failure> {
+fn ask_health(server: &cli::ServerAddress) -> Result<(), Failure> {
     let url = format!("{}/health", server.url);
     let unwell = |what: String| Failure {
         message: format!("{url} {what}"),

@@ -24,6 +24,7 @@ use crate::model::{
     self, Context, ContextShape, Heads, LoadError, Model, Output, Routines, Row, Runner, Token,
 };
 use crate::program;
+use crate::random;
 
 /// What a process is to try.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -415,10 +416,9 @@ impl Drop for Specimen {
     }
 }
 
-/// Differs at each call of the process, and from what others might guess.
+/// Different at each call, and not to be guessed.
 pub fn unique() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(Instant::now())
+    u64::from_le_bytes(random::bytes())
 }
 
 /// Where the verdict is kept: for this program, this CPU, and all that is tried.
