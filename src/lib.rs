@@ -55,7 +55,7 @@
 //!   (`engine::trial`). The bits class (`engine::bits_class`) names how numbers are rounded.
 //! - No id reaches llama.cpp unchecked, and no grammar reaches it at all; what following one takes is bounded.
 //! - No buffer of context × vocabulary exists: rows of logits are reduced as soon as they are computed.
-//! - Unsafe code stands in `model::context`, `model::huge_pages` and `model::simd` alone.
+//! - Unsafe code stands in `model::{context, llama, huge_pages, simd}` alone.
 
 pub mod api;
 pub mod config;

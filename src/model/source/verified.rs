@@ -11,6 +11,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::super::hex::hex;
 use super::error::SourceError;
 use super::progress::Progress;
 
@@ -121,7 +122,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 /// The file's SHA-256 in lower-case hex.
-pub(in crate::model) fn hash(path: &Path) -> std::io::Result<String> {
+pub(crate) fn hash(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
     let progress = (size >= WORTH_A_BAR).then(|| {
@@ -145,7 +146,7 @@ pub(in crate::model) fn hash(path: &Path) -> std::io::Result<String> {
     if let Some(progress) = progress {
         progress.finish();
     }
-    Ok(crate::model::hex(&hasher.finalize()))
+    Ok(hex(&hasher.finalize()))
 }
 
 /// Whether the text is a SHA-256 in lower-case hex.

@@ -105,7 +105,7 @@ impl RepoCache {
         // It may lead to nothing, or to a broken file.
         verified::remove(&link)?;
         // A relative link survives a move of the cache.
-        let up = "../".repeat(1 + Path::new(commit).join(file).components().count());
+        let up = "../".repeat(Path::new(commit).join(file).components().count());
         let target = format!("{up}blobs/{etag}");
         // Some systems and file systems have no links: the file itself then takes the link's place.
         if symlink(&target, &link).is_err() {
