@@ -169,9 +169,7 @@ impl Runner for Context {
         }
         let (mut loras, mut scales): (Vec<_>, Vec<_>) = adapters
             .iter()
-            .filter_map(|(id, scale)| {
-                Some((self.model.adapters().get(id)?.lora().as_ptr(), scale))
-            })
+            .filter_map(|(id, scale)| Some((self.model.adapters().get(id)?.lora().as_ptr(), scale)))
             .unzip();
         // SAFETY: the context is live; both lists have the given length, and llama.cpp copies them. The adapters
         // were loaded for this context's model, and live as long as that does.
