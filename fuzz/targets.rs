@@ -1,6 +1,6 @@
-//! What is fuzzed: each function takes bytes of any kind, has the code do its work with them, and panics if what comes
-//! out breaks a promise. `fuzz_targets/` has libFuzzer call them with inputs of its own; `tests/it/fuzz.rs` calls them
-//! with the inputs that are kept, so that whoever runs the tests checks all that fuzzing has found so far.
+//! The fuzz targets: each function runs the code on arbitrary bytes, and panics if the outcome breaks a guarantee.
+//! `fuzz_targets/` has libFuzzer call them with inputs of its own; `tests/it/fuzz.rs` calls them with the saved inputs, so
+//! that the tests check everything that fuzzing has found so far.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -164,8 +164,8 @@ pub fn grammar(data: &[u8]) {
     }
 }
 
-/// The bytes are a settings file. It is refused with the reason, or taken; and what `candor config` prints of it then
-/// is a settings file that says the same.
+/// The bytes are a settings file. It is refused with the reason, or loaded; the output of `candor config` is then a
+/// settings file with the same settings.
 pub fn config_file(data: &[u8]) {
     let (loaded, path) = load_settings(data);
     let loaded = match loaded {
@@ -177,7 +177,7 @@ pub fn config_file(data: &[u8]) {
                 assert_eq!(message.lines().count(), problems.len(), "{message}");
                 for problem in problems {
                     let names = match problem {
-                        Problem::NotTogether(why) => [
+                        Problem::Conflict(why) => [
                             "engine.kv_type_v",
                             "model.",
                             "models[",

@@ -1,24 +1,24 @@
-//! `candor doctor`: checks the machine and the settings before a server starts, one line for each check.
+//! `candor doctor`: checks the machine and the settings before a server starts, one line per check.
 //!
-//! [`examine`] collects facts; a function of [`judge`] makes the [`Finding`] of each check of them.
+//! [`run`] collects facts, and a function of [`checks`] turns those of each check into a [`Finding`].
 
-mod judge;
+mod checks;
 
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::config::cli::Asked;
+use crate::config::cli::ServerAddress;
 use crate::config::{self, Config, LoadAt};
 use crate::engine;
 use crate::http_client;
 use crate::model::source::{self, Located};
 use crate::model::{self, Device, Heads, LoadError, Routines};
-use judge::{Facts, File, Finding, Need};
+use checks::{File, FileFacts, Finding, MemoryNeed};
 
-pub use judge::Mark;
+pub use checks::Outcome;
 
-/// All findings, each with the name of its check, in a fixed order.
+/// All findings with the names of their checks, in a fixed order.
 pub struct Report(Vec<(&'static str, Finding)>);
 
 impl Report {
@@ -26,75 +26,78 @@ impl Report {
         self.0.push((check, finding));
     }
 
-    /// One for each model that the check is about, with its name if there are several.
+    /// Adds a finding for each model that the check concerns, with the model's name if there are several.
     fn add_each(
         &mut self,
         check: &'static str,
-        models: &[Seen],
-        judge: impl Fn(&Seen) -> Option<Finding>,
+        models: &[ModelInfo],
+        check_model: impl Fn(&ModelInfo) -> Option<Finding>,
     ) {
-        for seen in models {
-            let Some(Finding(mark, text)) = judge(seen) else {
+        for info in models {
+            let Some(Finding(outcome, text)) = check_model(info) else {
                 continue;
             };
             let text = match models.len() {
                 1 => text,
-                _ => format!("{}: {text}", seen.name),
+                _ => format!("{}: {text}", info.name),
             };
-            self.add(check, Finding(mark, text));
+            self.add(check, Finding(outcome, text));
         }
     }
 
-    fn marks(&self) -> impl Iterator<Item = Mark> {
-        self.0.iter().map(|(_, Finding(mark, _))| *mark)
+    fn marks(&self) -> impl Iterator<Item = Outcome> {
+        self.0.iter().map(|(_, Finding(outcome, _))| *outcome)
     }
 
-    pub fn worst(&self) -> Mark {
-        self.marks().max().unwrap_or(Mark::Ok)
+    pub fn worst(&self) -> Outcome {
+        self.marks().max().unwrap_or(Outcome::Ok)
     }
 
-    pub fn count(&self, wanted: Mark) -> usize {
-        self.marks().filter(|mark| *mark == wanted).count()
+    pub fn count(&self, wanted: Outcome) -> usize {
+        self.marks().filter(|outcome| *outcome == wanted).count()
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (check, Finding(mark, text)) in &self.0 {
-            let mark = match mark {
-                Mark::Ok => "ok",
-                Mark::Warning => "warning",
-                Mark::Error => "error",
+        for (check, Finding(outcome, text)) in &self.0 {
+            let outcome = match outcome {
+                Outcome::Ok => "ok",
+                Outcome::Warning => "warning",
+                Outcome::Error => "error",
             };
-            // Some messages list files, one a line.
+            // Some messages list files, one per line.
             let words: Vec<&str> = text.lines().map(str::trim).collect();
-            writeln!(f, "{mark:<8} {check:<11} {}", words.join(" "))?;
+            writeln!(f, "{outcome:<8} {check:<11} {}", words.join(" "))?;
         }
         Ok(())
     }
 }
 
-/// Runs every check. Takes a second or two, more where the content of a cached model is hashed for the first time.
-pub fn examine(config: &Config) -> Report {
-    // Initialises llama.cpp, on which the other checks depend.
+/// Runs every check. Takes a second or two, or more if a cached model is hashed for the first time.
+pub fn run(config: &Config) -> Report {
+    // This initialises llama.cpp, on which other checks depend.
     let devices = model::devices();
-    let models: Vec<Seen> = config.of_each_model().iter().map(Seen::new).collect();
+    let models: Vec<ModelInfo> = config.of_each_model().iter().map(ModelInfo::new).collect();
     let mut report = Report(Vec::new());
     report.add("cpu", cpu(devices.as_ref().err()));
-    report.add_each("routines", &models, |seen| Some(routines(seen)));
+    report.add_each("routines", &models, |info| Some(routines(info)));
     let (total, available) = (engine::total_memory(), engine::available_memory());
-    report.add("memory", judge::memory(total, available, Need::of(&models)));
+    report.add(
+        "memory",
+        checks::memory(total, available, MemoryNeed::of(&models)),
+    );
     report.add("huge-pages", huge_pages());
     let (cores, free) = engine::free_cores();
     report.add(
         "threads",
-        judge::threads(config.engine.threads, cores, free),
+        checks::threads(config.engine.threads, cores, free),
     );
     report.add("port", port(&config.server));
-    report.add_each("model", &models, |seen| Some(judge::model(&seen.file)));
-    report.add_each("tuning", &models, |seen| Some(tuning(seen)));
-    if models.iter().any(Seen::is_on_hub) {
-        report.add_each("hub", &models, |seen| seen.is_on_hub().then(|| hub(seen)));
+    report.add_each("model", &models, |info| Some(checks::model(&info.file)));
+    report.add_each("tuning", &models, |info| Some(tuning(info)));
+    if models.iter().any(ModelInfo::is_on_hub) {
+        report.add_each("hub", &models, |info| info.is_on_hub().then(|| hub(info)));
     } else {
         report.add("hub", Finding::ok("not needed"));
     }
@@ -102,43 +105,43 @@ pub fn examine(config: &Config) -> Report {
     report
 }
 
-/// A model of the settings, as far as it is known without loading it.
-struct Seen<'a> {
+/// What is known of a model without loading it.
+struct ModelInfo<'a> {
     config: &'a Config,
     name: String,
     file: Result<File, String>,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> ModelInfo<'a> {
     fn new(config: &'a Config) -> Self {
         let name = config.model.names().into_iter().next();
         Self {
             config,
             name: name.unwrap_or(config.model.source.clone()),
-            file: look(config).map_err(|error| error.to_string()),
+            file: locate(config).map_err(|error| error.to_string()),
         }
     }
 
-    fn facts(&self) -> Option<&Facts> {
+    fn facts(&self) -> Option<&FileFacts> {
         match &self.file {
-            Ok(File::Here(facts)) => Some(facts),
+            Ok(File::Local(facts)) => Some(facts),
             _ => None,
         }
     }
 
-    /// Whether it is to be downloaded from the hub.
+    /// Whether it would be downloaded from the hub.
     fn is_on_hub(&self) -> bool {
         matches!(&self.file, Ok(File::Remote(remote)) if remote.on_hub)
     }
 }
 
-fn look(config: &Config) -> Result<File, Box<dyn std::error::Error>> {
+fn locate(config: &Config) -> Result<File, Box<dyn std::error::Error>> {
     let (path, verified) = match source::locate(&config.model)? {
-        Located::Here { path, verified } => (path, verified),
+        Located::Local { path, verified } => (path, verified),
         Located::Remote(remote) => return Ok(File::Remote(remote)),
     };
     let heads = Heads::read(&path)?;
-    Ok(File::Here(Facts {
+    Ok(File::Local(FileFacts {
         path: path.display().to_string(),
         verified,
         bytes: heads.bytes(),
@@ -155,50 +158,50 @@ fn cpu(failed: Option<&LoadError>) -> Finding {
     }
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    judge::cpu(&text, cores, &model::system_info())
+    checks::cpu(&text, cores, &model::system_info())
 }
 
-fn routines(seen: &Seen) -> Finding {
-    /// Kinds that most models have some of. Each is tried alone.
+fn routines(info: &ModelInfo) -> Finding {
+    /// Types of which most models have some. Each is tried alone.
     const COMMON: [&str; 6] = ["q4_K", "q6_K", "q8_0", "q4_0", "q4_1", "f16"];
-    let (trials, about) = match seen.facts() {
-        Some(facts) => (vec![facts.kinds.clone()], "the model's kinds of weights"),
+    let (trials, about) = match info.facts() {
+        Some(facts) => (vec![facts.kinds.clone()], "the model's tensor types"),
         None => {
             let kinds = model::kinds_named(&COMMON).into_iter();
             let each = kinds.map(|kind| vec![kind]).collect();
-            (each, "common kinds of weights")
+            (each, "common tensor types")
         }
     };
     let judge = |kinds: Vec<u32>| {
-        let verdict = engine::verdict(&kinds, seen.config, &engine::trials());
+        let verdict = engine::verdict(&kinds, info.config, &engine::trials());
         match verdict.and_then(|verdict| Ok((Routines::ALL.here()?, verdict))) {
-            Ok((here, verdict)) => judge::routines(here, &seen.config.engine, &verdict, about),
+            Ok((here, verdict)) => checks::routines(here, &info.config.engine, &verdict, about),
             Err(error) => Finding::error(error),
         }
     };
     let findings = trials.into_iter().map(judge);
-    let worst = findings.max_by_key(|Finding(mark, _)| *mark);
+    let worst = findings.max_by_key(|Finding(outcome, _)| *outcome);
     worst.unwrap_or(Finding::ok("none to try"))
 }
 
-impl Need {
-    fn of(models: &[Seen]) -> Self {
+impl MemoryNeed {
+    fn of(models: &[ModelInfo]) -> Self {
         let mut need = Self::default();
-        let counts = |seen: &&Seen| {
-            let model = &seen.config.model;
+        let counts = |info: &&ModelInfo| {
+            let model = &info.config.model;
             model.load == LoadAt::Start && model.gpu_layers == 0
         };
-        for seen in models.iter().filter(counts) {
-            let bytes = match &seen.file {
-                Ok(File::Here(facts)) => facts.bytes,
+        for info in models.iter().filter(counts) {
+            let bytes = match &info.file {
+                Ok(File::Local(facts)) => facts.bytes,
                 Ok(File::Remote(remote)) => remote.bytes.unwrap_or(0),
                 Err(_) => 0,
             };
-            match seen.config.model.mmap {
+            match info.config.model.mmap {
                 true => need.mapped += bytes,
                 false => need.read += bytes,
             }
-            let kv_cache = seen.facts().and_then(|facts| facts.kv_cache);
+            let kv_cache = info.facts().and_then(|facts| facts.kv_cache);
             need.kv_cache += kv_cache.unwrap_or(0);
         }
         need
@@ -209,7 +212,7 @@ fn huge_pages() -> Finding {
     if cfg!(not(target_os = "linux")) {
         return Finding::ok("not applicable: Linux only");
     }
-    judge::huge_pages(std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok())
+    checks::huge_pages(std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok())
 }
 
 fn port(server: &config::Server) -> Finding {
@@ -219,55 +222,56 @@ fn port(server: &config::Server) -> Finding {
     let listening = crate::listen(&server.host, server.port);
     let listening = runtime.and_then(|runtime| runtime.block_on(listening).map(drop));
     let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
-    let asked = Asked::own(server);
+    let asked = ServerAddress::local(server);
     let runs_candor = listening.as_ref().is_err_and(is_taken) && is_candor(&asked);
-    judge::port(server, listening, runs_candor.then_some(asked.url))
+    checks::port(server, listening, runs_candor.then_some(asked.url))
 }
 
 /// Asks a server for its `/health`.
-pub fn ask_health(server: &Asked) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
-    /// The answer does not wait for a model: a server that takes longer is in trouble.
-    const PATIENCE: Duration = Duration::from_secs(5);
+pub fn ask_health(server: &ServerAddress) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+    /// The answer does not wait for a model, so a server that takes longer has a problem.
+    const TIMEOUT: Duration = Duration::from_secs(5);
     let agent = http_client::for_candor(server.checks_certificate)
-        .timeout_global(Some(PATIENCE))
+        .timeout_global(Some(TIMEOUT))
         .build()
         .new_agent();
     agent.get(format!("{}/health", server.url)).call()
 }
 
-/// By an answer in JSON with a request's id, also of one that cannot serve yet.
-fn is_candor(server: &Asked) -> bool {
+/// Recognised by an answer in JSON with a request id, even if it cannot serve yet.
+fn is_candor(server: &ServerAddress) -> bool {
     ask_health(server).is_ok_and(|mut answer| {
         let has_id = answer.headers().contains_key("x-request-id");
-        has_id && answer.body_mut().read_json::<serde_json::Value>().is_ok()
+        let body = answer.body_mut().read_to_string().unwrap_or_default();
+        has_id && serde_json::from_str::<serde_json::Value>(&body).is_ok()
     })
 }
 
-fn tuning(seen: &Seen) -> Finding {
-    let widths = seen.facts().map_or_else(Vec::new, |facts| {
-        engine::kept_widths(&facts.fingerprint, &seen.config.model)
+fn tuning(info: &ModelInfo) -> Finding {
+    let widths = info.facts().map_or_else(Vec::new, |facts| {
+        engine::kept_widths(&facts.fingerprint, &info.config.model)
     });
     let widths: Vec<String> = widths.iter().map(usize::to_string).collect();
     Finding::ok(match &widths[..] {
-        [] => "no figures yet: the next start measures for some seconds".to_owned(),
+        [] => "not measured yet: the next start measures for some seconds".to_owned(),
         widths => format!(
-            "figures are kept: exact width {} (a start on another CPU, or with other settings, measures again)",
+            "measured: exact width {} (a start on another CPU or with other settings measures again)",
             widths.join(" or ")
         ),
     })
 }
 
-fn hub(seen: &Seen) -> Finding {
-    match source::reach_hub(&seen.config.model) {
+fn hub(info: &ModelInfo) -> Finding {
+    match source::reach_hub(&info.config.model) {
         Ok(address) => Finding::ok(format!("{address} answers")),
-        Err(error) => Finding(Mark::Warning, error.to_string()),
+        Err(error) => Finding(Outcome::Warning, error.to_string()),
     }
 }
 
 fn gpu(config: &Config, devices: Result<Vec<Device>, LoadError>) -> Finding {
     let layers = config.of_each_model().iter().map(|it| it.model.gpu_layers);
     match devices {
-        Ok(devices) => judge::gpu(&gpu_features(), &devices, layers.max().unwrap_or(0)),
+        Ok(devices) => checks::gpu(&gpu_features(), &devices, layers.max().unwrap_or(0)),
         Err(error) => Finding::error(error),
     }
 }
@@ -289,27 +293,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_a_line_and_names_its_model_if_there_are_several() {
+    fn a_finding_is_a_line_with_the_name_of_its_model_if_there_are_several() {
         let config = Config::default();
-        let seen = |name: &str| Seen {
+        let info = |name: &str| ModelInfo {
             config: &config,
             name: name.to_owned(),
             file: Err("one of:\n  a.gguf\n  b.gguf".to_owned()),
         };
-        let check = |models: &[Seen], expect: &str| {
+        let check = |models: &[ModelInfo], expect: &str| {
             let mut report = Report(Vec::new());
             report.add("cpu", Finding::ok("fast"));
-            report.add_each("model", models, |seen| Some(judge::model(&seen.file)));
+            report.add_each("model", models, |info| Some(checks::model(&info.file)));
             assert_eq!(report.to_string(), expect);
-            assert_eq!(report.worst(), Mark::Error);
-            assert_eq!(report.count(Mark::Error), models.len());
+            assert_eq!(report.worst(), Outcome::Error);
+            assert_eq!(report.count(Outcome::Error), models.len());
         };
         check(
-            &[seen("one")],
+            &[info("one")],
             "ok       cpu         fast\nerror    model       one of: a.gguf b.gguf\n",
         );
         check(
-            &[seen("one"), seen("two")],
+            &[info("one"), info("two")],
             "ok       cpu         fast\nerror    model       one: one of: a.gguf b.gguf\n\
              error    model       two: one of: a.gguf b.gguf\n",
         );

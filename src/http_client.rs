@@ -1,11 +1,11 @@
-//! The HTTP client, set up once for all that ask other servers: downloads, `candor health`, `candor verify`, traces.
+//! The common configuration of HTTP clients: for downloads, `candor health`, `candor verify` and traces.
 
 use ureq::Agent;
 use ureq::config::ConfigBuilder;
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
 
-/// A client with these certificates and proxies of the environment. An answer with an error status is an answer, too.
+/// A client with these certificates and the proxies of the environment. An error status is not an error.
 pub fn client(tls: TlsConfig) -> ConfigBuilder<AgentScope> {
     Agent::config_builder()
         .tls_config(tls)
@@ -13,8 +13,8 @@ pub fn client(tls: TlsConfig) -> ConfigBuilder<AgentScope> {
         .http_status_as_error(false)
 }
 
-/// A client for a Candor server, which is asked directly. It trusts what the machine trusts; without `checks_certificate`
-/// it takes any certificate.
+/// A client for a Candor server, without proxies. It trusts the machine's certificates, or any certificate without
+/// `checks_certificate`.
 pub fn for_candor(checks_certificate: bool) -> ConfigBuilder<AgentScope> {
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)

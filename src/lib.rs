@@ -15,10 +15,11 @@
 //! | [`playground`] | – | the page at `/`; it uses the public API | HTML |
 //!
 //! Leaf modules: [`metrics`] records counters, `otel` exports traces, [`program`] runs this program as a child process,
-//! [`http_client`] sends requests to other servers. `serve` accepts connections. [`verify`] compares an answer with its
-//! receipt, on a server of its own. [`doctor`] checks the machine and the settings before a server starts. `main` parses
-//! the command line; [`run`] wires everything up, so that a test can start the real server on port 0, and [`run_on`] lets a
-//! test wrap the engine's contexts in a [`model::Runner`] that fails on command.
+//! `random` reads the system's random numbers, and [`http_client`] sends requests to other servers. `serve` accepts
+//! connections. [`verify`] compares an answer with its receipt, on a server of its own. [`doctor`] checks the machine and
+//! the settings before a server starts. `main` parses the command line; [`run`] wires everything up, so that a test can
+//! start the real server on port 0, and [`run_on`] lets a test wrap the engine's contexts in a [`model::Runner`] that
+//! fails on command.
 //!
 //! # The life of a request
 //!
@@ -57,7 +58,7 @@
 //!   bits class (`engine::bits_class`) names how numbers are rounded.
 //! - No unchecked id reaches llama.cpp, and no grammar reaches it at all; the cost of following a grammar is bounded.
 //! - No buffer of context × vocabulary exists: rows of logits are reduced as soon as they are computed.
-//! - Only `model::context`, `model::huge_pages` and `model::simd` contain unsafe code.
+//! - Only `model::{context, llama, huge_pages, simd}` contain unsafe code.
 
 pub mod api;
 pub mod config;
@@ -71,6 +72,7 @@ pub mod model;
 pub mod otel;
 pub mod playground;
 pub mod program;
+mod random;
 pub mod sampling;
 mod serve;
 pub mod verify;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use candor::config::cli::{self, Cli, Command};
 use candor::config::{Config, LogFormat};
-use candor::doctor::Mark;
+use candor::doctor::Outcome;
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -127,14 +127,14 @@ fn examine(
     let loaded = flags.load(environment).map_err(wrong_settings);
     let config = loaded.map_err(unable)?.config;
     start_logging(config.server.log_format, SILENT_LOG).map_err(unable)?;
-    let report = candor::doctor::examine(&config);
+    let report = candor::doctor::run(&config);
     print(report.to_string())?;
     let status = match report.worst() {
-        Mark::Ok => return Ok(()),
-        Mark::Warning => 2,
-        Mark::Error => 1,
+        Outcome::Ok => return Ok(()),
+        Outcome::Warning => 2,
+        Outcome::Error => 1,
     };
-    let (errors, warnings) = (report.count(Mark::Error), report.count(Mark::Warning));
+    let (errors, warnings) = (report.count(Outcome::Error), report.count(Outcome::Warning));
     Err(Failure {
         message: format!("errors: {errors}, warnings: {warnings}"),
         status,
@@ -142,7 +142,7 @@ fn examine(
 }
 
 /// Prints a server's health. Fails if the server does not answer, or cannot serve requests now.
-fn ask_health(server: &cli::Asked) -> Result<(), Failure> {
+fn ask_health(server: &cli::ServerAddress) -> Result<(), Failure> {
     let url = format!("{}/health", server.url);
     let unwell = |what: String| Failure {
         message: format!("{url} {what}"),

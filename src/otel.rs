@@ -1,12 +1,12 @@
-//! Traces for an OpenTelemetry collector, in a build with the feature `otel`. A leaf, as `metrics` is.
+//! Traces for an OpenTelemetry collector, in a build with the feature `otel`. A leaf, like `metrics`.
 //!
-//! Each request's span is sent as JSON over HTTP (OTLP), with what was logged in it. Where to, and under which name, is said
-//! by OpenTelemetry's own variables: OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT (without either nothing
-//! is sent), OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*,
+//! The span of each request is sent as JSON over HTTP (OTLP), with the log lines in it. OpenTelemetry's own variables set
+//! the target and the name: OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT (without either, nothing is
+//! sent), OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*,
 //! OTEL_SDK_DISABLED.
 //!
-//! Their own exporter writes protobuf, which takes a compiler's worth of crates, and changes features of those that
-//! llama.cpp's bindings are made with: all of it would be built a second time.
+//! OpenTelemetry's own exporter writes protobuf, which needs many more crates and changes features of those that build
+//! llama.cpp: it would be built a second time.
 
 use std::env;
 use std::sync::OnceLock;
@@ -27,10 +27,11 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
-/// What is still to be sent when the program ends.
+/// Has the spans that are not sent yet.
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
-/// What sends spans; `None` if the environment names no collector. Those of the libraries tell of paths, and are left out.
+/// The layer that sends spans; `None` if the environment names no collector. Spans of libraries, which contain paths, are
+/// left out.
 pub fn layer<S>() -> Option<impl Layer<S>>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
@@ -68,14 +69,14 @@ where
     )
 }
 
-/// Sends what is left, for some seconds at most.
+/// Sends the remaining spans, with a time limit of some seconds.
 pub fn finish() {
     if let Some(Err(error)) = PROVIDER.get().map(SdkTracerProvider::shutdown) {
-        tracing::warn!(%error, "the last traces were not sent");
+        tracing::warn!(%error, "the last traces could not be sent");
     }
 }
 
-/// A request's span goes on from the trace that its sender began (`traceparent`), if any.
+/// Makes a request's span part of its sender's trace (`traceparent`), if there is one.
 pub fn join(span: &Span, headers: &HeaderMap) {
     struct Headers<'a>(&'a HeaderMap);
     impl Extractor for Headers<'_> {
@@ -88,11 +89,11 @@ pub fn join(span: &Span, headers: &HeaderMap) {
         }
     }
     let begun = TraceContextPropagator::new().extract(&Headers(headers));
-    // Where nothing is sent there is no such span.
+    // Fails if nothing is sent, as the span then has no context.
     let _ = span.set_parent(begun);
 }
 
-/// How a request ended, as collectors read it.
+/// Records the status of a request.
 pub fn answered(span: &Span, status: StatusCode) {
     span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
     if status.is_server_error() {
@@ -100,7 +101,7 @@ pub fn answered(span: &Span, status: StatusCode) {
     }
 }
 
-/// What a request came to, by the names of OpenTelemetry's conventions.
+/// Records the tokens of a request, by OpenTelemetry's conventions.
 pub fn tokens(span: &Span, prompt: usize, generated: usize) {
     let whole = |tokens| i64::try_from(tokens).unwrap_or(i64::MAX);
     span.set_attribute("gen_ai.usage.input_tokens", whole(prompt));
@@ -115,7 +116,7 @@ fn headers_of(list: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Sends spans with the HTTP client that models are fetched with. A thread of its own calls it, so it may block.
+/// Sends spans with our HTTP client. It may block, as it runs on a thread of its own.
 #[derive(Debug)]
 struct Exporter {
     agent: ureq::Agent,
@@ -126,7 +127,7 @@ struct Exporter {
 
 impl Exporter {
     fn new(url: String, headers: Vec<(String, String)>) -> Self {
-        /// For all of a request, which a collector answers at once.
+        /// For a whole request; a collector answers immediately.
         const TIMEOUT: Duration = Duration::from_secs(10);
         let agent = crate::http_client::client(ureq::tls::TlsConfig::default())
             .http_status_as_error(true)
@@ -174,7 +175,7 @@ impl SpanExporter for Exporter {
     }
 }
 
-/// A span as OTLP writes it: ids in hexadecimal, whole numbers of 64 bits as texts.
+/// A span in OTLP's JSON: ids in hexadecimal, 64-bit integers as strings.
 fn span(data: &SpanData) -> Json {
     let kind = match data.span_kind {
         SpanKind::Internal => 1,
@@ -243,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_are_read_as_the_variable_has_them() {
+    fn headers_are_parsed() {
         let check = |list: &str, expect: &[(&str, &str)]| {
             let read = headers_of(list);
             let read: Vec<(&str, &str)> = read.iter().map(|(a, b)| (&**a, &**b)).collect();
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_number_is_a_text() {
+    fn integers_are_strings() {
         let all = [
             (Key::new("status"), Value::I64(200)),
             (Key::new("share"), Value::F64(0.5)),

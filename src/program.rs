@@ -1,4 +1,4 @@
-//! This program, run again as a process of its own: for work that may take too much, or end the process that does it.
+//! Runs this program again as a process of its own: for work that may take too long or crash.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,12 @@ use std::sync::OnceLock;
 /// Another program than this one; see [`run_with`].
 static OTHER: OnceLock<PathBuf> = OnceLock::new();
 
-/// Has another program run in this one's place: a test is not the server.
+/// Sets another program to run: tests are not the server.
 pub fn run_with(candor: PathBuf) {
     let _ = OTHER.set(candor);
 }
 
-/// The file to run. On Linux it is there even after the program was replaced by a newer one.
+/// The file to run. On Linux it exists even after the program was replaced by a newer one.
 pub fn path() -> io::Result<PathBuf> {
     const RUNNING: &str = "/proc/self/exe";
     match OTHER.get() {

@@ -4,7 +4,6 @@
 mod samplers;
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -19,6 +18,7 @@ use crate::config::Mode;
 use crate::engine::{Request, Rows};
 use crate::logprobs::Tell;
 use crate::model::{Adapters, Token};
+use crate::random;
 use crate::sampling::{Mirostat, SamplingParams, Watch};
 pub use samplers::ids;
 
@@ -185,9 +185,9 @@ impl Generate {
         let constraint = structured.map(|structured| structured.constraint(&served.model));
         self.sampling.constraint = constraint.transpose()?;
         // Not 2^32 - 1, which stands for none.
-        let seed = *self
-            .seed
-            .get_or_insert_with(|| (random() % u64::from(u32::MAX)) as u32);
+        let seed = *self.seed.get_or_insert_with(|| {
+            (u64::from_le_bytes(random::bytes()) % u64::from(u32::MAX)) as u32
+        });
         let stop: Arc<[String]> = std::mem::take(&mut self.stop).into();
         let mut sequences = Vec::new();
         for wanted in prompts {
@@ -338,21 +338,7 @@ fn choice_seed(seed: u32, choice: usize) -> u32 {
 /// An answer's name: `kind` and 32 random hexadecimal digits. Whoever knows it may go on from that answer, so nobody shall
 /// guess it.
 pub fn new_id(kind: &str) -> String {
-    let mut bytes = [0; 16];
-    let secret = rustls::crypto::ring::default_provider().secure_random;
-    if secret.fill(&mut bytes).is_err() {
-        tracing::warn!("the system gives no random numbers");
-        bytes[..8].copy_from_slice(&random().to_le_bytes());
-        bytes[8..].copy_from_slice(&random().to_le_bytes());
-    }
-    format!("{kind}-{:032x}", u128::from_le_bytes(bytes))
-}
-
-/// A random number; not for secrets. The standard library seeds each hasher anew.
-fn random() -> u64 {
-    std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish()
+    format!("{kind}-{:032x}", u128::from_le_bytes(random::bytes()))
 }
 
 fn stop(fields: &mut Fields, served: &Served) -> Result<Vec<String>, ApiError> {

@@ -1,10 +1,8 @@
 //! What is logged of a request: each of its lines carries the request's id, by which its sender can ask for it, and one
 //! at its end says how it went. Nothing of what was said stands in them.
 
-use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -17,6 +15,7 @@ use http_body::{Frame, SizeHint};
 use tracing::{Instrument, Span};
 
 use crate::engine::Tally;
+use crate::random;
 
 /// The header by which a request's id comes and goes.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -84,11 +83,7 @@ fn acceptable(id: &HeaderValue) -> Option<&str> {
 
 /// An id that no other request has.
 fn made() -> String {
-    static MADE: AtomicU64 = AtomicU64::new(0);
-    static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    let number = MADE.fetch_add(1, Ordering::Relaxed);
-    let half = |half: u8| KEYS.hash_one((half, number));
-    format!("req-{:016x}{:016x}", half(0), half(1))
+    format!("req-{:032x}", u128::from_le_bytes(random::bytes()))
 }
 
 /// Tells of a request when it is dropped.

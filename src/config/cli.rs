@@ -7,13 +7,16 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::{Config, ConfigError, Flag, Given, Loaded, Server, Sources};
+use super::error::ConfigError;
+use super::load::Loaded;
+use super::sections::{Config, Server, reachable};
+use super::sources::{Flag, FlagValue, Sources};
 
 /// An OpenAI-compatible completion server whose log-probabilities can be trusted.
 #[derive(Debug, Parser)]
 #[command(name = "candor", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -25,66 +28,67 @@ Try it:
     -d '{\"prompt\": \"The sky is\", \"max_tokens\": 8, \"logprobs\": 3}'";
 
 const SETTINGS_HELP: &str = "\
-Where settings come from, the last one wins:
-  1. the defaults (config/default.toml in the source tells about every setting)
-  2. a TOML file: --config FILE or CANDOR_CONFIG; it alone can hold several models ([[models]])
-  3. the environment: CANDOR_SECTION__FIELD, as in CANDOR_LIMITS__LOGPROBS=20;
+Settings are read from four sources; later ones override earlier ones:
+  1. the defaults (config/default.toml in the source tree documents every setting)
+  2. a TOML file: --config FILE or CANDOR_CONFIG; only a file can list several models ([[models]])
+  3. environment variables: CANDOR_SECTION__FIELD, as in CANDOR_LIMITS__LOGPROBS=20;
      lists with commas or as TOML: CANDOR_MODEL__ALIASES=a,b
-  4. flags; those without a name of their own with --set: --set limits.logprobs=20
-`candor config` with the same flags shows what comes out, and from where.
+  4. flags; settings without a flag of their own with --set: --set limits.logprobs=20
+`candor config` with the same flags prints the settings in force and their sources.
 
-CANDOR_LOG chooses what is logged: error, warn, info (the default), debug, trace,
-or by module: info,candor::engine=debug";
+CANDOR_LOG sets the log level: error, warn, info (the default), debug or trace,
+also for single modules: info,candor::engine=debug";
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Load the models and answer requests, until Ctrl-C or SIGTERM.
+    /// Load the models and answer requests until Ctrl-C or SIGTERM.
     ///
-    /// The first signal lets running requests finish; a second one ends at once.
+    /// The first signal lets running requests finish; the second one exits immediately.
     #[command(after_help = SETTINGS_HELP)]
     Serve(SettingFlags),
-    /// Print the settings in force as TOML, each with where it comes from. API keys are hidden.
+    /// Print the settings in force as TOML, with the source of each. API keys are hidden.
     #[command(after_help = SETTINGS_HELP)]
     Config(SettingFlags),
-    /// Measure how this machine is fastest with each model, print a table, and keep it for the next start.
+    /// Measure which setup is fastest for each model on this machine, print a table, and keep it for the next start.
     ///
-    /// The first start measures what it needs by itself; this is for looking, and for a machine that was busy then.
+    /// The first start of the server measures by itself. Use this to see the figures, or to measure again if the machine
+    /// was busy at that time.
     #[command(after_help = SETTINGS_HELP)]
     Tune(SettingFlags),
-    /// Check this machine and these settings before a server is started: one line for each check.
+    /// Check this machine and these settings before starting a server: one line per check.
     ///
-    /// Each line begins with `ok`, `warning` or `error`. Ends with 0 if all are ok, with 2 if there are
-    /// warnings, and with 1 if there are errors. Nothing is loaded or downloaded.
+    /// Each line begins with `ok`, `warning` or `error`. The exit status is 0 if all checks are ok, 2 if there are
+    /// warnings, and 1 if there are errors. Nothing is loaded or downloaded.
     #[command(after_help = DOCTOR_HELP)]
     Doctor(SettingFlags),
-    /// Download the model, or all of `[[models]]`, into the cache, if not there yet, and print the paths.
+    /// Download the model, or all of `[[models]]`, into the cache unless already there, and print the paths.
     Fetch(Fetch),
-    /// Ask a server whether it can serve requests: print what its `/health` says, and end with 0 if it can, else with 1.
+    /// Check whether a server is healthy: print its `/health`, and exit with 0 if it can serve requests, else with 1.
     ///
-    /// For the health checks of containers. Without --url it asks the server on this machine that has the same settings.
+    /// For health checks of containers. Without --url, it asks the server on this machine with the same settings.
     #[command(after_help = HEALTH_HELP)]
     Health(Health),
     /// Run the request of a receipt again, and compare every token and every bit of its log-probabilities.
     ///
-    /// Ends with 0 if all are equal, with 1 if one is not, and with 2 if they could not be compared.
+    /// The exit status is 0 if all are equal, 1 if any differs, and 2 if they could not be compared.
     #[command(after_help = VERIFY_HELP)]
     Verify(Verify),
-    /// Render the chat template that comes on standard input, with its scope, as JSON. The server has a process of its own
-    /// do so for templates of clients.
+    /// Render the chat template read from standard input, as JSON. The server runs this in a process of its own for
+    /// templates that clients send.
     #[command(hide = true)]
     RenderTemplate,
-    /// Try llama.cpp's routines on a small model, as the order on standard input says, as JSON. The server has a process of
-    /// its own do so, which may die of it.
+    /// Try llama.cpp's CPU routines on a small model, by the JSON read from standard input. The server runs this in a
+    /// process of its own, because a routine may crash it.
     #[command(hide = true)]
     TryRoutines,
-    /// Print what a shell needs to complete this command line.
+    /// Print the completion script for a shell.
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
         /// The shell.
         shell: Shell,
     },
-    /// Print a manual page: of `candor` itself, or of one of its commands.
+    /// Print the manual page of `candor` or of one of its commands.
     #[command(after_help = MAN_HELP)]
     Man {
         /// The command, as in `candor man serve`.
@@ -98,7 +102,7 @@ Try it:
   candor doctor
   candor doctor --model hf:ORG/REPO:Q4_K_M --context-length 8192
 
-It takes the flags of `candor serve`, and settings from the same places: `candor serve --help`.";
+Flags and settings are those of `candor serve`: see `candor serve --help`.";
 
 const HEALTH_HELP: &str = "\
 Try it:
@@ -112,13 +116,13 @@ Try it:
   candor verify answer.json
   candor verify answer.json --url http://127.0.0.1:8000
 
-The engine is started with what the receipt says of it: mode, flash attention, formats, lengths.
-What flags set wins over that, to see what it moves: --set engine.flash_attention=true";
+The engine is started with the settings in the receipt: mode, flash attention, formats, lengths.
+Flags override them, to see what changes: --set engine.flash_attention=true";
 
 const COMPLETIONS_HELP: &str = "\
 Try it:
   source <(candor completions bash)
-To keep it:
+To install it:
   candor completions bash > ~/.local/share/bash-completion/completions/candor
   candor completions fish > ~/.config/fish/completions/candor.fish
   candor completions zsh > _candor, in a folder of $fpath";
@@ -127,21 +131,21 @@ const MAN_HELP: &str = "\
 Try it:
   candor man | man -l -
   candor man serve | man -l -
-To keep it:
+To install it:
   candor man > ~/.local/share/man/man1/candor.1
   candor man serve > ~/.local/share/man/man1/candor-serve.1";
 
-/// The script by which a shell completes this command line.
+/// The completion script for a shell.
 pub fn completions(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "candor", &mut script);
     script
 }
 
-/// The manual page of a command, or of the program if none is named.
+/// The manual page of a command, or without one of the program.
 pub fn man(command: Option<&str>) -> std::io::Result<Vec<u8>> {
     let mut cli = Cli::command().disable_help_subcommand(true);
-    // Each command then knows its whole name, `candor serve`, and its page's, candor-serve.
+    // Sets the full name of each command (`candor serve`) and of its page (candor-serve).
     cli.build();
     let page = command
         .and_then(|name| cli.find_subcommand(name))
@@ -153,7 +157,7 @@ pub fn man(command: Option<&str>) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// One of the program's commands.
+/// Accepts the name of a command.
 fn command_name(name: &str) -> Result<String, String> {
     let cli = Cli::command();
     let names: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
@@ -167,7 +171,7 @@ fn command_name(name: &str) -> Result<String, String> {
 /// The flags of `candor fetch`.
 #[derive(Debug, Args)]
 pub struct Fetch {
-    /// `default`, `hf:ORG/REPO[:FILE-or-QUANT]`, or a path (which is only checked). Default: what the settings say.
+    /// `default`, `hf:ORG/REPO[:FILE-or-QUANT]`, or a path, which is only checked [default: model.source].
     model: Option<String>,
     #[command(flatten)]
     common: CommonFlags,
@@ -176,7 +180,7 @@ pub struct Fetch {
 /// The flags of `candor health`.
 #[derive(Debug, Args)]
 pub struct Health {
-    /// Where the server is, as in http://127.0.0.1:8000. Default: what the settings say.
+    /// The server's address, as in http://127.0.0.1:8000 [default: server.host and server.port].
     #[arg(long)]
     url: Option<String>,
     #[command(flatten)]
@@ -186,17 +190,16 @@ pub struct Health {
 /// The flags of `candor verify`.
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// A file with the receipt, or with the answer that has it, as JSON; `-`: standard input.
+    /// JSON file with the receipt, or with the answer that contains it; `-` for standard input.
     pub receipt: PathBuf,
-    /// A server that runs already, to be asked instead of an engine started here. Its key is the first of
-    /// server.api_keys.
+    /// Ask this running server instead of starting an engine. The API key is the first of server.api_keys.
     #[arg(long)]
     pub url: Option<String>,
-    /// The model that the receipt is of; with --url the name that it has there. Default: what the settings say; with
-    /// --url the name in the receipt.
+    /// The model of the receipt [default: model.source]; with --url, its name on that server [default: the name in the
+    /// receipt].
     #[arg(long, short)]
     pub model: Option<String>,
-    /// With --url: how long the server may take for its whole answer. One that generates for longer needs more.
+    /// With --url: time limit for the whole answer. Increase it for long generations.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "url", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
     #[command(flatten)]
@@ -205,17 +208,17 @@ pub struct Verify {
 
 /// The server that `candor health` and `candor doctor` ask.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct ServerAddress {
     /// Without a path.
     pub url: String,
-    /// Not of this machine's own server: its certificate is for another name than the one it is asked by here.
+    /// Off for the server on this machine, whose certificate is for another name than its local address.
     pub checks_certificate: bool,
 }
 
-/// The flags every command has.
+/// The flags of every command.
 #[derive(Debug, Args)]
 struct CommonFlags {
-    /// Settings file (TOML). It may leave out whatever keeps its default.
+    /// Settings file (TOML); settings it leaves out keep their defaults.
     #[arg(
         long,
         value_name = "FILE",
@@ -223,56 +226,56 @@ struct CommonFlags {
         hide_env_values = true
     )]
     config: Option<PathBuf>,
-    /// Any setting, by its name in the settings file; may be repeated, and wins over the flags with a name.
+    /// Any setting, by its name in the settings file; may be repeated, and overrides the other flags.
     #[arg(long = "set", value_name = "SECTION.FIELD=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
 }
 
-/// The flags of `candor serve`, `candor config`, `candor tune` and `candor doctor`. All values are texts here:
-/// [`Config::load`] reads and checks them by the same rules as those from the environment.
+/// The flags of `candor serve`, `candor config`, `candor tune` and `candor doctor`. All values are strings here:
+/// [`Config::load`] parses and checks them by the same rules as environment variables.
 #[derive(Debug, Args)]
 pub struct SettingFlags {
     /// Model to serve: `default`, a path to a GGUF file, or `hf:ORG/REPO[:FILE-or-QUANT]` [env: CANDOR_MODEL__SOURCE].
     #[arg(long, short, value_name = "MODEL")]
     model: Option<String>,
-    /// Address to listen on; 0.0.0.0 lets other machines in [env: CANDOR_SERVER__HOST].
+    /// Address to listen on; 0.0.0.0 accepts connections from other machines [env: CANDOR_SERVER__HOST].
     #[arg(long)]
     host: Option<String>,
-    /// Port to listen on; 0 takes any free one [env: CANDOR_SERVER__PORT].
+    /// Port to listen on; 0 for any free port [env: CANDOR_SERVER__PORT].
     #[arg(long, short, allow_negative_numbers = true)]
     port: Option<String>,
-    /// Ask requests for this key; may be repeated. Other users of the machine can read flags: prefer the file or the
-    /// environment [env: CANDOR_SERVER__API_KEYS].
+    /// Require this API key in requests; may be repeated. Other users of the machine can read flags: prefer the file or
+    /// the environment [env: CANDOR_SERVER__API_KEYS].
     #[arg(long = "api-key", value_name = "KEY")]
     api_keys: Vec<String>,
-    /// Name the model answers to, instead of its file's name; may be repeated [env: CANDOR_MODEL__ALIASES].
+    /// Name of the model in requests, instead of its file's name; may be repeated [env: CANDOR_MODEL__ALIASES].
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<String>,
     /// LoRA adapter to load, `[NAME=]PATH[@SCALE]`; may be repeated [env: CANDOR_MODEL__LORA].
     #[arg(long = "lora", value_name = "ADAPTER")]
     adapters: Vec<String>,
-    /// Tokens one sequence may hold, prompt and completion together [env: CANDOR_ENGINE__CONTEXT_LENGTH].
+    /// Maximum tokens of a sequence, prompt and completion together [env: CANDOR_ENGINE__CONTEXT_LENGTH].
     #[arg(long, short, value_name = "TOKENS", allow_negative_numbers = true)]
     context_length: Option<String>,
-    /// Sequences that advance at once [env: CANDOR_ENGINE__PARALLEL_SEQUENCES].
+    /// Sequences that are generated concurrently [env: CANDOR_ENGINE__PARALLEL_SEQUENCES].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     parallel_sequences: Option<String>,
-    /// llama.cpp contexts, each on a thread of its own; 0: as many as are fastest, as measured [env: CANDOR_ENGINE__CONTEXTS].
+    /// llama.cpp contexts, each on its own thread; 0: the fastest number, by measurement [env: CANDOR_ENGINE__CONTEXTS].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     contexts: Option<String>,
-    /// CPU threads in all; 0: one for each core that others leave free [env: CANDOR_ENGINE__THREADS].
+    /// Total CPU threads; 0: one for each core that other processes leave free [env: CANDOR_ENGINE__THREADS].
     #[arg(long, short, value_name = "N", allow_negative_numbers = true)]
     threads: Option<String>,
-    /// What is promised about bits: auto, exact or throughput [env: CANDOR_ENGINE__MODE].
+    /// Guarantee about reproducible bits: auto, exact or throughput [env: CANDOR_ENGINE__MODE].
     #[arg(long)]
     mode: Option<String>,
     /// Layers on the GPU, in a build with a GPU back end [env: CANDOR_MODEL__GPU_LAYERS].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     gpu_layers: Option<String>,
-    /// Use flash attention; moves log-probabilities by up to 0.1 [env: CANDOR_ENGINE__FLASH_ATTENTION].
+    /// Use flash attention; changes log-probabilities by up to 0.1 [env: CANDOR_ENGINE__FLASH_ATTENTION].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     flash_attention: Option<String>,
-    /// How log lines are written: text or json [env: CANDOR_SERVER__LOG_FORMAT].
+    /// Log format: text or json [env: CANDOR_SERVER__LOG_FORMAT].
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
     #[command(flatten)]
@@ -280,11 +283,11 @@ pub struct SettingFlags {
 }
 
 impl SettingFlags {
-    /// The settings that these flags, the file they name and `environment` make.
+    /// Loads the settings from these flags, the file they name and `environment`.
     pub fn load(self, environment: Vec<(OsString, OsString)>) -> Result<Loaded, ConfigError> {
         let mut flags = Vec::new();
         let mut one = |name: &str, key: &str, value: Option<String>| {
-            flags.extend(value.map(|value| flag(name, key, Given::One(value))));
+            flags.extend(value.map(|value| flag(name, key, FlagValue::One(value))));
         };
         one("--model", "model.source", self.model);
         one("--host", "server.host", self.host);
@@ -311,7 +314,7 @@ impl SettingFlags {
         one("--log-format", "server.log_format", self.log_format);
         let mut repeated = |name: &str, key: &str, values: Vec<String>| {
             if !values.is_empty() {
-                flags.push(flag(name, key, Given::Repeated(values)));
+                flags.push(flag(name, key, FlagValue::Repeated(values)));
             }
         };
         repeated("--api-key", "server.api_keys", self.api_keys);
@@ -322,32 +325,35 @@ impl SettingFlags {
 }
 
 impl Fetch {
-    /// The settings that these flags, the file they name and `environment` make.
+    /// Loads the settings from these flags, the file they name and `environment`.
     pub fn load(self, environment: Vec<(OsString, OsString)>) -> Result<Loaded, ConfigError> {
         let model = self
             .model
-            .map(|model| flag("MODEL", "model.source", Given::One(model)));
+            .map(|model| flag("MODEL", "model.source", FlagValue::One(model)));
         self.common.load(environment, model.into_iter().collect())
     }
 }
 
 impl Health {
-    /// The server that is named, or that these flags, the file they name and `environment` make.
-    pub fn server(self, environment: Vec<(OsString, OsString)>) -> Result<Asked, ConfigError> {
+    /// The server given by --url, else by the settings.
+    pub fn server(
+        self,
+        environment: Vec<(OsString, OsString)>,
+    ) -> Result<ServerAddress, ConfigError> {
         if let Some(url) = self.url {
-            return Ok(Asked {
+            return Ok(ServerAddress {
                 url: url.trim_end_matches('/').to_owned(),
                 checks_certificate: true,
             });
         }
         let server = self.common.load(environment, Vec::new())?.config.server;
-        Ok(Asked::own(&server))
+        Ok(ServerAddress::local(&server))
     }
 }
 
-impl Asked {
-    /// This machine's own server, which these settings make.
-    pub fn own(server: &Server) -> Self {
+impl ServerAddress {
+    /// The server on this machine with these settings.
+    pub fn local(server: &Server) -> Self {
         let scheme = if server.tls_certificate.is_empty() {
             "http"
         } else {
@@ -355,7 +361,7 @@ impl Asked {
         };
         let (host, port) = (&server.host, server.port);
         let authority = match host.parse() {
-            Ok(address) => SocketAddr::new(super::reachable(address), port).to_string(),
+            Ok(address) => SocketAddr::new(reachable(address), port).to_string(),
             Err(_) => format!("{host}:{port}"),
         };
         Self {
@@ -366,8 +372,8 @@ impl Asked {
 }
 
 impl Verify {
-    /// The settings that these flags, the file they name and `environment` make; those of the receipt win over the latter
-    /// two.
+    /// Loads the settings from these flags, the file they name and `environment`. The settings of the receipt override the
+    /// file and the environment, and flags override them.
     pub fn load(
         self,
         environment: Vec<(OsString, OsString)>,
@@ -375,11 +381,11 @@ impl Verify {
     ) -> Result<Loaded, ConfigError> {
         let of_receipt = of_receipt.into_iter();
         let mut flags: Vec<Flag> = of_receipt
-            .map(|(key, value)| flag("RECEIPT", key, Given::One(value)))
+            .map(|(key, value)| flag("RECEIPT", key, FlagValue::One(value)))
             .collect();
         if self.url.is_none() {
             let model = self.model;
-            flags.extend(model.map(|model| flag("--model", "model.source", Given::One(model))));
+            flags.extend(model.map(|model| flag("--model", "model.source", FlagValue::One(model))));
         }
         self.common.load(environment, flags)
     }
@@ -394,9 +400,9 @@ impl CommonFlags {
         flags.extend(
             self.set
                 .into_iter()
-                .map(|(key, value)| flag("--set", &key, Given::One(value))),
+                .map(|(key, value)| flag("--set", &key, FlagValue::One(value))),
         );
-        // `CANDOR_CONFIG=` switches the file off, as an empty variable usually does.
+        // `CANDOR_CONFIG=` counts as unset.
         let file = self.config.filter(|path| !path.as_os_str().is_empty());
         Config::load(&Sources {
             file,
@@ -406,11 +412,11 @@ impl CommonFlags {
     }
 }
 
-fn flag(name: &str, key: &str, given: Given) -> Flag {
+fn flag(name: &str, key: &str, value: FlagValue) -> Flag {
     Flag {
         name: name.to_owned(),
         key: key.to_owned(),
-        given,
+        value,
     }
 }
 
@@ -440,7 +446,7 @@ mod tests {
             | Command::Man { .. }
             | Command::RenderTemplate
             | Command::TryRoutines => {
-                panic!("no settings")
+                panic!("a command without settings")
             }
         }
     }
@@ -451,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_become_settings_that_know_the_flag() {
+    fn settings_from_flags_know_their_flag() {
         let loaded = load(&[
             "candor",
             "serve",
@@ -517,13 +523,13 @@ mod tests {
     }
 
     #[test]
-    fn health_is_asked_where_the_settings_have_the_server() {
+    fn health_asks_the_server_of_the_settings() {
         let check = |arguments: &[&str], url: &str, checks_certificate: bool| {
             let all = ["candor", "health"].iter().chain(arguments);
             let Command::Health(health) = Cli::try_parse_from(all).unwrap().command else {
                 panic!("another command")
             };
-            let asked = Asked {
+            let asked = ServerAddress {
                 url: url.to_owned(),
                 checks_certificate,
             };
@@ -549,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_receipt_says_wins_over_the_settings_and_flags_over_it() {
+    fn a_receipt_overrides_the_settings_and_flags_override_it() {
         let check = |arguments: &[&str], model: &str, length: usize| {
             let all = ["candor", "verify", "receipt.json"].iter().chain(arguments);
             let Command::Verify(verify) = Cli::try_parse_from(all).unwrap().command else {
@@ -599,7 +605,7 @@ mod tests {
             let name = command.get_name();
             check(Some(name), &format!("candor-{name}"), "SYNOPSIS");
         }
-        // And the archive of a release has them.
+        // The release archive contains them all.
         let script = include_str!("../../scripts/dist.sh");
         let line = script
             .lines()
@@ -616,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manual_page_that_there_is_not_is_refused_with_those_there_are() {
+    fn an_unknown_manual_page_is_refused_with_the_list_of_commands() {
         let error = Cli::try_parse_from(["candor", "man", "milk"]).unwrap_err();
         let error = error.to_string();
         assert!(error.contains("milk") && error.contains("serve"), "{error}");

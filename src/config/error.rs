@@ -1,68 +1,68 @@
-//! Why the settings cannot be used, written for the person who starts the server.
+//! Why settings are refused, for the person who starts the server.
 
 use std::fmt;
 use std::path::PathBuf;
 
-use super::Origin;
-use super::settings::{OF_A_MODEL, SETTINGS, Setting};
+use super::entry::Origin;
+use super::settings::{MODEL_SECTIONS, SETTINGS, Setting};
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file named by `--config` or `CANDOR_CONFIG` is not there, or may not be read.
+    /// The file named by `--config` or `CANDOR_CONFIG` does not exist, or may not be read.
     #[error("Cannot read the settings file {}: {source}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file that a setting names is not there, or may not be read.
+    /// A file that a setting names does not exist, or may not be read.
     #[error("Cannot read the file of {setting}, {}: {source}", path.display())]
     FileUnreadable {
         /// The setting.
         setting: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file is no TOML.
+    /// The file is not TOML.
     #[error("The settings file {} is not valid TOML: {message}", path.display())]
     NotToml {
         /// The file.
         path: PathBuf,
-        /// Where and what, over several lines.
+        /// Line, column and reason, over several lines.
         message: String,
     },
-    /// All that is wrong with the settings, a line each.
+    /// All problems of the settings, one per line.
     #[error("{}", .0.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))]
     Refused(Vec<Problem>),
 }
 
-/// One thing that is wrong with the settings.
+/// One problem of the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
     /// There is no such setting.
     Unknown {
         /// As it was written.
         name: String,
-        /// Where.
+        /// Where it was written.
         origin: Origin,
     },
-    /// There is such a setting, and its value is not one it may have.
+    /// The setting does not allow the value.
     NotAllowed {
         /// `section.field`, or `models[0].field`.
         key: String,
-        /// What came; `***` for secrets.
+        /// The value; `***` for secrets.
         got: String,
-        /// What may come.
+        /// What is allowed.
         allowed: String,
-        /// Where.
+        /// Where it was written.
         origin: Origin,
     },
-    /// Each value may be, but not with the others or with this build.
-    NotTogether(String),
+    /// Each value is allowed, but not together with the others, or not in this build.
+    Conflict(String),
 }
 
 impl fmt::Display for Problem {
@@ -74,7 +74,7 @@ impl fmt::Display for Problem {
                 write!(
                     f,
                     "Unknown setting {name} ({origin}). {}",
-                    instead_of(&name)
+                    suggestion(&name)
                 )
             }
             Problem::NotAllowed {
@@ -85,93 +85,93 @@ impl fmt::Display for Problem {
             } => {
                 write!(f, "{key} is {got} ({origin}). Allowed: {allowed}.")
             }
-            Problem::NotTogether(why) => f.write_str(why),
+            Problem::Conflict(why) => f.write_str(why),
         }
     }
 }
 
-/// What the writer of an unknown name in a table of `[[models]]` may have meant: the same field in another place, the
-/// section's fields, or all that may stand there.
-fn instead_of_in_a_model(table: &str, name: &str) -> String {
-    let write = |setting: &Setting| Some(format!("{table}.{}", setting.of_a_model()?));
-    let (section, field) = name.split_once('.').unwrap_or(("model", name));
-    let has_field = |setting: &&Setting| setting.section_and_field().1 == field;
-    let same_field: Vec<_> = SETTINGS
-        .iter()
-        .filter(has_field)
-        .filter_map(write)
-        .collect();
-    if !same_field.is_empty() {
-        return format!("Did you mean {}?", same_field.join(" or "));
+/// A suggestion for an unknown name.
+fn suggestion(name: &str) -> String {
+    let table = name
+        .split_once("].")
+        .filter(|_| name.starts_with("models["));
+    match table {
+        Some((table, rest)) => suggestion_in_table(&format!("{table}]"), rest),
+        None => suggestion_in_section(name),
     }
-    let in_section = |setting: &&Setting| setting.section_and_field().0 == section;
-    let mut there: Vec<_> = SETTINGS
-        .iter()
-        .filter(in_section)
-        .filter_map(write)
-        .collect();
+}
+
+/// For a name in a table of `[[models]]`: the same field in another section, else what the section holds, else what the
+/// table holds.
+fn suggestion_in_table(table: &str, name: &str) -> String {
+    let write = |setting: &Setting| Some(format!("{table}.{}", setting.key_of_a_model()?));
+    let (section, field) = name.split_once('.').unwrap_or(("model", name));
+    let named = |matches: &dyn Fn(&Setting) -> bool| {
+        let settings = SETTINGS.iter().filter(|setting| matches(setting));
+        settings.filter_map(write).collect::<Vec<_>>()
+    };
+    let same_field = named(&|setting| setting.section_and_field().1 == field);
+    if !same_field.is_empty() {
+        return did_you_mean(&same_field);
+    }
+    let mut there = named(&|setting| setting.section_and_field().0 == section);
     if section == "model" {
-        there.extend(OF_A_MODEL.map(|section| format!("{table}.{section}")));
+        there.extend(MODEL_SECTIONS.map(|section| format!("{table}.{section}")));
     }
     if there.is_empty() {
-        return instead_of_in_a_model(table, "");
+        return suggestion_in_table(table, "");
     }
-    format!("There are {}.", there.join(", "))
+    one_of(&there)
 }
 
-/// What the writer of an unknown name may have meant: the same field elsewhere, the section's fields, the sections.
-fn instead_of(name: &str) -> String {
-    if let Some((table, rest)) = name
-        .split_once("].")
-        .filter(|_| name.starts_with("models["))
-    {
-        return instead_of_in_a_model(&format!("{table}]"), rest);
-    }
+/// For any other name: the same field in another section, else what the section holds, else the sections.
+fn suggestion_in_section(name: &str) -> String {
     let is_variable = name.starts_with("CANDOR_");
-    let write = |setting: &Setting| {
-        if is_variable {
-            setting.variable()
-        } else {
-            setting.key.to_owned()
-        }
-    };
     let path = name
         .trim_start_matches("CANDOR_")
         .to_lowercase()
         .replace("__", ".");
     let (section, field) = path.split_once('.').unwrap_or(("", &path));
-
-    let same_field: Vec<_> = SETTINGS
-        .iter()
-        .filter(|setting| {
+    let named = |matches: &dyn Fn(&str, &str) -> bool| {
+        let settings = SETTINGS.iter().filter(|setting| {
             let (its_section, its_field) = setting.section_and_field();
-            its_field == field || format!("{its_section}_{its_field}") == path
-        })
-        .map(write)
-        .collect();
+            matches(its_section, its_field)
+        });
+        let write = |setting: &Setting| match is_variable {
+            true => setting.variable(),
+            false => setting.key.to_owned(),
+        };
+        settings.map(write).collect::<Vec<_>>()
+    };
+    let same_field = named(&|its_section, its_field| {
+        its_field == field || format!("{its_section}_{its_field}") == path
+    });
     if !same_field.is_empty() {
-        return format!("Did you mean {}?", same_field.join(" or "));
+        return did_you_mean(&same_field);
     }
-    let same_section: Vec<_> = SETTINGS
-        .iter()
-        .filter(|setting| setting.section_and_field().0 == section)
-        .map(write)
-        .collect();
+    let same_section = named(&|its_section, _| its_section == section);
     if !same_section.is_empty() {
-        return format!("There are {}.", same_section.join(", "));
+        return one_of(&same_section);
     }
     let mut sections: Vec<_> = SETTINGS
         .iter()
         .map(|setting| setting.section_and_field().0)
         .collect();
     sections.dedup();
-    let form = if is_variable {
-        "CANDOR_SECTION__FIELD"
-    } else {
-        "section.field"
+    let form = match is_variable {
+        true => "CANDOR_SECTION__FIELD",
+        false => "section.field",
     };
     format!(
-        "A setting is written {form}; the sections are {}; `candor config` lists all.",
+        "Settings are written {form}, and the sections are {}; `candor config` lists all settings.",
         sections.join(", ")
     )
+}
+
+fn did_you_mean(names: &[String]) -> String {
+    format!("Did you mean {}?", names.join(" or "))
+}
+
+fn one_of(names: &[String]) -> String {
+    format!("Expected one of {}.", names.join(", "))
 }

@@ -1,15 +1,16 @@
-//! Every setting once: its name and what it may be. `config/default.toml` says the same to people; a test compares.
+//! The table of all settings: the name of each, and the values it allows. `config/default.toml` documents the same; a test
+//! compares.
 
 use std::fmt;
 
-use figment::value::Value;
+use toml::Value;
 
-/// A setting: `section.field`, as in the file, and what it may be.
+/// A setting.
 #[derive(Debug)]
 pub(super) struct Setting {
-    /// `section.field`.
+    /// `section.field`, as in the file.
     pub(super) key: &'static str,
-    /// What it may be.
+    /// The values it allows.
     pub(super) allowed: Allowed,
 }
 
@@ -29,23 +30,18 @@ impl Setting {
         self.key.split_once('.').unwrap_or((self.key, ""))
     }
 
-    /// How a table of `[[models]]` names it, if it may: fields of `model` by themselves, others with their section.
-    pub(super) fn of_a_model(&self) -> Option<&'static str> {
+    /// Its name in a table of `[[models]]`, if it may be set there: fields of `model` without their section.
+    pub(super) fn key_of_a_model(&self) -> Option<&'static str> {
         let (section, field) = self.section_and_field();
         match section {
             "model" => Some(field),
-            section if OF_A_MODEL.contains(&section) => Some(self.key),
+            section if MODEL_SECTIONS.contains(&section) => Some(self.key),
             _ => None,
         }
     }
-
-    /// Whether its value must not be shown to anyone.
-    pub(super) fn is_secret(&self) -> bool {
-        matches!(self.allowed, Allowed::Keys)
-    }
 }
 
-/// What a setting may be. Displayed, it completes "allowed: …" and stands above each line of `config/default.toml`.
+/// The values that a setting allows. Its text follows "Allowed:" in messages and in `config/default.toml`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Allowed {
     /// A whole number between two others, both included.
@@ -66,39 +62,39 @@ pub(super) enum Allowed {
     TextOrEmpty,
     /// A list of texts, none of them empty.
     Names,
-    /// A list of secrets: what can stand in a header, so no spaces, and not the stars that hide them.
+    /// A list of secrets, each fit for a header: no spaces. Not the stars that are printed in place of one.
     Keys,
 }
 
 impl Allowed {
-    /// Whether `value` is what it may be.
+    /// Whether it allows `value`.
     pub(super) fn admits(&self, value: &Value) -> bool {
-        let integer = || value.to_i128().or_else(|| value.to_u128()?.try_into().ok());
-        let number = || {
-            value
-                .to_f64()
-                .or_else(|| integer().map(|whole| whole as f64))
+        let number = || match value {
+            Value::Float(number) => Some(*number),
+            Value::Integer(whole) => Some(*whole as f64),
+            _ => None,
         };
-        let list = |admits: fn(&str) -> bool| match value {
-            Value::Array(_, items) => items.iter().all(|item| item.as_str().is_some_and(admits)),
-            _ => false,
+        let text = |admits: fn(&str) -> bool| value.as_str().is_some_and(admits);
+        let list = |admits: fn(&str) -> bool| {
+            let items = value.as_array().map(|items| items.iter());
+            items.is_some_and(|mut items| items.all(|item| item.as_str().is_some_and(admits)))
         };
         match *self {
-            Allowed::Integer(min, max) => {
-                integer().is_some_and(|it| i128::from(min) <= it && it <= i128::from(max))
-            }
-            Allowed::Multiple(of, min, max) => integer().is_some_and(|it| {
-                i128::from(min) <= it && it <= i128::from(max) && it % i128::from(of) == 0
-            }),
+            Allowed::Integer(min, max) => value
+                .as_integer()
+                .is_some_and(|it| (min..=max).contains(&it)),
+            Allowed::Multiple(of, min, max) => value
+                .as_integer()
+                .is_some_and(|it| (min..=max).contains(&it) && it % of == 0),
             Allowed::Number(min, max) => number().is_some_and(|it| min <= it && it <= max),
             // Settings are kept with fewer digits, in which the smallest numbers are 0.
             Allowed::NumberAbove(min, max) => {
                 number().is_some_and(|it| min < f64::from(it as f32) && it <= max)
             }
-            Allowed::Boolean => matches!(value, Value::Bool(..)),
+            Allowed::Boolean => value.is_bool(),
             Allowed::OneOf(words) => value.as_str().is_some_and(|it| words.contains(&it)),
-            Allowed::Text => value.as_str().is_some_and(|it| !it.trim().is_empty()),
-            Allowed::TextOrEmpty => value.as_str().is_some(),
+            Allowed::Text => text(|it| !it.trim().is_empty()),
+            Allowed::TextOrEmpty => value.is_str(),
             Allowed::Names => list(|it| !it.trim().is_empty()),
             Allowed::Keys => list(|it| {
                 let fits_in_a_header =
@@ -109,32 +105,30 @@ impl Allowed {
         }
     }
 
-    /// The value that `text`, from the environment or a flag, stands for. What cannot be read stays text, which
+    /// The value of `text`, from the environment or a flag. Text that does not parse stays text, which
     /// [`Allowed::admits`] then refuses.
-    pub(super) fn read(&self, text: &str) -> Value {
+    pub(super) fn parse(&self, text: &str) -> Value {
         let trimmed = text.trim();
-        match self {
-            Allowed::Integer(..) | Allowed::Multiple(..) => trimmed
-                .parse::<i64>()
-                .map_or_else(|_| text.into(), Value::from),
-            Allowed::Number(..) | Allowed::NumberAbove(..) => trimmed
-                .parse::<f64>()
-                .map_or_else(|_| text.into(), Value::from),
-            Allowed::Boolean => trimmed
-                .parse::<bool>()
-                .map_or_else(|_| text.into(), Value::from),
-            Allowed::OneOf(_) | Allowed::Text | Allowed::TextOrEmpty => text.into(),
-            Allowed::Names | Allowed::Keys if trimmed.is_empty() => Vec::<String>::new().into(),
+        let parsed = match self {
+            Allowed::Integer(..) | Allowed::Multiple(..) => {
+                trimmed.parse().map(Value::Integer).ok()
+            }
+            Allowed::Number(..) | Allowed::NumberAbove(..) => {
+                trimmed.parse().map(Value::Float).ok()
+            }
+            Allowed::Boolean => trimmed.parse().map(Value::Boolean).ok(),
+            Allowed::OneOf(_) | Allowed::Text | Allowed::TextOrEmpty => None,
+            Allowed::Names | Allowed::Keys if trimmed.is_empty() => Some(Value::Array(Vec::new())),
             Allowed::Names | Allowed::Keys if trimmed.starts_with('[') => {
                 let line = toml::from_str::<toml::Table>(&format!("list = {trimmed}"));
-                let list = line.ok().and_then(|mut table| table.remove("list"));
-                list.and_then(|list| Value::serialize(list).ok())
-                    .unwrap_or_else(|| text.into())
+                line.ok().and_then(|mut line| line.remove("list"))
             }
             Allowed::Names | Allowed::Keys => {
-                text.split(',').map(str::trim).collect::<Vec<_>>().into()
+                let items = text.split(',').map(|item| item.trim().into());
+                Some(Value::Array(items.collect()))
             }
-        }
+        };
+        parsed.unwrap_or_else(|| text.into())
     }
 }
 
@@ -161,13 +155,13 @@ const fn setting(key: &'static str, allowed: Allowed) -> Setting {
     Setting { key, allowed }
 }
 
-/// Sections beside `model` that a table of `[[models]]` may say otherwise.
-pub(super) const OF_A_MODEL: [&str; 3] = ["engine", "embeddings", "sampling"];
+/// Sections besides `model` that a table of `[[models]]` may override.
+pub(super) const MODEL_SECTIONS: [&str; 3] = ["engine", "embeddings", "sampling"];
 
 /// In the order of `config/default.toml`.
 ///
 /// llama.cpp gives a context at most 256 sequences: the bounds of `parallel_sequences` and `cache_lanes` add up to that.
-/// Prompts are cut in groups of eight rows (`engine::plan` says why), and a cut leaves one on each side.
+/// Prompts are cut in groups of eight rows (`engine::plan` says why), and each part has at least one.
 pub(super) const SETTINGS: &[Setting] = &[
     setting("server.host", Allowed::Text),
     setting("server.port", Allowed::Integer(0, 65_535)),

@@ -1,11 +1,10 @@
-//! The loader's promises: what wins, where a value comes from, what is refused and how; and that
-//! `config/default.toml`, the types and the table of settings say the same.
+//! Precedence, origins and refusals of settings; and that `config/default.toml`, the types and the table of settings agree.
 
 use std::path::PathBuf;
 use std::{env, fs, process};
 
-use super::load::DEFAULTS;
 use super::settings::{Allowed, SETTINGS};
+use super::sources::DEFAULTS;
 use super::*;
 
 fn environment(variables: &[(&str, &str)]) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
@@ -19,7 +18,7 @@ fn set(key: &str, value: &str) -> Flag {
     Flag {
         name: "--set".to_owned(),
         key: key.to_owned(),
-        given: Given::One(value.to_owned()),
+        value: FlagValue::One(value.to_owned()),
     }
 }
 
@@ -105,7 +104,7 @@ fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
 }
 
 #[test]
-fn the_environment_is_read_as_the_setting_asks() {
+fn variables_are_parsed_as_the_type_of_their_setting() {
     let config = from_environment(&[
         ("CANDOR_MODEL__SOURCE", "007"),
         ("CANDOR_MODEL__ALIASES", "[\"a,b\", \"c\"]"),
@@ -132,21 +131,21 @@ fn the_environment_is_read_as_the_setting_asks() {
 }
 
 #[test]
-fn variables_that_are_not_settings_are_passed_over_only_if_they_are_known() {
-    let passed_over = [
+fn only_known_variables_that_are_not_settings_are_ignored() {
+    let ignored = [
         ("HOME", "/"),
         ("CANDOR_CONFIG", "x"),
         ("CANDOR_LOG", "debug"),
         ("CANDOR_URL", "http://127.0.0.1:8000"),
         ("CANDOR_TEST_GEMMA", "x"),
-        // What Kubernetes sets beside a service named `candor`.
+        // What Kubernetes sets next to a service named `candor`.
         ("CANDOR_SERVICE_HOST", "10.0.0.1"),
         ("CANDOR_SERVICE_PORT_HTTP", "8000"),
         ("CANDOR_PORT", "tcp://10.0.0.1:8000"),
         ("CANDOR_PORT_8000_TCP_ADDR", "10.0.0.1"),
     ];
     assert_eq!(
-        from_environment(&passed_over).unwrap().config,
+        from_environment(&ignored).unwrap().config,
         Config::default()
     );
     assert_eq!(
@@ -159,7 +158,7 @@ fn variables_that_are_not_settings_are_passed_over_only_if_they_are_known() {
     );
     assert_eq!(
         message(from_environment(&[("CANDOR_MODEL__PATH", "x")])),
-        "Unknown setting CANDOR_MODEL__PATH (environment variable CANDOR_MODEL__PATH). There are CANDOR_MODEL__SOURCE, \
+        "Unknown setting CANDOR_MODEL__PATH (environment variable CANDOR_MODEL__PATH). Expected one of CANDOR_MODEL__SOURCE, \
          CANDOR_MODEL__NAME, CANDOR_MODEL__ALIASES, CANDOR_MODEL__LOAD, CANDOR_MODEL__UNLOAD_AFTER_MS, CANDOR_MODEL__GPU_LAYERS, CANDOR_MODEL__MMAP, CANDOR_MODEL__CHAT_TEMPLATE_FILE, CANDOR_MODEL__LORA, CANDOR_MODEL__CACHE_DIR."
     );
 }
@@ -225,7 +224,7 @@ fn values_out_of_bounds_are_refused_with_the_bounds() {
         (
             "limits.m",
             "1",
-            "Unknown setting limits.m (flag --set). There are limits.body_bytes, limits.header_bytes, \
+            "Unknown setting limits.m (flag --set). Expected one of limits.body_bytes, limits.header_bytes, \
           limits.connections, limits.connections_per_address, limits.header_timeout_ms, limits.body_timeout_ms, limits.write_timeout_ms, \
           limits.requests_per_key, limits.requests_per_address, limits.prompt_tokens, limits.prompts, limits.n, limits.logprobs, limits.answer_entries, limits.logits_bytes, limits.fork_answers, limits.fork_tokens, limits.stop_strings, limits.stop_bytes, limits.logit_bias, \
           limits.grammar_bytes, limits.queue_length, limits.queue_timeout_ms, limits.loaded_models.",
@@ -238,8 +237,8 @@ fn values_out_of_bounds_are_refused_with_the_bounds() {
         (
             "colour",
             "1",
-            "Unknown setting colour (flag --set). A setting is written section.field; the sections are \
-          server, model, engine, embeddings, limits, sampling; `candor config` lists all.",
+            "Unknown setting colour (flag --set). Settings are written section.field, and the sections are \
+          server, model, engine, embeddings, limits, sampling; `candor config` lists all settings.",
         ),
     ] {
         let loaded = Config::load(&Sources {
@@ -258,10 +257,10 @@ fn a_file_is_refused_for_all_its_mistakes_at_once() {
             "port = 1\n[server]\nhots = ''\nport = '80'\n[sampling]\ntop_k = 4.5\n[server.tls]\n"
         )),
         "Unknown setting port (file mistakes.toml). Did you mean server.port?\n\
-         Unknown setting server.hots (file mistakes.toml). There are server.host, server.port, server.api_keys, \
+         Unknown setting server.hots (file mistakes.toml). Expected one of server.host, server.port, server.api_keys, \
          server.api_keys_file, server.allowed_hosts, server.cors_origins, server.tls_certificate, server.tls_key, \
          server.shutdown_grace_ms, server.unknown_fields, server.log_format.\n\
-         Unknown setting server.tls (file mistakes.toml). There are server.host, server.port, server.api_keys, \
+         Unknown setting server.tls (file mistakes.toml). Expected one of server.host, server.port, server.api_keys, \
          server.api_keys_file, server.allowed_hosts, server.cors_origins, server.tls_certificate, server.tls_key, \
          server.shutdown_grace_ms, server.unknown_fields, server.log_format.\n\
          server.port is \"80\" (file mistakes.toml). Allowed: a whole number from 0 to 65535.\n\
@@ -270,7 +269,7 @@ fn a_file_is_refused_for_all_its_mistakes_at_once() {
 }
 
 #[test]
-fn a_file_that_is_no_toml_or_is_not_there_is_named() {
+fn a_file_that_is_not_toml_or_does_not_exist_is_named() {
     let error = message(from_file("broken", "[server\nport = 1"));
     assert!(
         error.starts_with(
@@ -304,7 +303,7 @@ fn settings_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn keys_are_shown_nowhere_and_their_stars_are_no_key() {
+fn keys_are_never_shown_and_the_stars_shown_instead_are_no_key() {
     let loaded = from_environment(&[("CANDOR_SERVER__API_KEYS", "secret,other")]).unwrap();
     assert!(loaded.to_toml().contains("api_keys = [\"***\", \"***\"]"));
     assert!(!loaded.to_toml().contains("secret"));
@@ -316,7 +315,7 @@ fn keys_are_shown_nowhere_and_their_stars_are_no_key() {
 }
 
 #[test]
-fn the_printed_settings_tell_their_origin_and_load_again() {
+fn the_printed_settings_have_their_origins_and_load_again() {
     let loaded = from_environment(&[
         ("CANDOR_SAMPLING__TEMPERATURE", "1"),
         ("CANDOR_MODEL__SOURCE", "a \"b\".gguf"),
@@ -449,7 +448,7 @@ fn keys_come_from_a_file_too() {
     assert!(!loaded.to_toml().contains("two") && !loaded.to_toml().contains("three"));
     for wrong in ["", "# none\n", "with space\n", "***\n", "ümlaut\n"] {
         let error = message(load(wrong));
-        assert!(error.contains("one key on each line"), "{error}");
+        assert!(error.contains("at least one key, one per line"), "{error}");
         assert!(!error.contains("with space"), "{error}");
     }
     let missing = [("CANDOR_SERVER__API_KEYS_FILE", "/nowhere/keys")];
@@ -487,7 +486,7 @@ temperature = 1
 ";
 
 #[test]
-fn tables_of_models_say_otherwise_than_the_sections() {
+fn tables_of_models_override_the_sections() {
     let loaded = from_file("several", SEVERAL).unwrap();
     let [small, large] = loaded.config.of_each_model() else {
         panic!("{:?}", loaded.config.models)
@@ -551,7 +550,7 @@ fn tables_of_models_say_otherwise_than_the_sections() {
 }
 
 #[test]
-fn what_is_wrong_with_a_table_is_told_by_its_place() {
+fn a_problem_in_a_table_names_the_table() {
     let there = "models[0].source, models[0].name, models[0].aliases, models[0].load, models[0].unload_after_ms, \
                  models[0].gpu_layers, models[0].mmap, models[0].chat_template_file, models[0].lora, models[0].cache_dir, models[0].engine, models[0].embeddings, \
                  models[0].sampling";
@@ -568,7 +567,7 @@ fn what_is_wrong_with_a_table_is_told_by_its_place() {
     );
     check(
         "[[models]]\nname = 'a'",
-        "models[0] has no source: models[0].source must say which model it is (file wrong.toml).",
+        "models[0] has no source (file wrong.toml): set models[0].source to the model it serves.",
     );
     check(
         "[[models]]\nsource = 'a'\n[[models]]\nsource = ''\nmmap = 1\nengine.context_length = 7",
@@ -583,19 +582,19 @@ fn what_is_wrong_with_a_table_is_told_by_its_place() {
     check(
         "[[models]]\nsource = 'a'\ncolour = 1\n'engine.mode' = 'exact'",
         &format!(
-            "Unknown setting models[0].colour (file wrong.toml). There are {there}.\n\
+            "Unknown setting models[0].colour (file wrong.toml). Expected one of {there}.\n\
              Unknown setting models[0].engine.mode (file wrong.toml). Did you mean models[0].engine.mode?"
         ),
     );
     check(
         "[[models]]\nsource = 'a'\nlimits.n = 1",
-        &format!("Unknown setting models[0].limits (file wrong.toml). There are {there}."),
+        &format!("Unknown setting models[0].limits (file wrong.toml). Expected one of {there}."),
     );
     check(
         "[[models]]\nsource = 'a'\nengine = 1\nsampling.top = 1",
         &format!(
-            "Unknown setting models[0].engine (file wrong.toml). There are {there}.\n\
-             Unknown setting models[0].sampling.top (file wrong.toml). There are models[0].sampling.max_tokens, \
+            "Unknown setting models[0].engine (file wrong.toml). Expected one of {there}.\n\
+             Unknown setting models[0].sampling.top (file wrong.toml). Expected one of models[0].sampling.max_tokens, \
              models[0].sampling.temperature, models[0].sampling.top_k, models[0].sampling.top_p, \
              models[0].sampling.min_p, models[0].sampling.typical_p, models[0].sampling.repeat_penalty, \
              models[0].sampling.frequency_penalty, models[0].sampling.presence_penalty, \
@@ -611,17 +610,17 @@ fn what_is_wrong_with_a_table_is_told_by_its_place() {
 }
 
 #[test]
-fn models_are_told_apart_by_their_names() {
+fn models_need_names_that_differ() {
     let check = |text: &str, expect: &str| {
         assert_eq!(message(from_file("names", text)), expect, "{text}");
     };
     check(
         "[[models]]\nsource = 'x/a.gguf'\n[[models]]\nsource = 'b'\nname = 'c'\naliases = ['a']",
-        "models[0] and models[1] both answer to \"a\": give one of them another name.",
+        "models[0] and models[1] have the same name, \"a\": rename one of them.",
     );
     check(
         "[[models]]\nsource = 'hf:ORG/REPO'\n[[models]]\nsource = 'default'\naliases = ['a']",
-        "models[0] needs a name: only the path of a file tells one by itself.",
+        "models[0] needs a name: only models given by a path are named after their file.",
     );
     check(
         "[model]\nload = 'first-use'",
@@ -629,7 +628,7 @@ fn models_are_told_apart_by_their_names() {
     );
     check(
         "[model]\nname = 'a'\n[[models]]\nsource = 'b'",
-        "model.name is set (file names.toml), but with [[models]] each table says its own, and [model] is for defaults.",
+        "model.name is set (file names.toml), but with [[models]] each table sets its own; [model] is for shared defaults.",
     );
     check(
         "[limits]\nloaded_models = 1\n[[models]]\nsource = 'a'\n[[models]]\nsource = 'b'",
@@ -662,7 +661,7 @@ fn a_model_given_with_a_flag_or_variable_is_served_alone() {
     assert!(!loaded.to_toml().contains("[[models]]"));
     let loaded = load(vec![], &[("CANDOR_MODEL__SOURCE", "b.gguf")]).unwrap();
     assert!(loaded.config.models.is_empty());
-    // Other flags and variables reach those tables that do not say otherwise.
+    // Other flags and variables apply to the tables that do not override them.
     let flags = vec![
         set("engine.context_length", "1024"),
         set("engine.cache_lanes", "7"),
@@ -685,7 +684,7 @@ fn a_model_given_with_a_flag_or_variable_is_served_alone() {
     fs::remove_file(&path).unwrap();
     assert_eq!(
         error,
-        "model.aliases is set (flag --set), but with [[models]] each table says its own, and [model] is for defaults."
+        "model.aliases is set (flag --set), but with [[models]] each table sets its own; [model] is for shared defaults."
     );
 }
 

@@ -1,11 +1,11 @@
 //! Small JSON files with results that the next start reuses, in the folder of the downloaded models.
 
-use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
-use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::random;
 
 /// `None` if there is no such file, or none that can be read.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Option<T> {
@@ -30,5 +30,5 @@ pub fn save(path: &Path, results: &impl Serialize) {
 
 /// Different for every call and process, and not to be guessed.
 pub fn unique() -> u64 {
-    RandomState::new().hash_one(Instant::now())
+    u64::from_le_bytes(random::bytes())
 }

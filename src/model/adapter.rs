@@ -1,20 +1,21 @@
-//! LoRA adapters: which are loaded with a model, and which of them apply to a sequence.
+//! LoRA adapters: those loaded with a model, and those that apply to a sequence.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use llama_cpp_2::model::LlamaModel;
 
-use super::context::Lora;
+use super::error::LoadError;
+use super::fingerprint::fingerprint;
 use super::gguf::{Head, HeadError, Tensor, Value};
-use super::{LoadError, Model, fingerprint};
+use super::llama::Lora;
 
-/// Adapters of one model, at most.
-pub const MOST_ADAPTERS: usize = 64;
+/// Maximum number of adapters of a model.
+const MOST_ADAPTERS: usize = 64;
 /// The largest scale of an adapter, on either side of zero.
 pub const LARGEST_SCALE: f32 = 100.0;
 
-/// An adapter that is loaded.
+/// A loaded adapter.
 #[derive(Debug)]
 pub struct Adapter {
     name: String,
@@ -24,17 +25,17 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// From the settings, else the file's name without its ending.
+    /// From the settings, else the file's name without its extension.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The scale at which it applies to whoever asks for nothing else.
+    /// The scale for requests that name no adapters.
     pub fn scale(&self) -> f32 {
         self.scale
     }
 
-    /// Twelve hexadecimal digits that tell its weights from others.
+    /// Twelve hexadecimal digits that identify its weights.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
@@ -44,8 +45,8 @@ impl Adapter {
     }
 }
 
-/// Which adapters apply to a sequence, and at which scales: what the model computes depends on it as on the weights.
-/// Those of a scale of zero are not among them, so two of these are equal if they come to the same.
+/// The adapters of a sequence, with their scales. They change what the model computes, as the weights do. Adapters with a
+/// scale of zero are left out, so equal values have equal effects.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Adapters(Arc<[(usize, ScaleBits)]>);
 
@@ -53,8 +54,7 @@ pub struct Adapters(Arc<[(usize, ScaleBits)]>);
 type ScaleBits = u32;
 
 impl Adapters {
-    /// Adapters by their places in [`Model::adapters`], each at a finite scale. Of one that is named twice the last
-    /// scale counts.
+    /// Adapters by their indices in the model's list, each with a finite scale. For duplicates, the last scale counts.
     pub fn new(scales: impl IntoIterator<Item = (usize, f32)>) -> Self {
         let by_id: std::collections::BTreeMap<usize, f32> = scales.into_iter().collect();
         Self(
@@ -76,14 +76,9 @@ impl Adapters {
             .iter()
             .map(|&(id, scale)| (id, f32::from_bits(scale)))
     }
-
-    /// Whether the model has all of them.
-    pub fn fit(&self, model: &Model) -> bool {
-        self.0.iter().all(|&(id, _)| id < model.adapters().len())
-    }
 }
 
-/// An adapter as the settings name it: `[NAME=]PATH[@SCALE]`.
+/// An adapter in the settings: `[NAME=]PATH[@SCALE]`.
 #[derive(Debug, PartialEq)]
 pub(super) struct Named {
     name: String,
@@ -92,8 +87,8 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// What stands behind the last `@` is a scale if it is a number, and what stands before the first `=` is a name if
-    /// no `/` is in it. So every path can be written, with both before and behind it if need be.
+    /// The text after the last `@` is a scale if it is a number, and the text before the first `=` is a name if it has no
+    /// `/`. So every path can be written, with a name and a scale if need be.
     fn parse(text: &str) -> Result<Self, LoadError> {
         let wrong = |why| LoadError::AdapterSetting {
             setting: text.to_owned(),
@@ -107,7 +102,7 @@ impl Named {
             None => (text, 1.0),
         };
         if scale.is_nan() || scale.abs() > LARGEST_SCALE {
-            return Err(wrong("its scale is not within -100 and 100"));
+            return Err(wrong("the scale is not between -100 and 100"));
         }
         let (name, path) = match rest.split_once('=') {
             Some((name, path)) if !name.contains('/') => (Some(name.trim()), path),
@@ -122,10 +117,10 @@ impl Named {
                 .unwrap_or_default(),
         };
         if name.is_empty() || name.contains(char::is_control) {
-            return Err(wrong("its name is empty, or cannot be shown"));
+            return Err(wrong("the name is empty, or has control characters"));
         }
         if path.as_os_str().is_empty() {
-            return Err(wrong("it has no path"));
+            return Err(wrong("the path is missing"));
         }
         Ok(Self {
             name,
@@ -139,6 +134,7 @@ impl Named {
         if settings.len() > MOST_ADAPTERS {
             return Err(LoadError::TooManyAdapters {
                 given: settings.len(),
+                most: MOST_ADAPTERS,
             });
         }
         let mut all: Vec<Self> = Vec::new();
@@ -147,7 +143,7 @@ impl Named {
             if all.iter().any(|other| other.name == named.name) {
                 return Err(LoadError::AdapterSetting {
                     setting: setting.clone(),
-                    why: "another adapter has its name; give it one of its own, as in NAME=PATH",
+                    why: "another adapter has the same name; set one, as in NAME=PATH",
                 });
             }
             all.push(named);
@@ -155,7 +151,7 @@ impl Named {
         Ok(all)
     }
 
-    /// Loads it for these weights, which lie in the file `weights_path`.
+    /// Loads it for these weights, from the file `weights_path`.
     pub(super) fn load(
         self,
         weights: &LlamaModel,
@@ -181,7 +177,7 @@ impl Named {
             tracing::warn!(
                 adapter = self.name,
                 tensors = norms,
-                "llama.cpp leaves out what this adapter changes beside its pairs of lora_a and lora_b"
+                "llama.cpp ignores the tensors of this adapter that are not pairs of lora_a and lora_b"
             );
         }
         let fingerprint =
@@ -207,8 +203,8 @@ fn is_half(name: &str) -> bool {
     name.ends_with(".lora_a") || name.ends_with(".lora_b")
 }
 
-/// What llama.cpp would abort on, or apply otherwise than it is meant: some of it when it reads the file, some when it
-/// first computes with it. The rest it refuses itself.
+/// Refuses adapters that llama.cpp would abort on, or apply wrongly, when it reads the file or first computes with it. It
+/// refuses others itself.
 fn check(head: &Head, base: &Base) -> Result<(), String> {
     let text = |key| head.text(key).unwrap_or_default();
     match (text("general.type"), text("adapter.type")) {
@@ -216,7 +212,7 @@ fn check(head: &Head, base: &Base) -> Result<(), String> {
         ("adapter", kind) => {
             return Err(format!("is an adapter of the type {kind:?}, not \"lora\""));
         }
-        _ => return Err("is no adapter: its general.type is not \"adapter\"".to_owned()),
+        _ => return Err("is not an adapter: its general.type is not \"adapter\"".to_owned()),
     }
     let (theirs, ours) = (
         text("general.architecture"),
@@ -230,22 +226,22 @@ fn check(head: &Head, base: &Base) -> Result<(), String> {
     match head.value("adapter.lora.alpha") {
         None => {}
         Some(Value::Float(alpha)) if alpha.is_finite() => {}
-        Some(_) => return Err("has an adapter.lora.alpha that is no 32-bit number".to_owned()),
+        Some(_) => return Err("has an adapter.lora.alpha that is not a 32-bit float".to_owned()),
     }
     if head.value("adapter.alora.invocation_tokens").is_some() {
-        return Err(
-            "is an activated LoRA (aLoRA), which applies from certain tokens on: that is not supported"
-                .to_owned(),
-        );
+        return Err("is an activated LoRA (aLoRA), which is not supported".to_owned());
     }
     let mut halves = 0;
     for tensor in &head.tensors {
         let Some(name) = tensor.name.strip_suffix(".lora_a") else {
             continue;
         };
-        // llama.cpp takes the ending off wherever it stands.
+        // llama.cpp removes the suffix wherever it is in a name.
         if name.contains(".lora_") {
-            return Err(format!("has a tensor of a strange name: {}", tensor.name));
+            return Err(format!(
+                "has a tensor with an unexpected name: {}",
+                tensor.name
+            ));
         }
         let other = head
             .tensor(&format!("{name}.lora_b"))
@@ -254,7 +250,7 @@ fn check(head: &Head, base: &Base) -> Result<(), String> {
         halves += 2;
     }
     if halves == 0 {
-        return Err("holds no pair of lora_a and lora_b".to_owned());
+        return Err("has no pair of lora_a and lora_b".to_owned());
     }
     if halves
         < head
@@ -268,11 +264,11 @@ fn check(head: &Head, base: &Base) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether two halves can be multiplied with each other and with what the model's tensor is multiplied with.
+/// Checks that two halves can be multiplied with each other and with the input of the model's tensor.
 fn check_pair(name: &str, a: &Tensor, b: &Tensor, base: &Base) -> Result<(), String> {
     let wrong = |what: &str| Err(format!("{what}: {name}, {:?} and {:?}", a.sizes, b.sizes));
     if ![a, b].iter().all(|half| computes(half.kind)) {
-        return wrong("stores numbers otherwise than in f32, f16, bf16 or q8_0");
+        return wrong("has a tensor type other than f32, f16, bf16 or q8_0");
     }
     if a.sizes.contains(&0) || b.sizes.contains(&0) {
         return wrong("has an empty tensor");
@@ -290,17 +286,17 @@ fn check_pair(name: &str, a: &Tensor, b: &Tensor, base: &Base) -> Result<(), Str
         .iter()
         .any(|half| Some(half.sizes[2]) != experts || half.sizes[3] != 1)
     {
-        return wrong("has a tensor of more dimensions than its weight");
+        return wrong("has a tensor with more dimensions than its weight");
     }
     if name == "token_embd.weight" {
-        // These halves look rows up, so they are stored the other way round; where the same weight makes the logits
-        // too, llama.cpp multiplies with them all the same, and aborts.
+        // These halves are looked up by row, so they are transposed. If the same weight computes the logits, too, llama.cpp
+        // multiplies with them nevertheless, and aborts.
         let tied =
             Head::read(base.path).map_or(true, |head| head.tensor("output.weight").is_none());
         if tied {
             return Err(
-                "changes token_embd.weight, which in this model (or in the first file of it) makes the logits too: \
-                 llama.cpp cannot apply it"
+                "changes token_embd.weight, which in this model (or its first file) also computes the logits: llama.cpp \
+                 cannot apply it"
                     .to_owned(),
             );
         }
@@ -313,8 +309,8 @@ fn check_pair(name: &str, a: &Tensor, b: &Tensor, base: &Base) -> Result<(), Str
     Ok(())
 }
 
-/// Whether numbers are stored in one of the ways that llama.cpp's converter writes: f32, f16, q8_0 and bf16. It
-/// aborts when it is to multiply with integers, say.
+/// Whether a tensor type is one of those that llama.cpp's converter writes: f32, f16, q8_0 and bf16. llama.cpp aborts
+/// on others, such as integers.
 fn computes(kind: u32) -> bool {
     [0, 1, 8, 30].contains(&kind)
 }
@@ -325,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_name_path_and_scale() {
+    fn settings_have_a_name_a_path_and_a_scale() {
         let check = |text: &str, name: &str, path: &str, scale| {
             let expect = Named {
                 name: name.to_owned(),
@@ -363,15 +359,20 @@ mod tests {
         assert_eq!(all(&["a.gguf", "b=a.gguf"]).expect("fine").len(), 2);
         let error = all(&["a.gguf", "dir/a.gguf"]).expect_err("one name");
         assert!(
-            error.to_string().contains("another adapter has its name"),
+            error
+                .to_string()
+                .contains("another adapter has the same name"),
             "{error}"
         );
         let error = all(&vec!["a"; 65]).expect_err("too many").to_string();
-        assert_eq!(error, "model.lora holds 65 adapters. Allowed: at most 64");
+        assert_eq!(
+            error,
+            "model.lora contains 65 adapters. Allowed: at most 64"
+        );
     }
 
     #[test]
-    fn adapters_that_come_to_the_same_are_equal() {
+    fn adapters_with_equal_effects_are_equal() {
         let check = |a: &[(usize, f32)], b: &[(usize, f32)], equal| {
             let [a, b] = [a, b].map(|list| Adapters::new(list.iter().copied()));
             assert_eq!(a == b, equal, "{a:?} {b:?}");
@@ -402,7 +403,7 @@ mod tests {
         ]
     }
 
-    /// What is said of an adapter for a model that has these tensors, and four experts.
+    /// Checks an adapter for a model with these tensors and four experts.
     fn verdict(
         values: &[(&str, Value)],
         tensors: &[(&str, [u64; 4], u32)],
@@ -428,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn what_llama_cpp_would_abort_on_is_refused_before() {
+    fn adapters_that_llama_cpp_would_abort_on_are_refused() {
         assert_eq!(verdict(&values(), &PAIR, &[]), Ok(()));
         let with = |key: &str, value: Option<Value>| {
             let mut values = values();
@@ -447,12 +448,15 @@ mod tests {
             verdict(&values, &PAIR, &[]).err()
         };
         let says = |error: Option<String>, part: &str| {
-            let error = error.unwrap_or_else(|| panic!("taken, in spite of: {part}"));
+            let error = error.unwrap_or_else(|| panic!("accepted, in spite of: {part}"));
             assert!(error.contains(part), "{error}");
         };
-        says(with("general.type", None), "no adapter");
-        says(with("general.type", Some(text("model"))), "no adapter");
-        says(with("general.type", Some(Value::Float(1.0))), "no adapter");
+        says(with("general.type", None), "not an adapter");
+        says(with("general.type", Some(text("model"))), "not an adapter");
+        says(
+            with("general.type", Some(Value::Float(1.0))),
+            "not an adapter",
+        );
         says(
             with("general.architecture", Some(text("gemma3"))),
             "\"gemma3\"; the model's is \"llama\"",
@@ -498,7 +502,7 @@ mod tests {
         check(&[(a.0, [0, 4, 1, 1], 0), b], "empty");
         check(
             &[("x.lora_a.lora_a", a.1, 0), ("x.lora_a.lora_b", b.1, 0)],
-            "strange name",
+            "unexpected name",
         );
         let experts = |count| {
             verdict(
@@ -516,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn embeddings_are_changed_only_where_they_make_no_logits() {
+    fn embeddings_are_changed_only_if_they_compute_no_logits() {
         let halves = |a, b| {
             [
                 ("token_embd.weight.lora_a", a, 0),
@@ -527,7 +531,7 @@ mod tests {
         let output = [("output.weight", [64, 32, 1, 1], 0)];
         assert_eq!(verdict(&values(), &fitting, &output), Ok(()));
         let tied = verdict(&values(), &fitting, &[]).expect_err("tied");
-        assert!(tied.contains("makes the logits too"), "{tied}");
+        assert!(tied.contains("also computes the logits"), "{tied}");
         let ranks = verdict(&values(), &halves([4, 32, 1, 1], [5, 64, 1, 1]), &output);
         assert!(ranks.expect_err("ranks").contains("different ranks"));
     }

@@ -1,4 +1,4 @@
-//! Which files a model was loaded from, to the byte: what a receipt names it by.
+//! The files that a model was loaded from, with the hashes that receipts name.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,19 +16,19 @@ pub struct FileHash {
     pub sha256: String,
 }
 
-/// The files of the model that is opened by this path, with their hashes: one, unless it is split. All of them are read.
+/// The files of the model at this path, with their hashes: one, unless it is split. Reads all of them.
 pub fn hash_files(path: &Path) -> std::io::Result<Arc<[FileHash]>> {
     Files::of(path)?.hash()
 }
 
-/// The files that a model was loaded from, as they were then.
+/// The files that a model was loaded from, as they were at that time.
 pub(super) struct Files(Vec<(PathBuf, Stamp)>);
 
-/// A file of another size or time is taken for another.
+/// Size and modification time: a file with others counts as changed.
 #[derive(Debug, PartialEq, Eq)]
 struct Stamp {
     bytes: u64,
-    /// `None` where the file system does not tell.
+    /// `None` if the file system has none.
     modified: Option<SystemTime>,
 }
 
@@ -49,7 +49,7 @@ impl Files {
         files.collect::<Result<_, _>>().map(Self)
     }
 
-    /// An error, too, if a file has changed: the hash would be another model's than the one that answers.
+    /// Fails if a file has changed: its hash would not be that of the loaded model.
     pub fn hash(&self) -> std::io::Result<Arc<[FileHash]>> {
         let one = |(path, stamp): &(PathBuf, Stamp)| {
             let is_same = || {
@@ -61,7 +61,7 @@ impl Files {
                     path.display()
                 )))
             };
-            // Before, so that another file is not read each time that somebody asks.
+            // Check first, so that a changed file is not read at each request.
             is_same()?;
             let sha256 = source::hash(path)?;
             is_same()?;
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_hashed_as_long_as_they_are_what_was_loaded() {
+    fn files_are_hashed_unless_they_have_changed() {
         let folder = tempfile::tempdir().expect("a folder");
         let place = |name: &str| folder.path().join(name);
         let write = |name: &str, text: &str| std::fs::write(place(name), text).expect("written");

@@ -1,18 +1,18 @@
-//! The head of a GGUF file, read before llama.cpp opens it: llama.cpp aborts the process on some of what can stand there.
+//! The header of a GGUF file, read before llama.cpp opens it: llama.cpp aborts the process on some contents.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
-/// What stands before the weights.
+/// The metadata and the list of tensors.
 #[derive(Debug)]
 pub(super) struct Head {
     values: HashMap<String, Value>,
     pub(super) tensors: Vec<Tensor>,
 }
 
-/// A value of the metadata; of the kinds that are of no use here only that it is there.
+/// A value of the metadata. Types that are not needed here are not read.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Text(String),
@@ -21,28 +21,28 @@ pub(super) enum Value {
     Other,
 }
 
-/// A tensor's entry.
+/// The entry of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tensor {
     pub(super) name: String,
-    /// As llama.cpp counts them: rows lie in memory along the first.
+    /// In llama.cpp's order: rows are contiguous along the first.
     pub(super) sizes: [u64; 4],
-    /// ggml's number for how the numbers are stored.
+    /// ggml's number of the tensor type.
     pub(super) kind: u32,
 }
 
-/// Why a head could not be read.
+/// Why a header could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HeadError {
     #[error("cannot be read: {0}")]
     Read(#[from] io::Error),
     #[error("is not a GGUF file")]
     NotGguf,
-    #[error("is damaged, or not whole: {0}")]
+    #[error("is damaged or incomplete: {0}")]
     Damaged(&'static str),
 }
 
-/// Entries of a file, at most: more than any model has, and few enough to be held.
+/// Maximum number of entries: more than any model has, and few enough to be kept.
 const MOST_ENTRIES: u64 = 1 << 20;
 
 impl Head {
@@ -55,7 +55,7 @@ impl Head {
         };
         reader.head().map_err(|error| match error {
             HeadError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                HeadError::Damaged("it ends too soon")
+                HeadError::Damaged("it is cut off")
             }
             error => error,
         })
@@ -65,7 +65,7 @@ impl Head {
         self.values.get(key)
     }
 
-    /// The text of that name, if it is one.
+    /// The text with this key.
     pub(super) fn text(&self, key: &str) -> Option<&str> {
         match self.value(key) {
             Some(Value::Text(text)) => Some(text),
@@ -73,7 +73,7 @@ impl Head {
         }
     }
 
-    /// The whole number of that name, if it is one.
+    /// The whole number with this key.
     pub(super) fn whole(&self, key: &str) -> Option<u64> {
         match self.value(key) {
             Some(Value::Whole(number)) => Some(*number),
@@ -88,7 +88,7 @@ impl Head {
 
 struct Reader {
     from: BufReader<File>,
-    /// Bytes of the file: nothing in it is longer.
+    /// Size of the file: nothing in it is longer.
     size: u64,
 }
 
@@ -101,13 +101,13 @@ impl Reader {
             }
             read => read?,
         }
-        // Before version 2 lengths were shorter, and llama.cpp reads them no more.
+        // Version 1 had shorter lengths; llama.cpp does not read it any more.
         if &magic != b"GGUF" || !(2..=3).contains(&self.u32()?) {
             return Err(HeadError::NotGguf);
         }
         let (tensors, values) = (self.u64()?, self.u64()?);
         if tensors.max(values) > MOST_ENTRIES {
-            return Err(HeadError::Damaged("it claims to hold millions of entries"));
+            return Err(HeadError::Damaged("it claims to have millions of entries"));
         }
         let mut head = Head {
             values: HashMap::new(),
@@ -124,20 +124,19 @@ impl Reader {
             let name = self.text()?;
             let count = self.u32()? as usize;
             let mut sizes = [1; 4];
-            for size in sizes
-                .get_mut(..count)
-                .ok_or(HeadError::Damaged("a tensor of more than four dimensions"))?
-            {
+            for size in sizes.get_mut(..count).ok_or(HeadError::Damaged(
+                "it has a tensor of more than four dimensions",
+            ))? {
                 *size = self.u64()?;
             }
             let kind = self.u32()?;
             farthest = farthest.max(Some(self.u64()?));
             head.tensors.push(Tensor { name, sizes, kind });
         }
-        // Offsets count from behind the head, from where exactly is of no matter here.
+        // Offsets count from the end of the header; its padding does not matter here.
         let head_bytes = self.from.stream_position()?;
         if farthest.is_some_and(|offset| head_bytes.saturating_add(offset) >= self.size) {
-            return Err(HeadError::Damaged("it ends before its weights do"));
+            return Err(HeadError::Damaged("its weights are cut off"));
         }
         Ok(head)
     }
@@ -187,12 +186,12 @@ impl Reader {
     fn text(&mut self) -> Result<String, HeadError> {
         let length = self.u64()?;
         if length > self.size {
-            return Err(HeadError::Damaged("a text longer than the file"));
+            return Err(HeadError::Damaged("it has a text longer than the file"));
         }
         let mut bytes = Vec::new();
         self.from.by_ref().take(length).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != length {
-            return Err(HeadError::Damaged("it ends too soon"));
+            return Err(HeadError::Damaged("it is cut off"));
         }
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -201,19 +200,19 @@ impl Reader {
         let bytes = i64::try_from(bytes)
             .ok()
             .filter(|_| bytes <= self.size)
-            .ok_or(HeadError::Damaged("a list longer than the file"))?;
+            .ok_or(HeadError::Damaged("it has a list longer than the file"))?;
         Ok(self.from.seek_relative(bytes)?)
     }
 }
 
-/// Bytes of a number, by GGUF's number for its kind.
+/// Bytes of a number, by GGUF's number of its type.
 fn width(kind: u32) -> Result<u64, HeadError> {
     match kind {
         0 | 1 | 7 => Ok(1),
         2 | 3 => Ok(2),
         4..=6 => Ok(4),
         10..=12 => Ok(8),
-        _ => Err(HeadError::Damaged("a value of an unknown kind")),
+        _ => Err(HeadError::Damaged("it has a value of an unknown type")),
     }
 }
 
@@ -221,7 +220,7 @@ fn width(kind: u32) -> Result<u64, HeadError> {
 pub(super) mod tests {
     use super::*;
 
-    /// A GGUF file without weights, but for its tensors' entries and as many zeros.
+    /// A GGUF file with these tensors, whose weights are zeros.
     pub(in crate::model) fn written(
         values: &[(&str, Value)],
         tensors: &[(&str, [u64; 4], u32)],
@@ -305,7 +304,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_file_that_ends_anywhere_is_refused() {
+    fn a_file_that_is_cut_off_anywhere_is_refused() {
         let bytes = written(
             &[
                 ("a.list", Value::Other),
@@ -327,7 +326,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn weights_that_are_cut_off_are_missed() {
+    fn weights_that_are_cut_off_are_noticed() {
         let bytes = written(&[], &[("one", [64, 1, 1, 1], 0), ("two", [64, 1, 1, 1], 0)]);
         assert!(read(&bytes).is_ok());
         // Where the second tensor would begin.

@@ -1,5 +1,5 @@
-//! Weights on huge pages. A token reads every weight once, from tens of thousands of pages of 4 KiB; finding each page
-//! costs time, most of all in a virtual machine. On pages of 2 MiB, a token of SmolLM2-135M takes a tenth less time.
+//! Weights on huge pages. A token reads every weight once, from tens of thousands of pages of 4 KiB; looking up each page
+//! takes time, especially in a virtual machine. With pages of 2 MiB, a token of SmolLM2-135M takes a tenth less time.
 #![expect(unsafe_code, reason = "madvise; the block states why it holds")]
 
 use std::ops::Range;
@@ -7,8 +7,8 @@ use std::ops::Range;
 /// Smaller buffers gain nothing.
 const WORTH_BYTES: usize = 8 << 20;
 
-/// Runs what allocates large buffers and fills them, then asks Linux to gather those into huge pages. Best effort: where
-/// there are none, all works as before. Elsewhere than on Linux nothing is asked.
+/// Runs `allocate`, which allocates and fills large buffers, then asks Linux to move them to huge pages. Best effort: if
+/// there are none, nothing changes. Does nothing on other systems.
 pub fn gather<T>(allocate: impl FnOnce() -> T) -> T {
     let before = anonymous();
     let made = allocate();
@@ -20,11 +20,11 @@ pub fn gather<T>(allocate: impl FnOnce() -> T) -> T {
             }
         }
     }
-    tracing::debug!(mib = bytes >> 20, "gathered into huge pages");
+    tracing::debug!(mib = bytes >> 20, "moved to huge pages");
     made
 }
 
-/// The writable memory that belongs to no file, in ascending order.
+/// The anonymous writable memory, in ascending order.
 fn anonymous() -> Vec<Range<usize>> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     maps.lines().filter_map(anonymous_line).collect()
@@ -40,7 +40,7 @@ fn anonymous_line(line: &str) -> Option<Range<usize>> {
     (writable && !file).then_some(address(start)?..address(end)?)
 }
 
-/// What of a range lies in none of the others, which ascend.
+/// The parts of a range that are in none of the others, which are in ascending order.
 fn without(range: Range<usize>, others: &[Range<usize>]) -> Vec<Range<usize>> {
     let mut left = Vec::new();
     let mut start = range.start;
@@ -66,8 +66,8 @@ fn collapse(range: &Range<usize>) -> bool {
     if start >= end {
         return false;
     }
-    // SAFETY: the range is mapped (or not any more, which is an error and no harm). Both calls change how memory is
-    // laid out, never what it holds.
+    // SAFETY: the range is mapped; if it is unmapped by now, the calls return an error. Both calls change only which pages
+    // hold the memory, never its content.
     unsafe {
         let start = start as *mut libc::c_void;
         let length = end - start as usize;
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_memory_stays() {
+    fn the_content_of_memory_stays() {
         let bytes: Vec<u8> = gather(|| (0..3 * WORTH_BYTES).map(|i| i as u8).collect());
         assert!(bytes.iter().enumerate().all(|(i, &byte)| byte == i as u8));
     }

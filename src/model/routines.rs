@@ -1,16 +1,14 @@
-//! llama.cpp's routines for CPUs: which of them may be used, and which compute.
+//! llama.cpp's CPU routines: which of them may be used, and which are.
 //!
-//! For some kinds of weights and some CPUs llama.cpp has routines that want the weights in a layout of their own. Where a
-//! matrix of weights lies decides by which routine it is multiplied, so both are said by the name of its buffer type.
+//! For some tensor types and CPUs llama.cpp has routines that need the weights in a special layout. The layout of a matrix
+//! determines the routine that multiplies it, so the name of its buffer type stands for both.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::context;
-
-/// Which layouts a model's weights may be put into. llama.cpp's plain layout is always there.
+/// The layouts that a model's weights may have. llama.cpp's plain layout is always available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Routines {
     /// For the matrix unit of Intel's server CPUs.
@@ -25,56 +23,46 @@ impl Routines {
         repack: true,
     };
 
-    /// Whether weights may be put into a buffer type of this name.
+    /// Whether weights may be in the buffer type of this name.
     pub(super) fn allow(self, buffer: &str) -> bool {
         match buffer {
             AMX => self.amx,
             _ => self.repack,
         }
     }
-
-    /// The same without what this CPU or build has no routines for. Initialises llama.cpp.
-    pub fn here(self) -> Result<Self, super::LoadError> {
-        super::backend()?;
-        let names = context::extra_buffer_types();
-        Ok(Self {
-            amx: self.amx && names.iter().any(|name| name == AMX),
-            repack: self.repack && names.iter().any(|name| name != AMX),
-        })
-    }
 }
 
-/// The buffer type whose weights are multiplied by AMX.
-const AMX: &str = "AMX";
+/// The buffer type of weights that AMX multiplies.
+pub(super) const AMX: &str = "AMX";
 
-/// A kind of weights and where llama.cpp put some of them.
+/// A tensor type and the layout of some of its tensors.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Placement {
-    /// How the numbers are stored, by ggml's name, as in `q4_K`.
+    /// ggml's name of the tensor type, as in `q4_K`.
     pub kind: String,
     /// The name of the buffer type.
     pub buffer: String,
-    /// Whether the numbers lie there as in the file.
+    /// Whether the layout is the file's.
     pub is_plain: bool,
 }
 
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whether a file is mapped changes the buffer's name, and no routine.
+        // Mapping a file changes the buffer's name, but not the routine.
         let layout = if self.is_plain { "plain" } else { &self.buffer };
         write!(f, "{} {layout}", self.kind)
     }
 }
 
-/// Where the matrices of a model lie.
+/// The layouts of a model's matrices.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placements(pub(super) BTreeSet<Placement>);
 
-/// Rows from which on llama.cpp multiplies weights of some kinds by a routine of its own (`ggml_tiled_min_batch`).
+/// With this many rows or more, llama.cpp uses another routine for some tensor types (`ggml_tiled_min_batch`).
 const TILED_ROWS: usize = 8;
 
-/// The kinds for which it does: K quants and most IQ quants (`ggml_tiled_supported` of ggml-cpu/tiled). Most rows have the
-/// same bits there as alone, but some 2 in 100 have not.
+/// These tensor types: K-quants and most IQ-quants (`ggml_tiled_supported` in ggml-cpu/tiled). Most rows then have the same
+/// bits as alone, but about 2 in 100 do not.
 const TILED: [&str; 13] = [
     "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s",
     "iq3_xxs", "iq3_s", "iq4_xs",
@@ -85,22 +73,22 @@ impl Placements {
         self.0.iter()
     }
 
-    /// Whether some of the weights are multiplied by AMX.
+    /// Whether AMX multiplies some of the weights.
     pub fn amx(&self) -> bool {
         self.iter().any(|one| one.buffer == AMX)
     }
 
-    /// Whether all of the weights are, but for numbers that are not quantised.
+    /// Whether AMX multiplies all quantized weights.
     pub fn all_amx(&self) -> bool {
         let is_float = |one: &Placement| matches!(&*one.kind, "f32" | "f16" | "bf16");
         self.amx() && self.iter().all(|one| one.buffer == AMX || is_float(one))
     }
 
-    /// Generated rows that may share a decode, at most, if each is to have the bits that it has alone. More may have them
-    /// on this machine, or fewer: that is measured. But not all that differ are found so.
+    /// The maximum number of generated rows in a decode for which each has the same bits as alone. The limit of this machine
+    /// may be higher or lower, and is measured; but a measurement does not find all differences.
     pub fn widest_equal(&self) -> usize {
         let is_tiled = |one: &Placement| one.is_plain && TILED.contains(&one.kind.as_str());
-        // What is not known may be so.
+        // An unknown layout may be such a one.
         if (self.0.is_empty() || self.iter().any(is_tiled)) && !tiling_is_off() {
             TILED_ROWS - 1
         } else {
@@ -117,7 +105,7 @@ impl fmt::Display for Placements {
     }
 }
 
-/// llama.cpp's line about itself, without AMX where it multiplies none of the weights: the line says what the CPU has.
+/// llama.cpp's line about the CPU, without AMX if it multiplies none of the weights: the line lists what the CPU has.
 pub(super) fn system_info_of(placements: &Placements, line: &str) -> String {
     if placements.amx() {
         line.to_owned()
@@ -126,7 +114,7 @@ pub(super) fn system_info_of(placements: &Placements, line: &str) -> String {
     }
 }
 
-/// By llama.cpp's own switch.
+/// llama.cpp's own switch.
 fn tiling_is_off() -> bool {
     std::env::var("GGML_CPU_TILED_MM").is_ok_and(|value| value.trim().parse() == Ok(0))
 }
@@ -137,9 +125,9 @@ pub fn has_feature(system_info: &str, feature: &str) -> bool {
     words.any(|word| word.strip_prefix(feature) == Some(" = 1"))
 }
 
-/// The widest instructions of llama.cpp's build that this CPU has, as its line about itself (`system_info`) says.
+/// The widest vector instructions that llama.cpp uses, according to its line about itself (`system_info`).
 pub fn instructions(system_info: &str) -> &'static str {
-    /// What must be there for each, best first.
+    /// With the features that each needs, best first.
     const KINDS: [(&str, &[&str]); 8] = [
         ("avx512", &["AVX512", "AVX512_VNNI"]),
         ("avx512f", &["AVX512"]),
@@ -157,6 +145,7 @@ pub fn instructions(system_info: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::llama;
     use super::*;
 
     fn placements(all: &[(&str, &str, bool)]) -> Placements {
@@ -169,17 +158,15 @@ mod tests {
     }
 
     #[test]
-    fn names_of_tiled_kinds_are_ggmls() {
-        let names: Vec<String> = (0..context::kinds())
-            .filter_map(context::kind_name)
-            .collect();
+    fn tiled_types_have_names_of_ggml() {
+        let names: Vec<String> = (0..llama::kinds()).filter_map(llama::kind_name).collect();
         for kind in TILED {
             assert!(names.iter().any(|name| name == kind), "{kind}: {names:?}");
         }
     }
 
     #[test]
-    fn tiled_routines_bound_a_decode_only_where_they_compute() {
+    fn tiled_routines_limit_a_decode_only_if_they_are_used() {
         let check = |all: &[(&str, &str, bool)], expect| {
             assert_eq!(placements(all).widest_equal(), expect, "{all:?}");
         };
@@ -195,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn amx_is_only_told_of_where_it_computes() {
+    fn amx_is_listed_only_if_it_is_used() {
         let line = "CPU : AVX512_BF16 = 1 | AMX_INT8 = 1 | REPACK = 1 |";
         let amx = placements(&[("q4_K", "AMX", false), ("f32", "CPU", true)]);
         assert_eq!(system_info_of(&amx, line), line);
@@ -215,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn layouts_are_ruled_out_by_name() {
+    fn layouts_are_excluded_by_name() {
         let routines = Routines {
             amx: false,
             repack: true,

@@ -2,37 +2,64 @@
 
 use std::sync::Arc;
 
-use super::{Adapters, Context, DecodeError, LaneState, Model, Row};
+use super::adapter::Adapters;
+use super::loaded::Model;
+use super::token::Token;
 
-/// A [`Context`], or whatever stands around one: tests put one here that fails on command.
+/// Why a decode failed; details are in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("no room in the KV cache")]
+    Full,
+    #[error("the decode was aborted")]
+    Aborted,
+    #[error("the batch was refused: {0}")]
+    Refused(&'static str),
+    #[error("llama_decode returned {0}")]
+    Failed(i32),
+}
+
+impl DecodeError {
+    /// Whether a retry may succeed.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::Full | Self::Aborted)
+    }
+}
+
+/// One token to evaluate.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    pub token: Token,
+    /// Its position in the lane.
+    pub position: usize,
+    pub lane: usize,
+    /// Whether its row of logits is wanted.
+    pub logits: bool,
+}
+
+/// The content of a lane, for a lane of another context of the same shape.
+pub struct LaneState(pub(crate) Vec<u8>);
+
+/// A llama.cpp context, or a wrapper: tests use one that fails on command.
 pub trait Runner {
     /// The model whose logits these are.
     fn model(&self) -> &Arc<Model>;
-    /// The adapters that apply to the decodes that follow.
+    /// Sets the adapters of the following decodes.
     fn adapt(&mut self, adapters: &Adapters);
     /// Evaluates the rows with this many threads.
     fn decode(&mut self, rows: &[Row], threads: usize) -> Result<(), DecodeError>;
-    /// The logits of a row of the last decode; `None` if none were asked for.
+    /// The logits of a row of the last decode; `None` if not requested.
     fn logits(&self, row: usize) -> Option<&[f32]>;
-    /// What the model made of a row of the last decode; `None` if it was not asked for.
+    /// The embedding of a row of the last decode; `None` if not requested.
     fn embedding(&self, row: usize) -> Option<&[f32]>;
     /// Forgets what the lane holds from this position on. `false`: the model cannot cut there.
     fn cut(&mut self, lane: usize, from: usize) -> bool;
     /// Empties a lane, of which nothing is left in memory either.
     fn cleanse(&mut self, lane: usize);
-    /// Replaces what one lane holds by all that another holds.
+    /// Replaces the content of one lane by that of another.
     fn copy(&mut self, from: usize, to: usize);
-    /// All that the lane holds, for another runner over the same model, if it can be had now.
+    /// The content of a lane, for another runner of the same model, if it is available.
     fn export(&mut self, lane: usize) -> Option<LaneState>;
-    /// Replaces what the lane holds. `false`: it did not fit, and the lane is empty now.
+    /// Replaces the content of a lane. `false`: that failed, and the lane is empty.
     fn import(&mut self, lane: usize, state: &LaneState) -> bool;
-}
-
-/// Makes what a worker, by its number, runs on from the context it is given. Called again when a worker is made anew.
-/// What makes embeddings has the number after the last worker's.
-pub type Runners = Arc<dyn Fn(usize, Context) -> Box<dyn Runner> + Send + Sync>;
-
-/// The contexts themselves.
-pub fn contexts() -> Runners {
-    Arc::new(|_, context| Box::new(context))
 }

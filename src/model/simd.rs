@@ -1,15 +1,15 @@
-//! Loops over many numbers, compiled for wider instructions than the rest of the program may use.
+//! Loops compiled for wider vector instructions than the rest of the program.
 
-/// A loop over many numbers. What it calls is to be inlined into `run`, and `run` is to be `#[inline(always)]`.
+/// A loop over many numbers. `run` must be `#[inline(always)]`, and so must the functions that it calls.
 pub trait Loop {
     type Outcome;
 
     fn run(self) -> Self::Outcome;
 }
 
-/// Runs a loop as it is compiled for AVX2 and FMA, where the machine has both and the program is compiled for less. The
-/// outcome has the same bits: neither may the compiler reorder sums nor fuse what is not written as `mul_add`, and that
-/// is exact with and without FMA (and twenty times slower without).
+/// Runs a loop compiled for AVX2 and FMA, if the machine has both and the program is compiled for less. The result has the
+/// same bits: the compiler may not reorder sums or fuse what is not written as `mul_add`, which is exact with and without
+/// FMA (and twenty times slower without).
 pub fn vectorised<L: Loop>(work: L) -> L::Outcome {
     #[cfg(all(
         target_arch = "x86_64",
@@ -17,7 +17,7 @@ pub fn vectorised<L: Loop>(work: L) -> L::Outcome {
     ))]
     #[expect(
         unsafe_code,
-        reason = "a call of what is compiled for other instructions; the block states why they are there"
+        reason = "calls code for instructions that are checked for at run time"
     )]
     {
         #[target_feature(enable = "avx2,fma")]

@@ -1,11 +1,11 @@
-//! A small model with weights of given kinds, to try llama.cpp's routines on. Its answers are noise, but every number in
-//! it is finite and the same everywhere, so two machines that compute alike give it equal bits.
+//! A small model with weights of given types, to try llama.cpp's routines on. Its output is noise, but all of its numbers
+//! are finite and the same everywhere, so machines that compute alike produce equal bits.
 
 use std::io::{self, Write};
 
-use super::context;
+use super::llama;
 
-/// Long enough for every kind of weights: those of 256 numbers a block are the largest.
+/// Long enough for every tensor type: the largest blocks have 256 numbers.
 const WIDTH: usize = 256;
 const HEAD: usize = 64;
 const VOCABULARY: usize = 512;
@@ -19,20 +19,20 @@ const MATRICES: [(&str, usize); 7] = [
     ("ffn_up", WIDTH),
     ("ffn_down", WIDTH),
 ];
-/// As GGUF wants it.
+/// Required by GGUF.
 const ALIGNMENT: usize = 32;
 /// ggml's number of `f32`.
 const F32: u32 = 0;
 
-/// ggml's kinds that no model's matrices have: whole numbers, doubles, and what rows are quantised to for a product.
+/// ggml's types that no model's matrices have: integers, doubles, and those for intermediate results.
 const NO_WEIGHTS: [&str; 7] = ["i8", "i16", "i32", "i64", "f64", "q8_1", "q8_K"];
 
-/// Writes the model as GGUF: a Llama whose matrices take turns at the kinds (ggml's numbers; those that matrices cannot
-/// have are passed over).
+/// Writes the model as GGUF: a Llama whose matrices take turns with the types (ggml's numbers; types that matrices cannot
+/// have are skipped).
 pub fn write(kinds: &[u32], to: &mut impl Write) -> io::Result<()> {
     let usable = |kind: &u32| {
-        let name = context::kind_name(*kind).unwrap_or_default();
-        context::row_bytes(*kind, WIDTH).is_some() && !NO_WEIGHTS.contains(&name.as_str())
+        let name = llama::kind_name(*kind).unwrap_or_default();
+        llama::row_bytes(*kind, WIDTH).is_some() && !NO_WEIGHTS.contains(&name.as_str())
     };
     let mut kinds: Vec<u32> = kinds.iter().copied().filter(usable).collect();
     if kinds.is_empty() {
@@ -87,7 +87,7 @@ pub fn write(kinds: &[u32], to: &mut impl Write) -> io::Result<()> {
 struct Tensor {
     name: String,
     kind: u32,
-    /// Rows lie in memory along the first.
+    /// Rows are contiguous along the first.
     sizes: Vec<usize>,
 }
 
@@ -102,10 +102,10 @@ impl Tensor {
 
     fn bytes(&self) -> usize {
         let rows: usize = self.sizes.iter().skip(1).product();
-        context::row_bytes(self.kind, WIDTH).unwrap_or(0) * rows
+        llama::row_bytes(self.kind, WIDTH).unwrap_or(0) * rows
     }
 
-    /// Within the layers it is small: the weights of some kinds are large, and what they make is multiplied by itself and
+    /// Small within the layers: weights of some types are large, and their products are multiplied with each other and
     /// rounded to blocks whose scale is a half-precision number.
     fn norm(&self) -> f32 {
         if self.name.starts_with("blk.") {
@@ -143,8 +143,8 @@ impl Noise {
         (self.next() % 2001) as f32 / 1000.0 - 1.0
     }
 
-    /// Of these, whatever a kind reads where: each pair is a small positive half-precision number, each byte a small
-    /// power of two or a few quantised weights. So no scale is infinite or not a number.
+    /// One of these. Whatever a type reads, each pair is a small positive half-precision number, and each byte a small
+    /// power of two or a few quantized weights, so no scale is infinite or NaN.
     fn byte(&mut self) -> u8 {
         const BYTES: [u8; 16] = [
             0x11, 0x12, 0x13, 0x14, 0x16, 0x18, 0x19, 0x1a, 0x1c, 0x1e, 0x21, 0x22, 0x23, 0x24,
@@ -165,7 +165,7 @@ fn header(tensors: usize, metadata: usize) -> Vec<u8> {
 /// Entries that [`Gguf::metadata`] writes.
 const METADATA: usize = 15;
 
-/// The head of a GGUF file as it grows.
+/// The header of a GGUF file while it is written.
 #[derive(Default)]
 struct Gguf(Vec<u8>);
 
@@ -193,7 +193,7 @@ impl Gguf {
         self.text("llama.attention.layer_norm_rms_epsilon");
         self.u32(Self::F32);
         self.0.extend(1e-5f32.to_le_bytes());
-        // A vocabulary as Llama 2 has it: three control tokens, 256 bytes, and words.
+        // A vocabulary like that of Llama 2: three control tokens, 256 bytes, and words.
         self.text_entry("tokenizer.ggml.model", "llama");
         self.list_entry("tokenizer.ggml.tokens", Self::TEXT, |list, token| {
             list.text(&match token {

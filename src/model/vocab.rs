@@ -7,17 +7,18 @@ use std::sync::{Arc, OnceLock};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
-use super::{Token, context};
+use super::llama;
+use super::token::Token;
 
-/// The vocabulary, read once: looking a token up costs an index, and no id reaches llama.cpp unchecked.
+/// The vocabulary, read once: looking up a token is cheap, and no id reaches llama.cpp unchecked.
 pub struct Vocab {
-    /// Text of each token, broken bytes left out.
+    /// Text of each token, without bytes that are not UTF-8.
     texts: Box<[Box<str>]>,
     /// Bytes of each token with control tokens empty; only where they differ from the text.
     broken: std::collections::HashMap<Token, Box<[u8]>>,
-    /// Control tokens written out.
+    /// Control tokens in full.
     control: std::collections::HashMap<Token, Box<[u8]>>,
-    /// Bytes that one token stands for at most.
+    /// Maximum bytes of a token.
     longest: usize,
     /// Tokens that end a generation, ascending.
     ends: Box<[Token]>,
@@ -28,10 +29,10 @@ pub struct Vocab {
     pad: Option<Token>,
     unknown: Option<Token>,
     fim: Option<Fim>,
-    tokenizer: context::Tokenizer,
-    /// Made when it is first asked for: it takes a tenth of a second on a large vocabulary.
+    tokenizer: llama::Tokenizer,
+    /// Built on first use: takes a tenth of a second for a large vocabulary.
     sorted: OnceLock<Arc<Sorted>>,
-    /// What another module made of the vocabulary; it lives as long.
+    /// Data that another module derives from the vocabulary.
     derived: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -74,7 +75,7 @@ impl Vocab {
                 ends.push(token);
             }
         }
-        // These fold whitespace, and make one token of a word that they do not know.
+        // These fold whitespace, and turn an unknown word into one token.
         let kind = weights.meta_val_str("tokenizer.ggml.model");
         if matches!(kind.as_deref(), Ok("bert" | "t5")) {
             longest = usize::MAX;
@@ -92,7 +93,7 @@ impl Vocab {
             }),
             _ => None,
         };
-        let tokenizer = context::Tokenizer::new(weights);
+        let tokenizer = llama::Tokenizer::new(weights);
         let adds_space = tokenizer
             .tokenize("a", false, false)
             .first()
@@ -125,19 +126,18 @@ impl Vocab {
         self.texts.len()
     }
 
-    /// Tokens that a text has at least, without counting them: cheap however long it is.
+    /// A lower bound on the tokens of a text, without tokenizing it: cheap however long it is.
     pub fn least_tokens(&self, text: &str) -> usize {
         text.len() / self.longest
     }
 
-    /// Tokens of a text. `add_special` adds BOS and EOS as the model says; `parse_special` reads `<|im_start|>` and
-    /// its like as control tokens rather than as text.
+    /// Tokenizes a text. `add_special` adds BOS and EOS as the model does; `parse_special` reads `<|im_start|>` and the like
+    /// as control tokens rather than text.
     pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<Token> {
         self.tokenizer.tokenize(text, add_special, parse_special)
     }
 
-    /// The token's text, decoded as UTF-8 with broken bytes left out: `""` for control tokens and for a piece of a
-    /// character.
+    /// The token's text without bytes that are not UTF-8: `""` for control tokens and for a piece of a character.
     pub fn text(&self, token: Token) -> &str {
         self.texts.get(token.index()).map_or("", |text| text)
     }
@@ -150,7 +150,7 @@ impl Vocab {
         }
     }
 
-    /// The token's bytes, control tokens written out as in `<|im_start|>`.
+    /// The token's bytes, with control tokens in full, as in `<|im_start|>`.
     pub fn literal(&self, token: Token) -> &[u8] {
         match self.control.get(&token) {
             Some(bytes) => bytes,
@@ -158,8 +158,8 @@ impl Vocab {
         }
     }
 
-    /// The tokens that are text, sorted by it. Control tokens and those that end a generation are not among them; nor
-    /// are those that begin with NUL, which llama.cpp takes for none.
+    /// The tokens of text, sorted by their bytes: without control tokens, those that end a generation, and those that begin
+    /// with NUL, which llama.cpp treats as empty.
     pub fn sorted(&self) -> Arc<Sorted> {
         let sorted = self.sorted.get_or_init(|| {
             let tokens = (0..).map(Token).take(self.len()).map(|token| {
@@ -172,7 +172,7 @@ impl Vocab {
         Arc::clone(sorted)
     }
 
-    /// What `make` makes of the vocabulary, made once. Of one type only: a second one would be made each time.
+    /// Data that `make` derives from the vocabulary, once. For one type only: a second one would be derived each time.
     pub fn derived<T: Any + Send + Sync>(&self, make: impl Fn(&Self) -> T) -> Arc<T> {
         let derived = self.derived.get_or_init(|| Arc::new(make(self)));
         match Arc::clone(derived).downcast() {
@@ -201,43 +201,43 @@ impl Vocab {
         self.eos
     }
 
-    /// Whether texts get the BOS token put before them.
+    /// Whether the BOS token is prepended to texts.
     pub fn adds_bos(&self) -> bool {
         self.adds_bos
     }
 
-    /// Whether texts get a space put before them.
+    /// Whether a space is prepended to texts.
     pub fn adds_space(&self) -> bool {
         self.adds_space
     }
 
-    /// The token that fills up rows of unequal length.
+    /// The padding token.
     pub fn pad(&self) -> Option<Token> {
         self.pad
     }
 
-    /// The token that stands for what has none.
+    /// The token for unknown text.
     pub fn unknown(&self) -> Option<Token> {
         self.unknown
     }
 
-    /// The fill-in-the-middle tokens, on models that have them.
+    /// The fill-in-the-middle tokens, if the model has them.
     pub fn fim(&self) -> Option<Fim> {
         self.fim
     }
 }
 
-/// Tokens sorted by their bytes: those that begin alike stand together.
+/// Tokens sorted by their bytes, so that those with a common prefix are adjacent.
 pub struct Sorted {
     bytes: Vec<u8>,
-    /// Where in `bytes` each token's lie, by id.
+    /// The range of each token in `bytes`, by id.
     places: Vec<Range<usize>>,
-    /// Those that have bytes, in order, and how many bytes each shares with the one before.
+    /// Tokens with bytes, in order, each with the length of the prefix it shares with the previous one.
     order: Vec<(Token, usize)>,
 }
 
 impl Sorted {
-    /// Of each token the bytes, by id; none if it is not to be found.
+    /// From the bytes of each token, by id; no bytes leave it out.
     pub fn new<'a>(tokens: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut sorted = Self {
             bytes: Vec::new(),
@@ -264,7 +264,7 @@ impl Sorted {
         sorted
     }
 
-    /// The number of tokens, those without bytes among them.
+    /// The number of tokens, including those without bytes.
     #[expect(clippy::len_without_is_empty, reason = "a vocabulary is never empty")]
     pub fn len(&self) -> usize {
         self.places.len()
@@ -277,7 +277,7 @@ impl Sorted {
         }
     }
 
-    /// The tokens in order, how many bytes each shares with the one before, and its bytes.
+    /// The tokens in order, each with the length of the prefix it shares with the previous one, and its bytes.
     pub fn iter(&self) -> impl Iterator<Item = (Token, usize, &[u8])> {
         self.order
             .iter()
@@ -285,7 +285,7 @@ impl Sorted {
     }
 }
 
-/// Bytes as text with what is not UTF-8 left out.
+/// Bytes as text, without what is not UTF-8.
 fn lossless(bytes: &[u8]) -> Box<str> {
     bytes
         .utf8_chunks()

@@ -75,7 +75,7 @@ fn a_healthy_machine_has_no_error() {
     assert!(!examined.text.contains("\nerror"), "{}", examined.text);
     examined.check("model", "ok", &[&tiny_model(), "llama, ", "f16"]);
     examined.check("memory", "ok", &["the weights take", "the KV cache takes"]);
-    examined.check("tuning", "ok", &["no figures yet"]);
+    examined.check("tuning", "ok", &["not measured yet"]);
     examined.check("hub", "ok", &["not needed"]);
 }
 
@@ -101,7 +101,7 @@ fn a_taken_port_is_an_error_and_another_candor_a_warning() {
     let port = server.address().rsplit(':').next().expect("a port");
     let examined = examine(&["--set", &format!("server.port={port}")]);
     assert_eq!(examined.status, Some(2), "{}", examined.text);
-    examined.check("port", "warning", &["runs here already", &server.url]);
+    examined.check("port", "warning", &["already runs here", &server.url]);
 }
 
 #[test]
@@ -110,20 +110,20 @@ fn a_model_that_is_missing_or_damaged_is_an_error() {
         let examined = examine(&["--set", &format!("model.source={model}")]);
         assert_eq!(examined.status, Some(1), "{}", examined.text);
         examined.check("model", "error", words);
-        examined.check("routines", "", &["common kinds of weights"]);
+        examined.check("routines", "", &["common tensor types"]);
     };
-    check("no/such/file.gguf", &["there is no file no/such/file.gguf"]);
+    check("no/such/file.gguf", &["no/such/file.gguf does not exist"]);
     let folder = TempDir::new().expect("a folder");
     let half = folder.path().join("half.gguf").display().to_string();
     let whole = std::fs::read(tiny_model()).expect("the model");
     std::fs::write(&half, &whole[..whole.len() / 2]).expect("written");
-    check(&half, &[&half, "damaged, or not whole", "Download"]);
+    check(&half, &[&half, "damaged or incomplete", "Download"]);
 }
 
 #[test]
 fn a_model_that_is_to_be_downloaded_is_not_downloaded() {
     let examined = examine(&["--set", "model.source=default"]);
-    examined.check("model", "ok", &["not here yet", "93.81 MiB"]);
+    examined.check("model", "ok", &["not downloaded yet", "93.81 MiB"]);
     examined.check("hub", "ok", &["not needed"]);
 }
 

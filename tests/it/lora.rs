@@ -574,10 +574,10 @@ fn what_is_wrong_with_an_adapter_is_said_at_the_start() {
         root().join("README.md").to_string_lossy().into_owned(),
         "is not a GGUF file",
     );
-    check(tiny_model(), "is no adapter");
+    check(tiny_model(), "is not an adapter");
     check(
         "x=a.gguf@101".to_owned(),
-        "its scale is not within -100 and 100",
+        "the scale is not between -100 and 100",
     );
     // What ends in its weights has a whole head: llama.cpp refuses it.
     let whole = std::fs::read(adapter("a")).expect("the adapter");
@@ -588,7 +588,7 @@ fn what_is_wrong_with_an_adapter_is_said_at_the_start() {
             whole.len() - 100,
             "llama.cpp could not load the LoRA adapter",
         ),
-        (200, "is damaged, or not whole"),
+        (200, "is damaged or incomplete"),
         (2, "is not a GGUF file"),
     ] {
         std::fs::write(&cut, &whole[..length]).expect("written");

@@ -587,7 +587,7 @@ fn one_that_fails_at_the_start_ends_the_server() {
     let log = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{log}");
     assert!(
-        log.contains("candor: there is no file /nowhere/lost.gguf"),
+        log.contains("candor: /nowhere/lost.gguf does not exist"),
         "{log}"
     );
     assert!(log.contains("could not be loaded model=\"lost\""), "{log}");

@@ -234,8 +234,8 @@ fn what_keeps_it_from_starting_is_told_with_what_to_do() {
         &["--port", "0", "--model", "no/such/file.gguf"],
         1,
         &[
-            "there is no file no/such/file.gguf",
-            "Give --model the path",
+            "no/such/file.gguf does not exist",
+            "Set --model to the path",
         ],
     );
     let directory = tempfile::tempdir().expect("a directory");
@@ -256,7 +256,7 @@ fn what_keeps_it_from_starting_is_told_with_what_to_do() {
         check(
             &["--port", "0", "--model", &half],
             1,
-            &["is damaged, or not whole", "Download or copy it again"],
+            &["is damaged or incomplete", "Download or copy it again"],
         );
     }
     check(

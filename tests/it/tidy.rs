@@ -53,7 +53,7 @@ fn the_line_holds() {
 }
 
 #[test]
-fn unsafe_code_stands_in_three_files() {
+fn four_files_have_unsafe_code() {
     let mut with: Vec<PathBuf> = files(&root().join("src"), "rs")
         .into_iter()
         .filter(|file| fs::read_to_string(file).expect("text").contains("unsafe {"))
@@ -62,7 +62,7 @@ fn unsafe_code_stands_in_three_files() {
     let model = root().join("src/model");
     assert_eq!(
         with,
-        ["context.rs", "huge_pages.rs", "simd.rs"].map(|file| model.join(file))
+        ["context.rs", "huge_pages.rs", "llama.rs", "simd.rs"].map(|file| model.join(file))
     );
 }
 

@@ -1,4 +1,4 @@
-//! Downloads over HTTP that go on where they were cut off.
+//! The HTTP client of downloads, which resume where they were cut off.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -6,227 +6,312 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::http::{Response, StatusCode, header};
+use ureq::http::header::{self, HeaderMap, HeaderName};
+use ureq::http::{Method, Request, Response, StatusCode};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, ResponseExt};
+use ureq::{Agent, Body};
 
+use super::environment::Environment;
+use super::error::SourceError;
 use super::progress::Progress;
-use super::{Environment, SourceError, verified};
+use super::{url, verified};
 use crate::http_client;
 
-/// How often a download that is cut off in its middle is taken up again before giving up.
-const TRIES: u32 = 5;
-/// A page of an index may be large (all releases of a package), but not without end.
+/// How often a download is tried again after it was cut off.
+const RETRIES: u32 = 4;
+/// Limit for pages and lists, which may be large: an index lists all releases of a package.
 const PAGE_BYTES: u64 = 64 << 20;
+const MAX_REDIRECTS: usize = 10;
 
-/// An HTTP client with the certificates and proxies that the environment asks for.
+/// Why a request or a download failed.
+#[derive(Debug)]
+pub(super) enum FetchError {
+    /// The server answered with this status.
+    Status(StatusCode),
+    /// There was no answer, or one that is of no use.
+    Failed(String),
+    /// A file could not be written.
+    File(SourceError),
+}
+
+impl FetchError {
+    /// The error itself if it is the file system's, else what `explain` makes of its text.
+    pub(super) fn or(self, explain: impl FnOnce(String) -> SourceError) -> SourceError {
+        match self {
+            Self::Status(status) => explain(format!("the server answered {status}")),
+            Self::Failed(reason) => explain(reason),
+            Self::File(error) => error,
+        }
+    }
+}
+
+impl From<ureq::Error> for FetchError {
+    /// ureq's own text begins with the kind of error, which does not help a person.
+    fn from(error: ureq::Error) -> Self {
+        Self::Failed(match error {
+            ureq::Error::Io(error) => error.to_string(),
+            ureq::Error::HostNotFound => "unknown host name (no network?)".to_owned(),
+            other => other.to_string(),
+        })
+    }
+}
+
+/// An HTTP client with the certificates and proxies of the environment.
 pub(super) struct Client {
-    /// One for each set of certificates to trust, tried in turn: a machine's own store may lack the public
-    /// authorities (a bare container), and the public ones lack a company's.
+    /// One for each set of trusted certificates, tried in turn: a machine's own store may lack the public authorities
+    /// (a minimal container), and the public ones lack a company's.
     agents: Vec<Agent>,
+    /// Sent to the server of the request only, not to others that it redirects to.
+    token: Option<String>,
+}
+
+/// An answer without an error status.
+struct Answer {
+    response: Response<Body>,
+    /// The address after redirections.
+    url: String,
 }
 
 impl Client {
     pub(super) fn new(environment: &Environment) -> Result<Self, SourceError> {
+        Self::with_timeout(environment, None)
+    }
+
+    /// A client whose requests take no longer than `timeout`.
+    pub(super) fn with_timeout(
+        environment: &Environment,
+        timeout: Option<Duration>,
+    ) -> Result<Self, SourceError> {
         let roots = match &environment.certificates {
             Some(path) => vec![read_certificates(path)?],
             None => vec![RootCerts::PlatformVerifier, RootCerts::WebPki],
         };
-        let agents = roots
-            .into_iter()
-            .map(|roots| {
-                let tls = TlsConfig::builder().root_certs(roots).build();
-                let mut config = http_client::client(tls)
-                    // A compressed answer could not be resumed by its offset.
-                    .accept_encoding("identity")
-                    .timeout_connect(Some(Duration::from_secs(30)))
-                    .timeout_recv_response(Some(Duration::from_secs(60)))
-                    // Of each read, not of the whole: a slow line may take its time, a dead one may not.
-                    .timeout_per_read(Some(Duration::from_secs(60)));
-                if !environment.proxies {
-                    config = config.proxy(None);
-                }
-                config.build().new_agent()
-            })
-            .collect();
-        Ok(Self { agents })
+        let agents = roots.into_iter().map(|roots| {
+            let tls = TlsConfig::builder().root_certs(roots).build();
+            let mut config = http_client::client(tls)
+                // A compressed answer could not be resumed by its offset.
+                .accept_encoding("identity")
+                // `send` follows them: ureq would send the token to another port of the same host.
+                .max_redirects(0)
+                .timeout_global(timeout)
+                .timeout_connect(Some(Duration::from_secs(30)))
+                .timeout_recv_response(Some(Duration::from_secs(60)))
+                // For each read, not for the whole: a slow connection may take its time, a dead one may not.
+                .timeout_per_read(Some(Duration::from_secs(60)));
+            if !environment.proxies {
+                config = config.proxy(None);
+            }
+            config.build().new_agent()
+        });
+        Ok(Self {
+            agents: agents.collect(),
+            token: None,
+        })
     }
 
-    fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<Response<Body>, ureq::Error> {
-        let mut last = ureq::Error::ConnectionFailed;
-        for agent in &self.agents {
-            let mut request = agent.get(url);
-            for (name, value) in headers {
-                request = request.header(*name, *value);
-            }
-            match request.call() {
-                Err(error) if is_tls(&error) => last = error,
-                result => return result,
-            }
-        }
-        Err(last)
+    /// Authorizes requests with this token.
+    pub(super) fn with_token(self, token: Option<String>) -> Self {
+        Self { token, ..self }
     }
 
-    /// A page's text and the address it came from after redirections; `None` if there is no such page.
-    pub(super) fn page(
+    /// Sends a request, and follows redirections as long as `follows` says so of their target.
+    fn send(
         &self,
-        url: &str,
-        what: &str,
-    ) -> Result<Option<(String, String)>, SourceError> {
-        let failed = |reason: String| SourceError::Download {
-            what: what.to_owned(),
-            url: redact(url),
-            reason,
-        };
-        let mut response = self
-            .get(url, &[("accept", "text/html")])
-            .map_err(|error| failed(explain(&error)))?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Ok(None),
-            status => return Err(failed(format!("the server answers {status}"))),
-        }
-        let from = response.get_uri().to_string();
-        let text = response
-            .body_mut()
-            .with_config()
-            .limit(PAGE_BYTES)
-            .read_to_string()
-            .map_err(|error| failed(explain(&error)))?;
-        Ok(Some((text, from)))
-    }
-
-    /// Downloads into `part`, after what is there already.
-    pub(super) fn download(&self, url: &str, part: &Path, what: &str) -> Result<(), SourceError> {
-        let mut tries = 0;
-        loop {
-            match self.download_once(url, part, what) {
-                Ok(()) => return Ok(()),
-                Err(Failed::CutOff(reason)) if tries + 1 < TRIES => {
-                    tries += 1;
-                    tracing::warn!(
-                        "the download of {what} was cut off ({reason}); going on with it"
-                    );
-                    std::thread::sleep(Duration::from_millis(250) * tries);
-                }
-                Err(Failed::CutOff(reason) | Failed::Refused(reason)) => {
-                    return Err(SourceError::Download {
-                        what: what.to_owned(),
-                        url: redact(url),
-                        reason,
+        method: &Method,
+        address: &str,
+        headers: &[(HeaderName, &str)],
+        follows: impl Fn(&str) -> bool,
+    ) -> Result<Answer, FetchError> {
+        let mut target = address.to_owned();
+        for _ in 0..=MAX_REDIRECTS {
+            let shares = url::may_share_secrets(address, &target);
+            let token = self.token.as_deref().filter(|_| shares);
+            let response = self.send_once(method, &target, headers, token)?;
+            let status = response.status();
+            if status.is_client_error() || status.is_server_error() {
+                return Err(FetchError::Status(status));
+            }
+            let location = text(response.headers(), &header::LOCATION);
+            let location = location.filter(|_| status.is_redirection());
+            let next = location.and_then(|location| url::join(&target, location));
+            match next.filter(|next| follows(next)) {
+                Some(next) => target = next,
+                None => {
+                    return Ok(Answer {
+                        response,
+                        url: target,
                     });
                 }
-                Err(Failed::Disk(error)) => return Err(error),
+            }
+        }
+        Err(FetchError::Failed("too many redirections".to_owned()))
+    }
+
+    fn send_once(
+        &self,
+        method: &Method,
+        url: &str,
+        headers: &[(HeaderName, &str)],
+        token: Option<&str>,
+    ) -> Result<Response<Body>, FetchError> {
+        let mut last = ureq::Error::ConnectionFailed;
+        for agent in &self.agents {
+            let mut request = Request::builder().method(method).uri(url);
+            for (name, value) in headers {
+                request = request.header(name, *value);
+            }
+            if let Some(token) = token {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            let request = request.body(()).map_err(ureq::Error::from)?;
+            match agent.run(request) {
+                Err(error) if is_tls(&error) => last = error,
+                result => return result.map_err(FetchError::from),
+            }
+        }
+        Err(last.into())
+    }
+
+    /// Sends a GET request, and follows all redirections.
+    fn get(&self, url: &str, headers: &[(HeaderName, &str)]) -> Result<Answer, FetchError> {
+        self.send(&Method::GET, url, headers, |_| true)
+    }
+
+    /// The headers of the answer to a HEAD request. Follows redirections on the same server only: one to another server
+    /// (a content delivery network) says itself what is there.
+    pub(super) fn head(&self, address: &str) -> Result<HeaderMap, FetchError> {
+        let stays = |next: &str| url::may_share_secrets(address, next);
+        let answer = self.send(&Method::HEAD, address, &[], stays)?;
+        Ok(answer.response.into_parts().0.headers)
+    }
+
+    /// A text, and the address it came from after redirections.
+    pub(super) fn text(&self, url: &str, accept: &str) -> Result<(String, String), FetchError> {
+        let mut answer = self.get(url, &[(header::ACCEPT, accept)])?;
+        if answer.response.status() != StatusCode::OK {
+            return Err(FetchError::Status(answer.response.status()));
+        }
+        let body = answer.response.body_mut().with_config();
+        let text = body.limit(PAGE_BYTES).read_to_string()?;
+        Ok((text, answer.url))
+    }
+
+    /// Downloads into `part`, resuming after what it holds already.
+    pub(super) fn download(&self, url: &str, part: &Path, what: &str) -> Result<(), FetchError> {
+        let mut retries = 0;
+        loop {
+            match self.download_once(url, part, what) {
+                Err(Interrupted::CutOff(reason)) if retries < RETRIES => {
+                    retries += 1;
+                    tracing::warn!("the download of {what} was cut off ({reason}); resuming it");
+                    std::thread::sleep(Duration::from_millis(250) * retries);
+                }
+                Err(Interrupted::CutOff(reason)) => return Err(FetchError::Failed(reason)),
+                Err(Interrupted::Failed(error)) => return Err(error),
+                Ok(()) => return Ok(()),
             }
         }
     }
 
-    fn download_once(&self, url: &str, part: &Path, what: &str) -> Result<(), Failed> {
-        let disk = |error| Failed::Disk(SourceError::io("write", part, error));
-        let refused = |error: ureq::Error| Failed::Refused(explain(&error));
-        let mut have = std::fs::metadata(part).map_or(0, |metadata| metadata.len());
-        let mut response = if have > 0 {
-            self.get(url, &[("range", &format!("bytes={have}-"))])
+    fn download_once(&self, url: &str, part: &Path, what: &str) -> Result<(), Interrupted> {
+        let write_error = |error| FetchError::File(SourceError::io("write", part, error));
+        let (mut response, have) = self.rest_of(url, part)?;
+        let mut file = if have > 0 {
+            OpenOptions::new().append(true).open(part)
         } else {
-            self.get(url, &[])
+            File::create(part)
         }
-        .map_err(refused)?;
-        let usable = match response.status() {
-            StatusCode::PARTIAL_CONTENT => range_start(&response) == Some(have),
-            // Nothing comes after what we have: it is whole (the caller's hash would have told) or too long.
-            StatusCode::RANGE_NOT_SATISFIABLE => false,
-            StatusCode::OK => true,
-            status => return Err(Failed::Refused(format!("the server answers {status}"))),
-        };
-        if !usable {
-            verified::remove(part).map_err(Failed::Disk)?;
-            response = self.get(url, &[]).map_err(refused)?;
-            if response.status() != StatusCode::OK {
-                return Err(Failed::Refused(format!(
-                    "the server answers {}",
-                    response.status()
-                )));
-            }
-        }
-        let mut file = if response.status() == StatusCode::PARTIAL_CONTENT {
-            OpenOptions::new().append(true).open(part).map_err(disk)?
-        } else {
-            // The server sends it from the beginning, asked for a range or not.
-            have = 0;
-            File::create(part).map_err(disk)?
-        };
+        .map_err(write_error)?;
         let total = response.body().content_length().map(|rest| have + rest);
         let progress = Progress::begin("downloading", "downloaded", what, total, have);
         let mut reader = response.body_mut().as_reader();
         let mut buffer = vec![0; 128 << 10];
         let mut received = 0;
-        // A cut in the middle is worth another try; a server that gives nothing at all is not.
-        let cut = |reason: String, received: u64| match received {
-            0 => Failed::Refused(reason),
-            _ => Failed::CutOff(reason),
+        // A connection that ends in the middle is worth a retry; a server that sends nothing at all is not.
+        let interrupted = |reason: String, received: u64| match received {
+            0 => Interrupted::Failed(FetchError::Failed(reason)),
+            _ => Interrupted::CutOff(reason),
         };
         loop {
             let read = match reader.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => read,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(cut(error.to_string(), received)),
+                Err(error) => return Err(interrupted(error.to_string(), received)),
             };
-            file.write_all(&buffer[..read]).map_err(disk)?;
+            file.write_all(&buffer[..read]).map_err(write_error)?;
             received += read as u64;
             progress.add(read as u64);
         }
         if let Some(total) = total
             && have + received != total
         {
-            return Err(cut(
-                format!("{} of {total} bytes came", have + received),
-                received,
-            ));
+            let reason = format!("{} of {total} bytes received", have + received);
+            return Err(interrupted(reason, received));
         }
         progress.finish();
         Ok(())
     }
+
+    /// Asks for what `part` lacks. Returns the answer, and how many bytes of `part` it continues.
+    fn rest_of(&self, url: &str, part: &Path) -> Result<(Response<Body>, u64), FetchError> {
+        let have = std::fs::metadata(part).map_or(0, |metadata| metadata.len());
+        if have > 0 {
+            let range = format!("bytes={have}-");
+            match self.get(url, &[(header::RANGE, &range)]) {
+                Ok(Answer { response, .. }) => match response.status() {
+                    StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(have) => {
+                        return Ok((response, have));
+                    }
+                    // A server without ranges sends the whole file.
+                    StatusCode::OK => return Ok((response, 0)),
+                    _ => {}
+                },
+                // There is nothing after what we have. The caller would have taken it if it were whole, so it is wrong.
+                Err(FetchError::Status(StatusCode::RANGE_NOT_SATISFIABLE)) => {}
+                Err(error) => return Err(error),
+            }
+            verified::remove(part).map_err(FetchError::File)?;
+        }
+        let response = self.get(url, &[])?.response;
+        match response.status() {
+            StatusCode::OK => Ok((response, 0)),
+            status => Err(FetchError::Status(status)),
+        }
+    }
 }
 
-enum Failed {
+/// How a download ended early.
+enum Interrupted {
+    /// In the middle.
     CutOff(String),
-    Refused(String),
-    Disk(SourceError),
+    Failed(FetchError),
+}
+
+impl From<FetchError> for Interrupted {
+    fn from(error: FetchError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A header's value.
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
 }
 
 /// The N of `content-range: bytes N-M/TOTAL`.
 fn range_start(response: &Response<Body>) -> Option<u64> {
-    let range = response
-        .headers()
-        .get(header::CONTENT_RANGE)?
-        .to_str()
-        .ok()?;
-    range
-        .trim()
-        .strip_prefix("bytes")?
-        .trim_start()
-        .split('-')
-        .next()?
-        .parse()
-        .ok()
+    let range = text(response.headers(), &header::CONTENT_RANGE)?.trim();
+    let range = range.strip_prefix("bytes")?.trim_start();
+    range.split('-').next()?.parse().ok()
 }
 
-pub(super) fn is_tls(error: &ureq::Error) -> bool {
+fn is_tls(error: &ureq::Error) -> bool {
     match error {
         ureq::Error::Tls(_) | ureq::Error::Rustls(_) => true,
-        // What rustls finds wrong with a certificate comes out of its handshake in this dress.
+        // rustls reports a certificate that it does not trust like this.
         ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
         _ => false,
-    }
-}
-
-/// ureq's own words name the kind of error first, which helps nobody here.
-pub(super) fn explain(error: &ureq::Error) -> String {
-    match error {
-        ureq::Error::Io(error) => error.to_string(),
-        ureq::Error::HostNotFound => "the host's name is not known (no network?)".to_owned(),
-        other => other.to_string(),
     }
 }
 
@@ -245,89 +330,7 @@ fn read_certificates(path: &Path) -> Result<RootCerts, SourceError> {
         }
     }
     if certificates.is_empty() {
-        return Err(failed("it holds none".to_owned()));
+        return Err(failed("it contains none".to_owned()));
     }
     Ok(RootCerts::Specific(Arc::new(certificates)))
-}
-
-/// An address without the name and password that an index's may hold.
-pub(super) fn redact(url: &str) -> String {
-    match Parts::of(url) {
-        Some(parts) => format!("{}://{}{}", parts.scheme, parts.host, parts.path),
-        None => url.to_owned(),
-    }
-}
-
-/// The pieces of an absolute address that joining needs.
-struct Parts<'a> {
-    scheme: &'a str,
-    user: Option<&'a str>,
-    host: &'a str,
-    path: &'a str,
-}
-
-impl<'a> Parts<'a> {
-    fn of(url: &'a str) -> Option<Self> {
-        let (scheme, rest) = url.split_once("://")?;
-        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return None;
-        }
-        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        let (user, host) = match authority.rsplit_once('@') {
-            Some((user, host)) => (Some(user), host),
-            None => (None, authority),
-        };
-        Some(Self {
-            scheme,
-            user,
-            host,
-            path,
-        })
-    }
-}
-
-/// The address that `href` means on the page at `base`. A name and password in `base` go along to the same host, as
-/// indexes that ask for them mean it.
-pub(super) fn join(base: &str, href: &str) -> Option<String> {
-    let base = Parts::of(base)?;
-    let absolute;
-    let target = if href.contains("://") {
-        Parts::of(href)?
-    } else {
-        absolute = if let Some(rest) = href.strip_prefix("//") {
-            format!("{}://{rest}", base.scheme)
-        } else {
-            let page = base.path.split('?').next().unwrap_or_default();
-            let directory = &page[..page.rfind('/').map_or(0, |slash| slash + 1)];
-            let (href, query) = href.split_at(href.find('?').unwrap_or(href.len()));
-            let path = if href.starts_with('/') {
-                href.to_owned()
-            } else {
-                format!("{directory}{href}")
-            };
-            let mut kept: Vec<&str> = Vec::new();
-            for segment in path.split('/').skip(usize::from(path.starts_with('/'))) {
-                match segment {
-                    "." => {}
-                    ".." => {
-                        kept.pop();
-                    }
-                    other => kept.push(other),
-                }
-            }
-            format!("{}://{}/{}{query}", base.scheme, base.host, kept.join("/"))
-        };
-        Parts::of(&absolute)?
-    };
-    let user = target
-        .user
-        .or(base.user.filter(|_| {
-            base.host.eq_ignore_ascii_case(target.host)
-                && base.scheme.eq_ignore_ascii_case(target.scheme)
-        }))
-        .map_or_else(String::new, |user| format!("{user}@"));
-    Some(format!(
-        "{}://{user}{}{}",
-        target.scheme, target.host, target.path
-    ))
 }

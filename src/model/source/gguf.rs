@@ -1,9 +1,9 @@
-//! The little that has to be known of GGUF files before llama.cpp opens them.
+//! What must be known about GGUF files before llama.cpp opens them.
 
 use std::io::Read;
 use std::path::Path;
 
-/// Whether the file begins as every GGUF file does.
+/// Whether the file begins like a GGUF file.
 pub(super) fn has_magic(path: &Path) -> std::io::Result<bool> {
     let mut head = [0; 4];
     match std::fs::File::open(path)?.read_exact(&mut head) {
@@ -30,7 +30,7 @@ impl Split {
                 .flatten()
         };
         let (number, count) = (five(number)?, five(count)?);
-        // A count that no model has would have us build a list of a hundred thousand names.
+        // No model has more parts, and the list of their names must stay short.
         (1..=count).contains(&number).then_some(())?;
         (count <= 1000).then(|| Self {
             stem: stem.to_owned(),

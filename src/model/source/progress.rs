@@ -1,10 +1,10 @@
-//! What a person sees of long work: a bar on a terminal, else a line when it begins and one when it ends.
+//! Progress of long work: a bar on a terminal, else a log line at the beginning and at the end.
 
 use std::time::Instant;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-/// One piece of long work over bytes.
+/// The progress of work over a number of bytes.
 pub(super) struct Progress {
     bar: ProgressBar,
     done: &'static str,
@@ -13,7 +13,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// `doing` and `done` are the verb: "downloading", "downloaded".
+    /// `doing` and `done` are forms of the verb: "downloading", "downloaded".
     pub(super) fn begin(
         doing: &'static str,
         done: &'static str,
@@ -32,7 +32,7 @@ impl Progress {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(format!("{doing} {name}"));
-        // The part that was there before must not count as speed.
+        // Bytes from an earlier run must not count towards the speed.
         bar.set_position(from);
         bar.reset_eta();
         if bar.is_hidden() {
@@ -42,7 +42,7 @@ impl Progress {
             );
             if from > 0 {
                 tracing::info!(
-                    "{doing} {name} ({size}, {} of it there already)",
+                    "{doing} {name} ({size}, {} already there)",
                     HumanBytes(from)
                 );
             } else {
@@ -71,51 +71,5 @@ impl Progress {
             );
         }
         self.bar.finish();
-    }
-}
-
-/// The hub's client reports through a trait of its own, and begins anew on a retry.
-pub(super) struct HubProgress {
-    name: String,
-    total: u64,
-    running: Option<Progress>,
-}
-
-impl HubProgress {
-    pub(super) fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            total: 0,
-            running: None,
-        }
-    }
-}
-
-impl hf_hub::api::Progress for HubProgress {
-    fn init(&mut self, size: usize, _filename: &str) {
-        self.total = size as u64;
-    }
-
-    fn update(&mut self, size: usize) {
-        match &self.running {
-            // The first report is what an earlier try left.
-            None => {
-                let running = Progress::begin(
-                    "downloading",
-                    "downloaded",
-                    &self.name,
-                    Some(self.total),
-                    size as u64,
-                );
-                self.running = Some(running);
-            }
-            Some(running) => running.add(size as u64),
-        }
-    }
-
-    fn finish(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.finish();
-        }
     }
 }

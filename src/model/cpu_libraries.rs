@@ -1,23 +1,23 @@
-//! Feature `portable`: llama.cpp's code for CPUs stands in shared libraries, one for each kind of CPU. llama.cpp loads the
-//! best that runs here. It would look beside the program and in the working directory; a program that is installed has
-//! them in a folder of their own, and nothing that lies in a working directory is to be run. The tests of this module are
-//! part of every build; what calls llama.cpp is not.
+//! Feature `portable`: llama.cpp's CPU code is in shared libraries, one for each kind of CPU, and llama.cpp loads the best
+//! one that runs here. By default it searches the program's directory and the working directory. An installed program has
+//! the libraries in a directory of their own, and nothing from a working directory must be run. The tests of this module
+//! are part of every build; the calls of llama.cpp are not.
 
 use std::path::{Path, PathBuf};
 
-/// The libraries' names, but for the kind of CPU and `.so`.
+/// The libraries' names, without the kind of CPU and `.so`.
 const PREFIX: &str = "libggml-cpu";
 
-/// Loads what suits this machine, once in a process, before anything else is asked of llama.cpp.
+/// Loads the best library for this machine, once per process, before any other call of llama.cpp.
 #[cfg(feature = "portable")]
 pub fn load() -> Result<(), String> {
-    let program =
-        std::env::current_exe().map_err(|error| format!("where is this program? {error}"))?;
+    let program = std::env::current_exe()
+        .map_err(|error| format!("the program's own path is not known: {error}"))?;
     let places = beside(&program);
     let place = places.iter().find(|place| holds_libraries(place));
     let place = place.ok_or_else(|| missing(&places))?;
     llama_cpp_2::llama_backend::load_backends_from_path(place);
-    // With none, llama.cpp would go on to look in the working directory.
+    // If none was loaded, llama.cpp would search the working directory.
     if llama_cpp_2::list_llama_ggml_backend_devices().is_empty() {
         return Err(format!(
             "none of the {PREFIX}-*.so in {} can be loaded",
@@ -27,7 +27,7 @@ pub fn load() -> Result<(), String> {
     Ok(())
 }
 
-/// Where they are installed: in ../lib/candor, or in the program's own folder. Links to the program were followed.
+/// Where they are installed: in ../lib/candor, or in the program's directory. Links to the program are resolved.
 fn beside(program: &Path) -> Vec<PathBuf> {
     let own = program.parent();
     let library = own
@@ -54,7 +54,7 @@ fn missing(places: &[PathBuf]) -> String {
         .map(|place| place.display().to_string())
         .collect();
     format!(
-        "its code for this CPU ({PREFIX}-*.so) is in none of these folders: {}. Keep bin and lib together as they were \
+        "its code for this CPU ({PREFIX}-*.so) is in none of these directories: {}. Keep bin and lib together as they were \
          unpacked; links to the program are followed",
         places.join(", ")
     )
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_are_looked_for_where_they_are_installed_and_not_in_the_working_directory() {
+    fn libraries_are_searched_where_they_are_installed_and_not_in_the_working_directory() {
         assert_eq!(
             beside(Path::new("/opt/candor/bin/candor")),
             [
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_folder_with_libraries_is_taken() {
+    fn only_a_directory_with_libraries_is_used() {
         let folder = tempfile::tempdir().unwrap();
         assert!(!holds_libraries(&folder.path().join("none")));
         std::fs::write(folder.path().join("libggml-base.so"), "").unwrap();
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_said_with_where_it_was_looked_for() {
+    fn missing_libraries_are_reported_with_the_directories_searched() {
         let text = missing(&[PathBuf::from("/a"), PathBuf::from("/b")]);
         assert!(text.contains("/a, /b"), "{text}");
     }

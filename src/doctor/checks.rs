@@ -1,4 +1,4 @@
-//! What the facts of each check come to: nothing is asked here.
+//! The finding of each check, from facts that are already collected.
 
 use std::fmt;
 use std::io;
@@ -10,74 +10,74 @@ use crate::engine::Verdict;
 use crate::model::source::Remote;
 use crate::model::{self, Device, Routines};
 
-/// How a check ended.
+/// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mark {
+pub enum Outcome {
     Ok,
-    /// A server runs, but slower than it could, or only for now.
+    /// A server works, but slower than it could, or not reliably.
     Warning,
-    /// A server does not start, or ends early.
+    /// A server does not start, or fails early.
     Error,
 }
 
-/// What a check found, and for a warning or an error what to do about it.
+/// What a check found, and how to fix a warning or an error.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Finding(pub Mark, pub String);
+pub struct Finding(pub Outcome, pub String);
 
 impl Finding {
     pub fn ok(text: impl Into<String>) -> Self {
-        Self(Mark::Ok, text.into())
+        Self(Outcome::Ok, text.into())
     }
 
-    /// For a text that says itself what to do.
+    /// For a message that already says how to fix it.
     pub fn error(text: impl fmt::Display) -> Self {
-        Self(Mark::Error, text.to_string())
+        Self(Outcome::Error, text.to_string())
     }
 
     pub fn warn(self, advice: impl fmt::Display) -> Self {
-        Self(Mark::Warning, format!("{}. {advice}", self.1))
+        Self(Outcome::Warning, format!("{}. {advice}", self.1))
     }
 
     pub fn fail(self, advice: impl fmt::Display) -> Self {
-        Self(Mark::Error, format!("{}. {advice}", self.1))
+        Self(Outcome::Error, format!("{}. {advice}", self.1))
     }
 }
 
 /// Where a model is.
 pub enum File {
-    Here(Facts),
+    Local(FileFacts),
     Remote(Remote),
 }
 
-/// What a model's file says of itself.
+/// Facts about a model's file.
 #[derive(Clone, Default)]
-pub struct Facts {
+pub struct FileFacts {
     pub path: String,
     pub verified: bool,
     pub bytes: u64,
     pub fingerprint: String,
-    /// `None`: its head cannot be read.
+    /// `None`: its header cannot be read.
     pub description: Option<String>,
-    /// How its matrices are stored, by ggml's numbers.
+    /// The tensor types of its matrices, by ggml's numbers.
     pub kinds: Vec<u32>,
-    /// Bytes of its KV cache, at least, if its metadata tell.
+    /// Minimum bytes of its KV cache, if its metadata tell.
     pub kv_cache: Option<u64>,
 }
 
-/// What the models that are loaded at the start take, as far as it is known. Layers on a GPU lie in its memory.
+/// Memory of the models loaded at the start, as far as it is known. Layers on a GPU are in its own memory.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Need {
-    /// Weights that are read into memory.
+pub struct MemoryNeed {
+    /// Weights read into memory.
     pub read: u64,
-    /// Weights that are mapped, and given up when memory is wanted.
+    /// Mapped weights, which the system drops when memory is short.
     pub mapped: u64,
-    /// At least.
+    /// At least this much.
     pub kv_cache: u64,
 }
 
-/// From what Linux says of the CPU and llama.cpp of its build.
+/// From Linux's description of the CPU and llama.cpp's of its build.
 pub fn cpu(cpuinfo: &str, cores: usize, system_info: &str) -> Finding {
-    /// What a CPU has, in Linux's words, and what llama.cpp calls its code for that.
+    /// Linux's flags, and llama.cpp's name of its code for them.
     const FEATURES: [(&[&str], &str); 6] = [
         (&["avx2", "fma"], "AVX2"),
         (&["avx512f", "avx512bw", "avx512dq", "avx512vl"], "AVX512"),
@@ -104,22 +104,22 @@ pub fn cpu(cpuinfo: &str, cores: usize, system_info: &str) -> Finding {
         .collect();
     let instructions = model::instructions(system_info);
     let found = Finding::ok(format!(
-        "{name}; usable cores: {cores}; llama.cpp's code: {instructions}"
+        "{name}; usable cores: {cores}; instructions: {instructions}"
     ));
     if unused.is_empty() {
         return found;
     }
     let compiler = match unused.contains(&"AMX_INT8") {
-        true => "; for AMX with GCC 11 or newer, or Clang 16 or newer, as older ones leave it out",
+        true => "; AMX needs GCC 11 or Clang 16, or newer",
         false => "",
     };
     found.warn(format!(
-        "This CPU has {}, and this build has no code for it. Build on this machine with `make build`{compiler}.",
+        "This CPU has {}, which this build does not use. Build on this machine with `make build`{compiler}.",
         unused.join(", ")
     ))
 }
 
-/// `here`: those that this CPU and build have.
+/// `here`: the routines of this CPU and build.
 pub fn routines(
     here: Routines,
     settings: &config::Engine,
@@ -130,8 +130,8 @@ pub fn routines(
         let refused = verdict.refused.iter().find(|it| it.routine == name);
         match (setting, is_here, refused) {
             (Use::Off, ..) => format!("{name} is off (engine.{name})"),
-            (_, false, _) => format!("{name} is not in this CPU or build"),
-            (_, _, Some(refused)) => format!("{name} is not used, as it {}", refused.why),
+            (_, false, _) => format!("{name} is not available on this CPU or in this build"),
+            (_, _, Some(refused)) => format!("{name} is not used, because it {}", refused.why),
             (_, _, None) => format!("{name} is on"),
         }
     };
@@ -139,21 +139,21 @@ pub fn routines(
     let repack = one("repack", here.repack, settings.repack);
     let found = Finding::ok(format!("{amx}; {repack}; tried with {about}"));
     if verdict.bits.is_none() {
-        return found.warn("The trial gave no result: CANDOR_LOG=warn shows why.");
+        return found.warn("The trial had no result: CANDOR_LOG=warn shows why.");
     }
     match &verdict.refused[..] {
         [] => found,
         [refused, ..] => found.warn(format!(
-            "Answers are right, but slower. Build with another compiler, or turn it off for good: --set engine.{}=off.",
+            "Answers are correct, but slower. Build with another compiler, or turn it off: --set engine.{}=off.",
             refused.routine
         )),
     }
 }
 
-pub fn memory(total: Option<u64>, available: Option<u64>, need: Need) -> Finding {
+pub fn memory(total: Option<u64>, available: Option<u64>, need: MemoryNeed) -> Finding {
     const LESS_CACHE: &str = "Lower --context-length, --parallel-sequences or engine.cache_lanes";
     let (Some(total), Some(available)) = (total, available) else {
-        return Finding::ok("the system does not say what is available");
+        return Finding::ok("the system does not say how much is available");
     };
     let weights = need.read + need.mapped;
     let mut text = format!(
@@ -170,7 +170,7 @@ pub fn memory(total: Option<u64>, available: Option<u64>, need: Need) -> Finding
     let found = Finding::ok(text);
     if need.read > available {
         found.fail(
-            "The weights do not fit. Use a smaller model or quantisation, or --set model.mmap=true, which is slower.",
+            "The weights do not fit. Use a smaller model or quantization, or --set model.mmap=true, which is slower.",
         )
     } else if need.kv_cache > available {
         found.fail(format!("The cache does not fit. {LESS_CACHE}."))
@@ -191,11 +191,11 @@ pub fn huge_pages(enabled: Option<String>) -> Finding {
         .and_then(|(_, rest)| rest.split_once(']'));
     match chosen {
         Some(("never", _)) => Finding::ok("never").warn(
-            "Weights may stay on small pages, which makes decodes up to a tenth slower. As root: \
+            "Weights may stay on small pages, which makes decodes up to 10% slower. As root: \
              echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
         ),
         Some((chosen, _)) => Finding::ok(chosen),
-        None => Finding::ok("not known: the system does not say"),
+        None => Finding::ok("unknown: the system does not say"),
     }
 }
 
@@ -208,16 +208,16 @@ pub fn threads(threads: usize, cores: usize, free: usize) -> Finding {
     let wanted = if threads == 0 { cores } else { threads };
     if threads > cores {
         found.warn(
-            "More threads than cores wait for each other. Lower engine.threads, or set it to 0.",
+            "With more threads than cores, threads wait for each other. Lower engine.threads, or set it to 0.",
         )
     } else if free < wanted {
-        found.warn("Other processes keep the rest busy, so decodes are slower. Stop them, or measure later.")
+        found.warn("Other processes use the other cores, so decodes are slower. Stop them, or measure later.")
     } else {
         found
     }
 }
 
-/// `running`: the address of the Candor that has the port.
+/// `running`: the address of a Candor server on this port.
 pub fn port(
     server: &config::Server,
     listening: io::Result<()>,
@@ -227,8 +227,8 @@ pub fn port(
     match (listening, running) {
         (Ok(()), _) if *port == 0 => Finding::ok(format!("{host}, any free port")),
         (Ok(()), _) => Finding::ok(format!("{host}, port {port} is free")),
-        (Err(_), Some(url)) => Finding::ok(format!("a Candor server runs here already: {url}"))
-            .warn("Use it or stop it, or choose another port with --port."),
+        (Err(_), Some(url)) => Finding::ok(format!("a Candor server already runs here: {url}"))
+            .warn("Use it, stop it, or choose another port with --port."),
         (Err(error), None) => Finding::error(crate::cannot_listen(host, *port, &error)),
     }
 }
@@ -242,16 +242,16 @@ pub fn model(file: &Result<File, String>) -> Finding {
             let Remote { what, from, .. } = remote;
             match &remote.broken {
                 None => Finding::ok(format!(
-                    "not here yet; the server, or `candor fetch`, gets it from {from}: {what}{size}"
+                    "not downloaded yet; the server or `candor fetch` downloads it from {from}: {what}{size}"
                 )),
                 Some(reason) => Finding::ok(format!("the cached {what} is broken ({reason})"))
                     .warn(format!(
-                        "The server, or `candor fetch`, gets it again from {from}{size}."
+                        "The server or `candor fetch` downloads it again from {from}{size}."
                     )),
             }
         }
-        Ok(File::Here(facts)) => {
-            let Facts {
+        Ok(File::Local(facts)) => {
+            let FileFacts {
                 path, fingerprint, ..
             } = facts;
             let bytes = HumanBytes(facts.bytes);
@@ -260,14 +260,14 @@ pub fn model(file: &Result<File, String>) -> Finding {
                 Some(description) => Finding::ok(format!(
                     "{path}: {description}, {bytes}; fingerprint {fingerprint}{verified}"
                 )),
-                None => Finding::ok(format!("{path}: {bytes}; its head cannot be read"))
+                None => Finding::ok(format!("{path}: {bytes}; its header cannot be read"))
                     .warn("llama.cpp may not load it. Download or convert it again."),
             }
         }
     }
 }
 
-/// The settings refuse layers on a GPU in a build without a back end.
+/// In a build without a GPU back end, the settings refuse layers on a GPU.
 pub fn gpu(features: &[&str], devices: &[Device], gpu_layers: u32) -> Finding {
     if features.is_empty() {
         return Finding::ok("built without a GPU back end");
@@ -282,8 +282,8 @@ pub fn gpu(features: &[&str], devices: &[Device], gpu_layers: u32) -> Finding {
     let built = features.join(", ");
     let layers = format!("model.gpu_layers is {gpu_layers}");
     match &gpus[..] {
-        [] => Finding::ok(format!("built with {built}; {layers}; no GPU is found"))
-            .warn("Check the driver, and whether this user may use the device."),
+        [] => Finding::ok(format!("built with {built}; {layers}; no GPU found"))
+            .warn("Check the driver, and this user's permissions for the device."),
         gpus => Finding::ok(format!("built with {built}; {layers}; {}", gpus.join(", "))),
     }
 }
@@ -296,54 +296,64 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    /// The mark, and each of the words.
-    fn assert_is(Finding(mark, text): Finding, expect: Mark, words: &[&str]) {
-        assert_eq!(mark, expect, "{text}");
+    /// Compares the outcome, and looks for each of the words.
+    fn assert_is(Finding(outcome, text): Finding, expect: Outcome, words: &[&str]) {
+        assert_eq!(outcome, expect, "{text}");
         for word in words {
             assert!(text.contains(word), "{word}: {text}");
         }
     }
 
     #[test]
-    fn code_that_the_build_lacks_for_the_cpu_is_named() {
-        let check = |flags: &str, system_info: &str, mark, words: &[&str]| {
+    fn instructions_that_the_build_does_not_use_are_named() {
+        let check = |flags: &str, system_info: &str, outcome, words: &[&str]| {
             let cpuinfo = format!("processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: {flags}\n");
-            assert_is(cpu(&cpuinfo, 4, system_info), mark, words);
+            assert_is(cpu(&cpuinfo, 4, system_info), outcome, words);
         };
         let avx2 = "CPU : SSE3 = 1 | AVX = 1 | AVX2 = 1 | REPACK = 1 | ";
-        check("avx avx2 fma", avx2, Mark::Ok, &["Some CPU", "4", "avx2"]);
+        check(
+            "avx avx2 fma",
+            avx2,
+            Outcome::Ok,
+            &["Some CPU", "4", "avx2"],
+        );
         check(
             "avx avx2 fma",
             "CPU : SSE3 = 1 | ",
-            Mark::Warning,
+            Outcome::Warning,
             &["sse", "has AVX2,", "make build"],
         );
         let all = "avx2 fma avx512f avx512bw avx512dq avx512vl avx512_vnni";
-        check(all, avx2, Mark::Warning, &["has AVX512, AVX512_VNNI, and"]);
+        check(
+            all,
+            avx2,
+            Outcome::Warning,
+            &["has AVX512, AVX512_VNNI, which"],
+        );
         let avx512 = "CPU : AVX2 = 1 | AVX512 = 1 | AVX512_VNNI = 1 | ";
-        check(all, avx512, Mark::Ok, &["avx512"]);
+        check(all, avx512, Outcome::Ok, &["avx512"]);
         let amx = format!("{all} amx_bf16 amx_tile amx_int8");
         check(
             &amx,
             avx512,
-            Mark::Warning,
+            Outcome::Warning,
             &["AMX_INT8", "GCC 11", "Clang 16"],
         );
-        check(&amx, &format!("{avx512}AMX_INT8 = 1"), Mark::Ok, &[]);
+        check(&amx, &format!("{avx512}AMX_INT8 = 1"), Outcome::Ok, &[]);
         let arm = "Features\t: fp asimd asimddp i8mm\n";
         assert_is(
             cpu(arm, 4, "CPU : NEON = 1 | DOTPROD = 1"),
-            Mark::Warning,
+            Outcome::Warning,
             &["MATMUL_INT8"],
         );
-        // Elsewhere than on Linux nothing is known of it.
-        assert_is(cpu("", 4, avx2), Mark::Ok, &[std::env::consts::ARCH]);
+        // On other systems there is no description.
+        assert_is(cpu("", 4, avx2), Outcome::Ok, &[std::env::consts::ARCH]);
     }
 
     #[test]
-    fn routines_are_on_off_refused_or_not_there() {
+    fn routines_are_on_off_refused_or_unavailable() {
         let check =
-            |here: [bool; 2], off: bool, refused: &[&str], bits: bool, mark, words: &[&str]| {
+            |here: [bool; 2], off: bool, refused: &[&str], bits: bool, outcome, words: &[&str]| {
                 let mut settings = Config::default().engine;
                 if off {
                     settings.repack = Use::Off;
@@ -359,14 +369,18 @@ mod tests {
                     bits: bits.then(String::new),
                 };
                 let here = Routines { amx, repack };
-                assert_is(routines(here, &settings, &verdict, "weights"), mark, words);
+                assert_is(
+                    routines(here, &settings, &verdict, "weights"),
+                    outcome,
+                    words,
+                );
             };
         check(
             [true, true],
             false,
             &[],
             true,
-            Mark::Ok,
+            Outcome::Ok,
             &["amx is on; repack is on; tried with weights"],
         );
         check(
@@ -374,15 +388,15 @@ mod tests {
             false,
             &[],
             true,
-            Mark::Ok,
-            &["amx is not in this CPU or build"],
+            Outcome::Ok,
+            &["amx is not available on this CPU or in this build"],
         );
         check(
             [true, true],
             true,
             &[],
             true,
-            Mark::Ok,
+            Outcome::Ok,
             &["repack is off (engine.repack)"],
         );
         check(
@@ -390,9 +404,9 @@ mod tests {
             false,
             &["amx"],
             true,
-            Mark::Warning,
+            Outcome::Warning,
             &[
-                "amx is not used, as it ends the process (SIGSEGV); repack is on",
+                "amx is not used, because it ends the process (SIGSEGV); repack is on",
                 "engine.amx=off",
             ],
         );
@@ -401,86 +415,92 @@ mod tests {
             false,
             &[],
             false,
-            Mark::Warning,
+            Outcome::Warning,
             &["no result"],
         );
     }
 
     #[test]
-    fn what_does_not_fit_into_memory_is_an_error_if_that_is_sure() {
-        let check = |read, mapped, kv_cache, mark, words: &[&str]| {
-            let need = Need {
+    fn models_that_certainly_do_not_fit_into_memory_are_an_error() {
+        let check = |read, mapped, kv_cache, outcome, words: &[&str]| {
+            let need = MemoryNeed {
                 read,
                 mapped,
                 kv_cache,
             };
-            assert_is(memory(Some(8 * GIB), Some(4 * GIB), need), mark, words);
+            assert_is(memory(Some(8 * GIB), Some(4 * GIB), need), outcome, words);
         };
-        check(0, 0, 0, Mark::Ok, &["4.00 GiB of 8.00 GiB available"]);
+        check(0, 0, 0, Outcome::Ok, &["4.00 GiB of 8.00 GiB available"]);
         check(
             GIB,
             0,
             3 * GIB,
-            Mark::Ok,
+            Outcome::Ok,
             &["weights take 1.00 GiB", "3.00 GiB or more"],
         );
         check(
             5 * GIB,
             0,
             0,
-            Mark::Error,
+            Outcome::Error,
             &["do not fit", "model.mmap=true"],
         );
-        check(GIB, 0, 5 * GIB, Mark::Error, &["--context-length"]);
-        check(2 * GIB, 0, 3 * GIB, Mark::Warning, &["--context-length"]);
-        check(0, 5 * GIB, 0, Mark::Warning, &["smaller model"]);
-        let need = Need {
+        check(GIB, 0, 5 * GIB, Outcome::Error, &["--context-length"]);
+        check(2 * GIB, 0, 3 * GIB, Outcome::Warning, &["--context-length"]);
+        check(0, 5 * GIB, 0, Outcome::Warning, &["smaller model"]);
+        let need = MemoryNeed {
             read: 9 * GIB,
-            ..Need::default()
+            ..MemoryNeed::default()
         };
-        assert_is(memory(None, None, need), Mark::Ok, &["does not say"]);
+        assert_is(memory(None, None, need), Outcome::Ok, &["does not say"]);
     }
 
     #[test]
-    fn huge_pages_that_are_off_are_turned_on_by_root() {
-        let check = |text: Option<&str>, mark, words: &[&str]| {
-            assert_is(huge_pages(text.map(str::to_owned)), mark, words);
+    fn huge_pages_that_are_off_are_a_warning() {
+        let check = |text: Option<&str>, outcome, words: &[&str]| {
+            assert_is(huge_pages(text.map(str::to_owned)), outcome, words);
         };
-        check(Some("[always] madvise never\n"), Mark::Ok, &["always"]);
-        check(Some("always [madvise] never\n"), Mark::Ok, &["madvise"]);
+        check(Some("[always] madvise never\n"), Outcome::Ok, &["always"]);
+        check(Some("always [madvise] never\n"), Outcome::Ok, &["madvise"]);
         check(
             Some("always madvise [never]\n"),
-            Mark::Warning,
+            Outcome::Warning,
             &["never", "echo madvise >"],
         );
-        check(None, Mark::Ok, &["not known"]);
+        check(None, Outcome::Ok, &["unknown"]);
     }
 
     #[test]
-    fn threads_want_cores_that_are_free() {
-        let check = |setting, cores, free, mark, words: &[&str]| {
-            assert_is(threads(setting, cores, free), mark, words);
+    fn threads_need_free_cores() {
+        let check = |setting, cores, free, outcome, words: &[&str]| {
+            assert_is(threads(setting, cores, free), outcome, words);
         };
-        check(0, 4, 4, Mark::Ok, &["now 4 of 4"]);
-        check(0, 4, 3, Mark::Warning, &["now 3 of 4", "Other processes"]);
-        check(3, 4, 3, Mark::Ok, &["3 (engine.threads)"]);
-        check(4, 4, 3, Mark::Warning, &["Other processes"]);
-        check(5, 4, 4, Mark::Warning, &["Lower engine.threads"]);
+        check(0, 4, 4, Outcome::Ok, &["now 4 of 4"]);
+        check(
+            0,
+            4,
+            3,
+            Outcome::Warning,
+            &["now 3 of 4", "Other processes"],
+        );
+        check(3, 4, 3, Outcome::Ok, &["3 (engine.threads)"]);
+        check(4, 4, 3, Outcome::Warning, &["Other processes"]);
+        check(5, 4, 4, Outcome::Warning, &["Lower engine.threads"]);
     }
 
     #[test]
-    fn a_port_that_cannot_be_had_is_an_error_unless_candor_has_it() {
+    fn an_unavailable_port_is_an_error_unless_candor_uses_it() {
         let check = |number: u16,
                      error: Option<io::ErrorKind>,
                      running: Option<&str>,
-                     mark,
+                     outcome,
                      words: &[&str]| {
             let mut server = Config::default().server;
             server.port = number;
             let listening = error.map_or(Ok(()), |kind| Err(kind.into()));
             assert_is(
                 port(&server, listening, running.map(str::to_owned)),
-                mark,
+                outcome,
                 words,
             );
         };
@@ -489,54 +509,54 @@ mod tests {
             8000,
             None,
             None,
-            Mark::Ok,
+            Outcome::Ok,
             &["127.0.0.1, port 8000 is free"],
         );
-        check(0, None, None, Mark::Ok, &["any free port"]);
-        check(8000, taken, None, Mark::Error, &["port 8000", "--port"]);
+        check(0, None, None, Outcome::Ok, &["any free port"]);
+        check(8000, taken, None, Outcome::Error, &["port 8000", "--port"]);
         check(
             80,
             Some(io::ErrorKind::PermissionDenied),
             None,
-            Mark::Error,
+            Outcome::Error,
             &["1024"],
         );
         check(
             8000,
             taken,
             Some("http://127.0.0.1:8000"),
-            Mark::Warning,
-            &["runs here already: http"],
+            Outcome::Warning,
+            &["already runs here: http"],
         );
     }
 
     #[test]
-    fn a_model_is_here_to_be_fetched_or_missing() {
-        let check = |file, mark, words: &[&str]| assert_is(model(&file), mark, words);
-        let facts = Facts {
+    fn a_model_is_local_remote_or_missing() {
+        let check = |file, outcome, words: &[&str]| assert_is(model(&file), outcome, words);
+        let facts = FileFacts {
             path: "/models/m.gguf".to_owned(),
             bytes: 3 << 20,
             fingerprint: "0123456789ab".to_owned(),
             description: Some("llama, 1.5M parameters, f16".to_owned()),
-            ..Facts::default()
+            ..FileFacts::default()
         };
         check(
-            Ok(File::Here(facts.clone())),
-            Mark::Ok,
+            Ok(File::Local(facts.clone())),
+            Outcome::Ok,
             &["/models/m.gguf: llama, 1.5M parameters, f16, 3.00 MiB; fingerprint 0123456789ab"],
         );
-        let verified = Facts {
+        let verified = FileFacts {
             verified: true,
             ..facts.clone()
         };
-        check(Ok(File::Here(verified)), Mark::Ok, &["; verified"]);
-        let unread = Facts {
+        check(Ok(File::Local(verified)), Outcome::Ok, &["; verified"]);
+        let unread = FileFacts {
             description: None,
             ..facts
         };
         check(
-            Ok(File::Here(unread)),
-            Mark::Warning,
+            Ok(File::Local(unread)),
+            Outcome::Warning,
             &["cannot be read", "Download"],
         );
         let remote = |bytes, broken: Option<&str>| {
@@ -550,27 +570,27 @@ mod tests {
         };
         check(
             remote(Some(3 << 20), None),
-            Mark::Ok,
+            Outcome::Ok,
             &[
-                "not here yet",
+                "not downloaded yet",
                 "`candor fetch`",
                 "https://index.example: m.gguf (3.00 MiB)",
             ],
         );
         check(
             remote(None, Some("too short")),
-            Mark::Warning,
+            Outcome::Warning,
             &["broken (too short)"],
         );
         check(
-            Err("there is no file".to_owned()),
-            Mark::Error,
-            &["there is no file"],
+            Err("m.gguf does not exist".to_owned()),
+            Outcome::Error,
+            &["does not exist"],
         );
     }
 
     #[test]
-    fn a_build_for_gpus_wants_one() {
+    fn a_build_for_gpus_needs_one() {
         let device = |name: &str, is_gpu| Device {
             name: name.to_owned(),
             description: "some device".to_owned(),
@@ -578,15 +598,20 @@ mod tests {
             memory_bytes: 2 * GIB,
         };
         let both = [device("CPU", false), device("CUDA0", true)];
-        let check = |features: &[&str], devices: &[Device], mark, words: &[&str]| {
-            assert_is(gpu(features, devices, 9), mark, words);
+        let check = |features: &[&str], devices: &[Device], outcome, words: &[&str]| {
+            assert_is(gpu(features, devices, 9), outcome, words);
         };
-        check(&[], &both[..1], Mark::Ok, &["without a GPU"]);
-        check(&["cuda"], &both[..1], Mark::Warning, &["no GPU", "driver"]);
+        check(&[], &both[..1], Outcome::Ok, &["without a GPU"]);
+        check(
+            &["cuda"],
+            &both[..1],
+            Outcome::Warning,
+            &["no GPU", "driver"],
+        );
         check(
             &["cuda"],
             &both,
-            Mark::Ok,
+            Outcome::Ok,
             &[
                 "built with cuda",
                 "gpu_layers is 9",
