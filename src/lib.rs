@@ -67,6 +67,7 @@ pub mod metrics;
 pub mod model;
 #[cfg(feature = "otel")]
 pub mod otel;
+pub mod params;
 pub mod playground;
 pub mod program;
 pub mod sampling;

@@ -10,7 +10,7 @@ use crate::model::{Loop, Token, vectorised};
 
 /// What is asked of each row.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Tell {
+pub struct LogprobSpec {
     /// How many of the likeliest tokens.
     pub top: usize,
     /// Whether [`Detail`] is wanted.
@@ -19,7 +19,7 @@ pub struct Tell {
     pub named: Arc<[Token]>,
 }
 
-impl Tell {
+impl LogprobSpec {
     /// The `top` likeliest, and nothing else.
     pub fn top(top: usize) -> Self {
         Self {
@@ -65,7 +65,7 @@ pub struct Detail {
 
 impl TokenLogprob {
     /// No more of it than is asked for, which lies within what it tells.
-    pub fn narrowed(self: &Arc<Self>, tell: &Tell) -> Arc<Self> {
+    pub fn narrowed(self: &Arc<Self>, tell: &LogprobSpec) -> Arc<Self> {
         let same = self.top.len() <= tell.top
             && self.named.len() == tell.named.len()
             && self.detail.is_some() == tell.detail;
@@ -140,7 +140,12 @@ impl Likeliest {
 
 /// Reduces a row of logits to what is asked of it and of `token`, which lies within it; its likeliest tokens were found,
 /// at least as many as are asked for.
-pub fn score(logits: &[f32], likeliest: &Likeliest, token: Token, tell: &Tell) -> TokenLogprob {
+pub fn score(
+    logits: &[f32],
+    likeliest: &Likeliest,
+    token: Token,
+    tell: &LogprobSpec,
+) -> TokenLogprob {
     let largest = likeliest.largest;
     let log_sum = ln_sum_exp(logits, largest);
     // In this order, as the reference does: the largest logit is taken off first, so that what is rounded is small.
@@ -349,7 +354,7 @@ pub(crate) mod tests {
     fn score(logits: &[f32], token: Token, top: usize) -> TokenLogprob {
         let mut likeliest = Likeliest::default();
         likeliest.find(logits, top);
-        super::score(logits, &likeliest, token, &Tell::top(top))
+        super::score(logits, &likeliest, token, &LogprobSpec::top(top))
     }
 
     /// The definition, in f64, by a full sort.
@@ -446,7 +451,7 @@ pub(crate) mod tests {
                 }
                 let token = Token((seed as i32 * 7919) % count as i32);
                 let named: Arc<[Token]> = [Token(0), Token(count as i32 - 1)].into();
-                let tell = Tell {
+                let tell = LogprobSpec {
                     top,
                     detail: true,
                     named: Arc::clone(&named),
@@ -477,7 +482,7 @@ pub(crate) mod tests {
                     assert_eq!(logprob, score(&row, token, 0).logprob);
                 }
 
-                let fewer = Arc::new(told).narrowed(&Tell::top(top / 2));
+                let fewer = Arc::new(told).narrowed(&LogprobSpec::top(top / 2));
                 assert_eq!((fewer.top.len(), fewer.named.len()), (top / 2, 0));
                 assert_eq!(fewer.detail, None);
             }
@@ -486,7 +491,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_was_told_holds_what_is_asked_for_less() {
-        let tell = |top, detail, named: &[i32]| Tell {
+        let tell = |top, detail, named: &[i32]| LogprobSpec {
             top,
             detail,
             named: named.iter().copied().map(Token).collect(),

@@ -8,7 +8,7 @@ use super::error::ApiError;
 use super::fields::{Fields, wrong};
 use super::models::Served;
 use crate::model::Model;
-use crate::sampling::{Constraint, ConstraintError};
+use crate::sampling::{Constraint, InvalidConstraint};
 
 /// What the text must follow, as the client wrote it. It is not checked yet: that takes a while.
 #[derive(Debug)]
@@ -170,7 +170,7 @@ impl Structured {
         };
         match checked {
             Ok(constraint) => Ok(constraint.named(field)),
-            Err(ConstraintError::Panicked) => Err(ApiError::internal()),
+            Err(InvalidConstraint::Panicked) => Err(ApiError::internal()),
             Err(error) => Err(ApiError::field(
                 field,
                 format!("`{field}` is refused: {error}."),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use regex_syntax::utf8::{Utf8Sequence, Utf8Sequences};
 
-use super::constraint::{Follow, Stuck};
+use super::constraint::{ConstraintError, Follow};
 use super::gbnf::{self, Part, Rule};
 use crate::model::{Model, Sorted, Token};
 
@@ -679,17 +679,19 @@ impl Matcher {
 }
 
 impl Follow for Matcher {
-    fn allowed(&mut self) -> Result<&[bool], Stuck> {
+    fn allowed(&mut self) -> Result<&[bool], ConstraintError> {
         Ok(Self::allowed(self)?)
     }
 
-    fn accept(&mut self, token: Token) -> Result<(), Stuck> {
+    fn accept(&mut self, token: Token) -> Result<(), ConstraintError> {
         // Of a text that is there already many tokens come one after the other, and what is allowed between is not asked.
         self.fuel = FUEL;
         self.forget()?;
         Self::accept(self, token)?;
         if self.state == DEAD {
-            return Err(Stuck::new("it does not allow what the text begins with"));
+            return Err(ConstraintError::new(
+                "it does not allow what the text begins with",
+            ));
         }
         Ok(())
     }

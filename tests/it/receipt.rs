@@ -183,7 +183,7 @@ fn an_answer_is_held_against_its_receipt() {
         &json!({"id": "cmpl-1"}),
         &own,
         2,
-        &["no receipt", "\"receipt\": true"],
+        &["not a valid receipt", "\"receipt\": true"],
     );
     check(
         &change("/engine/batch_tokens", json!(0)),
