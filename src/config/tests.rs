@@ -508,7 +508,7 @@ fn tables_of_models_say_otherwise_than_the_sections() {
                 engine.cache_lanes,
                 engine.flash_attention,
             ),
-            sampling.temperature,
+            sampling.values.temperature,
         )
     };
     assert_eq!(of(small), ((LoadAt::Start, 0, true), (4096, 1, false), 0.8));

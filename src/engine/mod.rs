@@ -59,11 +59,9 @@ pub use trial::{
 };
 pub use tune::{Table, kept_widths};
 
-use crate::config::{self, Config, KvType, Mode};
+use crate::config::{self, Config, Mode};
 use crate::metrics::{self, Cells, Load};
-use crate::model::{
-    self, Adapters, ContextShape, FileHash, Heads, Model, Output, Routines, Runners,
-};
+use crate::model::{self, Adapters, ContextShape, FileHash, Heads, Model, Output, Runners};
 use bits_class::bits_class;
 use cores::Cores;
 use embeddings::Embeddings;
