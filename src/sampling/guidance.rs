@@ -359,7 +359,7 @@ impl Follow for Text {
     }
 }
 
-/// llguidance's own word for its options; a client may not set them.
+/// llguidance's key for its options, which clients may not set.
 const OPTIONS: &str = "x-guidance";
 
 fn with_options(schema: &Value) -> Value {
@@ -375,7 +375,7 @@ fn with_options(schema: &Value) -> Value {
     schema
 }
 
-/// The Lark grammar with our options in each schema that it holds (`%json {…}`), which were checked as others are.
+/// The Lark grammar with our options in each embedded schema (`%json {…}`), after the same checks as other schemas.
 fn with_checked_schemas(text: &str) -> Result<String, InvalidConstraint> {
     const KEYWORD: &str = "%json";
     let (mut checked, mut expressions) = (String::new(), Vec::new());
@@ -407,7 +407,7 @@ const TOO_MANY_PAIRS: InvalidConstraint = InvalidConstraint::TooMuch(
     "there are too many `patternProperties` in an object, or too many of `$ref`, `allOf`, `anyOf` and `oneOf` beside them",
 );
 
-/// Refuses what llguidance has no bound for; how many pairs of patterns it will hold against each other.
+/// Refuses what llguidance does not bound. Returns how many pairs of patterns it will compare.
 fn check_schema(schema: &Value) -> Result<usize, InvalidConstraint> {
     if schema.get(OPTIONS).is_some() {
         return Err(InvalidConstraint::Refused(
@@ -415,7 +415,7 @@ fn check_schema(schema: &Value) -> Result<usize, InvalidConstraint> {
         ));
     }
     let mut expressions: Vec<&str> = Vec::new();
-    // Pairs of patterns that must not match the same name, and what multiplies an object.
+    // Pairs of patterns that must not match the same name, and the number of schemas that are combined.
     let (mut pairs, mut combined) = (0_usize, 1_usize);
     let mut left = vec![schema];
     while let Some(value) = left.pop() {
@@ -443,7 +443,7 @@ fn check_schema(schema: &Value) -> Result<usize, InvalidConstraint> {
             _ => {}
         }
     }
-    // Where schemas are combined, an object may come as often as there are ways to.
+    // Combining schemas can repeat an object once for each combination.
     check_optional(&expressions)?;
     Ok(combined.saturating_pow(2).saturating_mul(pairs))
 }
@@ -467,7 +467,7 @@ fn check_optional(expressions: &[&str]) -> Result<(), InvalidConstraint> {
 
 /// The innermost part of a schema that is refused for the same reason, as a JSON pointer.
 fn find_fault(guidance: &Arc<Guidance>, schema: &Value, why: &str) -> String {
-    /// It helps the reader, and is worth no more.
+    /// The place only helps the reader.
     const MOST_TIME: Duration = Duration::from_millis(200);
     let started = Instant::now();
     let mut place = "#".to_owned();

@@ -69,8 +69,8 @@ pub fn exact(fields: &mut Fields, served: &Served) -> Result<bool, ApiError> {
     let exact = fields
         .field(
             "exact",
-            "Makes the answer's bits independent of other requests and of the cache in throughput mode, too, by \
-             evaluating its tokens one by one. In exact mode all answers are.",
+            "Makes the bits of the answer independent of other requests and of the cache. In exact mode they always are; in \
+             throughput mode its tokens are then evaluated one by one.",
         )
         .boolean(false)?;
     let shares = served.engine.mode() == Some(Mode::Throughput);
