@@ -350,7 +350,21 @@ pub(crate) mod tests {
             .collect()
     }
 
-    /// Finds and scores in one go.
+    /// A score with these numbers.
+    pub(crate) fn scored(token: i32, logprob: f32, top: &[(i32, f32)]) -> TokenLogprob {
+        TokenLogprob {
+            token: Token(token),
+            logprob,
+            top: top
+                .iter()
+                .map(|&(id, logprob)| (Token(id), logprob))
+                .collect(),
+            named: Vec::new(),
+            detail: None,
+        }
+    }
+
+    /// Finds and scores in one step.
     fn score(logits: &[f32], token: Token, top: usize) -> TokenLogprob {
         let mut likeliest = Likeliest::default();
         likeliest.find(logits, top);

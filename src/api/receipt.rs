@@ -285,26 +285,14 @@ mod tests {
     use super::*;
     use crate::config::{KvType, Mode};
     use crate::engine::{FinishReason, PromptOutput, TokenOutput, Told};
+    use crate::logprobs::tests::scored;
     use crate::model::Routines;
 
-    fn score(token: i32, logprob: f32, top: &[(i32, f32)]) -> Arc<TokenLogprob> {
-        Arc::new(TokenLogprob {
-            token: Token(token),
-            logprob,
-            top: top
-                .iter()
-                .map(|&(id, logprob)| (Token(id), logprob))
-                .collect(),
-            named: Vec::new(),
-            detail: None,
-        })
-    }
-
-    fn gathered(cached_tokens: usize, tokens: &[Arc<TokenLogprob>]) -> Gathered {
+    fn gathered(cached_tokens: usize, tokens: &[TokenLogprob]) -> Gathered {
         Gathered {
             prompt: PromptOutput {
                 cached_tokens,
-                logprobs: vec![score(5, -0.25, &[(7, -0.125)])],
+                logprobs: vec![Arc::new(scored(5, -0.25, &[(7, -0.125)]))],
                 rows: Vec::new(),
             },
             tokens: tokens
@@ -314,7 +302,7 @@ mod tests {
                     text: String::new(),
                     offset: 0,
                     told: Told {
-                        logprob: Some(Arc::clone(score)),
+                        logprob: Some(Arc::new(score.clone())),
                         ..Told::default()
                     },
                 })
@@ -361,8 +349,8 @@ mod tests {
         };
         // Neither is a short decimal, and one is a zero with a sign.
         let (odd, zero) = (-0.1_f32.sqrt(), -0.0_f32);
-        let one = gathered(0, &[score(1, odd, &[]), score(2, f32::NEG_INFINITY, &[])]);
-        let other = gathered(2, &[score(3, zero, &[(3, zero), (4, odd)])]);
+        let one = gathered(0, &[scored(1, odd, &[]), scored(2, f32::NEG_INFINITY, &[])]);
+        let other = gathered(2, &[scored(3, zero, &[(3, zero), (4, odd)])]);
         receipt.add(&[Token(4), Token(5)], [&one, &other]);
         receipt.add(&[Token(4), Token(5)], [&one]);
         assert_eq!((receipt.prompts.len(), receipt.choices.len()), (2, 3));

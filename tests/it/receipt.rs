@@ -17,7 +17,7 @@ fn everything() -> Value {
 }
 
 #[test]
-fn a_receipt_tells_what_the_answer_was_made_of() {
+fn a_receipt_says_how_the_answer_was_made() {
     let server = tiny();
     let answer = server.complete(everything());
     let receipt = &answer["receipt"];
@@ -349,7 +349,7 @@ fn a_receipt_of_an_older_form_is_verified_whatever_the_settings() {
 }
 
 #[test]
-fn adapters_stand_in_a_receipt() {
+fn adapters_are_in_a_receipt() {
     let adapter = crate::server::root().join("tests/models/lora-tiny-a.gguf");
     let setting = format!("harbour={}@0.5", adapter.display());
     let server = TestServer::start_with(&tiny_model(), |config| {
