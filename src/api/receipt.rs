@@ -45,7 +45,7 @@ impl ReceiptRoute {
 /// A receipt of an answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Receipt {
-    /// Of this form of receipts: 1.
+    /// The version of the receipt format: 1.
     pub version: u32,
     /// Where the request was sent.
     #[schema(inline)]
