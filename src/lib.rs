@@ -14,12 +14,12 @@
 //! | [`api`] | JSON | JSON or SSE | OpenAI's field names |
 //! | [`playground`] | – | the page at `/`; it uses the public API | HTML |
 //!
-//! Leaf modules: [`metrics`] records counters, `otel` exports traces, [`program`] runs this program as a child process,
-//! `random` reads the system's random numbers, and [`http_client`] sends requests to other servers. `serve` accepts
-//! connections. [`verify`] compares an answer with its receipt, on a server of its own. [`doctor`] checks the machine and
-//! the settings before a server starts. `main` parses the command line; [`run`] wires everything up, so that a test can
-//! start the real server on port 0, and [`run_on`] lets a test wrap the engine's contexts in a [`model::Runner`] that
-//! fails on command.
+//! Leaf modules: [`params`] is the table of sampling parameters, [`metrics`] records counters, `otel` exports traces,
+//! [`program`] runs this program as a child process, `random` reads the system's random numbers, and [`http_client`] sends
+//! requests to other servers. `serve` accepts connections. [`verify`] compares an answer with its receipt, on a server of
+//! its own. [`doctor`] checks the machine and the settings before a server starts. `main` parses the command line; [`run`]
+//! wires everything up, so that a test can start the real server on port 0, and [`run_on`] lets a test wrap the engine's
+//! contexts in a [`model::Runner`] that fails on command.
 //!
 //! # The life of a request
 //!
@@ -70,6 +70,7 @@ pub mod metrics;
 pub mod model;
 #[cfg(feature = "otel")]
 pub mod otel;
+pub mod params;
 pub mod playground;
 pub mod program;
 mod random;

@@ -52,7 +52,7 @@ pub(super) fn shown(setting: &Setting, value: &Value) -> String {
             format!("[{}]", vec![format!("{HIDDEN:?}"); items.len()].join(", "))
         }
         (Allowed::Keys, _) => HIDDEN.to_owned(),
-        (Allowed::Number(..) | Allowed::NumberAbove(..), Value::Integer(whole)) => {
+        (Allowed::Number(..), Value::Integer(whole)) => {
             format!("{:?}", *whole as f64)
         }
         _ => on_one_line(value),

@@ -2,7 +2,7 @@
 
 use super::memory;
 use crate::model::{self, source};
-use crate::sampling::Stuck;
+use crate::sampling::ConstraintError;
 
 /// Each message is written for the person who sent the request; details go to the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,7 +37,7 @@ pub enum EngineError {
     Overflow,
     /// 400: it only showed while the text was generated.
     #[error(transparent)]
-    Stuck(#[from] Stuck),
+    Constraint(#[from] ConstraintError),
 }
 
 impl EngineError {

@@ -1,31 +1,44 @@
-//! How sequences are evaluated, as receipts record it.
+//! How sequences are evaluated, for those who want to repeat it.
 
-use std::sync::Arc;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::config::{KvType, Mode};
 use crate::model::Routines;
 
-/// What the bits of a sequence may depend on, besides weights, adapters, tokens, llama.cpp and the machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How a sequence is evaluated: what its bits may depend on besides weights, adapters, tokens, llama.cpp and the machine.
+/// Receipts hold it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Evaluation {
+    /// The name of everything that decides how numbers are rounded; empty in receipts of older versions.
+    #[serde(default)]
+    pub bits_class: String,
+    /// Layouts that weights could be put into; null in receipts of older versions.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub routines: Option<Routines>,
+    /// "exact" or "throughput"; "exact", too, if the request asked for it.
+    #[schema(value_type = String)]
     pub mode: Mode,
     pub flash_attention: bool,
+    /// Number format of the cached keys.
+    #[schema(value_type = String)]
     pub kv_type_k: KvType,
+    /// Number format of the cached values.
+    #[schema(value_type = String)]
     pub kv_type_v: KvType,
-    /// Tokens per lane.
+    /// The most tokens of a sequence.
     pub context_length: usize,
     /// Prompts are always cut at multiples of this.
     pub batch_tokens: usize,
-    /// Most prompt tokens of one decode.
+    /// The most prompt tokens of a decode.
     pub prompt_chunk_tokens: usize,
-    /// Most rows of logits of one decode when a prompt is scored.
+    /// The most rows of logits of a decode, where a prompt is scored.
     pub logits_rows: usize,
+    /// llama.cpp contexts.
     pub contexts: usize,
-    /// Most sequences that share a decode.
+    /// The most sequences whose tokens share a decode.
     pub decode_width: usize,
-    /// Threads of a decode, where their number changes bits.
+    /// Threads of a decode, where their number changes bits (with flash attention); else null.
     pub threads: Option<usize>,
-    pub bits_class: Arc<str>,
-    /// Layouts that weights could be put into.
-    pub routines: Routines,
 }

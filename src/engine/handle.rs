@@ -119,8 +119,8 @@ impl Engine {
             contexts: shared.mailboxes.len(),
             decode_width: if is_alone { 1 } else { shared.sharing.width() },
             threads: shared.fixed_threads.filter(|_| exact || shared.exact),
-            bits_class: Arc::clone(&pool.bits_class),
-            routines: pool.model.routines(),
+            bits_class: pool.bits_class.to_string(),
+            routines: Some(pool.model.routines()),
         })
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::error::EngineError;
 use super::plan::Stem;
-use crate::logprobs::{Tell, TokenLogprob};
+use crate::logprobs::{LogprobSpec, TokenLogprob};
 use crate::model::{Adapters, Token};
 use crate::sampling::{Observed, SamplingParams, Watch};
 
@@ -23,9 +23,9 @@ pub struct Request {
     /// Most tokens to generate; 0 only scores. Prompt and completion together fit the context.
     pub max_tokens: usize,
     /// Log-probabilities of the generated tokens.
-    pub logprobs: Option<Tell>,
+    pub logprobs: Option<LogprobSpec>,
     /// Log-probabilities of the prompt's tokens; `None`: the prompt is not scored.
-    pub prompt_logprobs: Option<Tell>,
+    pub prompt_logprobs: Option<LogprobSpec>,
     /// Rows of logits to return; those of the prompt only if it is scored.
     pub rows: Rows,
     /// What to record of how each token is drawn.

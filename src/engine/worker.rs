@@ -479,7 +479,7 @@ impl<'a> Worker<'a> {
             completion.append_unreturned(self.runner.model().vocab().bytes(token));
         }
         if let Some(token) = request.forced_token {
-            sampler.give(token);
+            sampler.force(token);
         }
         // Its prompt is evaluated meanwhile.
         let lent = self.shared.find_allowed(self.number, &mut sampler);
