@@ -1,9 +1,12 @@
 //! House rules that a reader relies on.
 
+mod imports;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::server::{files, root};
+use imports::Imports;
 
 /// Each module imports only from those that stand before it.
 const LINE: [&str; 7] = [
@@ -50,6 +53,21 @@ fn the_line_holds() {
             }
         }
     }
+}
+
+/// No file depends on itself through others. A folder's `mod.rs` may re-export and wire its children; what they share
+/// has a file of its own beside them.
+#[test]
+fn no_files_import_each_other() {
+    let src = root().join("src");
+    let files = files(&src, "rs").into_iter().map(|file| {
+        let text = fs::read_to_string(&file).expect("text");
+        let relative = file.strip_prefix(&src).expect("below src");
+        (relative.to_owned(), text)
+    });
+    let imports = Imports::read(&files.collect::<Vec<_>>());
+    let circles: Vec<String> = imports.circles().iter().map(ToString::to_string).collect();
+    assert!(circles.is_empty(), "\n{}", circles.join("\n"));
 }
 
 #[test]
