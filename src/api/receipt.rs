@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::answer::Gathered;
 use super::error::ApiError;
 use super::fields::short;
+use super::gathered::{Gathered, finite};
 use super::generate::Generate;
-use super::models::Served;
+use super::served::Served;
 use crate::config::{KvType, Mode};
 use crate::engine::Evaluation;
 use crate::logprobs::TokenLogprob;
@@ -136,17 +136,17 @@ pub struct ReceiptChoice {
     pub finish_reason: String,
 }
 
-/// The request that a receipt is asked for, before it is read.
-pub struct Draft(Map<String, Value>);
+/// The receipt of a request that has not run yet: its body.
+pub struct PendingReceipt(Map<String, Value>);
 
-impl Draft {
-    /// Of a body that asks for a receipt.
+impl PendingReceipt {
+    /// Of a body that asks for a receipt, before its fields are read.
     pub fn of(body: &Map<String, Value>) -> Option<Self> {
         let asks = body.get("receipt") == Some(&Value::Bool(true));
         asks.then(|| Self(body.clone()))
     }
 
-    /// The receipt, but for what comes of the request.
+    /// The receipt, without the output of the request.
     pub async fn begin(
         self,
         route: &'static str,
@@ -269,9 +269,7 @@ impl Receipt {
                 prompt,
                 cached_tokens: gathered.prompt.cached_tokens,
                 token_ids: gathered.tokens.iter().map(|it| it.token.0).collect(),
-                token_logprobs: scores()
-                    .map(|score| super::answer::finite(score.logprob))
-                    .collect(),
+                token_logprobs: scores().map(|score| finite(score.logprob)).collect(),
                 top_sha256: digest(scores()),
                 finish_reason: gathered.reason.as_str().to_owned(),
             });
@@ -281,9 +279,7 @@ impl Receipt {
 
 fn of_prompt(tokens: &[Token], scores: &[Arc<TokenLogprob>]) -> ReceiptPrompt {
     let logprobs = || {
-        let scored = scores
-            .iter()
-            .map(|score| Some(super::answer::finite(score.logprob)));
+        let scored = scores.iter().map(|score| Some(finite(score.logprob)));
         std::iter::once(None).chain(scored).collect()
     };
     ReceiptPrompt {
@@ -410,10 +406,10 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_is_made_where_one_is_asked_for() {
+    fn a_receipt_is_pending_where_one_is_asked_for() {
         let check = |body: Value, expect: bool| {
             let body = body.as_object().expect("an object");
-            assert_eq!(Draft::of(body).is_some(), expect, "{body:?}");
+            assert_eq!(PendingReceipt::of(body).is_some(), expect, "{body:?}");
         };
         check(json!({"prompt": "a"}), false);
         check(json!({"prompt": "a", "receipt": false}), false);

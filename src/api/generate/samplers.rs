@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::api::body::{counted, describe};
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, strings, token_ids, wrong};
-use crate::api::models::Served;
+use crate::api::served::Served;
+use crate::api::wording::{counted, describe};
 use crate::model::Token;
 use crate::sampling::{Breakers, Mirostat, SamplerName, SamplingParams, bad_word};
 
