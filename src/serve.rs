@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 
-use crate::api::guard::{Counted, Counts, neighbourhood};
+use crate::api::{Counted, Counts, neighbourhood};
 use crate::config::Config;
 use crate::metrics;
 

@@ -1,4 +1,4 @@
-//! The body of a request: a JSON object, read so that each thing wrong with it is said.
+//! The body of a request: a JSON object, read so that every error says what is wrong.
 
 use std::time::Duration;
 
@@ -9,15 +9,16 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::AppState;
 use super::error::ApiError;
+use super::state::AppState;
+use super::wording::{cut, describe};
 
-/// A JSON object. Refused: another content type, charset or encoding (415), too many bytes (413), what is not UTF-8, not
-/// JSON, not an object, or names a key twice (400).
+/// A JSON object. Refused are another content type, charset or encoding (415), too many bytes (413), and what is not UTF-8,
+/// not JSON, not an object, or has a key twice (400).
 #[derive(Debug)]
 pub struct JsonObject(pub Map<String, Value>);
 
-/// A longer body takes milliseconds to read.
+/// Larger bodies take milliseconds to parse.
 const READ_AT_ONCE_BYTES: usize = 65_536;
 
 impl FromRequest<AppState> for JsonObject {
@@ -29,10 +30,10 @@ impl FromRequest<AppState> for JsonObject {
         let too_large = || {
             ApiError::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
-                format!("The body is larger than the {most} bytes that this server takes."),
+                format!("The body has more than {most} bytes, the most that this server accepts."),
             )
         };
-        // Said before it is sent, where a client waits for leave (`Expect: 100-continue`).
+        // Before it is sent, if the client waits for `100 Continue`.
         if request.body().size_hint().lower() > most as u64 {
             return Err(too_large());
         }
@@ -52,9 +53,7 @@ impl FromRequest<AppState> for JsonObject {
                 {
                     too_large()
                 }
-                _ => ApiError::body(
-                    "The body did not arrive whole, or not in the form that its headers announce.",
-                ),
+                _ => ApiError::body("The body is incomplete, or not as its headers describe it."),
             })?;
         if bytes.len() > READ_AT_ONCE_BYTES {
             return state.work(move || parse(&bytes)).await?.map(Self);
@@ -63,19 +62,19 @@ impl FromRequest<AppState> for JsonObject {
     }
 }
 
-/// What the headers say about the body. Without a content type the body is taken for JSON.
+/// Checks what the headers say about the body. A body without a content type is read as JSON.
 fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
     let refused = |message| Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     for encoding in headers.get_all(header::CONTENT_ENCODING) {
         let encoding = text(encoding);
         if encoding != "identity" {
             return refused(format!(
-                "The content encoding `{}` is not supported; send the body as it is, without one.",
+                "The content encoding `{}` is not supported; send the body without one.",
                 cut(&encoding)
             ));
         }
     }
-    // Chunks are undone by hyper; it ignores what else stands here.
+    // hyper decodes chunks, and ignores other encodings.
     for encoding in headers.get_all(header::TRANSFER_ENCODING) {
         let encoding = text(encoding);
         if encoding != "chunked" {
@@ -101,7 +100,7 @@ fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
             .filter_map(|part| part.split_once('='))
             .find(|(name, _)| name.trim() == "charset")
             .map(|(_, charset)| charset.trim().trim_matches('"'));
-        // ASCII is UTF-8 as well.
+        // ASCII is valid UTF-8.
         if let Some(charset) = charset
             && !["utf-8", "utf8", "us-ascii"].contains(&charset)
         {
@@ -137,16 +136,16 @@ fn parse(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
             "The body must be a JSON object, but it is {}.",
             describe(&other)
         ))),
-        // The only thing that `Strict` itself refuses.
+        // The only error of `Strict` itself.
         Err(error) if error.is_data() => Err(ApiError::body(format!(
-            "The body names a field twice: {error}."
+            "The body has a field twice: {error}."
         ))),
         Err(error) if error.is_eof() => Err(ApiError::body(format!(
             "The body ends before its JSON does: {error}."
         ))),
-        // A stack is not endless; serde_json's limit.
+        // serde_json's limit, which protects the stack.
         Err(error) if error.to_string().starts_with("recursion limit") => Err(ApiError::body(
-            "The body is nested too deeply: at most 127 arrays and objects may stand one within another.",
+            "The body is nested too deeply: at most 127 levels of arrays and objects are allowed.",
         )),
         Err(error) => Err(ApiError::body(format!(
             "The body is not valid JSON: {error}, near {:?}.",
@@ -155,9 +154,9 @@ fn parse(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
     }
 }
 
-/// The text around the place where JSON ended to be JSON.
+/// The text around the position where JSON became invalid.
 fn near<'a>(text: &'a str, error: &serde_json::Error) -> &'a str {
-    /// Bytes before the place: enough for the field's name in most cases.
+    /// Bytes before the position: in most cases enough for the field's name.
     const BEFORE: usize = 24;
     /// Bytes after it.
     const AFTER: usize = 12;
@@ -175,33 +174,7 @@ fn near<'a>(text: &'a str, error: &serde_json::Error) -> &'a str {
     &line[boundary(place.saturating_sub(BEFORE))..boundary(place + AFTER)]
 }
 
-/// What a value is, for messages; long values are cut.
-pub fn describe(value: &Value) -> String {
-    match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(value) => format!("the boolean {value}"),
-        Value::Number(number) => format!("the number {number}"),
-        Value::String(text) => format!("the string {:?}", cut(text)),
-        Value::Array(items) => format!("an array of {}", counted(items.len(), "item")),
-        Value::Object(fields) => format!("an object of {}", counted(fields.len(), "field")),
-    }
-}
-
-/// A number of things.
-pub fn counted(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-/// As much of a client's text as a message repeats.
-pub fn cut(text: &str) -> String {
-    const SHOWN: usize = 60;
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-/// A JSON value in which no object names a key twice: with two, whichever we took, some client meant the other.
+/// A JSON value in which no object has a key twice: whichever of two we chose, some client would mean the other.
 struct Strict(Value);
 
 impl<'de> serde::Deserialize<'de> for Strict {
@@ -246,7 +219,7 @@ impl<'de> serde::Deserialize<'de> for Strict {
                 while let Some((key, Strict(value))) = entries.next_entry::<String, Strict>()? {
                     if object.contains_key(&key) {
                         return Err(serde::de::Error::custom(format!(
-                            "`{}` stands twice",
+                            "`{}` appears twice",
                             cut(&key)
                         )));
                     }
@@ -264,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn errors_say_what_is_wrong() {
         let check = |body: &[u8], part: &str| {
             let message = parse(body).expect_err("refused").message;
             assert!(message.contains(part), "{message}");
@@ -278,8 +251,8 @@ mod tests {
             "not valid JSON: expected value at line 1 column 7, near \"{\\\"a\\\": NaN}\".",
         );
         check(b"{\"a\": 1e400}", "number out of range");
-        check(b"{\"a\": 1, \"a\": 2}", "`a` stands twice");
-        check(b"{\"a\": {\"b\": 1, \"b\": 2}}", "`b` stands twice");
+        check(b"{\"a\": 1, \"a\": 2}", "`a` appears twice");
+        check(b"{\"a\": {\"b\": 1, \"b\": 2}}", "`b` appears twice");
         check(b"{\"a\": \"\xff\"}", "UTF-8 (at byte 7)");
         check(b"{\"a\": \"\\ud800\"}", "not valid JSON");
         check(

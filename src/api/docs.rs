@@ -11,11 +11,11 @@ use minijinja::{Environment, context};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::AppState;
 use super::error::ApiError;
 use super::fields::{Described, Shape};
-use super::models::Served;
-use super::route::{Answers, Route};
+use super::route::Answers;
+use super::served::Served;
+use super::state::{AppState, Route};
 
 const PAGE: &str = include_str!("docs/page.html");
 const STYLE: &str = include_str!("docs/style.css");

@@ -1,4 +1,4 @@
-//! `POST /v1/embeddings`: texts become vectors.
+//! `POST /v1/embeddings`: a vector for each text.
 
 use std::sync::Arc;
 
@@ -9,19 +9,17 @@ use axum::routing::post;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::AppState;
-use super::answer::respond;
 use super::body::JsonObject;
+use super::bounds::Entries;
+use super::client::Client;
 use super::error::ApiError;
 use super::fields::{Fields, wrong};
-use super::generate::Entries;
-use super::guard::Client;
 use super::input::{self, Input};
-use super::models::{Served, model_field};
-use super::route::Route;
+use super::served::{Served, model_field};
+use super::state::{AppState, Route};
 use crate::engine::EmbeddingRequest;
 use crate::model::Token;
 
@@ -29,19 +27,18 @@ pub fn route() -> Route {
     Route::post(
         "/v1/embeddings",
         post(create),
-        "Makes a vector of each text, of length 1.",
+        "Computes a vector of length 1 for each text.",
         |served| Fields::describe(json!({"input": "a"}), |fields| read(fields, served)),
     )
     .answers::<EmbeddingList>()
 }
 
-/// Reads the request, has its texts evaluated, and answers.
 async fn create(
     State(state): State<AppState>,
     Extension(client): Extension<Client>,
     body: JsonObject,
 ) -> Result<Response, ApiError> {
-    let (served, (format, request)) = state.prepare(body, prepare).await?;
+    let (served, (format, request)) = state.prepare(body.0, prepare).await?;
     let tokens = request.texts.iter().map(|text| text.len()).sum();
     let entries = Entries(request.texts.len() * request.dimensions);
     let vectors = served
@@ -65,31 +62,31 @@ async fn create(
             total_tokens: tokens,
         },
     };
-    respond(list, &entries, &state).await
+    state.respond(list, &entries).await
 }
 
-/// What a client asks for.
+/// A request as its sender wrote it, checked.
 struct EmbeddingFields {
     inputs: Vec<Input>,
     format: Format,
     dimensions: usize,
 }
 
-/// How a vector is written.
+/// The format of a vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Float,
     Base64,
 }
 
-/// Reads the fields: what the documents say of the route, too, comes from here.
+/// Reads the fields. The documents of the route come from here, too.
 fn read(fields: &mut Fields, served: &Served) -> Result<EmbeddingFields, ApiError> {
     model_field(fields)?;
     let value = fields
         .field(
             "input",
-            "A text to make a vector of, or several, as texts or as token ids of this model. A text gets what the model \
-             wants before and after it; ids are taken as they are.",
+            "A text, or several, as strings or as token ids of this model. A string gets the special tokens that the model \
+             expects before and after it; ids are used as they are.",
         )
         .required()
         .value(input::schema)
@@ -102,8 +99,8 @@ fn read(fields: &mut Fields, served: &Served) -> Result<EmbeddingFields, ApiErro
     let format = fields
         .field(
             "encoding_format",
-            "\"float\": a vector is an array of numbers. \"base64\": it is a string, the base64 of its numbers as 32-bit \
-             floats, each with its low byte first.",
+            "\"float\": a vector is an array of numbers. \"base64\": it is a string, the base64 of its numbers as \
+             little-endian 32-bit floats.",
         )
         .value(|| json!({"type": "string", "enum": ["float", "base64"], "default": "float"}));
     let format = match format {
@@ -116,8 +113,8 @@ fn read(fields: &mut Fields, served: &Served) -> Result<EmbeddingFields, ApiErro
     let dimensions = fields
         .field(
             "dimensions",
-            "So many numbers of each vector are kept, its first, and brought to length 1 again. Good for models that are \
-             trained for it.",
+            "Keeps this many of the first numbers of each vector, scaled to length 1 again; for models that are trained for \
+             it.",
         )
         .count_or(1..=all, all)?;
     fields.refuse_others(served.config.server.unknown_fields)?;
@@ -128,20 +125,23 @@ fn read(fields: &mut Fields, served: &Served) -> Result<EmbeddingFields, ApiErro
     })
 }
 
-/// Checks a request and makes tokens of its texts: pure work, of milliseconds if a text is long.
-fn prepare(body: JsonObject, served: &Served) -> Result<(Format, EmbeddingRequest), ApiError> {
+/// Checks a request and tokenises its texts: CPU work, of milliseconds if a text is long.
+fn prepare(
+    body: Map<String, Value>,
+    served: &Served,
+) -> Result<(Format, EmbeddingRequest), ApiError> {
     let bounds = served.engine.embedding_bounds()?;
     let EmbeddingFields {
         inputs,
         format,
         dimensions,
-    } = read(&mut Fields::new(body.0), served)?;
+    } = read(&mut Fields::new(body), served)?;
     let limits = &served.config.limits;
     if inputs.len() * dimensions > limits.answer_entries {
         return Err(ApiError::field(
             "input",
             format!(
-                "The answer would come to more than {} numbers: {} inputs of {dimensions} `dimensions`. Ask for fewer.",
+                "The answer would have more than {} numbers: {} inputs with {dimensions} `dimensions` each. Ask for fewer.",
                 limits.answer_entries,
                 inputs.len()
             ),
@@ -165,7 +165,7 @@ fn prepare(body: JsonObject, served: &Served) -> Result<(Format, EmbeddingReques
     ))
 }
 
-/// A text's tokens; what is too long is refused before tokens are made of it, if that shows.
+/// The tokens of a text. One that is certainly too long is refused first.
 fn tokens(
     input: Input,
     place: usize,
@@ -176,7 +176,7 @@ fn tokens(
         ApiError::field(
             "input",
             format!(
-                "Embeddings are made of at most {most} tokens here. However, the text at place {place} of `input` has \
+                "A text for an embedding can have at most {most} tokens. However, the text at index {place} of `input` has \
                  {least}{tokens} tokens. Please shorten it."
             ),
         )
@@ -190,7 +190,7 @@ fn tokens(
             if least > most {
                 return Err(too_long("at least ", least));
             }
-            // What a model puts around a text is no text.
+            // An empty text stays empty, without special tokens.
             if text.is_empty() {
                 Vec::new()
             } else {
@@ -201,9 +201,7 @@ fn tokens(
     match tokens.len() {
         0 => Err(ApiError::field(
             "input",
-            format!(
-                "The text at place {place} of `input` is empty: there is nothing to make a vector of."
-            ),
+            format!("The text at index {place} of `input` is empty."),
         )),
         length if length > most => Err(too_long("", length)),
         _ => Ok(tokens.into()),
@@ -237,12 +235,12 @@ struct EmbeddingList {
 struct Embedding {
     /// Always "embedding".
     object: &'static str,
-    /// The text's place in `input`.
+    /// The text's index in `input`.
     index: usize,
     embedding: Vector,
 }
 
-/// A vector as it was asked for.
+/// A vector in the requested format.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
 enum Vector {
@@ -253,9 +251,9 @@ enum Vector {
 /// Tokens used.
 #[derive(Debug, Serialize, ToSchema)]
 struct EmbeddingUsage {
-    /// Of all texts.
+    /// Tokens of all texts.
     prompt_tokens: usize,
-    /// The same.
+    /// The same number.
     total_tokens: usize,
 }
 
@@ -264,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn low_bytes_come_first() {
+    fn vectors_are_little_endian() {
         let check = |format: Format, expect: &str| {
             let written = format.write(vec![1.0, -0.1]);
             assert_eq!(serde_json::to_string(&written).expect("JSON"), expect);

@@ -1,4 +1,4 @@
-//! What goes wrong, as the sender of a request sees it: OpenAI's error object and the right status.
+//! Errors as the sender of a request sees them: OpenAI's error object and an HTTP status.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -6,28 +6,28 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::body::cut;
+use super::wording::cut;
 use crate::engine::EngineError;
 
 /// An error with its status. The message is written for the person who sent the request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiError {
     pub status: StatusCode,
-    /// What is wrong, in which field, and what is allowed.
+    /// The field, what is allowed, and what came.
     pub message: String,
-    /// The field.
+    /// The name of the field.
     pub param: Option<String>,
-    /// What programs go by.
+    /// For programs.
     pub code: Option<&'static str>,
-    /// What it is counted under, where the code leaves that open.
+    /// The reason in metrics, if the code does not determine it.
     pub reason: Option<&'static str>,
 }
 
-/// What a refusal is counted under; stands beside the answer, not in it.
+/// The reason of a refusal in metrics, as an extension of the response.
 #[derive(Debug, Clone, Copy)]
 pub struct Refused(pub &'static str);
 
-/// The body: `{"error": {"message", "type", "param", "code"}}`; all four are always there, the last two may be null.
+/// The body: `{"error": {"message", "type", "param", "code"}}`. All four are always present; the last two may be null.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody<'a> {
     error: ErrorObject<'a>,
@@ -77,7 +77,7 @@ impl ApiError {
         }
     }
 
-    /// Why the request was refused: one of a few words. `None`: it was not, it failed.
+    /// Why the request was refused, in a word; `None` if it failed instead.
     fn refused(&self) -> Option<Refused> {
         let reason = match self.status {
             StatusCode::BAD_REQUEST => "invalid_request",
@@ -98,7 +98,7 @@ impl ApiError {
             ..Self::new(
                 StatusCode::NOT_FOUND,
                 format!(
-                    "The model `{}` does not exist here. GET /v1/models lists what there is.",
+                    "The model `{}` does not exist. GET /v1/models lists all models.",
                     cut(name)
                 ),
             )
@@ -158,7 +158,7 @@ impl From<EngineError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        /// Seconds after which a place may be free.
+        /// Seconds after which a slot may be free.
         const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
         let mut response = (self.status, Json(self.as_body())).into_response();
         if let Some(refused) = self.refused() {
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_four_parts_are_always_there() {
+    fn all_four_fields_are_always_present() {
         let check = |error: ApiError, expect: &str| {
             assert_eq!(
                 serde_json::to_string(&error.as_body()).expect("serialises"),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_counted_under_a_few_words() {
+    fn refusals_have_a_reason() {
         let check = |error: ApiError, expect: Option<&str>| {
             let response = error.into_response();
             let refused = response.extensions().get::<Refused>();

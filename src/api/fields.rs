@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value, json};
 
-use super::body::{counted, cut, describe};
 use super::error::ApiError;
+use super::wording::{counted, cut, describe};
 use crate::config::UnknownFields;
 use crate::params::{Number, Param, Range, Slider};
 
@@ -375,6 +375,14 @@ pub fn wrong(name: &str, allowed: &str, value: &Value) -> ApiError {
         name,
         format!("`{name}` must be {allowed}, but it is {}.", describe(value)),
     )
+}
+
+/// 400: `name`, which is within the field `param`, has a wrong value.
+pub fn wrong_in(param: &str, name: &str, allowed: &str, value: &Value) -> ApiError {
+    ApiError {
+        param: Some(param.to_owned()),
+        ..wrong(name, allowed, value)
+    }
 }
 
 /// Token ids, each within a vocabulary of `vocabulary` tokens; `name` is the path to them, `param` the field.

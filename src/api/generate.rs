@@ -7,10 +7,10 @@ mod samplers;
 
 use std::sync::Arc;
 
+use super::adapters;
 use super::error::ApiError;
 use super::fields::Fields;
-use super::lora;
-use super::models::Served;
+use super::served::Served;
 use super::structured::Structured;
 use crate::engine::{Request, Rows};
 use crate::logprobs::LogprobSpec;
@@ -83,7 +83,7 @@ impl Generate {
             include_usage: options::include_usage(fields, stream)?,
             exact: options::exact(fields, served)?,
             receipt: options::receipt(fields, stream)?,
-            adapters: lora::adapters(fields, &served.model)?,
+            adapters: adapters::read(fields, &served.model)?,
             stop: options::stop(fields, served)?,
             include_stop: fields
                 .field("include_stop_str_in_output", "Keeps in the text the stop string, or the text of the token of \
@@ -169,121 +169,11 @@ impl Generate {
     }
 }
 
-/// What the answer to a request may come to: tokens, each with its alternatives. Grows as its prompts are looked at.
-#[derive(Debug, Default)]
-pub struct Entries(pub usize);
-
-impl Entries {
-    /// Larger answers take milliseconds to write.
-    const WRITTEN_AT_ONCE: usize = 50_000;
-
-    /// Counts `tokens` with so many `alternatives` each; 400 if it becomes too many.
-    pub fn add(
-        &mut self,
-        tokens: usize,
-        alternatives: usize,
-        served: &Served,
-    ) -> Result<(), ApiError> {
-        let most = served.config.limits.answer_entries;
-        self.0 = (alternatives + 1)
-            .checked_mul(tokens)
-            .and_then(|entries| self.0.checked_add(entries))
-            .unwrap_or(usize::MAX);
-        if self.0 > most {
-            return Err(ApiError::body(format!(
-                "The answer could come to more than {most} entries, which are echoed and generated tokens times `logprobs` + \
-                 1, over all choices. Ask for fewer prompts, choices, tokens or alternatives.",
-            ))
-            .code("answer_too_large"));
-        }
-        Ok(())
-    }
-
-    /// Whether the answer is written in no time.
-    pub fn are_few(&self) -> bool {
-        self.0 <= Self::WRITTEN_AT_ONCE
-    }
-}
-
-/// How many tokens are wanted beside those of a prompt.
-#[derive(Debug, Clone, Copy)]
-pub struct Room {
-    /// The field that the prompt came in.
-    pub param: &'static str,
-    /// `None`: until the context is full.
-    pub max_tokens: Option<usize>,
-}
-
-impl Room {
-    /// Tokens that may follow a prompt of `length`. As in the reference, a prompt must leave room for one, and what does
-    /// not fit is not made; a prompt that is only scored may fill the context.
-    pub fn after(self, length: usize, served: &Served) -> Result<usize, ApiError> {
-        let most = served.config.limits.prompt_tokens;
-        if most > 0 && length > most {
-            return Err(ApiError::field(
-                self.param,
-                format!(
-                    "This server takes prompts of at most {most} tokens, but yours has {length}."
-                ),
-            )
-            .code("context_length_exceeded"));
-        }
-        self.behind(length, served)
-    }
-
-    /// As [`Room::after`], behind what an earlier answer has, of which no other bound is asked again.
-    pub fn behind(self, length: usize, served: &Served) -> Result<usize, ApiError> {
-        let context_length = served.engine.context_length();
-        let fits = if self.max_tokens == Some(0) {
-            length <= context_length
-        } else {
-            length < context_length
-        };
-        if !fits {
-            return Err(self.too_long(&length.to_string(), served));
-        }
-        Ok(self
-            .max_tokens
-            .unwrap_or(usize::MAX)
-            .min(context_length - length))
-    }
-
-    /// Refuses what cannot fit, before it is tokenised or written out. `exact`: it is not that many at least, but so many.
-    pub fn check_length(self, tokens: usize, exact: bool, served: &Served) -> Result<(), ApiError> {
-        if tokens <= served.engine.context_length() {
-            return Ok(());
-        }
-        let least = if exact { "" } else { "at least " };
-        Err(self.too_long(&format!("{least}{tokens}"), served))
-    }
-
-    /// 400; `tokens` is how many the prompt has.
-    fn too_long(self, tokens: &str, served: &Served) -> ApiError {
-        ApiError::field(
-            self.param,
-            format!(
-                // Clients know by the first words, or by "prompt is too long", that nothing else is wrong.
-                "This model's maximum context length is {} tokens. However, your prompt is too long: it has {tokens} \
-                 tokens{}. Please shorten it.",
-                served.engine.context_length(),
-                if self.max_tokens == Some(0) { "" } else { ", and at least one more is to be made" }
-            ),
-        )
-        .code("context_length_exceeded")
-    }
-}
-
 /// The first choice has the request's own seed, and the others count on from it. After 2^32 - 2 comes 0: llama.cpp takes
 /// 2^32 - 1 as a request for a random seed. So all choices of a request differ, whatever its seed is.
 fn choice_seed(seed: u32, choice: usize) -> u32 {
     const SEEDS: u64 = u32::MAX as u64;
     ((u64::from(seed) + choice as u64) % SEEDS) as u32
-}
-
-/// An answer's name: `kind` and 32 random hexadecimal digits. Whoever knows it may go on from that answer, so nobody shall
-/// guess it.
-pub fn new_id(kind: &str) -> String {
-    format!("{kind}-{:032x}", u128::from_le_bytes(random::bytes()))
 }
 
 #[cfg(test)]

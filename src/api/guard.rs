@@ -1,164 +1,52 @@
-//! Who may ask: the name the server is called by, the page that asks, the key, and how much at once.
+//! Who may use the server: the name it is called by, the origin of a web page, the API key, and how many requests a client
+//! has at once.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
-use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http_body::{Frame, SizeHint};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
-use super::AppState;
+use super::client::{Client, neighbourhood};
+use super::counts::Counted;
 use super::error::ApiError;
+use super::route;
+use super::state::AppState;
+use super::wording;
+use super::wrapped_body::{BodyHooks, WrappedBody};
 use crate::config;
-
-/// Who asks, and since when.
-#[derive(Debug, Clone)]
-pub struct Client {
-    /// By key if there is one, else by address. Clients take turns at places.
-    pub name: Arc<str>,
-    pub arrived: Instant,
-}
-
-tokio::task_local! {
-    /// Who asks, while the request is answered.
-    static CLIENT: Arc<str>;
-}
-
-/// The name of the client whose request is answered here.
-pub fn current_client() -> Arc<str> {
-    CLIENT
-        .try_with(Arc::clone)
-        .unwrap_or_else(|_| "unknown".into())
-}
-
-/// How many there are of each name that has a limit: requests that run or wait, connections.
-#[derive(Debug, Clone, Default)]
-pub struct Counts(Arc<Mutex<HashMap<String, usize>>>);
-
-/// Counts until it is dropped.
-#[derive(Debug)]
-pub struct Counted {
-    counts: Counts,
-    name: String,
-}
-
-impl Counts {
-    /// `None`: there are as many already.
-    pub fn add(&self, name: String, most: usize) -> Option<Counted> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(name.clone()).or_default();
-        if *count >= most {
-            return None;
-        }
-        *count += 1;
-        Some(Counted {
-            counts: self.clone(),
-            name,
-        })
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.name) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.name);
-            }
-        }
-    }
-}
-
-/// An answer's body; its request is counted until it is dropped. The length stays known, so that the answer keeps its
-/// `Content-Length`.
-struct CountedBody {
-    body: Body,
-    _counted: Vec<Counted>,
-}
-
-impl HttpBody for CountedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(task)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
 
 /// Lets a request through, or says why not.
 pub async fn check(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    match admit(&state, &request) {
-        Ok((client, counted)) => {
-            let name = Arc::clone(&client.name);
-            request.extensions_mut().insert(client);
-            let response = CLIENT.scope(name, next.run(request)).await;
-            if counted.is_empty() {
-                return response;
-            }
-            // A request lasts until its answer is sent, or its client gone.
-            response.map(|body| {
-                Body::new(CountedBody {
-                    body,
-                    _counted: counted,
-                })
-            })
-        }
-        Err(error) => error.into_response(),
+    let (client, counted) = match admit(&state, &request) {
+        Ok(admitted) => admitted,
+        Err(error) => return error.into_response(),
+    };
+    let name = Arc::clone(&client.name);
+    request.extensions_mut().insert(client);
+    let response = Client::scope(name, next.run(request)).await;
+    if counted.is_empty() {
+        return response;
     }
+    // A request counts until its answer is sent or its client is gone.
+    response.map(|body| WrappedBody::wrap(body, counted))
 }
 
+impl BodyHooks for Vec<Counted> {}
+
 fn admit(state: &AppState, request: &Request) -> Result<(Client, Vec<Counted>), ApiError> {
-    let (config, headers) = (&state.config, request.headers());
-    let host = host(request.uri(), headers);
-    if (state.is_loopback || !config.server.allowed_hosts.is_empty())
-        && let Some(host) = host
-        && !may_be_called(host, &config.server)
-    {
-        return Err(ApiError::new(
-            StatusCode::FORBIDDEN,
-            format!(
-                "This server does not answer to the name {:?} (Host header). Names are allowed by server.allowed_hosts.",
-                host.chars().take(100).collect::<String>()
-            ),
-        )
-        .code("host_not_allowed"));
-    }
-    if let Some(origin) = headers.get(header::ORIGIN)
-        && !may_ask(origin, host, &config.server.cors_origins)
-    {
-        return Err(ApiError::new(
-            StatusCode::FORBIDDEN,
-            "Web pages of this origin may not use this server. Origins are allowed by server.cors_origins.",
-        )
-        .code("origin_not_allowed"));
-    }
-    let keys = &config.server.api_keys;
+    check_host_and_origin(state, request)?;
+    let keys = &state.config.server.api_keys;
     let key = if keys.is_empty() || is_open(state, request) {
         None
     } else {
-        Some(valid_key(keys, headers)?)
+        Some(valid_key(keys, request.headers())?)
     };
     let address = request
         .extensions()
@@ -168,33 +56,11 @@ fn admit(state: &AppState, request: &Request) -> Result<(Client, Vec<Counted>), 
             |info| neighbourhood(info.0.ip()).to_string(),
         );
     let address = format!("address {address}");
-    let limits = &config.limits;
-    let mut counted = Vec::new();
-    if request.method() == Method::POST {
-        let bounds = [
-            ("key", key.clone(), limits.requests_per_key),
-            (
-                "address",
-                Some(address.clone()),
-                limits.requests_per_address,
-            ),
-        ];
-        for (one, name, most) in bounds {
-            let Some(name) = name.filter(|_| most > 0) else {
-                continue;
-            };
-            counted.push(state.counts.add(name, most).ok_or_else(|| {
-                ApiError::new(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    format!(
-                        "Only {} of one {one} may run and wait at once. Try again when one has ended.",
-                        super::body::counted(most, "request")
-                    ),
-                )
-                .code("rate_limit_exceeded")
-            })?);
-        }
-    }
+    let counted = if request.method() == Method::POST {
+        count(state, key.as_ref(), &address)?
+    } else {
+        Vec::new()
+    };
     let client = Client {
         name: key.unwrap_or(address).into(),
         arrived: Instant::now(),
@@ -202,20 +68,69 @@ fn admit(state: &AppState, request: &Request) -> Result<(Client, Vec<Counted>), 
     Ok((client, counted))
 }
 
-/// The address that stands for all that one host may have: a machine reaches itself by many, and whoever has one address
-/// of IPv6 has 2^64 of them.
-pub fn neighbourhood(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        address if address.is_loopback() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address => address,
+fn check_host_and_origin(state: &AppState, request: &Request) -> Result<(), ApiError> {
+    let (server, headers) = (&state.config.server, request.headers());
+    let host = host(request.uri(), headers);
+    if (state.is_loopback || !server.allowed_hosts.is_empty())
+        && let Some(host) = host
+        && !may_be_called(host, server)
+    {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            format!(
+                "This server does not answer to the name {:?} in the Host header. `server.allowed_hosts` lists allowed \
+                 names.",
+                host.chars().take(100).collect::<String>()
+            ),
+        )
+        .code("host_not_allowed"));
     }
+    if let Some(origin) = headers.get(header::ORIGIN)
+        && !may_ask(origin, host, &server.cors_origins)
+    {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "Web pages of this origin may not use this server. `server.cors_origins` lists allowed origins.",
+        )
+        .code("origin_not_allowed"));
+    }
+    Ok(())
 }
 
-/// The name that the client calls the server by, with its port. HTTP/1.0 need not say.
+/// Counts a request of this key and address; 429 if either has too many.
+fn count(
+    state: &AppState,
+    key: Option<&String>,
+    address: &String,
+) -> Result<Vec<Counted>, ApiError> {
+    let limits = &state.config.limits;
+    let bounds = [
+        ("key", key, limits.requests_per_key),
+        ("address", Some(address), limits.requests_per_address),
+    ];
+    let mut counted = Vec::new();
+    for (one, name, most) in bounds {
+        let Some(name) = name.filter(|_| most > 0) else {
+            continue;
+        };
+        counted.push(state.counts.add(name.clone(), most).ok_or_else(|| {
+            ApiError::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                format!(
+                    "One {one} may have at most {} running or waiting at once. Try again when one has ended.",
+                    wording::counted(most, "request")
+                ),
+            )
+            .code("rate_limit_exceeded")
+        })?);
+    }
+    Ok(counted)
+}
+
+/// The name that the client calls the server by, with its port. HTTP/1.0 may leave it out.
 fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     let authority = uri.authority().map(|authority| authority.as_str());
-    // What is not text is no name of ours.
+    // A name that is not text is never allowed.
     let header = || {
         headers
             .get(header::HOST)
@@ -224,7 +139,7 @@ fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     authority.or_else(header)
 }
 
-/// A page of another site can be given a name that leads here, but not one of these.
+/// Whether the server answers to this name. DNS rebinding can point a name of another site here, but none of these.
 fn may_be_called(host: &str, server: &config::Server) -> bool {
     let name = without_port(host);
     let bare = name.trim_start_matches('[').trim_end_matches(']');
@@ -244,7 +159,7 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Browsers say which page asks. The server's own may, and those of the list.
+/// Whether a page of this origin may ask: the server's own pages may, and those in the list.
 fn may_ask(origin: &HeaderValue, host: Option<&str>, allowed: &[String]) -> bool {
     let Ok(origin) = origin.to_str() else {
         return false;
@@ -256,7 +171,7 @@ fn may_ask(origin: &HeaderValue, host: Option<&str>, allowed: &[String]) -> bool
             .any(|one| one == "*" || one.eq_ignore_ascii_case(origin))
 }
 
-/// What browsers ask for before a page of another origin may read an answer; `None` if no other may.
+/// CORS, by which browsers let pages of other origins read answers; `None` if no other origin is allowed.
 pub fn cors(server: &config::Server) -> Option<CorsLayer> {
     let origins = &server.cors_origins;
     if origins.is_empty() {
@@ -281,15 +196,14 @@ pub fn cors(server: &config::Server) -> Option<CorsLayer> {
     )
 }
 
-/// Whether it is for a route that wants no key.
+/// Whether the request is for a route that needs no key.
 fn is_open(state: &AppState, request: &Request) -> bool {
-    let pattern = super::route(request);
+    let pattern = route::pattern(request);
     let mut open = state.routes.iter().filter(|route| route.is_open);
     open.any(|route| route.pattern == pattern)
 }
 
-/// With keys set, every route that is not open asks for one of them. What comes back stands for the key, and does not tell
-/// it.
+/// Checks the request's API key; the answer is a name for the key that does not reveal it.
 fn valid_key(keys: &[String], headers: &HeaderMap) -> Result<String, ApiError> {
     let given = headers
         .get(header::AUTHORIZATION)
@@ -299,17 +213,17 @@ fn valid_key(keys: &[String], headers: &HeaderMap) -> Result<String, ApiError> {
         .map(|(_, key)| Sha256::digest(key.trim()));
     let error = match given {
         Some(given) => {
-            // All are compared, in constant time, so that the time it takes says nothing about a key.
+            // Digests of all keys are compared, in constant time, so that the time taken reveals nothing about a key.
             let found = keys.iter().enumerate().fold(None, |found, (number, key)| {
                 let is_equal = Sha256::digest(key).ct_eq(&given);
                 if is_equal.into() { Some(number) } else { found }
             });
             match found {
                 Some(number) => return Ok(format!("key {number}")),
-                None => "The API key is not one of this server's.",
+                None => "The API key is wrong.",
             }
         }
-        None => "This server asks for an API key: send it as `Authorization: Bearer KEY`.",
+        None => "This server needs an API key. Send it as `Authorization: Bearer KEY`.",
     };
     Err(ApiError::new(StatusCode::UNAUTHORIZED, error).code("invalid_api_key"))
 }
@@ -319,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_lead_here_and_names_that_do_not() {
+    fn allowed_and_refused_hosts() {
         let server = config::Server {
             host: "127.0.0.1".to_owned(),
             allowed_hosts: vec!["candor.example".to_owned(), "other:8080".to_owned()],
@@ -348,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_that_may_ask_and_pages_that_may_not() {
+    fn allowed_and_refused_origins() {
         let check = |origin: &'static str, allowed: &[&str], expect: bool| {
             let allowed: Vec<String> = allowed.iter().map(|&one| one.to_owned()).collect();
             let origin = HeaderValue::from_static(origin);
@@ -365,29 +279,5 @@ mod tests {
         check("https://b.example", &["https://a.example"], false);
         check("null", &[], false);
         check("null", &["*"], true);
-    }
-
-    #[test]
-    fn a_host_has_one_address() {
-        let check = |address: &str, expect: &str| {
-            let parse = |text: &str| text.parse::<IpAddr>().expect("an address");
-            assert_eq!(neighbourhood(parse(address)), parse(expect));
-        };
-        check("127.0.0.1", "127.0.0.1");
-        check("127.9.9.9", "127.0.0.1");
-        check("::1", "127.0.0.1");
-        check("::ffff:10.0.0.7", "10.0.0.7");
-        check("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::");
-    }
-
-    #[test]
-    fn counts_are_bounded_and_given_back() {
-        let counts = Counts::default();
-        let first = counts.add("a".to_owned(), 1).expect("room");
-        assert!(counts.add("a".to_owned(), 1).is_none());
-        assert!(counts.add("b".to_owned(), 1).is_some());
-        drop(first);
-        assert!(counts.add("a".to_owned(), 1).is_some());
-        assert!(counts.0.lock().expect("not poisoned").is_empty());
     }
 }

@@ -1,5 +1,4 @@
-//! `GET /health`: 200 `{"status": "ok"}`, or 503 with the reason until the models are loaded that are to be there from the
-//! start, and while a worker is down.
+//! `GET /health`: 200 `{"status": "ok"}`, or 503 with the reason while models load at the start or a worker is down.
 
 use std::collections::BTreeSet;
 
@@ -10,25 +9,24 @@ use axum::routing::get;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::AppState;
 use super::error::ApiError;
-use super::route::Route;
+use super::state::{AppState, Route};
 use crate::engine::Refused;
 
 pub fn route() -> Route {
-    let about = "Whether requests can be served; 503 with the reason if not.";
+    let about = "Whether the server is ready for requests; 503 with the reason if not.";
     Route::get("/health", get(health), about)
         .answers::<Health>()
         .open()
 }
 
-/// Requests can be served.
+/// The server is ready for requests.
 #[derive(Serialize, ToSchema)]
 struct Health {
     /// Always "ok".
     status: &'static str,
-    /// llama.cpp routines that failed their trial on this CPU and are not used; left out if there are none. Answers are
-    /// right without them, but slower.
+    /// llama.cpp routines that failed their trial on this CPU and are not used; left out if there are none. Answers without
+    /// them are correct, but slower.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     refused_routines: Vec<RefusedRoutine>,
 }
@@ -37,7 +35,7 @@ struct Health {
 struct RefusedRoutine {
     /// The setting of `[engine]` that turns the routine off.
     routine: String,
-    /// What happened when it was tried, as in "ends the process (SIGSEGV)".
+    /// What happened in the trial, as in "ends the process (SIGSEGV)".
     why: String,
 }
 

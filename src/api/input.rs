@@ -1,35 +1,35 @@
-//! Texts as clients send them: one or several, as text or as token ids.
+//! Texts in requests: one or several, as strings or as token ids.
 
 use serde_json::{Value, json};
 
-use super::body::describe;
+use super::bounds::Room;
 use super::error::ApiError;
-use super::fields::{Fields, token_ids, wrong};
-use super::generate::Room;
-use super::models::Served;
+use super::fields::{Fields, token_ids, wrong, wrong_in};
+use super::served::Served;
+use super::wording::describe;
 use crate::model::Token;
 
-/// A text as it came.
+/// A text in a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     Text(String),
-    /// Each id lies within the vocabulary; there is at least one.
+    /// At least one; each is within the vocabulary.
     Tokens(Vec<Token>),
 }
 
-/// How prompts become tokens.
+/// How prompts are tokenised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tokenising {
-    /// Whether a text gets what the model wants before it.
+    /// Whether a text gets the special tokens that the model expects before it.
     pub adds_special: bool,
-    /// Tokens kept of a longer prompt, the last ones; at least one.
+    /// How many of the last tokens of a longer prompt are kept; at least one.
     pub keeps: Option<usize>,
 }
 
 impl Tokenising {
-    /// Refuses what cannot fit before it is tokenised, or written out.
+    /// Refuses a prompt that cannot fit, before it is tokenised.
     pub fn check_length(self, input: &Input, room: Room, served: &Served) -> Result<(), ApiError> {
-        /// Bytes of a text of which the last tokens are kept: all of it is made into tokens.
+        /// The most bytes of a text to truncate, because all of it is tokenised.
         const TRUNCATED_BYTES: usize = 1 << 20;
         match input {
             Input::Text(text) if self.keeps.is_none() => {
@@ -42,7 +42,7 @@ impl Tokenising {
             Input::Text(text) if text.len() > TRUNCATED_BYTES => Err(ApiError::field(
                 room.param,
                 format!(
-                    "`{}` that is to be truncated must not come to more than {TRUNCATED_BYTES} bytes, but it comes to {}.",
+                    "`{}` with `truncate_prompt_tokens` must not have more than {TRUNCATED_BYTES} bytes, but it has {}.",
                     room.param,
                     text.len()
                 ),
@@ -52,7 +52,7 @@ impl Tokenising {
     }
 }
 
-/// How many tokens of a prompt are kept at most, for a request of so many tokens to generate.
+/// How many tokens of each prompt are kept, for a request with this `max_tokens`.
 pub fn keeps(
     fields: &mut Fields,
     max_tokens: Option<usize>,
@@ -62,11 +62,14 @@ pub fn keeps(
     let context_length = served.engine.context_length();
     let most = i64::try_from(context_length).unwrap_or(i64::MAX);
     let number = fields
-        .field(NAME, "Only so many tokens of each prompt are kept, the last ones; a BOS counts, and goes first. -1: as many as \
-                      leave room in the context for `max_tokens`.")
+        .field(
+            NAME,
+            "Keeps only this many of the last tokens of each prompt; BOS counts, and is dropped first. -1: as many as leave \
+             room in the context for `max_tokens`.",
+        )
         .integer(-1..=most)?;
     let room = match max_tokens {
-        // One more is to be made.
+        // Room for one generated token.
         None => context_length - 1,
         Some(max_tokens) => context_length.saturating_sub(max_tokens),
     };
@@ -86,7 +89,7 @@ pub fn keeps(
     }
 }
 
-/// What the field may be.
+/// What such a field may be.
 pub const SHAPES: &str =
     "a string, an array of strings, an array of token ids, or an array of arrays of token ids";
 
@@ -101,7 +104,7 @@ pub fn schema() -> Value {
     ]})
 }
 
-/// What a field may be that holds one text.
+/// What a field with one text may be.
 pub const ONE_SHAPES: &str = "a string or an array of token ids";
 
 /// The same as JSON Schema.
@@ -112,23 +115,20 @@ pub fn one_schema() -> Value {
     ]})
 }
 
-/// One text, which stands at `place` in the field `param`; ids are of a vocabulary of `vocabulary` tokens.
+/// One text, called `place`, in the field `param`; ids are within a vocabulary of `vocabulary` tokens.
 pub fn one(value: Value, place: &str, param: &str, vocabulary: usize) -> Result<Input, ApiError> {
     match value {
         Value::String(text) => Ok(Input::Text(text)),
         Value::Array(ids) if ids.is_empty() => {
-            let message = format!("`{place}` must hold at least one token id.");
+            let message = format!("`{place}` must have at least one token id.");
             Err(ApiError::field(param, message))
         }
         Value::Array(ids) => token_ids(&ids, place, param, vocabulary).map(Input::Tokens),
-        other => Err(ApiError {
-            param: Some(param.to_owned()),
-            ..wrong(place, ONE_SHAPES, &other)
-        }),
+        other => Err(wrong_in(param, place, ONE_SHAPES, &other)),
     }
 }
 
-/// The texts, at least one and at most `most`, of a field of this name; ids are of a vocabulary of `vocabulary` tokens.
+/// The texts of a field, at least one and at most `most`; ids are within a vocabulary of `vocabulary` tokens.
 pub fn read(
     value: Value,
     name: &'static str,
@@ -140,10 +140,9 @@ pub fn read(
         Value::Array(items) => items,
         other => return Err(wrong(name, SHAPES, &other)),
     };
-    // Ids are checked here, before anything else sees them.
     let ids = |items: &[Value], place: &str| {
         if items.is_empty() {
-            let message = format!("`{place}` must hold at least one token id.");
+            let message = format!("`{place}` must have at least one token id.");
             return Err(ApiError::field(name, message));
         }
         token_ids(items, place, name, vocabulary).map(Input::Tokens)
@@ -162,7 +161,7 @@ pub fn read(
         return Err(ApiError::field(
             name,
             format!(
-                "`{name}` must hold at most {most} {name}s, but it holds {}.",
+                "`{name}` must have at most {most} {name}s, but it has {}.",
                 items.len()
             ),
         ));

@@ -1,24 +1,21 @@
-//! LoRA adapters: the field `lora`, and `GET /lora-adapters`.
+//! `GET /lora-adapters`.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::routing::get;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use utoipa::ToSchema;
 
-use super::AppState;
-use super::body::{counted, cut, describe};
 use super::error::ApiError;
-use super::fields::{Fields, whole, wrong};
-use super::models::ModelQuery;
-use super::route::{Answers, Route, schema_of};
-use crate::model::{Adapters, LARGEST_SCALE, Model};
+use super::route::{Answers, schema_of};
+use super::served::ModelQuery;
+use super::state::{AppState, Route};
 
 pub fn route() -> Route {
-    let about = "The LoRA adapters that are loaded with a model, each with the scale at which it applies to whoever \
-                 sends no `lora`.";
+    let about = "The LoRA adapters that are loaded with a model, each with the scale that it has in requests without \
+                 `lora`.";
     Route::get("/lora-adapters", get(list), about)
         .of_a_model()
         .answers_with(Answers::Json(
@@ -26,13 +23,13 @@ pub fn route() -> Route {
         ))
 }
 
-/// An adapter as llama-server lists it, but without its path.
+/// An adapter as llama-server lists it, without its path.
 #[derive(Debug, Serialize, ToSchema)]
 struct AdapterObject {
     /// Its place in `model.lora`, from 0.
     id: usize,
     name: String,
-    /// The scale at which it applies to whoever sends no `lora`.
+    /// Its scale in requests without `lora`.
     scale: f32,
 }
 
@@ -48,112 +45,4 @@ async fn list(
         scale: adapter.scale(),
     });
     Ok(Json(objects.collect()))
-}
-
-/// The adapters that a request asks for: those that it does not name do not apply. Without the field the model's default
-/// ones do.
-pub fn adapters(fields: &mut Fields, model: &Model) -> Result<Adapters, ApiError> {
-    let value = fields
-        .field(
-            "lora",
-            "The LoRA adapters that apply to this request, each by its id (its place in the setting `model.lora`, from 0) \
-             or name; the others do \
-             not, so with an empty array none does. Without the field those apply that the server has switched on.",
-        )
-        .value(|| {
-            json!({"type": "array", "items": {
-                "type": "object",
-                "required": ["id", "scale"],
-                "additionalProperties": false,
-                "properties": {
-                    "id": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]},
-                    "scale": {"type": "number", "minimum": -LARGEST_SCALE, "maximum": LARGEST_SCALE},
-                },
-            }})
-        });
-    let Some(value) = value else {
-        return Ok(model.default_adapters().clone());
-    };
-    let loaded = model.adapters().len();
-    let items = match value {
-        Value::Array(items) if items.len() <= loaded => items,
-        other => {
-            let entries = match loaded {
-                1 => "1 entry".to_owned(),
-                _ => format!("{loaded} entries"),
-            };
-            let allowed = format!(
-                "an array of at most {entries}, as {} loaded (GET /lora-adapters lists them)",
-                match loaded {
-                    0 => "no adapter is".to_owned(),
-                    1 => "1 adapter is".to_owned(),
-                    _ => format!("{} are", counted(loaded, "adapter")),
-                }
-            );
-            return Err(wrong("lora", &allowed, &other));
-        }
-    };
-    let mut scales: Vec<(usize, f32)> = Vec::with_capacity(items.len());
-    for (place, item) in items.into_iter().enumerate() {
-        let (id, scale) = adapter(place, item, model)?;
-        if scales.iter().any(|(other, _)| *other == id) {
-            return Err(refused(format!(
-                "`lora[{place}]` names the adapter {id} ({:?}) a second time.",
-                model.adapters()[id].name()
-            )));
-        }
-        scales.push((id, scale));
-    }
-    Ok(Adapters::new(scales))
-}
-
-/// An entry: the adapter's place in the model's list, and its scale.
-fn adapter(place: usize, item: Value, model: &Model) -> Result<(usize, f32), ApiError> {
-    let Value::Object(mut entry) = item else {
-        return Err(refused(format!(
-            "`lora[{place}]` must be an object with `id` and `scale`, but it is {}.",
-            describe(&item)
-        )));
-    };
-    let mut take = |key: &str| {
-        entry.remove(key).ok_or_else(|| {
-            refused(format!(
-                "`lora[{place}]` must have `id` and `scale`, but it has no `{key}`."
-            ))
-        })
-    };
-    let (id, scale) = (take("id")?, take("scale")?);
-    if let Some(key) = entry.keys().next() {
-        return Err(refused(format!(
-            "`lora[{place}]` must have `id` and `scale` only, but it has `{}` as well.",
-            cut(key)
-        )));
-    }
-    let adapters = model.adapters();
-    let found = match &id {
-        Value::String(name) => adapters.iter().position(|adapter| adapter.name() == name),
-        number => whole(number)
-            .and_then(|number| usize::try_from(number).ok())
-            .filter(|&number| number < adapters.len()),
-    };
-    let found = found.ok_or_else(|| {
-        refused(format!(
-            "`lora[{place}].id` must be the id or the name of an adapter in GET /lora-adapters, but it is {}.",
-            describe(&id)
-        ))
-    })?;
-    let number = scale
-        .as_f64()
-        .filter(|number| number.abs() <= f64::from(LARGEST_SCALE))
-        .ok_or_else(|| {
-            refused(format!(
-                "`lora[{place}].scale` must be a number from -{LARGEST_SCALE} to {LARGEST_SCALE}, but it is {}.",
-                describe(&scale)
-            ))
-        })?;
-    Ok((found, number as f32))
-}
-
-fn refused(message: String) -> ApiError {
-    ApiError::field("lora", message)
 }

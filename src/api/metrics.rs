@@ -6,9 +6,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::AppState;
 use super::error::Refused;
-use super::route::Route;
+use super::route;
+use super::state::{AppState, Route};
 use crate::metrics;
 
 pub fn route() -> Route {
@@ -34,7 +34,7 @@ async fn metrics(State(state): State<AppState>) -> Response {
 
 /// Counts each request by its route, and by the reason if it was refused.
 pub async fn count(request: Request, next: Next) -> Response {
-    let route = super::route(&request).to_owned();
+    let route = route::pattern(&request).to_owned();
     let response = next.run(request).await;
     metrics::answered(route, response.status().as_u16());
     if let Some(&Refused(reason)) = response.extensions().get() {

@@ -6,11 +6,11 @@ use axum::extract::State;
 use axum::routing::get;
 use serde_json::{Map, Value, json};
 
-use super::AppState;
 use super::error::{ApiError, ErrorBody};
 use super::fields::{Described, WITHOUT_EFFECT};
-use super::models::Served;
-use super::route::{Answers, Route, schema_of};
+use super::route::{Answers, schema_of};
+use super::served::Served;
+use super::state::{AppState, Route};
 use crate::config::UnknownFields;
 use crate::params::Slider;
 

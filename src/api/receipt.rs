@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::answer::Gathered;
 use super::error::ApiError;
 use super::fields::{json_number, short};
+use super::gathered::{Gathered, finite};
 use super::generate::Generate;
-use super::models::Served;
+use super::served::Served;
 use crate::engine::Evaluation;
 use crate::logprobs::TokenLogprob;
 use crate::model::{self, Adapters, FileHash, Token};
@@ -244,9 +244,7 @@ impl Receipt {
                 prompt,
                 cached_tokens: gathered.prompt.cached_tokens,
                 token_ids: gathered.tokens.iter().map(|it| it.token.0).collect(),
-                token_logprobs: scores()
-                    .map(|score| super::answer::finite(score.logprob))
-                    .collect(),
+                token_logprobs: scores().map(|score| finite(score.logprob)).collect(),
                 top_sha256: digest(scores()),
                 finish_reason: gathered.reason.as_str().to_owned(),
             });
@@ -256,9 +254,7 @@ impl Receipt {
 
 fn of_prompt(tokens: &[Token], scores: &[Arc<TokenLogprob>]) -> ReceiptPrompt {
     let logprobs = || {
-        let scored = scores
-            .iter()
-            .map(|score| Some(super::answer::finite(score.logprob)));
+        let scored = scores.iter().map(|score| Some(finite(score.logprob)));
         std::iter::once(None).chain(scored).collect()
     };
     ReceiptPrompt {

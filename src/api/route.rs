@@ -1,41 +1,40 @@
-//! What a route is: each file of this module that answers something makes its own, `api::routes` lists them, and whoever
-//! serves more beside the API adds to the list. The router, the keys that are asked for, the message of 405, and the
-//! documents all come from it.
+//! What a route is. Each endpoint's file declares its own and `api::routes` lists them; the router, the check for keys, the
+//! message of 405 and the documents all use that list.
 
+use axum::extract::{MatchedPath, Request};
 use axum::http::Method;
 use axum::routing::MethodRouter;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::AppState;
 use super::answer::Answer;
 use super::fields::Described;
-use super::models::Served;
+use super::served::Served;
 use super::stream::Chunk;
 
-/// How something is asked for, who answers, and what the documents say of it.
-pub struct Route {
+/// An endpoint: how it is requested, its handler with state `S`, and its documentation.
+pub struct Route<S> {
     pub(super) method: Method,
-    /// As axum has it: `{*id}` may hold slashes.
+    /// In axum's syntax: `{*id}` may hold slashes.
     pub(super) pattern: &'static str,
-    pub(super) handler: MethodRouter<AppState>,
-    /// In a line.
+    pub(super) handler: MethodRouter<S>,
+    /// In one line.
     pub(super) about: &'static str,
-    /// The fields of the body, if it takes one.
+    /// The fields of the body, if it has one.
     pub(super) fields: Option<fn(&Served) -> Vec<Described>>,
     pub(super) answers: Answers,
-    /// Whether `?model=NAME` says which model is meant.
+    /// Whether `?model=NAME` chooses the model.
     pub(super) is_of_a_model: bool,
-    /// Whether it wants no key, on a server that has keys.
+    /// Whether it needs no API key.
     pub(super) is_open: bool,
 }
 
-/// What comes back, as JSON Schemas. Each function puts the schemas that it refers to beside it.
+/// What comes back, as JSON Schemas. Each function adds the schemas that it refers to.
 #[derive(Clone, Copy)]
 pub enum Answers {
     Text,
     Page,
-    /// Of whatever type the file is.
+    /// Of the file's own type.
     File,
     Json(SchemaOf),
     /// JSON, or with `stream: true` events of another shape; the documents call them by this name.
@@ -47,12 +46,8 @@ pub type SchemaOf = fn(&mut Map<String, Value>) -> Value;
 /// See [`schema_as`].
 pub type SchemaAs = fn(String, &mut Map<String, Value>) -> Value;
 
-impl Route {
-    pub fn get(
-        pattern: &'static str,
-        handler: MethodRouter<AppState>,
-        about: &'static str,
-    ) -> Self {
+impl<S> Route<S> {
+    pub fn get(pattern: &'static str, handler: MethodRouter<S>, about: &'static str) -> Self {
         Self {
             method: Method::GET,
             pattern,
@@ -67,7 +62,7 @@ impl Route {
 
     pub fn post(
         pattern: &'static str,
-        handler: MethodRouter<AppState>,
+        handler: MethodRouter<S>,
         about: &'static str,
         fields: fn(&Served) -> Vec<Described>,
     ) -> Self {
@@ -78,12 +73,12 @@ impl Route {
         }
     }
 
-    /// What comes back is a `T` in JSON.
+    /// It answers with a `T` in JSON.
     pub fn answers<T: ToSchema>(self) -> Self {
         self.answers_with(Answers::Json(schema_of::<T>))
     }
 
-    /// What comes back is an answer of choices `C`, or a stream of their pieces `P`.
+    /// It answers with choices `C`, or streams their pieces `P`.
     pub fn answers_or_streams<C: ToSchema, P: ToSchema>(self, name: &'static str) -> Self {
         let whole = schema_as::<Answer<C>, C>;
         let event = schema_as::<Chunk<'static, P>, P>;
@@ -98,7 +93,7 @@ impl Route {
         }
     }
 
-    /// Whoever has no key may ask for it as well.
+    /// It needs no API key.
     pub fn open(self) -> Self {
         Self {
             is_open: true,
@@ -110,9 +105,9 @@ impl Route {
         Self { answers, ..self }
     }
 
-    /// As people write it.
+    /// The path as documents show it.
     pub fn path(&self) -> String {
-        shown(self.pattern)
+        self.pattern.replace("{*", "{")
     }
 
     /// The names in its path.
@@ -141,9 +136,12 @@ impl Answers {
     }
 }
 
-/// A router's pattern as people write it.
-pub fn shown(pattern: &str) -> String {
-    pattern.replace("{*", "{")
+/// The pattern of a request's route, for logs and metrics: they never show paths that clients make up.
+pub fn pattern(request: &Request) -> &str {
+    request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("other", MatchedPath::as_str)
 }
 
 /// A reference to a type's JSON Schema, which is put among `schemas` with all that it refers to.

@@ -1,4 +1,4 @@
-//! An answer as server-sent events, framed as OpenAI does: `data: {…}`, blank line, and last `data: [DONE]`.
+//! An answer as server-sent events, in OpenAI's framing: `data: {…}`, a blank line, and `data: [DONE]` at the end.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,30 +14,30 @@ use super::answer::{Head, Usage};
 use super::error::ApiError;
 use crate::engine::{Delta, Generation};
 
-/// How the deltas of one choice are shown, in the shape that its route has.
+/// How a route shows the deltas of one choice.
 pub trait Show: Send + 'static {
     /// A piece of the choice.
     type Piece: Serialize + Send;
 
-    /// What there is to tell of the choice when this has come; nothing of [`Delta::Failed`].
+    /// The pieces to send for this delta; none for [`Delta::Failed`].
     fn show(&mut self, delta: Delta) -> Vec<Self::Piece>;
 }
 
-/// A choice of the answer and where its deltas come from.
+/// A choice of the answer, and the generation that it comes from.
 pub struct Source<S> {
     pub show: S,
     pub generation: Generation,
-    /// Tokens of its prompt, where they count for the usage: once for each prompt.
+    /// Tokens of its prompt, for the first choice of each prompt: usage counts them once.
     pub prompt_tokens: Option<usize>,
 }
 
-/// An event's body.
+/// The body of an event.
 #[derive(Serialize, ToSchema)]
 pub struct Chunk<'a, P> {
     #[serde(flatten)]
     head: &'a Head,
     choices: Vec<P>,
-    /// With `include_usage`: null but in the last.
+    /// With `include_usage`: null in all events but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<&'a Usage>>,
 }
@@ -55,7 +55,8 @@ struct State<S> {
     usage: Usage,
 }
 
-/// Streams the choices as they come. The stream owns the generations: a client that leaves drops it, and with it them.
+/// Streams the choices as they are generated. The stream owns the generations: both are dropped when the client
+/// disconnects.
 pub fn respond<S: Show>(head: Head, sources: Vec<Source<S>>, include_usage: bool) -> Response {
     let mut deltas = Deltas::new();
     let mut shows = Vec::with_capacity(sources.len());
@@ -79,7 +80,7 @@ pub fn respond<S: Show>(head: Head, sources: Vec<Source<S>>, include_usage: bool
     let mut response = Sse::new(events)
         .keep_alive(KeepAlive::new().text("ping"))
         .into_response();
-    // A proxy that gathers events would defeat the purpose.
+    // Proxies must not buffer events.
     response
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -114,7 +115,7 @@ impl<S: Show> State<S> {
         }
     }
 
-    /// Nothing more is generated or shown. A client that does not read the last events keeps no model loaded by that.
+    /// Drops the generations, so that a client that does not read the last events does not keep the model loaded.
     fn end(&mut self) {
         self.over = true;
         self.deltas.clear();
@@ -132,7 +133,7 @@ impl<S: Show> State<S> {
             Delta::Token(_) => self.usage.completion(1),
             Delta::Finished(_) => {}
             Delta::Failed(error) => {
-                // The status went out long ago. Clients take a stream without [DONE] for broken off.
+                // The status was sent long ago. A stream without [DONE] tells clients that it is incomplete.
                 let last = event(&ApiError::from(error.clone()).as_body());
                 self.ready.push_back(last);
                 self.end();
@@ -154,8 +155,8 @@ fn event(body: &impl Serialize) -> Event {
     match serde_json::to_string(body) {
         Ok(json) => Event::default().data(json),
         Err(error) => {
-            // Strings, finite numbers and string keys always serialise.
-            tracing::error!(%error, "an event could not be written");
+            // Cannot happen: strings, finite numbers and string keys always serialise.
+            tracing::error!(%error, "an event could not be serialised");
             Event::default().comment("lost")
         }
     }

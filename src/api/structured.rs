@@ -3,10 +3,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::body::{cut, describe};
 use super::error::ApiError;
 use super::fields::{Fields, wrong};
-use super::models::Served;
+use super::served::Served;
+use super::wording::{cut, describe};
 use crate::model::Model;
 use crate::sampling::{Constraint, InvalidConstraint};
 

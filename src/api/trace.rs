@@ -1,36 +1,36 @@
-//! What is logged of a request: each of its lines carries the request's id, by which its sender can ask for it, and one
-//! at its end says how it went. Nothing of what was said stands in them.
+//! Request logs: each line has the request's id, and the last one says how the request ended. No line has any of its
+//! content.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Instant;
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
-use http_body::{Frame, SizeHint};
 use tracing::{Instrument, Span};
 
+use super::ids::new_id;
+use super::route;
+use super::wrapped_body::{BodyHooks, PolledFrame, WrappedBody};
 use crate::engine::Tally;
-use crate::random;
 
-/// The header by which a request's id comes and goes.
+/// The header with the request's id, in requests and answers.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Of a client's own id, which is repeated in every line.
+/// The longest id that is taken from a client: every log line repeats it.
 const MOST_ID_BYTES: usize = 128;
 
-/// Gives a request its id, and what is logged of it the span; tells when it is over.
+/// Gives a request its id and its span, and logs its end.
 pub async fn trace(request: Request, next: Next) -> Response {
     let id = request
         .headers()
         .get(&REQUEST_ID)
         .and_then(acceptable)
-        .map_or_else(made, str::to_owned);
-    let route = super::route(&request);
+        .map_or_else(|| new_id("req"), str::to_owned);
+    let route = route::pattern(&request);
     let span = span(&id, request.method(), route);
     #[cfg(feature = "otel")]
     crate::otel::join(&span, request.headers());
@@ -41,27 +41,27 @@ pub async fn trace(request: Request, next: Next) -> Response {
         is_probe: matches!(route, "/health" | "/metrics"),
         has_body: request.method() != Method::HEAD,
         status: None,
-        is_whole: false,
+        is_complete: false,
     };
     let answer = end.tally.of(next.run(request));
     let mut response = answer.instrument(span).await;
     end.status = Some(response.status());
     #[cfg(feature = "otel")]
     crate::otel::answered(&end.span, response.status());
-    // What was taken or made is fit for a header.
+    // Every id is valid in a header.
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    response.map(|body| Body::new(Told { body, end }))
+    response.map(|body| WrappedBody::wrap(body, end))
 }
 
-/// Of the highest level: whatever is logged at all says which request it belongs to.
+/// At the highest level, so that every line that is logged has its request.
 #[cfg(not(feature = "otel"))]
 fn span(id: &str, method: &Method, route: &str) -> Span {
     tracing::error_span!("request", request_id = id, %method, route)
 }
 
-/// Likewise; and what collectors read out of it.
+/// Likewise, with the attributes that trace collectors read.
 #[cfg(feature = "otel")]
 fn span(id: &str, method: &Method, route: &str) -> Span {
     tracing::error_span!(
@@ -74,30 +74,25 @@ fn span(id: &str, method: &Method, route: &str) -> Span {
     )
 }
 
-/// A client's id, if it is short and nothing but visible ASCII.
+/// A client's id, if it is short and visible ASCII.
 fn acceptable(id: &HeaderValue) -> Option<&str> {
     let id = id.to_str().ok()?;
     let fine = (1..=MOST_ID_BYTES).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
     fine.then_some(id)
 }
 
-/// An id that no other request has.
-fn made() -> String {
-    format!("req-{:032x}", u128::from_le_bytes(random::bytes()))
-}
-
-/// Tells of a request when it is dropped.
+/// Logs the end of a request when it is dropped.
 struct End {
     span: Span,
     arrived: Instant,
     tally: Arc<Tally>,
-    /// Asked again and again by those who watch.
+    /// Whether monitoring asks for this route again and again.
     is_probe: bool,
     has_body: bool,
-    /// `None`: there is no answer yet.
+    /// `None` until there is an answer.
     status: Option<StatusCode>,
-    /// Whether all of the answer was taken.
-    is_whole: bool,
+    /// Whether the answer was sent to its end.
+    is_complete: bool,
 }
 
 impl Drop for End {
@@ -110,13 +105,13 @@ impl Drop for End {
         if let Some((prompt, generated)) = self.tally.read() {
             crate::otel::tokens(&self.span, prompt, generated);
         }
-        if self.is_probe && self.is_whole {
+        if self.is_probe && self.is_complete {
             return tracing::debug!(status, duration_ms, "answered");
         }
-        let how = if self.is_whole {
+        let how = if self.is_complete {
             "answered"
         } else {
-            "the client left"
+            "the client disconnected"
         };
         tracing::info!(
             status,
@@ -128,40 +123,18 @@ impl Drop for End {
     }
 }
 
-/// An answer's body; what is logged while it is made belongs to its request.
-struct Told {
-    body: Body,
-    end: End,
-}
-
-impl HttpBody for Told {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let span = self.end.span.clone();
-        let _inside = span.enter();
-        let polled = Pin::new(&mut self.body).poll_frame(task);
-        self.end.is_whole |= matches!(polled, Poll::Ready(None));
+impl BodyHooks for End {
+    /// Logs what happens meanwhile under this request.
+    fn poll(&mut self, poll: impl FnOnce() -> PolledFrame) -> PolledFrame {
+        let span = self.span.clone();
+        let polled = span.in_scope(poll);
+        self.is_complete |= matches!(polled, Poll::Ready(None));
         polled
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Told {
-    /// Whoever sends a body need not ask for more when all is there.
-    fn drop(&mut self) {
-        self.end.is_whole |= self.body.is_end_stream() || !self.end.has_body;
+    /// A body need not be polled once more after its last frame.
+    fn dropped(&mut self, body: Body) {
+        self.is_complete |= body.is_end_stream() || !self.has_body;
     }
 }
 
@@ -170,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_that_are_taken_and_ids_that_are_not() {
+    fn accepted_and_refused_ids() {
         let check = |id: &[u8], expect: bool| {
             let id = HeaderValue::from_bytes(id).expect("a header");
             assert_eq!(acceptable(&id).is_some(), expect, "{id:?}");
@@ -188,8 +161,8 @@ mod tests {
     }
 
     #[test]
-    fn made_ids_differ_and_would_be_taken() {
-        let ids: std::collections::HashSet<String> = (0..10_000).map(|_| made()).collect();
+    fn new_ids_are_unique_and_acceptable() {
+        let ids: std::collections::HashSet<String> = (0..10_000).map(|_| new_id("req")).collect();
         assert_eq!(ids.len(), 10_000);
         for id in ids {
             let header = HeaderValue::from_str(&id).expect("a header");

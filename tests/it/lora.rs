@@ -510,7 +510,7 @@ fn what_is_wrong_with_the_field_is_said() {
     );
     check(
         json!([{"id": 0, "scale": 1, "path": "x"}]),
-        "`lora[0]` must have `id` and `scale` only, but it has `path` as well.",
+        "`lora[0]` must have `id` and `scale` only, but it also has `path`.",
     );
     for (id, shown) in [
         (json!(2), "the number 2"),
@@ -540,7 +540,7 @@ fn what_is_wrong_with_the_field_is_said() {
     }
     check(
         json!([{"id": 0, "scale": 1}, {"id": "a", "scale": 1}]),
-        "`lora[1]` names the adapter 0 (\"a\") a second time.",
+        "`lora[1]` names adapter 0 (\"a\") a second time.",
     );
     // Numbers that are not finite cannot be written in JSON; what overflows is refused with it.
     let answer = server.send(

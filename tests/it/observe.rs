@@ -279,12 +279,12 @@ fn who_leaves_is_said_to_have_left() {
     let mut first = [0];
     std::io::Read::read_exact(&mut &connection, &mut first).expect("it has begun");
     drop(connection);
-    server.wait_for_line("the client left");
+    server.wait_for_line("the client disconnected");
     let ended = server.terminate();
     let line = ended
         .log
         .lines()
-        .find(|line| line.contains("the client left"))
+        .find(|line| line.contains("the client disconnected"))
         .expect("waited for");
     assert!(line.contains("request_id=\"gone\""), "{line}");
 }

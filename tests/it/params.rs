@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use candor::config::{Config, Flag, Given, Sources};
+use candor::config::{Config, Flag, FlagValue, Sources};
 use candor::params::{Number, PARAMS, Param, Range};
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ fn settings(param: &Param, value: &Value) -> bool {
     let flag = Flag {
         name: "--set".to_owned(),
         key: param.setting.to_owned(),
-        given: Given::One(text),
+        value: FlagValue::One(text),
     };
     let loaded = Config::load(&Sources {
         flags: vec![flag],

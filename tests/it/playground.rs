@@ -139,7 +139,11 @@ fn there_is_nothing_beside_the_files() {
     let posted = ask("POST", "/page/main.js", &[]);
     assert_eq!(posted.status, 405);
     assert_eq!(posted.header("allow"), Some("GET,HEAD"));
-    assert!(posted.body.contains("`/page/main.js` takes GET, not POST."));
+    assert!(
+        posted
+            .body
+            .contains("`/page/main.js` accepts GET, not POST.")
+    );
 }
 
 /// A browser sends no key for a page, and the page has a field for it.

@@ -1,11 +1,14 @@
 //! House rules that a reader relies on.
 
+mod imports;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::server::{files, root};
+use imports::Imports;
 
-/// Each module imports only from those that stand before it.
+/// Each module imports only from those before it.
 const LINE: [&str; 7] = [
     "config",
     "model",
@@ -17,7 +20,7 @@ const LINE: [&str; 7] = [
 ];
 
 #[test]
-fn the_line_holds() {
+fn modules_import_only_from_those_before_them() {
     let src = root().join("src");
     for file in files(&src, "rs") {
         let relative = file.strip_prefix(&src).expect("below src");
@@ -52,6 +55,21 @@ fn the_line_holds() {
     }
 }
 
+/// No file depends on itself through others. A folder's `mod.rs` may re-export and wire its children; what they share
+/// has a file of its own beside them.
+#[test]
+fn no_files_import_each_other() {
+    let src = root().join("src");
+    let files = files(&src, "rs").into_iter().map(|file| {
+        let text = fs::read_to_string(&file).expect("text");
+        let relative = file.strip_prefix(&src).expect("below src");
+        (relative.to_owned(), text)
+    });
+    let imports = Imports::read(&files.collect::<Vec<_>>());
+    let circles: Vec<String> = imports.circles().iter().map(ToString::to_string).collect();
+    assert!(circles.is_empty(), "\n{}", circles.join("\n"));
+}
+
 #[test]
 fn four_files_have_unsafe_code() {
     let mut with: Vec<PathBuf> = files(&root().join("src"), "rs")
@@ -66,7 +84,7 @@ fn four_files_have_unsafe_code() {
     );
 }
 
-/// All that `GET /metrics` may tell, by its constants.
+/// The names of all metrics, from their constants.
 fn metric_names() -> Vec<String> {
     let text = fs::read_to_string(root().join("src/metrics.rs")).expect("text");
     let named = text.lines().filter_map(|line| {
@@ -76,7 +94,7 @@ fn metric_names() -> Vec<String> {
     named.collect()
 }
 
-/// What the pages of `docs/api` say, one after the other.
+/// All pages of `docs/api`, concatenated.
 fn pages_of_the_api() -> String {
     let pages = files(&root().join("docs/api"), "md");
     let texts = pages
@@ -111,7 +129,7 @@ fn the_pages_name_every_route_and_metric() {
 }
 
 #[test]
-fn the_dashboard_asks_for_metrics_that_there_are() {
+fn the_dashboard_uses_metrics_that_exist() {
     let path = root().join("config/grafana-dashboard.json");
     let text = fs::read_to_string(path).expect("the dashboard");
     let dashboard: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -141,7 +159,7 @@ fn the_dashboard_asks_for_metrics_that_there_are() {
     }
 }
 
-/// The part of a page below a heading, up to the next of its kind.
+/// The section of a page with this heading.
 fn part<'a>(page: &'a str, heading: &str) -> &'a str {
     let start = page.find(&format!("\n## {heading}\n"));
     let rest = &page[start.unwrap_or_else(|| panic!("no heading {heading}")) + 1..];
@@ -169,7 +187,7 @@ fn the_page_of_settings_has_each_with_its_default_and_bounds() {
     assert!(settings > 60, "the settings were not found");
 }
 
-/// The Markdown pages that people read: those at the top, and those below docs and examples.
+/// The Markdown pages at the top level and in docs and examples.
 fn pages() -> Vec<PathBuf> {
     let top = fs::read_dir(root()).expect("a folder");
     let top = top.map(|entry| entry.expect("an entry").path());
@@ -182,7 +200,7 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The lines of a page that are not code.
+/// The lines of a page outside of code.
 fn prose(page: &Path) -> Vec<String> {
     let text = fs::read_to_string(page).expect("text");
     let mut in_code = false;
@@ -194,7 +212,7 @@ fn prose(page: &Path) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// What a link may name of a page after `#`, as GitHub makes it of the headings.
+/// The anchors of a page, as GitHub makes them from its headings.
 fn anchors(page: &Path) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for line in prose(page).iter().filter(|line| line.starts_with('#')) {
@@ -213,7 +231,7 @@ fn anchors(page: &Path) -> Vec<String> {
 }
 
 #[test]
-fn every_link_of_a_page_leads_somewhere() {
+fn every_link_of_a_page_has_a_target() {
     let (mut links, mut broken) = (0, Vec::new());
     for page in pages() {
         let text = prose(&page).join("\n");

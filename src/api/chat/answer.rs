@@ -1,20 +1,20 @@
-//! The answer of `POST /v1/chat/completions`, whole and in pieces.
+//! The answer of `POST /v1/chat/completions`, complete or streamed.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::tools::{Calls, Part, Reader};
-use crate::api::answer::{Gathered, finite};
-use crate::api::generate::new_id;
+use super::calls::{Calls, Part, Reader};
+use crate::api::gathered::{Gathered, finite};
+use crate::api::ids::new_id;
 use crate::api::stream::Show;
 use crate::engine::{Delta, FinishReason, ModelInUse, TokenOutput};
 use crate::model::Token;
 
-/// One answer of a conversation.
+/// One answer to the conversation.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ChatChoice)]
 pub struct Choice {
-    /// Which choice this is, from 0.
+    /// The choice's index, from 0.
     pub index: usize,
     pub message: Message,
     pub logprobs: Option<ChatLogprobs>,
@@ -26,7 +26,7 @@ pub struct Choice {
 pub struct Message {
     /// Always "assistant".
     pub role: &'static str,
-    /// Null if there is nothing but calls.
+    /// Null if the message has only calls.
     pub content: Option<String>,
     /// Always null.
     pub refusal: Option<String>,
@@ -34,16 +34,16 @@ pub struct Message {
     pub tool_calls: Vec<ToolCall>,
 }
 
-/// A call of a tool; in a stream a piece of one, with the arguments to be added to those before.
+/// A call of a tool; in a stream a piece of one, whose arguments are appended to those before.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ToolCall {
-    /// In a stream: which call this belongs to.
+    /// In a stream: the index of the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<usize>,
-    /// What the tool's message names as `tool_call_id`; in a stream in the first piece of a call.
+    /// The `tool_call_id` for the tool's message; in a stream only in the first piece of a call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Always "function"; in a stream in the first piece of a call.
+    /// Always "function"; in a stream only in the first piece of a call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#type: Option<&'static str>,
     pub function: FunctionCall,
@@ -51,7 +51,7 @@ pub struct ToolCall {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FunctionCall {
-    /// The function's; in a stream in the first piece of a call.
+    /// The function's name; in a stream only in the first piece of a call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// JSON, as the model wrote it.
@@ -61,7 +61,7 @@ pub struct FunctionCall {
 /// A piece of a choice in a stream.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatPiece {
-    /// Which choice this is of, from 0.
+    /// The choice's index, from 0.
     pub index: usize,
     pub delta: MessageDelta,
     pub logprobs: Option<ChatLogprobs>,
@@ -69,23 +69,23 @@ pub struct ChatPiece {
     pub finish_reason: Option<&'static str>,
 }
 
-/// What is to be added to the message.
+/// What this piece adds to the message.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct MessageDelta {
-    /// In the first piece of a choice: "assistant".
+    /// "assistant" in the first piece of a choice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,
-    /// Text to be added.
+    /// Text to append.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
 }
 
-/// Log-probabilities in the shape of chats.
+/// Log-probabilities in the format of chat completions.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatLogprobs {
-    /// One for each generated token, those of calls among them.
+    /// One entry for each generated token, including those of calls.
     pub content: Vec<TokenEntry>,
     /// Always null.
     pub refusal: Option<Vec<TokenEntry>>,
@@ -96,17 +96,17 @@ pub struct ChatLogprobs {
 pub struct TokenEntry {
     #[serde(flatten)]
     pub token: Scored,
-    /// The likeliest, likeliest first.
+    /// The likeliest tokens at this position, likeliest first.
     pub top_logprobs: Vec<Scored>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Scored {
-    /// Its text, broken bytes left out.
+    /// Its text, without incomplete UTF-8.
     pub token: String,
     /// Log-softmax of the raw logits, in nats.
     pub logprob: f32,
-    /// Its bytes: those of several tokens may make one character. A control token's are its name's.
+    /// Its bytes; several tokens may form one character. For a control token those of its name.
     pub bytes: Vec<u8>,
 }
 
@@ -115,9 +115,9 @@ pub struct Scored {
 pub struct View {
     pub model: ModelInUse,
     pub logprobs: bool,
-    /// The calls that there may be in the text.
+    /// The calls that the text may have.
     pub calls: Option<Calls>,
-    /// The function that the text is the arguments of.
+    /// The function whose arguments the text is.
     pub named: Option<String>,
 }
 
@@ -154,7 +154,7 @@ impl View {
         })
     }
 
-    /// The choice of this index, from all that was told of it.
+    /// A complete choice.
     pub fn choice(&self, index: usize, gathered: &Gathered) -> Choice {
         let text: String = gathered.text().collect();
         let mut content = String::new();
@@ -207,10 +207,10 @@ fn finish_reason(reason: FinishReason, calls: bool) -> &'static str {
     }
 }
 
-/// The text of a choice while it is read for calls.
+/// Finds calls in the text of a choice.
 struct Reading {
     reader: Option<Reader>,
-    /// Told of at the first text.
+    /// Until the first text.
     named: Option<String>,
 }
 
@@ -246,7 +246,7 @@ pub struct Streamed {
     index: usize,
     view: View,
     reading: Reading,
-    /// Calls that were told of.
+    /// Calls shown so far.
     calls: usize,
 }
 
@@ -269,7 +269,7 @@ impl Streamed {
         }
     }
 
-    /// A piece for what the text turned out to be; the first carries the scores.
+    /// A piece for each part of the text; the first has the scores.
     fn pieces(&mut self, parts: Vec<Part>, entries: Vec<TokenEntry>) -> Vec<ChatPiece> {
         let mut logprobs = self
             .view
@@ -305,7 +305,7 @@ impl Streamed {
             pieces.push(self.piece(delta, logprobs.take()));
         }
         if logprobs.is_some() {
-            // A token whose text is not told yet, or that has none.
+            // A token whose text is held back, or that has none.
             let delta = MessageDelta {
                 content: Some(String::new()),
                 ..MessageDelta::default()

@@ -1,9 +1,9 @@
-//! Chat templates: messages become the text that a model was trained with. They are Jinja as Hugging Face's transformers
-//! runs it (`apply_chat_template`), which is Jinja2 in a sandbox with a few functions of its own.
+//! Chat templates render messages as the text that a model was trained with. They are Jinja as in Hugging Face's
+//! transformers (`apply_chat_template`): Jinja2 in a sandbox with a few more functions.
 //!
-//! A template may come from a client. Its fuel bounds most of what it may take, and it reaches nothing but what it is given.
-//! But printing a value costs fuel only when it is printed, and lists within lists may be as large as one likes: so those of
-//! clients are rendered by a process of their own, which the system holds to its memory and time.
+//! A client may send its own template. It can access only its variables, and fuel limits most of what it may use. But
+//! nested lists cost no fuel until they are printed, and can then be of any size. So templates of clients are rendered in
+//! a process of their own, with limits on its memory and time.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
@@ -16,17 +16,17 @@ use serde_json::Map;
 
 use crate::program;
 
-/// About 64 bytes, or an instruction, each: a conversation of megabytes fits, and nothing takes more than a moment.
+/// A unit is about 64 bytes or one instruction: enough for a conversation of megabytes, and used up in a moment.
 const FUEL: u64 = 200_000;
-/// Values within values are dropped by functions that call themselves, and fuel allows some ten thousand levels.
+/// Nested values are dropped recursively, and fuel allows about ten thousand levels.
 const STACK_BYTES: usize = 128 << 20;
-/// Calls within calls.
+/// The depth of nested calls.
 const RECURSION: usize = 100;
 
-/// Why a template gave no text; goes on from "the template", for the person who sent the request.
+/// Why a template did not render, as the rest of a sentence that begins with "the template". Its reader sent the request.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum TemplateError {
-    /// What the template itself says of the messages, by `raise_exception`.
+    /// The template rejects the messages by `raise_exception`.
     #[error("says: {0}")]
     Raised(String),
     #[error("cannot be read: {0}")]
@@ -37,10 +37,10 @@ pub enum TemplateError {
     Failed(String),
 }
 
-/// What is in scope of a template: `messages`, `tools`, `bos_token` and their like.
+/// The variables of a template: `messages`, `tools`, `bos_token` and others.
 pub type Scope = Map<String, serde_json::Value>;
 
-/// The text that the template makes of what is in scope.
+/// Renders a template.
 pub fn render(template: &str, scope: &Scope) -> Result<String, TemplateError> {
     std::thread::scope(|threads| {
         let thread = std::thread::Builder::new()
@@ -54,20 +54,20 @@ pub fn render(template: &str, scope: &Scope) -> Result<String, TemplateError> {
     })
 }
 
-/// What the process of a client's template is told.
+/// The input of the process that renders a client's template.
 #[derive(Serialize, Deserialize)]
 struct Order {
     template: String,
     scope: Scope,
 }
 
-/// Bytes that such a process may have, its program and stack among them.
+/// The most memory of such a process, with its program and stack.
 const PROCESS_BYTES: u64 = 1 << 30;
-/// Seconds of a core that it may take.
+/// The most CPU time of it, in seconds.
 const PROCESS_SECONDS: u64 = 3;
-/// All that it gets of the server's environment, which may hold keys.
+/// The only variable of the server's environment that it gets: others may hold keys.
 const TIME_ZONE: &str = "TZ";
-/// Bytes of the text that it may answer with.
+/// The most bytes of its output.
 const PROCESS_ANSWER_BYTES: u64 = 32 << 20;
 
 /// As [`render`], in a process of its own.
@@ -79,7 +79,7 @@ pub fn render_apart(template: &str, scope: Scope) -> Result<String, TemplateErro
     let run = || -> std::io::Result<Option<Result<String, TemplateError>>> {
         let mut command = Command::new(program::path()?);
         command.arg("render-template").env_clear();
-        // `strftime_now` gives the same time here as in the server itself.
+        // So that `strftime_now` returns the same time as in the server.
         if let Some(zone) = std::env::var_os(TIME_ZONE) {
             command.env(TIME_ZONE, zone);
         }
@@ -88,7 +88,7 @@ pub fn render_apart(template: &str, scope: Scope) -> Result<String, TemplateErro
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
-        // It reads all before it writes anything. If it ends before that, its status says so.
+        // It reads all input before it writes. If it ends earlier, there is no output.
         if let Some(mut input) = child.stdin.take() {
             let _ = input.write_all(serde_json::to_string(&order)?.as_bytes());
         }
@@ -102,7 +102,7 @@ pub fn render_apart(template: &str, scope: Scope) -> Result<String, TemplateErro
     };
     match run() {
         Ok(Some(outcome)) => outcome,
-        // The system ended it.
+        // The operating system killed it.
         Ok(None) => Err(TemplateError::OutOfFuel),
         Err(error) => {
             tracing::error!(%error, "the process of a chat template could not be run");
@@ -111,9 +111,9 @@ pub fn render_apart(template: &str, scope: Scope) -> Result<String, TemplateErro
     }
 }
 
-/// What that process does: an [`Order`] in, a text or a [`TemplateError`] out, in JSON.
+/// The main function of that process: an [`Order`] in, a text or a [`TemplateError`] out, in JSON.
 pub fn render_template(order: &str) -> String {
-    // Where the system knows no such limit, fuel is what there is.
+    // On systems without such limits there is only fuel.
     for (resource, most) in [
         (rlimit::Resource::AS, PROCESS_BYTES),
         (rlimit::Resource::CPU, PROCESS_SECONDS),
@@ -163,7 +163,7 @@ fn environment() -> Result<Environment<'static>, Error> {
     Ok(environment)
 }
 
-/// transformers marks what an assistant said by `{% generation %}`, for training. Here it is said without.
+/// Removes `{% generation %}`, with which transformers marks the assistant's text for training.
 fn without_generation_tags(template: &str) -> String {
     let mut rest = template;
     let mut source = String::with_capacity(template.len());
@@ -188,7 +188,7 @@ fn without_generation_tags(template: &str) -> String {
     source
 }
 
-/// What [`raise_exception`] puts before its message, to tell it from other errors.
+/// The prefix that tells messages of [`raise_exception`] from other errors.
 const RAISED: &str = "raised: ";
 
 fn raise_exception(message: String) -> Result<Value, Error> {
@@ -205,22 +205,22 @@ fn raised(error: &Error) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// The time on this machine.
+/// The local time of this machine.
 fn strftime_now(format: &str) -> Result<String, Error> {
     let now = jiff::ZonedDateTime::now();
     jiff::fmt::strtime::format(format, &now)
         .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
 }
 
-/// JSON as Python writes it: a space after comma and colon, nothing escaped that need not be.
+/// JSON in Python's format: a space after each comma and colon, and only necessary escapes.
 fn to_json(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    // Others change nothing that a prompt shows.
+    // Other options have no effect on a prompt.
     let _: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
     let wrong =
         |error: serde_json::Error| Error::new(ErrorKind::InvalidOperation, error.to_string());
-    // A value may stand in itself many times over: what is written is bounded while it is.
+    // A value may contain itself many times over, so the output is limited while it is written.
     let fuel = state.fuel_levels().map_or(0, |(_, left)| left);
     let mut bytes = Bounded {
         written: Vec::new(),
@@ -243,7 +243,7 @@ fn to_json(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error
     ))
 }
 
-/// Takes so many bytes and no more.
+/// A writer that fails beyond a number of bytes.
 struct Bounded {
     written: Vec<u8>,
     most: usize,
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_wrong_is_said() {
+    fn errors_say_what_is_wrong() {
         let check = |template: &str, part: &str| {
             let message = rendered(template, json!({"messages": [1]}))
                 .expect_err(template)
@@ -401,7 +401,7 @@ mod tests {
         ] {
             assert!(rendered(template, json!({})).is_err(), "{template}");
         }
-        // Whether it has fuel for all of it or not, it ends.
+        // It ends, with enough fuel or not.
         for last in [
             "",
             "{{ ns.a }}",

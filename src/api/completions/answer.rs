@@ -6,54 +6,59 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::arrays::{CompletionLogprobs, Entry, LogprobsSchema};
+use super::output_options::OutputOptions;
 use super::prompt::Prompt;
-use super::recent::Recent;
 use super::rows::Logits;
-use super::telling::Telling;
 use super::trace::TokenTrace;
-use crate::api::answer::Gathered;
+use crate::api::fork_cache::ForkCache;
+use crate::api::gathered::Gathered;
 use crate::api::stream::Show;
 use crate::engine::{Delta, ModelInUse, PromptOutput, TokenOutput};
 
-/// One continuation, or a piece of one in a stream.
+/// One completion, or a piece of one in a stream.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Choice {
-    /// What was generated, behind the prompt with `echo`; in a stream the next piece of it.
+    /// The completion, with `echo` after the prompt; in a stream the next piece of it.
     pub text: String,
-    /// Which choice this is, from 0; those of the first prompt come first.
+    /// The choice's index, from 0; choices of the first prompt come first.
     pub index: usize,
     #[schema(value_type = Option<LogprobsSchema>)]
     pub logprobs: Option<CompletionLogprobs>,
     /// "stop" or "length"; in a stream null until the end.
     pub finish_reason: Option<&'static str>,
-    /// With `return_token_ids`: what was generated; in a stream the next of it.
+    /// With `return_token_ids`: the tokens of the completion; in a stream the next ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<i32>>,
-    /// With `return_token_ids`: the prompt's tokens; in a stream in the first piece.
+    /// With `return_token_ids`: the prompt's tokens; in a stream only in the first piece.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<i32>>,
-    /// With `trace`: how each token was drawn.
+    /// With `trace`: how each token was sampled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<Vec<TokenTrace>>,
-    /// With `logits`: whole rows.
+    /// With `logits`: whole rows of logits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logits: Option<Logits>,
 }
 
-/// How the deltas of a prompt's choices are shown.
+/// How the choices of a prompt are shown.
 #[derive(Clone)]
 pub struct View {
     pub model: ModelInUse,
     pub prompt: Arc<Prompt>,
     pub echo: bool,
-    pub telling: Arc<Telling>,
-    /// Characters that stand before the completion.
+    pub options: Arc<OutputOptions>,
+    /// Characters before the completion.
     pub base: usize,
 }
 
 impl View {
-    pub fn new(model: ModelInUse, prompt: Arc<Prompt>, echo: bool, telling: Arc<Telling>) -> Self {
-        let base = if echo && telling.tell.is_some() {
+    pub fn new(
+        model: ModelInUse,
+        prompt: Arc<Prompt>,
+        echo: bool,
+        options: Arc<OutputOptions>,
+    ) -> Self {
+        let base = if echo && options.logprobs.is_some() {
             prompt.offsets(model.vocab()).last().copied().unwrap_or(0)
         } else {
             prompt.text.chars().count()
@@ -62,14 +67,14 @@ impl View {
             model,
             prompt,
             echo,
-            telling,
+            options,
             base,
         }
     }
 
     /// The echoed prompt's entries.
     fn prompt_entries(&self, output: &PromptOutput) -> Vec<Entry> {
-        if !self.echo || self.telling.tell.is_none() {
+        if !self.echo || self.options.logprobs.is_none() {
             return Vec::new();
         }
         let offsets = self.prompt.offsets(self.model.vocab());
@@ -78,7 +83,7 @@ impl View {
             .map(|place| Entry {
                 token: self.prompt.tokens[place],
                 offset: offsets[place],
-                // The arrays begin with null, as OpenAI's did.
+                // The arrays begin with null, as in OpenAI's API.
                 score: if place == first {
                     None
                 } else {
@@ -98,7 +103,7 @@ impl View {
         }
     }
 
-    /// The choice of this index, from all that was told of it.
+    /// A complete choice.
     pub fn choice(&self, index: usize, gathered: &Gathered) -> Choice {
         let echoed = Some(self.prompt.text.as_str()).filter(|_| self.echo);
         let text = echoed.into_iter().chain(gathered.text()).collect();
@@ -106,25 +111,25 @@ impl View {
         entries.extend(gathered.tokens.iter().map(|output| self.entry(output)));
         let mut choice = self.piece(index, text, entries);
         choice.finish_reason = Some(gathered.reason.as_str());
-        self.tell(&mut choice, Some(&gathered.prompt), 0, &gathered.tokens);
+        self.add_details(&mut choice, Some(&gathered.prompt), 0, &gathered.tokens);
         choice
     }
 
-    /// Puts in what is told beside text and arrays: of the prompt, if it is given, and of generated tokens, before which
-    /// `before` were generated.
-    fn tell(
+    /// Adds output beyond text and arrays: for the prompt, if it is given, and for generated tokens, which `before` others
+    /// precede.
+    fn add_details(
         &self,
         choice: &mut Choice,
         prompt: Option<&PromptOutput>,
         before: usize,
         tokens: &[TokenOutput],
     ) {
-        let Telling {
+        let OutputOptions {
             token_ids,
             watch,
             rows,
             ..
-        } = &*self.telling;
+        } = &*self.options;
         if *token_ids {
             choice.token_ids = Some(tokens.iter().map(|output| output.token.0).collect());
             let ids = prompt.map(|_| self.prompt.tokens.iter().map(|token| token.0).collect());
@@ -148,15 +153,15 @@ impl View {
         }
     }
 
-    /// Text and its arrays.
+    /// A choice with text and arrays alone.
     fn piece(&self, index: usize, text: String, entries: Vec<Entry>) -> Choice {
-        let logprobs = self.telling.tell.as_ref();
+        let logprobs = self.options.logprobs.as_ref();
         Choice {
             text,
             index,
             logprobs: logprobs.map(|_| CompletionLogprobs {
                 model: self.model.clone(),
-                telling: Arc::clone(&self.telling),
+                options: Arc::clone(&self.options),
                 entries,
             }),
             finish_reason: None,
@@ -170,12 +175,12 @@ impl View {
 
 /// A choice that is streamed.
 pub struct Streamed {
-    /// The answer's id, by which it may be gone on from.
+    /// The answer's id, by which it can be forked.
     pub id: Arc<str>,
-    pub recent: Recent,
+    pub fork_cache: ForkCache,
     pub index: usize,
     pub view: View,
-    /// Tokens that were told of.
+    /// Tokens shown so far.
     pub generated: usize,
 }
 
@@ -184,27 +189,27 @@ impl Show for Streamed {
 
     fn show(&mut self, delta: Delta) -> Vec<Choice> {
         let (index, view) = (self.index, &self.view);
-        let telling = &view.telling;
+        let options = &view.options;
         if let Delta::Token(output) = &delta
             && !view.model.vocab().is_end(output.token)
         {
-            self.recent.extend(&self.id, index, output.token);
+            self.fork_cache.extend(&self.id, index, output.token);
         }
         let piece = match delta {
-            Delta::Prompt(output) if view.echo || telling.token_ids || !output.rows.is_empty() => {
+            Delta::Prompt(output) if view.echo || options.token_ids || !output.rows.is_empty() => {
                 let text = if view.echo {
                     view.prompt.text.clone()
                 } else {
                     String::new()
                 };
                 let mut piece = view.piece(index, text, view.prompt_entries(&output));
-                view.tell(&mut piece, Some(&output), 0, &[]);
+                view.add_details(&mut piece, Some(&output), 0, &[]);
                 piece
             }
-            Delta::Token(mut output) if telling.of_each_token() || !output.text.is_empty() => {
+            Delta::Token(mut output) if options.of_each_token() || !output.text.is_empty() => {
                 let text = std::mem::take(&mut output.text);
                 let mut piece = view.piece(index, text, vec![view.entry(&output)]);
-                view.tell(&mut piece, None, self.generated, &[output]);
+                view.add_details(&mut piece, None, self.generated, &[output]);
                 self.generated += 1;
                 piece
             }

@@ -1,5 +1,5 @@
-//! The arrays of logprobs: the four of the contract, and beside them what a request asks for more. They are written straight
-//! from the scores.
+//! The arrays of logprobs: the four of the contract, and those that a request asks for. They are serialised directly from
+//! the scores.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,70 +8,71 @@ use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
-use super::telling::Telling;
-use crate::api::answer::finite;
+use super::output_options::OutputOptions;
+use crate::api::gathered::finite;
 use crate::engine::ModelInUse;
 use crate::logprobs::{Detail, TokenLogprob};
 use crate::model::{Token, Vocab};
 use crate::sampling::{Mode, Observed};
 
-/// Arrays of one length: `text_offset` (characters), `token_logprobs` (nats), `tokens`, `top_logprobs` (objects text →
-/// nats, likeliest first), and those that were asked for.
+/// Arrays of equal length: `text_offset` (characters), `token_logprobs` (nats), `tokens`, `top_logprobs` (objects text →
+/// nats, likeliest first), and optional ones.
 pub struct CompletionLogprobs {
     pub model: ModelInUse,
-    pub telling: Arc<Telling>,
+    pub options: Arc<OutputOptions>,
     pub entries: Vec<Entry>,
 }
 
-/// [`CompletionLogprobs`] as it is written, for the documents.
+/// [`CompletionLogprobs`] as it is serialised, for the documents.
 #[derive(ToSchema)]
 #[schema(as = CompletionLogprobs)]
-#[expect(dead_code, reason = "it only describes")]
+#[expect(dead_code, reason = "only a schema")]
 pub struct LogprobsSchema {
-    /// Characters (Unicode scalar values) of prompt and completion that stand before each token.
+    /// Characters (Unicode scalar values) of prompt and completion before each token.
     text_offset: Vec<usize>,
-    /// Log-softmax of the raw logits over the whole vocabulary, in nats; null where nothing predicts a token.
+    /// Log-softmax of the raw logits over the whole vocabulary, in nats; null for a token that nothing predicts.
     token_logprobs: Vec<Option<f32>>,
-    /// The text of each token, broken bytes left out.
+    /// The text of each token, without incomplete UTF-8.
     tokens: Vec<String>,
-    /// For each token the likeliest ones at its place, text → nats.
+    /// For each token the likeliest tokens at its position, text → nats.
     top_logprobs: Vec<Option<std::collections::BTreeMap<String, f32>>>,
     /// With `logprobs_detail`: the id of each token.
     #[schema(required = false)]
     token_ids: Vec<i32>,
-    /// With `logprobs_detail`: the bytes of each token; a control token's are its name's.
+    /// With `logprobs_detail`: the bytes of each token; for a control token those of its name.
     #[schema(required = false)]
     bytes: Vec<Vec<u8>>,
-    /// With `logprobs_detail`: for each token the likeliest ones at its place, likeliest first, also those of one text.
+    /// With `logprobs_detail`: for each token the likeliest tokens at its position, likeliest first; tokens with equal text
+    /// are all listed.
     #[schema(required = false)]
     top: Vec<Option<Vec<Alternative>>>,
-    /// With `logprobs_detail`: each token's place among all by likelihood, from 1.
+    /// With `logprobs_detail`: each token's rank by likelihood, from 1.
     #[schema(required = false)]
     rank: Vec<Option<usize>>,
-    /// With `logprobs_detail`: the entropy of the distribution at each place, in nats.
+    /// With `logprobs_detail`: the entropy of the distribution at each position, in nats.
     #[schema(required = false)]
     entropy: Vec<Option<f32>>,
-    /// With `logprobs_detail`: the probability of all that does not stand in `top`.
+    /// With `logprobs_detail`: the probability of all tokens outside `top`.
     #[schema(required = false)]
     tail_mass: Vec<Option<f32>>,
-    /// With `logprob_token_ids` or `logprob_tokens`: for each token those asked for, in that order.
+    /// With `logprob_token_ids` or `logprob_tokens`: for each token the requested tokens, in that order.
     #[schema(required = false)]
     named: Vec<Option<Vec<Alternative>>>,
-    /// With `logprobs_mode`: for each token the probability, under bias and penalties, of all that constraint and allowed
-    /// tokens left.
+    /// With `logprobs_mode`: for each token the probability, after bias and penalties, of what constraint and allowed tokens
+    /// leave.
     #[schema(required = false)]
     kept_mass: Vec<Option<f32>>,
-    /// With several of `logprobs_mode`: of each its arrays, all but those of texts, ids and bytes.
+    /// With an array as `logprobs_mode`: the arrays of each mode, without texts, ids and bytes.
     #[schema(required = false)]
     modes:
         std::collections::BTreeMap<String, std::collections::BTreeMap<String, serde_json::Value>>,
 }
 
-/// A token that might have stood there.
+/// A token of the distribution at a position.
 #[derive(Serialize, ToSchema)]
 pub struct Alternative {
     pub id: i32,
-    /// Its text, broken bytes left out.
+    /// Its text, without incomplete UTF-8.
     pub token: String,
     pub bytes: Vec<u8>,
     /// In nats.
@@ -89,14 +90,14 @@ impl Alternative {
     }
 }
 
-/// A token's place in the arrays.
+/// A token's entry in the arrays.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     pub token: Token,
     pub offset: usize,
-    /// Of the model's own distribution. `None`: nothing predicts the token, as the first of a prompt.
+    /// Of the model's own distribution. `None`: nothing predicts the token, as for the first of a prompt.
     pub score: Option<Arc<TokenLogprob>>,
-    /// Of a generated token, if other distributions are asked for.
+    /// Of a generated token, if the request asks for other distributions.
     pub observed: Option<Arc<Observed>>,
 }
 
@@ -112,16 +113,16 @@ impl Serialize for CompletionLogprobs {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self {
             model,
-            telling,
+            options,
             entries,
         } = self;
         let vocab = model.vocab();
-        let modes = &telling.watch.modes;
+        let modes = &options.watch.modes;
         let main = Distribution {
             arrays: self,
             place: modes.first().map(|&mode| (0, mode)),
         };
-        let detail = telling.tell.as_ref().is_some_and(|tell| tell.detail);
+        let detail = options.logprobs.as_ref().is_some_and(|spec| spec.detail);
         let mut arrays = serializer.serialize_struct("CompletionLogprobs", 4)?;
         arrays.serialize_field(
             "text_offset",
@@ -153,7 +154,7 @@ impl Serialize for CompletionLogprobs {
             };
             arrays.serialize_field("kept_mass", &Seq(kept))?;
         }
-        if telling.side_by_side {
+        if options.side_by_side {
             arrays.serialize_field("modes", &SideBySide(self))?;
         }
         arrays.end()
@@ -162,7 +163,7 @@ impl Serialize for CompletionLogprobs {
 
 impl CompletionLogprobs {
     fn name(&self, token: Token) -> Cow<'_, str> {
-        if self.telling.ids_for_texts {
+        if self.options.ids_for_texts {
             Cow::Owned(format!("token_id:{}", token.0))
         } else {
             Cow::Borrowed(self.model.vocab().text(token))
@@ -174,11 +175,11 @@ impl CompletionLogprobs {
 #[derive(Clone, Copy)]
 struct Distribution<'a> {
     arrays: &'a CompletionLogprobs,
-    /// Which it is, and its place among those that were observed; `None`: the model's own.
+    /// The mode, and its index among those that were observed; `None`: the model's own distribution.
     place: Option<(usize, Mode)>,
 }
 
-/// An array of what was asked for beside the four.
+/// An optional array.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Array {
@@ -188,7 +189,7 @@ enum Array {
 }
 
 impl<'a> Distribution<'a> {
-    /// Of each token; `None` where nothing is known of it. The prompt's tokens have the model's own only.
+    /// The score of each token, if there is one: tokens of the prompt only have the model's own.
     fn scores(self) -> impl Iterator<Item = Option<&'a TokenLogprob>> {
         let entries = self.arrays.entries.iter();
         entries.map(move |entry| match (self.place, &entry.observed) {
@@ -209,14 +210,14 @@ impl<'a> Distribution<'a> {
             .map(move |score| score.map(|score| Top { score, arrays }))
     }
 
-    /// What goes beyond the four arrays.
+    /// The arrays beyond the four.
     fn more(self) -> Vec<(&'static str, Array)> {
-        let (vocab, telling) = (self.arrays.model.vocab(), &self.arrays.telling);
-        let Some(tell) = &telling.tell else {
+        let (vocab, options) = (self.arrays.model.vocab(), &self.arrays.options);
+        let Some(spec) = &options.logprobs else {
             return Vec::new();
         };
         let mut more = Vec::new();
-        if tell.detail {
+        if spec.detail {
             let details = || {
                 self.scores()
                     .map(|score| score.and_then(|score| score.detail))
@@ -237,9 +238,9 @@ impl<'a> Distribution<'a> {
             more.push(("entropy", number(|detail| detail.entropy)));
             more.push(("tail_mass", number(|detail| detail.tail_mass)));
         }
-        if !tell.named.is_empty() {
+        if !spec.named.is_empty() {
             let named = self.scores().map(|score| {
-                let pairs = tell.named.iter().zip(&score?.named);
+                let pairs = spec.named.iter().zip(&score?.named);
                 Some(
                     pairs
                         .map(|(&token, &logprob)| Alternative::new(token, logprob, vocab))
@@ -252,12 +253,12 @@ impl<'a> Distribution<'a> {
     }
 }
 
-/// Each distribution's arrays by its name.
+/// The arrays of each distribution by its name.
 struct SideBySide<'a>(&'a CompletionLogprobs);
 
 impl Serialize for SideBySide<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let modes = self.0.telling.watch.modes.iter();
+        let modes = self.0.options.watch.modes.iter();
         serializer.collect_map(modes.enumerate().map(|(place, &mode)| {
             let distribution = Distribution {
                 arrays: self.0,
@@ -282,7 +283,7 @@ impl Serialize for OfOne<'_> {
     }
 }
 
-/// An iterator written as an array.
+/// An iterator that is serialised as an array.
 struct Seq<F>(F);
 
 impl<F, I> Serialize for Seq<F>
@@ -295,8 +296,8 @@ where
     }
 }
 
-/// Text → logprob. Of two tokens with one text the likelier one's value stands, but the chosen token's own always;
-/// the chosen token comes last if it is not among the likeliest.
+/// Text → logprob. Among tokens with equal text the likeliest counts, but the chosen token always does; it comes last if it
+/// is not among the likeliest.
 struct Top<'a> {
     score: &'a TokenLogprob,
     arrays: &'a CompletionLogprobs,
@@ -337,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_tokens_with_one_text_the_likelier_or_chosen_one_stands() {
+    fn among_tokens_with_equal_text_the_likeliest_or_chosen_counts() {
         let texts = ["a", "", "", "b"];
         let check = |chosen: i32, logprob: f32, top: &[(i32, f32)], expect: &[(&str, f32)]| {
             let score = TokenLogprob {

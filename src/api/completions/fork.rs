@@ -1,17 +1,17 @@
-//! The field `fork`: a completion goes on from within an earlier answer, with another token.
+//! The field `fork`: a completion that continues an earlier answer from within, with another token.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::recent::{Past, Recent};
-use crate::api::body::cut;
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, whole, wrong};
-use crate::api::models::Served;
+use crate::api::fork_cache::{ForkCache, ForkPoint, StoredAnswer};
+use crate::api::served::Served;
+use crate::api::wording::cut;
 use crate::model::{Adapters, Token};
 
-/// Fields that say what an earlier answer has said already.
+/// Fields that the earlier answer determines.
 const EXCLUDED: [&str; 6] = [
     "prompt",
     "suffix",
@@ -21,34 +21,34 @@ const EXCLUDED: [&str; 6] = [
     "lora",
 ];
 
-/// What a client asks for.
+/// The field, checked.
 #[derive(Debug)]
 pub struct Fork {
     id: String,
     choice: usize,
     position: usize,
-    /// `None`: one is drawn.
+    /// `None`: one is sampled.
     pub token: Option<Token>,
 }
 
-/// What it goes on from.
+/// What a fork continues.
 #[derive(Debug)]
 pub struct Forked {
-    /// The choice, up to the place where it is left.
-    pub past: Past,
+    /// The choice, up to the fork.
+    pub point: ForkPoint,
     pub adapters: Adapters,
     pub token: Option<Token>,
 }
 
 impl Fork {
-    /// Reads the field. With it, those that it excludes must not be there, or be without effect.
+    /// Reads the field. Fields that it excludes must be absent or without effect.
     pub fn read(fields: &mut Fields, vocabulary: usize) -> Result<Option<Self>, ApiError> {
         let value = fields
             .field(
                 "fork",
-                "Goes on from within an earlier answer: `id` is that answer's, `choice` the index of the choice (0), \
-                 `position` how many tokens of its completion are kept, `token` the id of the one that comes next. \
-                 Without `token` one is drawn.",
+                "Continues an earlier answer from within: `id` is that answer's, `choice` the index of a choice (default 0), \
+                 `position` how many tokens of its completion are kept, `token` the id of the next token. Without `token` \
+                 it is sampled.",
             )
             .value(|| {
                 let count = json!({"type": "integer", "minimum": 0});
@@ -67,7 +67,7 @@ impl Fork {
             Some(other) => {
                 return Err(wrong(
                     "fork",
-                    "an object with `id`, `position` and, if need be, `choice` and `token`",
+                    "an object with `id`, `position` and optionally `choice` and `token`",
                     &other,
                 ));
             }
@@ -80,8 +80,8 @@ impl Fork {
                 return Err(ApiError::field(
                     name,
                     format!(
-                        "`{name}` cannot stand beside `fork`, which goes on from the prompt of an earlier answer, under \
-                         its adapters, and tells what comes from the fork on. Leave it out."
+                        "`{name}` cannot be combined with `fork`, which continues the prompt of an earlier answer with \
+                         that answer's adapters. Leave it out."
                     ),
                 ));
             }
@@ -123,7 +123,7 @@ impl Fork {
             return Err(ApiError::field(
                 format!("fork.{}", cut(name)),
                 format!(
-                    "`fork` holds `id`, `choice`, `position` and `token`; `{}` is not known here.",
+                    "Unknown field `{}` in `fork`, which may have `id`, `choice`, `position` and `token`.",
                     cut(name)
                 ),
             )
@@ -137,69 +137,75 @@ impl Fork {
         })
     }
 
-    /// Finds what it goes on from, among the answers that this client may use.
-    pub fn find(self, recent: &Recent, client: &str, served: &Served) -> Result<Forked, ApiError> {
-        recent
-            .look(&self.id, client, |origin| {
-                let engine = &served.engine;
-                let fingerprint = engine.fingerprint(&origin.adapters, false);
-                // Whether that answer's request asked for exactness makes it no other model.
-                let same = origin.fingerprint == fingerprint
-                    || origin.fingerprint == engine.fingerprint(&origin.adapters, true);
-                if origin.model != served.number || !same {
-                    return Err(ApiError::field(
-                        "model",
-                        format!(
-                            "The answer `{}` was made by the model `{}` ({}), but this request is for `{}` \
-                             ({fingerprint}).",
-                            cut(&self.id),
-                            origin.model_name,
-                            origin.fingerprint,
-                            served.name,
-                        ),
-                    ));
-                }
-                let Some(past) = origin.choices.get(self.choice) else {
-                    return Err(ApiError::field(
-                        "fork.choice",
-                        format!(
-                            "`fork.choice` must be a whole number from 0 to {}, the last choice of that answer, but it \
-                             is {}.",
-                            origin.choices.len() - 1,
-                            self.choice
-                        ),
-                    ));
-                };
-                let Some(kept) = past.tokens.get(..self.position) else {
-                    return Err(ApiError::field(
-                        "fork.position",
-                        format!(
-                            "`fork.position` must be a whole number from 0 to {}, as so many tokens were generated, but \
-                             it is {}.",
-                            past.tokens.len(),
-                            self.position
-                        ),
-                    ));
-                };
-                Ok(Forked {
-                    past: Past {
-                        prompt: Arc::clone(&past.prompt),
-                        tokens: kept.to_vec(),
-                        ..*past
-                    },
-                    adapters: origin.adapters.clone(),
-                    token: self.token,
-                })
-            })
+    /// Finds the answer to continue, among those that this client may fork.
+    pub fn find(
+        self,
+        cache: &ForkCache,
+        client: &str,
+        served: &Served,
+    ) -> Result<Forked, ApiError> {
+        cache
+            .look(&self.id, client, |answer| self.point(answer, served))
             .unwrap_or_else(|| Err(self.unknown(served)))
+    }
+
+    /// The point in the answer, if its model is the same.
+    fn point(&self, answer: &StoredAnswer, served: &Served) -> Result<Forked, ApiError> {
+        let engine = &served.engine;
+        let fingerprint = engine.fingerprint(&answer.adapters, false);
+        // With `exact` the fingerprint of the same model differs.
+        let same = answer.fingerprint == fingerprint
+            || answer.fingerprint == engine.fingerprint(&answer.adapters, true);
+        if answer.model_index != served.model_index || !same {
+            return Err(ApiError::field(
+                "model",
+                format!(
+                    "The answer `{}` was generated by the model `{}` ({}), but this request is for `{}` ({fingerprint}).",
+                    cut(&self.id),
+                    answer.model_name,
+                    answer.fingerprint,
+                    served.name,
+                ),
+            ));
+        }
+        let Some(point) = answer.choices.get(self.choice) else {
+            return Err(ApiError::field(
+                "fork.choice",
+                format!(
+                    "`fork.choice` must be a whole number from 0 to {}, the last choice of that answer, but it is {}.",
+                    answer.choices.len() - 1,
+                    self.choice
+                ),
+            ));
+        };
+        let Some(tokens) = point.tokens.get(..self.position) else {
+            return Err(ApiError::field(
+                "fork.position",
+                format!(
+                    "`fork.position` must be a whole number from 0 to {}, the number of tokens generated so far, but it \
+                     is {}.",
+                    point.tokens.len(),
+                    self.position
+                ),
+            ));
+        };
+        Ok(Forked {
+            point: ForkPoint {
+                prompt: Arc::clone(&point.prompt),
+                tokens: tokens.to_vec(),
+                ..*point
+            },
+            adapters: answer.adapters.clone(),
+            token: self.token,
+        })
     }
 
     fn unknown(&self, served: &Served) -> ApiError {
         let limits = &served.config.limits;
         let kept = match limits.fork_answers.min(limits.fork_tokens) {
-            0 => "This server keeps none.".to_owned(),
+            0 => "This server keeps no answers.".to_owned(),
             _ => format!(
-                "The last {} of /v1/completions are kept, of at most {} tokens together.",
+                "The last {} answers of /v1/completions are kept, with at most {} tokens together.",
                 limits.fork_answers, limits.fork_tokens
             ),
         };
@@ -208,7 +214,7 @@ impl Fork {
             ..ApiError::new(
                 axum::http::StatusCode::NOT_FOUND,
                 format!(
-                    "`fork.id` names no answer that is kept here: `{}`. {kept} Send the tokens as `prompt` instead: its \
+                    "`fork.id` is not the id of an answer kept here: `{}`. {kept} Send the tokens as `prompt` instead: the \
                      prompt's, those to keep, and the next one.",
                     cut(&self.id)
                 ),

@@ -1,4 +1,4 @@
-//! A prompt as the engine evaluates it and as the answer shows it.
+//! A prompt, as the engine evaluates it and as the answer shows it.
 
 use std::sync::Arc;
 
@@ -7,15 +7,15 @@ use crate::api::input::{Input, Tokenising};
 use crate::engine::Utf8Decoder;
 use crate::model::{Token, Vocab};
 
-/// A prompt's tokens, and how they stand to its text.
+/// The tokens of a prompt, and how they relate to its text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prompt {
     pub tokens: Arc<[Token]>,
-    /// What `echo` gives back.
+    /// What `echo` returns.
     pub text: String,
-    /// The first token with an entry in echoed arrays. A BOS that stands before a text has none; of ids each has one.
+    /// The first token with an entry in echoed arrays. A BOS before a text has none; of ids, each has one.
     pub first_entry: usize,
-    /// The first token whose text stands in `text`: a BOS that the server or a tokenizer put there does not.
+    /// The first token whose text is in `text`: a BOS that was added is not.
     first_text: usize,
 }
 
@@ -30,11 +30,11 @@ impl Prompt {
             Input::Text(text) => {
                 let mut tokens = vocab.tokenize(&text, adds_special, true);
                 if tokens.len() > keeps {
-                    // What is left of it is a text no more.
+                    // The rest of a truncated text is tokens, not a text.
                     return Self::new(Input::Tokens(tokens), tokenising, vocab);
                 }
                 if tokens.is_empty() {
-                    // Something must be evaluated: what a text begins with, though the model does not ask for it.
+                    // Something must be evaluated: BOS, even if the model does not ask for it.
                     tokens.extend(vocab.bos().or(vocab.eos()).or(Some(Token(0))));
                 }
                 let has_bos =
@@ -68,8 +68,8 @@ impl Prompt {
         }
     }
 
-    /// What a fork goes on from, of which no text comes back.
-    pub fn earlier(tokens: Vec<Token>) -> Self {
+    /// The tokens before a fork, whose text is not shown.
+    pub fn forked(tokens: Vec<Token>) -> Self {
         Self {
             text: String::new(),
             first_entry: tokens.len(),
@@ -88,7 +88,7 @@ impl Prompt {
         let fim = vocab.fim().ok_or_else(|| {
             ApiError::field(
                 "suffix",
-                "`suffix` asks to fill in the middle, and this model has no tokens for that. Leave it out.",
+                "`suffix` needs a model with fill-in-the-middle tokens, and this one has none. Leave it out.",
             )
         })?;
         let mut tokens: Vec<Token> = Vec::new();
@@ -110,9 +110,8 @@ impl Prompt {
         })
     }
 
-    /// For each token the characters of the prompt that stand before it, and last the characters of them all. What is
-    /// counted is the tokens' text, control tokens written out; a SentencePiece model's leading space counts, as in
-    /// the reference.
+    /// For each token the number of characters before it, and last the number of all characters. The tokens' text counts,
+    /// with the names of control tokens and, as in the reference, a SentencePiece model's leading space.
     pub fn offsets(&self, vocab: &Vocab) -> Vec<usize> {
         let mut decoder = Utf8Decoder::new();
         let mut characters = 0;

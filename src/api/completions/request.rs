@@ -1,24 +1,24 @@
 //! The body of `POST /v1/completions`, read and checked: with `api::generate`, everything of the contract's first table.
 
 use super::fork::Fork;
-use super::telling::Telling;
+use super::output_options::OutputOptions;
 use crate::api::error::ApiError;
 use crate::api::fields::Fields;
 use crate::api::generate::Generate;
 use crate::api::input::{self, Input, Tokenising};
-use crate::api::models::Served;
-use crate::model::Model;
+use crate::api::served::{Served, model_field};
+use crate::config::Limits;
 use crate::sampling::Mode;
 
-/// What a client asks for.
+/// A request as its sender wrote it, checked.
 #[derive(Debug)]
 pub struct CompletionRequest {
-    /// None with a `fork`.
+    /// Empty with a `fork`.
     pub prompts: Vec<Input>,
     pub fork: Option<Fork>,
     /// `None`: until the context is full.
     pub max_tokens: Option<usize>,
-    pub telling: Telling,
+    pub options: OutputOptions,
     pub echo: bool,
     pub best_of: usize,
     pub suffix: Option<String>,
@@ -27,52 +27,24 @@ pub struct CompletionRequest {
 }
 
 impl CompletionRequest {
-    pub fn parse(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
-        let (limits, defaults) = (&served.config.limits, &served.config.sampling);
+    /// Reads the fields. The documents of the route come from here, too.
+    pub fn read(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
+        let limits = &served.config.limits;
+        model_field(fields)?;
         let fork = Fork::read(fields, served.model.vocab().len())?;
-        let mut prompts = prompts(fields, limits.prompts, &served.model)?;
+        let mut prompts = prompts(fields, served)?;
         if fork.is_some() {
             prompts.clear();
         }
-        let max_tokens = fields.field(
-            "max_tokens",
-            "Tokens to generate at most. 0: none, the prompt is only scored. null: until the context is full.",
-        );
-        // Whether it was given at all decides between the default and "until the context is full".
-        let max_tokens_given = max_tokens.given;
-        let max_tokens = match max_tokens.count(0..=u32::MAX as usize)? {
-            Some(count) => Some(count),
-            None => (!max_tokens_given).then_some(defaults.max_tokens),
-        };
-        let telling = Telling::parse(fields, served)?;
+        let max_tokens = max_tokens(fields, served)?;
+        let options = OutputOptions::read(fields, served)?;
         let generate = Generate::parse(fields, served)?;
-        let n = generate.n;
-        let best_of = fields
-            .field(
-                "best_of",
-                "Generates so many choices, and gives the `n` of the highest mean log-probability.",
-            )
-            .count(1..=limits.n)?
-            .unwrap_or(n);
-        if best_of < n {
-            return Err(ApiError::field(
-                "best_of",
-                format!(
-                    "`best_of` must not be smaller than `n`, but it is {best_of} and `n` is {n}."
-                ),
-            ));
-        }
-        if generate.stream && best_of > n {
-            return Err(ApiError::field(
-                "best_of",
-                "`best_of` above `n` cannot be streamed: which choices are best is known at the end only.",
-            ));
-        }
+        let best_of = best_of(fields, &generate, limits)?;
         let tokenising = Tokenising {
             adds_special: fields
                 .field(
                     "add_special_tokens",
-                    "Whether a text gets the tokens that the model wants before it, as its BOS.",
+                    "Whether a text gets the special tokens that the model expects before it, such as BOS.",
                 )
                 .boolean(true)?,
             keeps: input::keeps(fields, max_tokens, served)?,
@@ -82,68 +54,82 @@ impl CompletionRequest {
             prompts,
             fork,
             max_tokens,
-            telling,
+            options,
             echo: fields
                 .field(
                     "echo",
-                    "The prompt comes back before the text, with `logprobs` scored as well.",
+                    "Whether the prompt comes back before the text; with `logprobs` it is scored, too.",
                 )
                 .boolean(false)?,
             best_of,
             suffix: fields
                 .field(
                     "suffix",
-                    "What follows the text that is to be filled in, on models that have the tokens for that.",
+                    "The text after the gap to fill in, for models with fill-in-the-middle tokens.",
                 )
                 .string()?,
             generate,
         };
-        if request.prompts.len() * best_of > limits.prompts.max(limits.n) {
-            let name = if best_of > n { "best_of" } else { "n" };
+        request.check(limits)?;
+        fields.refuse_others(served.config.server.unknown_fields)?;
+        Ok(request)
+    }
+
+    /// Refuses fields that do not go together.
+    fn check(&self, limits: &Limits) -> Result<(), ApiError> {
+        let best_of = self.best_of;
+        let most = limits.prompts.max(limits.n);
+        if self.prompts.len() * best_of > most {
+            let name = if best_of > self.generate.n {
+                "best_of"
+            } else {
+                "n"
+            };
             return Err(ApiError::field(
                 name,
                 format!(
-                    "`{name}` is {best_of}, and for each of {} prompts that makes more sequences than the {} that one \
-                     request may have.",
-                    request.prompts.len(),
-                    limits.prompts.max(limits.n)
+                    "`{name}` is {best_of}; for {} prompts that makes more than the {most} sequences that one request may \
+                     have.",
+                    self.prompts.len(),
                 ),
             ));
         }
-        let logprobs = request.telling.tell.is_some();
-        if request.suffix.is_some() && request.echo && logprobs {
+        if self.suffix.is_some() && self.echo && self.options.logprobs.is_some() {
             return Err(ApiError::field(
                 "suffix",
-                "`suffix` with `echo` and `logprobs` together is not supported.",
+                "`suffix` together with `echo` and `logprobs` is not supported.",
             ));
         }
-        if let Some(&mode) = request.telling.watch.modes.first()
+        if let Some(&mode) = self.options.watch.modes.first()
             && mode != Mode::Raw
-            && request.echo
+            && self.echo
         {
             return Err(ApiError::field(
                 "logprobs_mode",
                 format!(
-                    "With `echo` the first of `logprobs_mode` must be `raw`, not `{0}`: nothing draws the prompt's tokens. \
-                     [\"raw\", \"{0}\"] tells both side by side.",
+                    "With `echo` the first of `logprobs_mode` must be `raw`, not `{0}`, because the prompt's tokens are not \
+                     sampled. [\"raw\", \"{0}\"] gives both.",
                     mode.as_str()
                 ),
             ));
         }
-        if request.suffix.is_some() && tokenising.keeps.is_some() {
+        if self.suffix.is_some() && self.tokenising.keeps.is_some() {
             return Err(ApiError::field(
                 "truncate_prompt_tokens",
                 "`truncate_prompt_tokens` with `suffix` is not supported.",
             ));
         }
-        Ok(request)
+        Ok(())
     }
 }
 
-fn prompts(fields: &mut Fields, most: usize, model: &Model) -> Result<Vec<Input>, ApiError> {
+fn prompts(fields: &mut Fields, served: &Served) -> Result<Vec<Input>, ApiError> {
     let value = fields
-        .field("prompt", "The text to go on from, or several, as texts or as token ids. A text gets what the model wants \
-                          before it, and its control tokens are read; ids are taken as they are.")
+        .field(
+            "prompt",
+            "The text to continue, or several, as strings or token ids. A string gets the special tokens that the model \
+             expects before it, and control tokens in it are recognised; ids are used as they are.",
+        )
         .value(|| {
             let mut schema = input::schema();
             schema["default"] = "".into();
@@ -151,6 +137,44 @@ fn prompts(fields: &mut Fields, most: usize, model: &Model) -> Result<Vec<Input>
         });
     match value {
         None => Ok(vec![Input::Text(String::new())]),
-        Some(value) => input::read(value, "prompt", most, model.vocab().len()),
+        Some(value) => {
+            let (most, vocabulary) = (served.config.limits.prompts, served.model.vocab().len());
+            input::read(value, "prompt", most, vocabulary)
+        }
     }
+}
+
+fn max_tokens(fields: &mut Fields, served: &Served) -> Result<Option<usize>, ApiError> {
+    let field = fields.field(
+        "max_tokens",
+        "The most tokens to generate. 0: none, the prompt is only scored. null: until the context is full.",
+    );
+    // null means until the context is full, and only an absent field the default.
+    let given = field.given;
+    let default = (!given).then_some(served.config.sampling.max_tokens);
+    Ok(field.count(0..=u32::MAX as usize)?.or(default))
+}
+
+fn best_of(fields: &mut Fields, generate: &Generate, limits: &Limits) -> Result<usize, ApiError> {
+    let n = generate.n;
+    let best_of = fields
+        .field(
+            "best_of",
+            "Generates this many choices and returns the `n` with the highest mean log-probability.",
+        )
+        .count(1..=limits.n)?
+        .unwrap_or(n);
+    if best_of < n {
+        return Err(ApiError::field(
+            "best_of",
+            format!("`best_of` must not be smaller than `n`, but it is {best_of} and `n` is {n}."),
+        ));
+    }
+    if generate.stream && best_of > n {
+        return Err(ApiError::field(
+            "best_of",
+            "`best_of` above `n` cannot be streamed: which choices are best is known only at the end.",
+        ));
+    }
+    Ok(best_of)
 }

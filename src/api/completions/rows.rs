@@ -1,4 +1,4 @@
-//! Whole rows of logits as they are written: in an answer, or as a file of numpy's.
+//! Whole rows of logits, in an answer or as an `.npy` file.
 
 use std::sync::Arc;
 
@@ -8,21 +8,21 @@ use half::f16;
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
-use super::telling::Number;
+use super::output_options::Number;
 
-/// The content type of numpy's files.
+/// The content type of `.npy` files.
 pub const NPY: &str = "application/x-npy";
 
-/// Rows of raw logits, one for each of some tokens.
+/// Rows of raw logits, one for each of the tokens at `positions`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Logits {
-    /// "float32" or "float16", the lowest byte first.
+    /// "float32" or "float16", little-endian.
     dtype: &'static str,
-    /// Rows, and tokens of the vocabulary.
+    /// The number of rows, and of tokens in the vocabulary.
     shape: [usize; 2],
-    /// The tokens that the rows predict, by their place in prompt and completion, from 0.
+    /// The tokens that the rows predict: their indices in prompt and completion, from 0.
     positions: Vec<usize>,
-    /// The numbers row by row, in base64.
+    /// The numbers, row by row, in base64.
     #[serde(serialize_with = "base64")]
     #[schema(value_type = String)]
     pub data: Vec<u8>,
@@ -59,14 +59,13 @@ impl Logits {
     }
 }
 
-/// A file that `numpy.load` reads: all rows under each other. The format is described in numpy's
-/// `numpy.lib.format`, version 1.0.
+/// All rows as one matrix that `numpy.load` reads. `numpy.lib.format` documents the format (version 1.0).
 pub fn npy<'a>(
     number: Number,
     vocabulary: usize,
     all: impl Iterator<Item = &'a Logits>,
 ) -> Vec<u8> {
-    /// The head's length with what stands before it is a multiple of this.
+    /// The length of the header, with all before it, is a multiple of this.
     const ALIGNMENT: usize = 64;
     const MAGIC: &[u8] = b"\x93NUMPY\x01\x00";
     let (mut count, mut data) = (0, Vec::new());
@@ -74,17 +73,17 @@ pub fn npy<'a>(
         count += logits.positions.len();
         data.extend_from_slice(&logits.data);
     }
-    let mut head = format!(
+    let mut header = format!(
         "{{'descr': '<f{}', 'fortran_order': False, 'shape': ({count}, {vocabulary}), }}",
         number.bytes()
     );
-    let length = (MAGIC.len() + 2 + head.len() + 1).next_multiple_of(ALIGNMENT) - MAGIC.len() - 2;
-    head.extend(std::iter::repeat_n(' ', length - 1 - head.len()));
-    head.push('\n');
+    let length = (MAGIC.len() + 2 + header.len() + 1).next_multiple_of(ALIGNMENT) - MAGIC.len() - 2;
+    header.extend(std::iter::repeat_n(' ', length - 1 - header.len()));
+    header.push('\n');
     let mut file = MAGIC.to_vec();
-    // A head of this form has some hundred bytes.
-    file.extend((head.len() as u16).to_le_bytes());
-    file.extend(head.bytes());
+    // Such a header has about a hundred bytes.
+    file.extend((header.len() as u16).to_le_bytes());
+    file.extend(header.bytes());
     file.append(&mut data);
     file
 }
@@ -94,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_numpys() {
+    fn npy_files() {
         let rows: [Arc<[f32]>; 2] = [[1.0, -2.5].into(), [0.0, f32::NEG_INFINITY].into()];
         let places = || [3, 7].into_iter().zip(&rows);
         let logits = Logits::new(Number::Float32, 2, places());

@@ -1,4 +1,4 @@
-//! How a token was drawn, as it is written.
+//! How a token was sampled.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -7,57 +7,57 @@ use crate::engine::TokenOutput;
 use crate::model::Vocab;
 use crate::sampling::{Draw, TracedStage};
 
-/// A generated token's way through the samplers.
+/// What the samplers did for a generated token.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TokenTrace {
     pub id: i32,
-    /// Its text, broken bytes left out.
+    /// Its text, without incomplete UTF-8.
     pub token: String,
-    /// In the order in which they were applied; those that are off are left out.
+    /// In the order in which they were applied, without those that are off.
     pub stages: Vec<StageTrace>,
-    /// The random draw from what the last stage left; null of a greedy choice, of a token that `fork`
-    /// gives, and of mirostat, which draws by itself.
+    /// The random draw from the candidates of the last stage; null for a greedy choice, a token given by `fork`, and
+    /// mirostat, which draws itself.
     pub draw: Option<DrawTrace>,
 }
 
 /// What one stage did.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StageTrace {
-    /// bias (bans, too), constraint (allowed tokens, too), greedy, mirostat, or a sampler's name.
+    /// bias (also bans), constraint (also allowed tokens), greedy, mirostat, or a sampler's name.
     pub stage: &'static str,
     pub candidates_in: usize,
     pub candidates_out: usize,
-    /// The probability before the stage of all that it cut.
+    /// The probability, before the stage, of the candidates that it removed.
     pub cut_mass: f32,
-    /// The likeliest before it, the likeliest after it, and the token that was drawn; likeliest before it first.
+    /// The likeliest tokens before the stage, those after it, and the token that was drawn, sorted by likelihood before.
     pub tokens: Vec<Traced>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Traced {
     pub id: i32,
-    /// Its text, broken bytes left out.
+    /// Its text, without incomplete UTF-8.
     pub token: String,
-    /// Its probability before the stage; 0 if it was cut before.
+    /// Its probability before the stage; 0 if an earlier stage removed it.
     pub before: f32,
-    /// And after it; 0 if it was cut.
+    /// Its probability after the stage; 0 if it was removed.
     pub after: f32,
 }
 
-/// The candidates' probabilities are added up, in the order that the last stage left them in, until the sum reaches the
-/// random number.
+/// The draw: the candidates' probabilities, in the order of the last stage, are added up until the sum reaches the random
+/// number.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DrawTrace {
-    /// Evenly distributed in [0, 1).
+    /// Uniform in [0, 1).
     pub random: f64,
     /// The sum before the token that was drawn.
     pub low: f64,
-    /// The sum with it.
+    /// The sum including it.
     pub high: f64,
 }
 
 impl TokenTrace {
-    /// `None` if the token was not watched.
+    /// `None` if the token was not traced.
     pub fn of(output: &TokenOutput, vocab: &Vocab) -> Option<Self> {
         let trace = output.details.observed.as_ref()?.trace.as_ref()?;
         Some(Self {

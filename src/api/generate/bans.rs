@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::api::body::{counted, cut};
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, strings, token_ids, wrong};
-use crate::api::models::Served;
+use crate::api::served::Served;
+use crate::api::wording::{counted, cut};
 use crate::model::{Token, Vocab};
 use crate::sampling::{SamplingParams, bad_word};
 

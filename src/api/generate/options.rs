@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::api::body::cut;
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, strings, whole, wrong};
-use crate::api::models::Served;
+use crate::api::served::Served;
+use crate::api::wording::cut;
 use crate::config::Mode;
 
 pub fn stop(fields: &mut Fields, served: &Served) -> Result<Vec<String>, ApiError> {

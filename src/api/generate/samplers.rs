@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::bans::each_within;
-use crate::api::body::describe;
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, strings, wrong};
-use crate::api::models::Served;
+use crate::api::served::Served;
+use crate::api::wording::describe;
 use crate::params::{PARAMS, ParamValues};
 use crate::sampling::{Breakers, SamplerName, SamplingParams};
 

@@ -115,7 +115,7 @@ fn request_lines() -> Vec<Raw> {
             "",
             &[(
                 403,
-                r#"{"message":"This server does not answer to the name \"health\" (Host header). Names are allowed by server.allowed_hosts.","type":"invalid_request_error","param":null,"code":"host_not_allowed"}"#,
+                r#"{"message":"This server does not answer to the name \"health\" in the Host header. `server.allowed_hosts` lists allowed names.","type":"invalid_request_error","param":null,"code":"host_not_allowed"}"#,
             )],
         ),
         head(
@@ -124,7 +124,7 @@ fn request_lines() -> Vec<Raw> {
             "",
             &[(
                 404,
-                r#"{"message":"There is nothing at `/héalth`. GET /openapi.json tells what there is.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+                r#"{"message":"There is no route `/héalth`. GET /openapi.json lists all routes.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
             )],
         ),
         head(
@@ -157,7 +157,7 @@ fn request_lines() -> Vec<Raw> {
             "",
             &[(
                 404,
-                r#"{"message":"There is nothing at `*`. GET /openapi.json tells what there is.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+                r#"{"message":"There is no route `*`. GET /openapi.json lists all routes.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
             )],
         ),
         head(
@@ -166,7 +166,7 @@ fn request_lines() -> Vec<Raw> {
             "",
             &[(
                 403,
-                r#"{"message":"This server does not answer to the name \"other:80\" (Host header). Names are allowed by server.allowed_hosts.","type":"invalid_request_error","param":null,"code":"host_not_allowed"}"#,
+                r#"{"message":"This server does not answer to the name \"other:80\" in the Host header. `server.allowed_hosts` lists allowed names.","type":"invalid_request_error","param":null,"code":"host_not_allowed"}"#,
             )],
         ),
         head(
@@ -275,17 +275,17 @@ fn lengths() -> Vec<Raw> {
             "content-length: 16",
             &[(400, r#"{"message":"The body ends before its JSON does: EOF while parsing an object at line 1 column 16.","type":"invalid_request_error","param":null,"code":null}"#)],
         ),
-        length("a length that is long", "content-length: 18", &[(400, r#"{"message":"The body did not arrive whole, or not in the form that its headers announce.","type":"invalid_request_error","param":null,"code":null}"#)]).then(Then::End),
+        length("a length that is long", "content-length: 18", &[(400, r#"{"message":"The body is incomplete, or not as its headers describe it.","type":"invalid_request_error","param":null,"code":null}"#)]).then(Then::End),
         length("a length that is long, and gone", "content-length: 18", &[]).then(Then::Leave),
         length(
             "a length that is too long for this server",
             "content-length: 8388609",
-            &[(413, r#"{"message":"The body is larger than the 8388608 bytes that this server takes.","type":"invalid_request_error","param":null,"code":null}"#)],
+            &[(413, r#"{"message":"The body has more than 8388608 bytes, the most that this server accepts.","type":"invalid_request_error","param":null,"code":null}"#)],
         ),
         length(
             "a length of 2^63",
             "content-length: 9223372036854775808",
-            &[(413, r#"{"message":"The body is larger than the 8388608 bytes that this server takes.","type":"invalid_request_error","param":null,"code":null}"#)],
+            &[(413, r#"{"message":"The body has more than 8388608 bytes, the most that this server accepts.","type":"invalid_request_error","param":null,"code":null}"#)],
         ),
         length(
             "a length of 2^64",
@@ -338,39 +338,39 @@ fn chunks() -> Vec<Raw> {
             &[(200, OK)],
         ),
         chunked("no chunk", "0\r\n\r\n", &[(400, r#"{"message":"The body is empty; send a JSON object.","type":"invalid_request_error","param":null,"code":null}"#)]),
-        chunked("chunks that end midway", FIRST, &[(400, r#"{"message":"The body did not arrive whole, or not in the form that its headers announce.","type":"invalid_request_error","param":null,"code":null}"#)]).then(Then::End),
+        chunked("chunks that end midway", FIRST, &[(400, r#"{"message":"The body is incomplete, or not as its headers describe it.","type":"invalid_request_error","param":null,"code":null}"#)]).then(Then::End),
         chunked("chunks that end midway, and gone", FIRST, &[]).then(Then::Leave),
         chunked(
             "chunks without the last",
             &format!("{FIRST}{REST}"),
-            &[(400, r#"{"message":"The body did not arrive whole, or not in the form that its headers announce.","type":"invalid_request_error","param":null,"code":null}"#)],
+            &[(400, r#"{"message":"The body is incomplete, or not as its headers describe it.","type":"invalid_request_error","param":null,"code":null}"#)],
         )
         .then(Then::End),
-        chunked("half a chunk", "7\r\n{\"m", &[(400, r#"{"message":"The body did not arrive whole, or not in the form that its headers announce.","type":"invalid_request_error","param":null,"code":null}"#)]).then(Then::End),
-        chunked("a size that is no number", "zz\r\n", &[(400, r#"{"message":"The body did not arrive whole, or not in the form that its headers announce.","type":"invalid_request_error","param":null,"code":null}"#)]),
-        chunked("an empty size", "\r\n\r\n", &[(400, r#"{"message":"The body did not arrive whole, or not in the form that its headers announce.","type":"invalid_request_error","param":null,"code":null}"#)]),
-        chunked("a negative size", "-1\r\n{\r\n", &[(400, r#"{"message":"The body did not arrive whole, or not in the form that its headers announce.","type":"invalid_request_error","param":null,"code":null}"#)]),
-        chunked("a size of 2^64", "10000000000000000\r\n{", &[(400, r#"{"message":"The body did not arrive whole, or not in the form that its headers announce.","type":"invalid_request_error","param":null,"code":null}"#)]),
-        chunked("a size without an end", &"0".repeat(100_000), &[(400, r#"{"message":"The body did not arrive whole, or not in the form that its headers announce.","type":"invalid_request_error","param":null,"code":null}"#)]).then(Then::End),
+        chunked("half a chunk", "7\r\n{\"m", &[(400, r#"{"message":"The body is incomplete, or not as its headers describe it.","type":"invalid_request_error","param":null,"code":null}"#)]).then(Then::End),
+        chunked("a size that is no number", "zz\r\n", &[(400, r#"{"message":"The body is incomplete, or not as its headers describe it.","type":"invalid_request_error","param":null,"code":null}"#)]),
+        chunked("an empty size", "\r\n\r\n", &[(400, r#"{"message":"The body is incomplete, or not as its headers describe it.","type":"invalid_request_error","param":null,"code":null}"#)]),
+        chunked("a negative size", "-1\r\n{\r\n", &[(400, r#"{"message":"The body is incomplete, or not as its headers describe it.","type":"invalid_request_error","param":null,"code":null}"#)]),
+        chunked("a size of 2^64", "10000000000000000\r\n{", &[(400, r#"{"message":"The body is incomplete, or not as its headers describe it.","type":"invalid_request_error","param":null,"code":null}"#)]),
+        chunked("a size without an end", &"0".repeat(100_000), &[(400, r#"{"message":"The body is incomplete, or not as its headers describe it.","type":"invalid_request_error","param":null,"code":null}"#)]).then(Then::End),
         chunked(
             "a chunk longer than its size",
             "3\r\n{\"max\r\n0\r\n\r\n",
-            &[(400, r#"{"message":"The body did not arrive whole, or not in the form that its headers announce.","type":"invalid_request_error","param":null,"code":null}"#)],
+            &[(400, r#"{"message":"The body is incomplete, or not as its headers describe it.","type":"invalid_request_error","param":null,"code":null}"#)],
         ),
         chunked(
             "a long extension",
             &format!("7;{}\r\n", "a".repeat(100_000)),
-            &[(400, r#"{"message":"The body did not arrive whole, or not in the form that its headers announce.","type":"invalid_request_error","param":null,"code":null}"#)],
+            &[(400, r#"{"message":"The body is incomplete, or not as its headers describe it.","type":"invalid_request_error","param":null,"code":null}"#)],
         ),
         chunked(
             "long trailers",
             &format!("0\r\nx-a: {}\r\n\r\n", "a".repeat(100_000)),
-            &[(400, r#"{"message":"The body did not arrive whole, or not in the form that its headers announce.","type":"invalid_request_error","param":null,"code":null}"#)],
+            &[(400, r#"{"message":"The body is incomplete, or not as its headers describe it.","type":"invalid_request_error","param":null,"code":null}"#)],
         ),
         chunked(
             "more than this server takes",
             &format!("900000\r\n{}\r\n0\r\n\r\n", " ".repeat(0x90_0000)),
-            &[(413, r#"{"message":"The body is larger than the 8388608 bytes that this server takes.","type":"invalid_request_error","param":null,"code":null}"#)],
+            &[(413, r#"{"message":"The body has more than 8388608 bytes, the most that this server accepts.","type":"invalid_request_error","param":null,"code":null}"#)],
         ),
         completion(
             "chunks and a length",
@@ -434,7 +434,7 @@ fn connections() -> Vec<Raw> {
                 (200, OK),
                 (
                     404,
-                    r#"{"message":"There is nothing at `/nothing`. GET /openapi.json tells what there is.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+                    r#"{"message":"There is no route `/nothing`. GET /openapi.json lists all routes.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
                 ),
                 (200, OK),
             ],
@@ -462,7 +462,7 @@ fn connections() -> Vec<Raw> {
             "",
             &[(
                 413,
-                r#"{"message":"The body is larger than the 8388608 bytes that this server takes.","type":"invalid_request_error","param":null,"code":null}"#,
+                r#"{"message":"The body has more than 8388608 bytes, the most that this server accepts.","type":"invalid_request_error","param":null,"code":null}"#,
             )],
         ),
         completion(

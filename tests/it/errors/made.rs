@@ -154,22 +154,22 @@ fn nesting() -> Vec<Case> {
         body(
             "128 arrays",
             nested("[", "", "]", 128),
-            r#"400 {"message":"The body is nested too deeply: at most 127 arrays and objects may stand one within another.","type":"invalid_request_error","param":null,"code":null}"#,
+            r#"400 {"message":"The body is nested too deeply: at most 127 levels of arrays and objects are allowed.","type":"invalid_request_error","param":null,"code":null}"#,
         ),
         body(
             "100000 arrays",
             nested("[", "", "]", 100_000),
-            r#"400 {"message":"The body is nested too deeply: at most 127 arrays and objects may stand one within another.","type":"invalid_request_error","param":null,"code":null}"#,
+            r#"400 {"message":"The body is nested too deeply: at most 127 levels of arrays and objects are allowed.","type":"invalid_request_error","param":null,"code":null}"#,
         ),
         body(
             "a million arrays that stay open",
             "[".repeat(1_000_000),
-            r#"400 {"message":"The body is nested too deeply: at most 127 arrays and objects may stand one within another.","type":"invalid_request_error","param":null,"code":null}"#,
+            r#"400 {"message":"The body is nested too deeply: at most 127 levels of arrays and objects are allowed.","type":"invalid_request_error","param":null,"code":null}"#,
         ),
         body(
             "200 objects",
             nested("{\"prompt\":", "1", "}", 200),
-            r#"400 {"message":"The body is nested too deeply: at most 127 arrays and objects may stand one within another.","type":"invalid_request_error","param":null,"code":null}"#,
+            r#"400 {"message":"The body is nested too deeply: at most 127 levels of arrays and objects are allowed.","type":"invalid_request_error","param":null,"code":null}"#,
         ),
         body(
             "126 arrays in a field",
@@ -179,12 +179,12 @@ fn nesting() -> Vec<Case> {
         body(
             "127 arrays in a field",
             format!("{{\"prompt\": {}}}", nested("[", "1", "]", 127)),
-            r#"400 {"message":"The body is nested too deeply: at most 127 arrays and objects may stand one within another.","type":"invalid_request_error","param":null,"code":null}"#,
+            r#"400 {"message":"The body is nested too deeply: at most 127 levels of arrays and objects are allowed.","type":"invalid_request_error","param":null,"code":null}"#,
         ),
         body(
             "a field that is not known, deep",
             format!("{{\"x\": {}}}", nested("{\"a\":[", "1", "]}", 5000)),
-            r#"400 {"message":"The body is nested too deeply: at most 127 arrays and objects may stand one within another.","type":"invalid_request_error","param":null,"code":null}"#,
+            r#"400 {"message":"The body is nested too deeply: at most 127 levels of arrays and objects are allowed.","type":"invalid_request_error","param":null,"code":null}"#,
         ),
     ]
 }
@@ -200,23 +200,23 @@ fn sizes() -> Vec<Case> {
         body(
             "1025 prompts",
             many("prompt", "\"a\"", 1025),
-            r#"400 {"message":"`prompt` must hold at most 1024 prompts, but it holds 1025.","type":"invalid_request_error","param":"prompt","code":null}"#,
+            r#"400 {"message":"`prompt` must have at most 1024 prompts, but it has 1025.","type":"invalid_request_error","param":"prompt","code":null}"#,
         ),
         body(
             "1025 prompts of ids",
             many("prompt", "[1]", 1025),
-            r#"400 {"message":"`prompt` must hold at most 1024 prompts, but it holds 1025.","type":"invalid_request_error","param":"prompt","code":null}"#,
+            r#"400 {"message":"`prompt` must have at most 1024 prompts, but it has 1025.","type":"invalid_request_error","param":"prompt","code":null}"#,
         ),
         body(
             "a million empty prompts",
             many("prompt", "\"\"", 1_000_000),
-            r#"400 {"message":"`prompt` must hold at most 1024 prompts, but it holds 1000000.","type":"invalid_request_error","param":"prompt","code":null}"#,
+            r#"400 {"message":"`prompt` must have at most 1024 prompts, but it has 1000000.","type":"invalid_request_error","param":"prompt","code":null}"#,
         ),
         body("2047 ids", many("prompt", "5", 2047), "200"),
         body(
             "2048 ids",
             many("prompt", "5", 2048),
-            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt is too long: it has 2048 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
+            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt is too long: it has 2048 tokens, and generation needs room for at least one more. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
         ),
         body(
             "2048 ids that are scored",
@@ -231,7 +231,7 @@ fn sizes() -> Vec<Case> {
         body(
             "a million ids",
             many("prompt", "5", 1_000_000),
-            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt is too long: it has 1000000 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
+            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt is too long: it has 1000000 tokens, and generation needs room for at least one more. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
         ),
         body(
             "a wrong id after many",
@@ -241,7 +241,7 @@ fn sizes() -> Vec<Case> {
         body(
             "a long text",
             long("prompt", 1_000_000),
-            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt is too long: it has at least 37037 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
+            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt is too long: it has at least 37037 tokens, and generation needs room for at least one more. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
         ),
         body(
             "101 prompts of which one is long",
@@ -250,19 +250,19 @@ fn sizes() -> Vec<Case> {
                 "\"a\",".repeat(100),
                 "b ".repeat(2048)
             ),
-            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt is too long: it has 2050 tokens, and at least one more is to be made. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
+            r#"400 {"message":"This model's maximum context length is 2048 tokens. However, your prompt is too long: it has 2050 tokens, and generation needs room for at least one more. Please shorten it.","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}"#,
         ),
         body(
             "100 prompts, 11 choices each",
             many("prompt", "\"a\"", 100)
                 .replace("max_tokens", "n")
                 .replace("\"n\": 1", "\"n\": 11"),
-            r#"400 {"message":"`n` is 11, and for each of 100 prompts that makes more sequences than the 1024 that one request may have.","type":"invalid_request_error","param":"n","code":null}"#,
+            r#"400 {"message":"`n` is 11; for 100 prompts that makes more than the 1024 sequences that one request may have.","type":"invalid_request_error","param":"n","code":null}"#,
         ),
         body(
             "100 prompts, the best of 128 each",
             many("prompt", "\"a\"", 100).replace("\"max_tokens\": 1", "\"best_of\": 128"),
-            r#"400 {"message":"`best_of` is 128, and for each of 100 prompts that makes more sequences than the 1024 that one request may have.","type":"invalid_request_error","param":"best_of","code":null}"#,
+            r#"400 {"message":"`best_of` is 128; for 100 prompts that makes more than the 1024 sequences that one request may have.","type":"invalid_request_error","param":"best_of","code":null}"#,
         ),
         body(
             "1000 stop strings",
@@ -329,7 +329,7 @@ fn sizes() -> Vec<Case> {
         body(
             "a long model",
             long("model", 5000),
-            r#"404 {"message":"The model `aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…` does not exist here. GET /v1/models lists what there is.","type":"invalid_request_error","param":"model","code":"model_not_found"}"#,
+            r#"404 {"message":"The model `aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…` does not exist. GET /v1/models lists all models.","type":"invalid_request_error","param":"model","code":"model_not_found"}"#,
         ),
         body(
             "a long unknown field",
@@ -352,7 +352,7 @@ fn sizes() -> Vec<Case> {
         body(
             "a long key that stands twice",
             format!("{{\"{0}\": 1, \"{0}\": 1}}", "x".repeat(5000)),
-            r#"400 {"message":"The body names a field twice: `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…` stands twice at line 1 column 10014.","type":"invalid_request_error","param":null,"code":null}"#,
+            r#"400 {"message":"The body has a field twice: `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…` appears twice at line 1 column 10014.","type":"invalid_request_error","param":null,"code":null}"#,
         ),
         body(
             "100000 unknown fields",
@@ -378,12 +378,12 @@ fn sizes() -> Vec<Case> {
         body(
             "one byte more",
             "a".repeat(8_388_609),
-            r#"413 {"message":"The body is larger than the 8388608 bytes that this server takes.","type":"invalid_request_error","param":null,"code":null}"#,
+            r#"413 {"message":"The body has more than 8388608 bytes, the most that this server accepts.","type":"invalid_request_error","param":null,"code":null}"#,
         ),
         body(
             "twice as much",
             "a".repeat(16_777_216),
-            r#"413 {"message":"The body is larger than the 8388608 bytes that this server takes.","type":"invalid_request_error","param":null,"code":null}"#,
+            r#"413 {"message":"The body has more than 8388608 bytes, the most that this server accepts.","type":"invalid_request_error","param":null,"code":null}"#,
         ),
     ]
 }
@@ -517,17 +517,17 @@ fn heads() -> Vec<Case> {
         named(
             "a long path",
             Request::new("GET", &format!("/{}", "a".repeat(10_000)), &[], ""),
-            r#"404 {"message":"There is nothing at `/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…`. GET /openapi.json tells what there is.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
+            r#"404 {"message":"There is no route `/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…`. GET /openapi.json lists all routes.","type":"invalid_request_error","param":null,"code":"not_found"}"#,
         ),
         named(
             "a long model in the path",
             Request::new("GET", &format!("/v1/models/{}", "a/".repeat(5000)), &[], ""),
-            r#"404 {"message":"The model `a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/…` does not exist here. GET /v1/models lists what there is.","type":"invalid_request_error","param":"model","code":"model_not_found"}"#,
+            r#"404 {"message":"The model `a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/…` does not exist. GET /v1/models lists all models.","type":"invalid_request_error","param":"model","code":"model_not_found"}"#,
         ),
         named(
             "a long method",
             Request::new(&"A".repeat(1000), "/health", &[], ""),
-            r#"405 {"message":"`/health` takes GET, not AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA….","type":"invalid_request_error","param":null,"code":"method_not_allowed"}"#,
+            r#"405 {"message":"`/health` accepts GET, not AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA….","type":"invalid_request_error","param":null,"code":"method_not_allowed"}"#,
         ),
         named(
             "a long content type",
@@ -547,7 +547,7 @@ fn heads() -> Vec<Case> {
         named(
             "a long content encoding",
             Request::complete("{}").with_header(&format!("content-encoding: {}", "x".repeat(5000))),
-            r#"415 {"message":"The content encoding `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…` is not supported; send the body as it is, without one.","type":"invalid_request_error","param":null,"code":null}"#,
+            r#"415 {"message":"The content encoding `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…` is not supported; send the body without one.","type":"invalid_request_error","param":null,"code":null}"#,
         ),
         named("a header that is not UTF-8", latin, "200"),
     ]
@@ -561,7 +561,7 @@ pub fn around_the_largest_body(bytes: usize) -> Vec<Case> {
         body(
             "one byte more",
             padded(bytes + 1),
-            r#"413 {"message":"The body is larger than the 1024 bytes that this server takes.","type":"invalid_request_error","param":null,"code":null}"#,
+            r#"413 {"message":"The body has more than 1024 bytes, the most that this server accepts.","type":"invalid_request_error","param":null,"code":null}"#,
         ),
     ]
 }

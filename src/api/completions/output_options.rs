@@ -1,49 +1,49 @@
-//! What a request wants to be told of each token, beside the four arrays: the fields that ask for it, and what that
-//! comes to.
+//! Optional per-token output of `POST /v1/completions`, beyond the text and the four standard arrays: the fields that ask
+//! for it, and how large it can be.
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::api::body::{counted, cut, describe};
 use crate::api::error::ApiError;
-use crate::api::fields::{Fields, strings, wrong};
+use crate::api::fields::{Fields, strings, whole, wrong, wrong_in};
 use crate::api::generate::ids;
-use crate::api::models::Served;
+use crate::api::served::Served;
+use crate::api::wording::{counted, cut, describe};
 use crate::engine::Rows;
 use crate::logprobs::LogprobSpec;
 use crate::model::{Token, Vocab};
 use crate::sampling::{Mode, Watch};
 
-/// Candidates that a trace shows unless the request says how many.
+/// Candidates that a trace shows by default.
 const TRACED: usize = 10;
-/// Stages that a trace can have at most, about: what it comes to is counted with them.
+/// About the most stages that a trace has, to bound its size.
 const STAGES: usize = 12;
 
-/// What is told of a request's tokens.
+/// What a request asks for about its tokens.
 #[derive(Debug, Clone, Default)]
-pub struct Telling {
-    /// `logprobs`, and what goes with them; `None`: no arrays.
-    pub tell: Option<LogprobSpec>,
+pub struct OutputOptions {
+    /// `logprobs` and its details; `None`: no arrays.
+    pub logprobs: Option<LogprobSpec>,
     pub watch: Watch,
-    /// Whether the modes are told side by side; else there is one, which the four arrays hold.
+    /// Whether there are arrays for each mode; else there is one mode, which the four arrays have.
     pub side_by_side: bool,
     pub rows: Option<WholeRows>,
-    /// Whether the ids of the tokens come with each choice.
+    /// Whether each choice has the ids of its tokens.
     pub token_ids: bool,
     /// Whether tokens are named by their ids.
     pub ids_for_texts: bool,
 }
 
-/// Rows of logits that are wanted whole.
+/// Whole rows of logits.
 #[derive(Debug, Clone)]
 pub struct WholeRows {
     pub number: Number,
-    /// `None`: those of all tokens that the answer tells of.
+    /// `None`: those of all tokens in the answer.
     positions: Option<Arc<[usize]>>,
 }
 
-/// How a logit is written.
+/// The number format of a logit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Number {
     Float32,
@@ -51,7 +51,7 @@ pub enum Number {
 }
 
 impl Number {
-    /// As numpy has it.
+    /// numpy's name of it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Float32 => "float32",
@@ -67,14 +67,14 @@ impl Number {
     }
 }
 
-impl Telling {
-    pub fn parse(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
+impl OutputOptions {
+    pub fn read(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
         let logprobs = logprobs(fields, served)?;
         let detail = fields
             .field(
                 "logprobs_detail",
-                "With `logprobs`: ids and bytes of the tokens, the likeliest with theirs, and of each token its rank, the \
-                 distribution's entropy and the mass outside the likeliest.",
+                "With `logprobs`: ids and bytes of the tokens, the likeliest tokens with theirs, and for each token its rank, \
+                 the distribution's entropy and the mass outside the likeliest tokens.",
             )
             .boolean(false)?;
         let named = named(fields, served)?;
@@ -88,14 +88,13 @@ impl Telling {
                 return Err(ApiError::field(
                     name,
                     format!(
-                        "`{name}` says what is told beside `logprobs`, which this request does not ask for. `logprobs: 0` \
-                         is enough."
+                        "`{name}` needs `logprobs`, which this request does not have. `logprobs: 0` is enough."
                     ),
                 ));
             }
         }
         Ok(Self {
-            tell: logprobs.map(|top| LogprobSpec {
+            logprobs: logprobs.map(|top| LogprobSpec {
                 top,
                 detail,
                 named: named.into(),
@@ -109,23 +108,22 @@ impl Telling {
             token_ids: fields
                 .field(
                     "return_token_ids",
-                    "Whether the ids come with each choice: `token_ids` of what was generated, `prompt_token_ids` of the \
-                     prompt.",
+                    "Whether each choice has token ids: `token_ids` of the completion, `prompt_token_ids` of the prompt.",
                 )
                 .boolean(false)?,
             ids_for_texts: fields
                 .field(
                     "return_tokens_as_token_ids",
-                    "With `logprobs`: tokens are named \"token_id:ID\" instead of by their text.",
+                    "With `logprobs`: whether tokens appear as \"token_id:ID\" instead of their text.",
                 )
                 .boolean(false)?,
         })
     }
 
-    /// What of a prompt's tokens must be found out, if they come back, or rows of them do.
-    pub fn of_prompt(&self, echo: bool, tokens: usize) -> Option<LogprobSpec> {
-        if echo && self.tell.is_some() {
-            return self.tell.clone();
+    /// How a prompt must be scored: if it is echoed with logprobs, or if rows of its tokens are asked for.
+    pub fn prompt_logprobs(&self, echo: bool, tokens: usize) -> Option<LogprobSpec> {
+        if echo && self.logprobs.is_some() {
+            return self.logprobs.clone();
         }
         let positions = self.rows.as_ref()?.positions.as_ref();
         let some = match positions {
@@ -137,7 +135,7 @@ impl Telling {
         some.then(|| LogprobSpec::top(0))
     }
 
-    /// The rows of a sequence whose prompt has so many tokens.
+    /// The rows of a sequence whose prompt has this many tokens.
     pub fn rows_of(&self, echo: bool, tokens: usize) -> Rows {
         match &self.rows {
             None => Rows::None,
@@ -150,30 +148,33 @@ impl Telling {
         }
     }
 
-    /// The first place of which the whole row is asked for by its number.
+    /// The first position of `logits`, if positions are given.
     pub fn first_row(&self) -> Option<usize> {
         self.rows.as_ref()?.positions.as_ref()?.first().copied()
     }
 
-    /// Whether something is told of each token, also of one without text.
+    /// Whether there is output for each token, even for one without text.
     pub fn of_each_token(&self) -> bool {
-        self.tell.is_some() || self.token_ids || self.watch.trace.is_some() || self.rows.is_some()
+        self.logprobs.is_some()
+            || self.token_ids
+            || self.watch.trace.is_some()
+            || self.rows.is_some()
     }
 
-    /// What the answer tells of a token beside itself.
+    /// The entries of the answer for each token, beside the token itself.
     pub fn alternatives(&self) -> usize {
-        let told = self.tell.as_ref().map_or(0, |tell| {
+        let logprobs = self.logprobs.as_ref().map_or(0, |spec| {
             let modes = if self.side_by_side {
                 self.watch.modes.len()
             } else {
                 0
             };
-            (tell.top + tell.named.len()) * (1 + modes) * if tell.detail { 2 } else { 1 }
+            (spec.top + spec.named.len()) * (1 + modes) * if spec.detail { 2 } else { 1 }
         });
-        told + self.watch.trace.map_or(0, |top| STAGES * (2 * top + 1))
+        logprobs + self.watch.trace.map_or(0, |top| STAGES * (2 * top + 1))
     }
 
-    /// Bytes of the whole rows of a sequence with so many tokens told, of which `generated` are generated at most.
+    /// The most bytes of whole rows of a sequence with this many tokens.
     pub fn row_bytes(&self, echoed: usize, generated: usize, vocab: &Vocab) -> usize {
         let Some(rows) = &self.rows else { return 0 };
         let count = match &rows.positions {
@@ -190,8 +191,8 @@ fn logprobs(fields: &mut Fields, served: &Served) -> Result<Option<usize>, ApiEr
         return Err(ApiError::field(
             "logprobs",
             format!(
-                "`logprobs` is the number of alternatives, a whole number from 0 to {}, not true or false (those belong to \
-                 chat completions).",
+                "`logprobs` is the number of alternatives, a whole number from 0 to {}, not true or false (which chat \
+                 completions use).",
                 limits.logprobs
             ),
         ));
@@ -199,22 +200,22 @@ fn logprobs(fields: &mut Fields, served: &Served) -> Result<Option<usize>, ApiEr
     fields
         .field(
             "logprobs",
-            "Log-probabilities of the tokens and of this many of the likeliest at each place. 0: of the tokens only.",
+            "Log-probabilities of the tokens and of this many likeliest tokens at each position. 0: of the tokens only.",
         )
         .count(0..=limits.logprobs)
 }
 
-/// The tokens that are asked for by id, then those by text.
+/// The tokens asked for by id, then those by text.
 fn named(fields: &mut Fields, served: &Served) -> Result<Vec<Token>, ApiError> {
     let (most, vocab) = (served.config.limits.logprobs, served.model.vocab());
-    let about = "With `logprobs`: tokens whose log-probabilities are told at every place, whatever their rank.";
+    let about = "With `logprobs`: tokens whose log-probabilities are given at every position, whatever their rank.";
     let ids = ids(fields, ("logprob_token_ids", about), most, vocab.len())?;
     let mut named = ids.unwrap_or_default();
     const TEXTS: &str = "logprob_tokens";
     let texts = fields
         .field(
             TEXTS,
-            "The same by the tokens' texts, each of which must be one token's: \" yes\" is another than \"yes\".",
+            "The same by text. Each text must be exactly one token: \" yes\" and \"yes\" differ.",
         )
         .value(|| json!({"type": "array", "items": {"type": "string", "minLength": 1}}));
     if let Some(texts) = texts {
@@ -236,8 +237,8 @@ fn named(fields: &mut Fields, served: &Served) -> Result<Vec<Token>, ApiError> {
     Ok(named)
 }
 
-/// The token of this very text; else what the text becomes. Of several with one text it is the one that a prompt would
-/// have.
+/// The token with exactly this text, or else the tokens of the text. If several tokens have it, the one that the tokenizer
+/// chooses.
 fn token_of(text: &str, vocab: &Vocab) -> Result<Token, Vec<Token>> {
     let is = |token: &Token| vocab.literal(*token) == text.as_bytes();
     let tokens = vocab.tokenize(text, false, true);
@@ -252,15 +253,15 @@ fn token_of(text: &str, vocab: &Vocab) -> Result<Token, Vec<Token>> {
     }
 }
 
-/// The distributions, and whether they are told side by side.
+/// The distributions, and whether each has arrays of its own.
 fn modes(fields: &mut Fields) -> Result<(Vec<Mode>, bool), ApiError> {
     const NAME: &str = "logprobs_mode";
     let value = fields
         .field(
             NAME,
-            "With `logprobs`: the distribution they are of. `raw`: the model's; `biased`: after bias and bans; `penalized`: \
-             after the penalties; `masked`: of what constraint and allowed tokens leave; `sampled`: what the draw is made \
-             from. Several are told side by side, and the arrays hold the first.",
+            "With `logprobs`: the distribution. `raw`: the model's; `biased`: after bias and bans; `penalized`: after the \
+             penalties; `masked`: after constraint and allowed tokens; `sampled`: what the draw is made from. An array gives \
+             several side by side; the standard arrays have the first.",
         )
         .value(|| {
             let names = Mode::ALL.map(Mode::as_str);
@@ -289,7 +290,7 @@ fn modes(fields: &mut Fields) -> Result<(Vec<Mode>, bool), ApiError> {
         return Err(wrong(NAME, &allowed, &value));
     };
     Ok(match modes[..] {
-        // As without it.
+        // The default.
         [Mode::Raw] if value.is_string() => (Vec::new(), false),
         _ => (modes, value.is_array()),
     })
@@ -299,8 +300,8 @@ fn trace(fields: &mut Fields, most: usize) -> Result<Option<usize>, ApiError> {
     let value = fields
         .field(
             "trace",
-            "Whether each choice tells of every generated token what each stage of sampling did, with the 10 likeliest tokens \
-             before and after it, or so many.",
+            "Whether each choice shows what each stage of sampling did for every generated token, with the 10 likeliest tokens \
+             before and after it; a number instead of `true` sets how many.",
         )
         .value(|| {
             json!({"default": false, "anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": 0}]})
@@ -308,7 +309,7 @@ fn trace(fields: &mut Fields, most: usize) -> Result<Option<usize>, ApiError> {
     match value {
         None | Some(Value::Bool(false)) => Ok(None),
         Some(Value::Bool(true)) => Ok(Some(TRACED.min(most))),
-        Some(value) => match crate::api::fields::whole(&value).map(usize::try_from) {
+        Some(value) => match whole(&value).map(usize::try_from) {
             Some(Ok(count)) if count <= most => Ok(Some(count)),
             _ => {
                 let allowed = format!("true, false, or a whole number from 0 to {most}");
@@ -323,9 +324,8 @@ fn rows(fields: &mut Fields, served: &Served) -> Result<Option<WholeRows>, ApiEr
     let value = fields
         .field(
             NAME,
-            "Whole rows of raw logits. true: of every token that the answer tells of. Or an object: `positions`, the tokens \
-             whose rows are wanted, by their place in prompt and completion, from 0 (nothing predicts that one); `dtype`, \
-             \"float32\" (default) or \"float16\".",
+            "Whole rows of raw logits. true: of every token in the answer. Or an object: `positions`, indices of tokens in \
+             prompt and completion, counted from 0 (which has no row); `dtype`, \"float32\" (default) or \"float16\".",
         )
         .value(|| {
             json!({"default": false, "anyOf": [{"type": "boolean"}, {
@@ -355,12 +355,14 @@ fn rows(fields: &mut Fields, served: &Served) -> Result<Option<WholeRows>, ApiEr
                 number = [Number::Float32, Number::Float16]
                     .into_iter()
                     .find(|number| value == number.as_str())
-                    .ok_or_else(|| within(NAME, "dtype", "\"float32\" or \"float16\"", value))?;
+                    .ok_or_else(|| {
+                        wrong_in(NAME, "logits.dtype", "\"float32\" or \"float16\"", value)
+                    })?;
             }
             ("positions", value) => {
                 let last = served.engine.context_length();
                 let place = |item: &Value| {
-                    let place = crate::api::fields::whole(item).map(usize::try_from);
+                    let place = whole(item).map(usize::try_from);
                     place
                         .and_then(Result::ok)
                         .filter(|place| (1..=last).contains(place))
@@ -370,7 +372,7 @@ fn rows(fields: &mut Fields, served: &Served) -> Result<Option<WholeRows>, ApiEr
                     places.and_then(|items| items.iter().map(place).collect());
                 let allowed = format!("an array of whole numbers from 1 to {last}");
                 let mut places =
-                    places.ok_or_else(|| within(NAME, "positions", &allowed, value))?;
+                    places.ok_or_else(|| wrong_in(NAME, "logits.positions", &allowed, value))?;
                 places.sort_unstable();
                 places.dedup();
                 positions = Some(places.into());
@@ -387,15 +389,4 @@ fn rows(fields: &mut Fields, served: &Served) -> Result<Option<WholeRows>, ApiEr
         }
     }
     Ok(Some(WholeRows { number, positions }))
-}
-
-/// 400: a field of a field must be one thing and is another.
-fn within(field: &'static str, key: &str, allowed: &str, value: &Value) -> ApiError {
-    ApiError::field(
-        field,
-        format!(
-            "`{field}.{key}` must be {allowed}, but it is {}.",
-            describe(value)
-        ),
-    )
 }

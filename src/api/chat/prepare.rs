@@ -1,0 +1,118 @@
+//! A checked conversation becomes sequences.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::answer::View;
+use super::calls::Calls;
+use super::prompt::{Rendered, render};
+use super::request::{ChatRequest, ToolChoice};
+use super::tools::{self, Format};
+use crate::api::bounds::{Entries, Room};
+use crate::api::completions::Prompt;
+use crate::api::error::ApiError;
+use crate::api::fields::Fields;
+use crate::api::generate::{Generate, Wanted};
+use crate::api::input::{Input, Tokenising};
+use crate::api::receipt::{PendingReceipt, ReceiptRoute};
+use crate::api::run::Prepared;
+use crate::api::served::Served;
+use crate::api::structured::Structured;
+use crate::engine::Rows;
+use crate::logprobs::LogprobSpec;
+use crate::model::Token;
+use crate::sampling::Watch;
+
+/// What an answer needs to know of its request.
+pub struct Asked {
+    pub generate: Arc<Generate>,
+    pub view: View,
+    pub prompt: Arc<[Token]>,
+}
+
+/// Checks a request and renders its conversation: CPU work, of milliseconds if that is long.
+pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Asked>, ApiError> {
+    let receipt = PendingReceipt::new(ReceiptRoute::Chat, &body);
+    let ChatRequest {
+        conversation,
+        max_tokens,
+        keeps,
+        logprobs,
+        tool_choice,
+        parallel_tool_calls,
+        mut generate,
+    } = ChatRequest::read(&mut Fields::new(body), served)?;
+    let room = Room {
+        param: "messages",
+        max_tokens,
+    };
+    let tools = conversation.tools.clone();
+    let Rendered { text, calls } = render(conversation, served)?;
+    let tokenising = Tokenising {
+        adds_special: true,
+        keeps,
+    };
+    let text = Input::Text(text);
+    tokenising.check_length(&text, room, served)?;
+    let prompt = Prompt::new(text, tokenising, served.model.vocab());
+    let max_tokens = room.after(prompt.tokens.len(), served)?;
+    // A receipt has them, whether the answer shows them or not.
+    let scored = logprobs.or(generate.receipt.then_some(0));
+    let mut entries = Entries::default();
+    entries.add(max_tokens * generate.n, scored.unwrap_or(0), served)?;
+    let mut view = View {
+        model: served.model.clone(),
+        logprobs: logprobs.is_some(),
+        calls: None,
+        named: None,
+    };
+    match tool_choice {
+        ToolChoice::None => {}
+        ToolChoice::Auto => view.calls = Some(Calls::new(calls, &tools, parallel_tool_calls)),
+        ToolChoice::Required => {
+            view.calls = Some(Calls::new(calls, &tools, parallel_tool_calls));
+            generate.follow(calls.structure(&tools, parallel_tool_calls), served)?;
+        }
+        ToolChoice::Named(name) => {
+            view.calls = Some(Calls::new(Format::Arguments, &tools, false));
+            generate.follow(arguments_of(&name, &tools), served)?;
+            view.named = Some(name);
+        }
+    }
+    let wanted = Wanted {
+        prompt: Arc::clone(&prompt.tokens),
+        forced_prefix: Arc::default(),
+        forced_token: None,
+        max_tokens,
+        logprobs: scored.map(LogprobSpec::top),
+        prompt_logprobs: None,
+        rows: Rows::None,
+        watch: Watch::default(),
+        sequences: generate.n,
+        deliver_end_token: false,
+    };
+    let sequences = generate.sequences(vec![wanted], served)?;
+    let generate = Arc::new(generate);
+    Ok(Prepared {
+        sequences,
+        entries,
+        adapters: generate.adapters.clone(),
+        exact: generate.exact,
+        receipt: receipt.map(|pending| (pending, Arc::clone(&generate))),
+        asked: Asked {
+            generate,
+            view,
+            prompt: prompt.tokens,
+        },
+    })
+}
+
+/// What a text must follow to be the arguments of this function.
+fn arguments_of(name: &str, tools: &[Value]) -> Structured {
+    let mut named = tools.iter().filter(|tool| tool["function"]["name"] == name);
+    let schema = named
+        .next()
+        .map(|tool| tools::parameters(&tool["function"]));
+    Structured::schema("tool_choice", schema.unwrap_or_default())
+}

@@ -1,0 +1,135 @@
+//! The frame of all routes whose requests run as sequences: prepare, submit, collect.
+
+use std::sync::Arc;
+use std::vec::IntoIter;
+
+use serde_json::{Map, Value};
+
+use super::answer::{Answer, Head, Usage};
+use super::body::JsonObject;
+use super::bounds::Entries;
+use super::client::Client;
+use super::error::ApiError;
+use super::gathered::{Gathered, gather};
+use super::generate::Generate;
+use super::receipt::{PendingReceipt, Receipt};
+use super::served::Served;
+use super::state::AppState;
+use crate::engine::{Generation, Request};
+use crate::logprobs::TokenLogprob;
+use crate::model::{Adapters, Token};
+
+/// The answers of a route.
+pub struct Kind {
+    pub path: &'static str,
+    /// What their ids begin with.
+    pub id: &'static str,
+    pub object: &'static str,
+}
+
+/// A request that can run.
+pub struct Prepared<T> {
+    pub sequences: Vec<Request>,
+    pub entries: Entries,
+    /// What the bits depend on beside model and tokens: the adapters, and whether the request asks for exactness.
+    pub adapters: Adapters,
+    pub exact: bool,
+    /// If the request asks for a receipt.
+    pub receipt: Option<(PendingReceipt, Arc<Generate>)>,
+    /// What the route needs for its answer.
+    pub asked: T,
+}
+
+/// A request that is running.
+pub struct Running<T> {
+    pub served: Served,
+    pub head: Head,
+    /// Those that are not collected yet, in the order of the sequences.
+    pub generations: IntoIter<Generation>,
+    pub entries: Entries,
+    pub adapters: Adapters,
+    pub asked: T,
+    usage: Usage,
+    receipt: Option<Receipt>,
+}
+
+/// Prepares a request on a thread for such work, and has its sequences run.
+pub async fn run<T: Send + 'static>(
+    state: &AppState,
+    client: Client,
+    JsonObject(body): JsonObject,
+    kind: &Kind,
+    prepare: impl FnOnce(Map<String, Value>, &Served) -> Result<Prepared<T>, ApiError> + Send + 'static,
+) -> Result<Running<T>, ApiError> {
+    let (served, prepared) = state.prepare(body, prepare).await?;
+    let receipt = match prepared.receipt {
+        Some((pending, generate)) => Some(pending.begin(&generate, &served).await?),
+        None => None,
+    };
+    let generations = served
+        .engine
+        .submit(client.name, client.arrived, prepared.sequences)
+        .await?;
+    let bits = (&prepared.adapters, prepared.exact);
+    Ok(Running {
+        head: Head::new(kind.id, kind.object, &served, bits),
+        served,
+        generations: generations.into_iter(),
+        entries: prepared.entries,
+        adapters: prepared.adapters,
+        asked: prepared.asked,
+        usage: Usage::default(),
+        receipt,
+    })
+}
+
+impl<T> Running<T> {
+    /// Collects the choices of the next prompt: `n` of `best_of`, the likeliest first if some are dropped.
+    pub async fn choices(
+        &mut self,
+        prompt: &[Token],
+        n: usize,
+        best_of: usize,
+    ) -> Result<Vec<Gathered>, ApiError> {
+        let mut choices: Vec<Gathered> = Vec::with_capacity(best_of);
+        for generation in self.generations.by_ref().take(best_of) {
+            choices.push(gather(generation).await?);
+        }
+        let cached = choices.first().map_or(0, |it| it.prompt.cached_tokens);
+        self.usage.prompt(prompt.len(), cached);
+        let generated = choices.iter().map(|it| it.tokens.len()).sum();
+        self.usage.completion(generated);
+        if best_of > n {
+            // Stable: of equal choices the earlier one stays in front.
+            choices.sort_by(|a, b| b.mean_logprob().total_cmp(&a.mean_logprob()));
+            choices.truncate(n);
+        }
+        if let Some(receipt) = &mut self.receipt {
+            receipt.add(prompt, &choices);
+        }
+        Ok(choices)
+    }
+
+    /// Collects the scores of the next sequence, which has a prompt of `length` tokens: of each token but the first.
+    pub async fn scores(&mut self, length: usize) -> Result<Vec<Arc<TokenLogprob>>, ApiError> {
+        let generation = self.generations.next().ok_or_else(ApiError::internal)?;
+        let prompt = gather(generation).await?.prompt;
+        self.usage.prompt(length, prompt.cached_tokens);
+        Ok(prompt.logprobs)
+    }
+
+    /// The tokens used so far.
+    pub fn usage(&self) -> Usage {
+        self.usage.clone()
+    }
+
+    /// The answer with these choices.
+    pub fn answer<C>(self, choices: Vec<C>) -> Answer<C> {
+        Answer {
+            head: self.head,
+            choices,
+            usage: self.usage,
+            receipt: self.receipt,
+        }
+    }
+}

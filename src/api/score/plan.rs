@@ -1,0 +1,271 @@
+//! The sequences of a request, and where in them each choice is.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::answer::{Place, Planned, PlannedChoice};
+use super::request::{Item, ScoreRequest, Stem, of_item};
+use crate::api::bounds::{Entries, Room};
+use crate::api::chat;
+use crate::api::error::ApiError;
+use crate::api::fields::Fields;
+use crate::api::input::Input;
+use crate::api::run::Prepared;
+use crate::api::scoring;
+use crate::api::served::Served;
+use crate::engine::Utf8Decoder;
+use crate::model::{Token, Vocab};
+
+/// The most bytes of all stems, each joined with each of its choices, that are tokenised.
+const JOINED_BYTES: usize = 32 << 20;
+
+/// What an answer needs to know of its request.
+#[derive(Default)]
+pub struct Asked {
+    pub items: Vec<Planned>,
+    /// Tokens of each sequence.
+    pub lengths: Vec<usize>,
+}
+
+/// Checks a request and tokenises it: CPU work, of milliseconds if it is large.
+pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Asked>, ApiError> {
+    let ScoreRequest {
+        items,
+        adds_special,
+        adapters,
+        cache,
+        within,
+    } = ScoreRequest::read(&mut Fields::new(body), served)?;
+    let number: usize = items.iter().map(|item| item.choices.len()).sum();
+    let most = served.config.limits.prompts;
+    if number > most {
+        return Err(ApiError::field(
+            within.unwrap_or("choices"),
+            format!(
+                "The `items` have {number} choices together, but one request may have at most {most}."
+            ),
+        ));
+    }
+    let mut plan = Plan {
+        served,
+        adds_special,
+        sequences: Vec::new(),
+        known: HashMap::new(),
+        entries: Entries::default(),
+        joined_bytes: 0,
+    };
+    let planned = items.into_iter().enumerate().map(|(place, item)| {
+        let planned = plan.item(item);
+        planned.map_err(|error| match within {
+            // A request that is too large is not the fault of one item.
+            Some(_) if error.param.is_some() => of_item(place, error),
+            _ => error,
+        })
+    });
+    let items = planned.collect::<Result<_, _>>()?;
+    let lengths = plan.sequences.iter().map(|tokens| tokens.len()).collect();
+    // With the likeliest token beside each, to tell whether it is that one.
+    let sequences = plan.sequences.into_iter();
+    let sequences = sequences.map(|prompt| scoring::sequence(prompt, 1, &adapters, cache));
+    Ok(Prepared {
+        sequences: sequences.collect(),
+        entries: plan.entries,
+        adapters,
+        exact: false,
+        receipt: None,
+        asked: Asked { items, lengths },
+    })
+}
+
+/// The sequences of a request, collected item by item. Equal sequences are scored once, such as choices after a neutral stem
+/// that all items have.
+struct Plan<'a> {
+    served: &'a Served,
+    adds_special: bool,
+    sequences: Vec<Arc<[Token]>>,
+    /// The index of each sequence.
+    known: HashMap<Arc<[Token]>, usize>,
+    entries: Entries,
+    joined_bytes: usize,
+}
+
+/// A stem as tokens.
+struct Tokens {
+    tokens: Vec<Token>,
+    /// The text that was tokenised.
+    text: Option<String>,
+    /// For a text: the tokens that choices are scored after, without those of whitespace at its end.
+    kept: Vec<Token>,
+    /// The token that makes an empty stem evaluable.
+    prefix: Option<Token>,
+}
+
+impl Plan<'_> {
+    fn item(&mut self, item: Item) -> Result<Planned, ApiError> {
+        let (param, stem) = match item.stem {
+            Stem::Input(input) => ("stem", input),
+            Stem::Conversation(conversation) => {
+                let text = chat::render(*conversation, self.served)?.text;
+                ("messages", Input::Text(text))
+            }
+        };
+        let stem = self.stem(stem, param)?;
+        let neutral = item.neutral.map(|neutral| self.stem(neutral, "neutral"));
+        let neutral = neutral.transpose()?;
+        let choices = item.choices.iter().enumerate().map(|(number, choice)| {
+            let place = self.choice(&stem, choice, number, param)?;
+            let unconditional = neutral
+                .as_ref()
+                .map(|neutral| self.choice(neutral, choice, number, "neutral"));
+            let (text, bytes) = self.shown(choice);
+            Ok(PlannedChoice {
+                text,
+                bytes,
+                place,
+                unconditional: unconditional.transpose()?,
+            })
+        });
+        Ok(Planned {
+            choices: choices.collect::<Result<_, ApiError>>()?,
+            stem_tokens: stem.tokens.len(),
+        })
+    }
+
+    fn vocab(&self) -> &Vocab {
+        self.served.model.vocab()
+    }
+
+    fn room(&self, param: &'static str) -> Room {
+        Room {
+            param,
+            max_tokens: Some(0),
+        }
+    }
+
+    /// Tokenises a stem; one that cannot fit is refused first.
+    fn stem(&self, stem: Input, param: &'static str) -> Result<Tokens, ApiError> {
+        let (vocab, room) = (self.vocab(), self.room(param));
+        let text = match stem {
+            Input::Tokens(tokens) => {
+                room.check_length(tokens.len(), true, self.served)?;
+                return Ok(Tokens {
+                    tokens,
+                    text: None,
+                    kept: Vec::new(),
+                    prefix: None,
+                });
+            }
+            Input::Text(text) => text,
+        };
+        room.check_length(vocab.least_tokens(&text), false, self.served)?;
+        let mut tokens = vocab.tokenize(&text, self.adds_special, true);
+        room.check_length(tokens.len(), true, self.served)?;
+        // Some choices merge with whitespace at the stem's end, so it belongs to all of them, as in lm-evaluation-harness.
+        // The end of a template is part of the stem.
+        let trimmed = text.trim_end();
+        let mut kept = if param == "messages" || trimmed.len() == text.len() {
+            tokens.clone()
+        } else {
+            vocab.tokenize(trimmed, self.adds_special, true)
+        };
+        // Something must predict the first token; the harness uses the same.
+        let begin = vocab.bos().or(vocab.eos()).unwrap_or(Token(0));
+        let prefix = kept.is_empty().then_some(begin);
+        kept.extend(prefix);
+        tokens.splice(..0, prefix);
+        Ok(Tokens {
+            tokens,
+            text: Some(text),
+            kept,
+            prefix,
+        })
+    }
+
+    /// Adds a choice after a stem, which is from the field `param`.
+    fn choice(
+        &mut self,
+        stem: &Tokens,
+        choice: &Input,
+        number: usize,
+        param: &'static str,
+    ) -> Result<Place, ApiError> {
+        let (vocab, room) = (self.served.model.vocab(), self.room(param));
+        let (tokens, from) = match (&stem.text, choice) {
+            (Some(before), Input::Text(text)) => {
+                let joined = [before.as_str(), text].concat();
+                self.joined_bytes += joined.len();
+                if self.joined_bytes > JOINED_BYTES {
+                    return Err(ApiError::body(format!(
+                        "The stems, each joined with each of its choices, have more than {JOINED_BYTES} bytes. Send fewer \
+                         items or choices at once.",
+                    )));
+                }
+                room.check_length(vocab.least_tokens(&joined), false, self.served)?;
+                let mut tokens: Vec<Token> = stem.prefix.into_iter().collect();
+                tokens.extend(vocab.tokenize(&joined, self.adds_special, true));
+                let pairs = tokens.iter().zip(&stem.kept);
+                let from = pairs.take_while(|(one, other)| one == other).count();
+                (tokens, from)
+            }
+            (_, choice) => {
+                let mut tokens = stem.tokens.clone();
+                match choice {
+                    Input::Tokens(ids) => tokens.extend(ids),
+                    Input::Text(text) => {
+                        let least = tokens.len() + vocab.least_tokens(text);
+                        room.check_length(least, false, self.served)?;
+                        tokens.extend(vocab.tokenize(text, false, true));
+                    }
+                }
+                (tokens, stem.tokens.len())
+            }
+        };
+        if from == tokens.len() {
+            return Err(ApiError::field(
+                "choices",
+                format!(
+                    "`choices[{number}]` adds no token to `{param}`: there is nothing to score."
+                ),
+            ));
+        }
+        if from == 0 {
+            return Err(ApiError::field(
+                "choices",
+                format!(
+                    "`choices[{number}]` begins within the first token of `{param}`, which nothing predicts. Send a longer \
+                     `{param}`, or token ids.",
+                ),
+            ));
+        }
+        room.after(tokens.len(), self.served)?;
+        let sequence = self.add(tokens)?;
+        Ok(Place { sequence, from })
+    }
+
+    fn add(&mut self, tokens: Vec<Token>) -> Result<usize, ApiError> {
+        if let Some(&known) = self.known.get(&tokens[..]) {
+            return Ok(known);
+        }
+        self.entries.add(tokens.len(), 0, self.served)?;
+        let tokens: Arc<[Token]> = tokens.into();
+        let number = self.sequences.len();
+        self.sequences.push(Arc::clone(&tokens));
+        self.known.insert(tokens, number);
+        Ok(number)
+    }
+
+    /// The text of a choice, and its bytes.
+    fn shown(&self, choice: &Input) -> (String, usize) {
+        match choice {
+            Input::Text(text) => (text.clone(), text.len()),
+            Input::Tokens(ids) => {
+                let mut decoder = Utf8Decoder::new();
+                let literal = |id: &Token| self.vocab().literal(*id);
+                let text = ids.iter().map(|id| decoder.push(literal(id))).collect();
+                (text, ids.iter().map(|id| literal(id).len()).sum())
+            }
+        }
+    }
+}

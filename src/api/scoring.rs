@@ -1,0 +1,30 @@
+//! Sequences that are scored and not continued.
+
+use std::sync::Arc;
+
+use crate::engine::{Request, Rows};
+use crate::logprobs::LogprobSpec;
+use crate::model::{Adapters, Token};
+use crate::sampling::{SamplingParams, Watch};
+
+/// A sequence whose tokens are scored, each with `top` alternatives.
+pub fn sequence(prompt: Arc<[Token]>, top: usize, adapters: &Adapters, cache: bool) -> Request {
+    Request {
+        prompt,
+        adapters: adapters.clone(),
+        max_tokens: 0,
+        forced_prefix: Arc::default(),
+        forced_token: None,
+        logprobs: None,
+        prompt_logprobs: Some(LogprobSpec::top(top)),
+        rows: Rows::None,
+        watch: Watch::default(),
+        sampling: SamplingParams::default(),
+        stop: Arc::new([]),
+        include_stop: false,
+        cache_prompt: cache,
+        exact: false,
+        streamed: false,
+        deliver_end_token: false,
+    }
+}
