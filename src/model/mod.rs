@@ -99,6 +99,8 @@ pub struct Facts {
     /// Numbers that stand for a token within it.
     pub embedding_width: usize,
     pub trained_context: usize,
+    /// Whether it can continue a text; otherwise it makes embeddings only.
+    pub generates: bool,
 }
 
 /// Why a model could not be loaded; written for the person at the terminal.
@@ -393,6 +395,7 @@ impl Model {
             vocabulary: self.vocab.len(),
             embedding_width: self.embedding_width(),
             trained_context: self.trained_context(),
+            generates: self.generates(),
         }
     }
 
