@@ -55,6 +55,8 @@ struct ModelMeta {
     n_params: u64,
     /// Size of the weights in bytes.
     size: u64,
+    /// Whether it can continue a text; otherwise it makes embeddings only.
+    generates: bool,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -119,6 +121,7 @@ fn object(state: &AppState, id: String, model: &Described) -> ModelObject {
         n_embd: facts.embedding_width,
         n_params: facts.parameters,
         size: facts.size_bytes,
+        generates: facts.generates,
     });
     ModelObject {
         id,

@@ -46,6 +46,8 @@ pub struct Facts {
     /// Length of an embedding.
     pub embedding_width: usize,
     pub trained_context: usize,
+    /// Whether it can generate text; otherwise it only makes embeddings.
+    pub generates: bool,
 }
 
 impl Model {
@@ -197,6 +199,7 @@ impl Model {
             vocabulary: self.vocab.len(),
             embedding_width: self.embedding_width(),
             trained_context: self.trained_context(),
+            generates: self.generates(),
         }
     }
 

@@ -1,5 +1,5 @@
-//! `GET /`: the page on which one sees how sure the model was of each token, and what else it might have said. It is made
-//! of the files in `page/`, which are compiled in; what it shows it asks of the API, as anyone may.
+//! `GET /`: a page that shows the probability of each token and its alternatives. Its files are those in
+//! `page/`, embedded in the binary. It uses the public API only.
 
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
@@ -15,8 +15,8 @@ use crate::api::{self, Answers, Route};
 #[folder = "src/playground/page/"]
 struct Files;
 
-/// What is true of every file. Nothing comes from elsewhere, no script or style stands in the HTML, and no script makes HTML
-/// of text: whatever a model says, it stays text.
+/// Headers of every file. The policy allows nothing from other servers, no inline scripts or styles, and no HTML made from
+/// text by scripts: model output stays text.
 const HEADERS: [(HeaderName, &str); 5] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -30,29 +30,29 @@ const HEADERS: [(HeaderName, &str); 5] = [
         HeaderName::from_static("cross-origin-opener-policy"),
         "same-origin",
     ),
-    // Kept, but asked for again each time: the next version of the program has other files at the same places.
+    // Cached but revalidated each time: the next version of Candor has other files at the same paths.
     (header::CACHE_CONTROL, "no-cache"),
 ];
 
-/// Open, since a browser sends no key when it asks for a page. Nothing in the files is secret.
+/// Open, since a browser sends no key when it requests a page. Nothing in the files is secret.
 pub fn routes() -> Vec<Route> {
-    let page = "A page on which one sees the model choose.";
-    let file = "A file that the page is made of.";
+    let page = "A page that shows how the model chooses each token.";
+    let file = "A file of this page.";
     vec![
-        Route::get("/", get(page_of_files), page)
+        Route::get("/", get(index), page)
             .answers_with(Answers::Page)
             .open(),
-        Route::get("/page/{*path}", get(file_of_page), file)
+        Route::get("/page/{*path}", get(page_file), file)
             .answers_with(Answers::File)
             .open(),
     ]
 }
 
-async fn page_of_files(uri: Uri, headers: HeaderMap) -> Response {
+async fn index(uri: Uri, headers: HeaderMap) -> Response {
     file("index.html", uri, &headers).await
 }
 
-async fn file_of_page(Path(path): Path<String>, uri: Uri, headers: HeaderMap) -> Response {
+async fn page_file(Path(path): Path<String>, uri: Uri, headers: HeaderMap) -> Response {
     file(&path, uri, &headers).await
 }
 
@@ -62,16 +62,16 @@ async fn file(path: &str, uri: Uri, headers: &HeaderMap) -> Response {
     };
     let hash = BASE64_URL_SAFE_NO_PAD.encode(file.metadata.sha256_hash());
     let tag = format!("\"{hash}\"");
-    let of_file = [(header::ETAG, tag.clone())];
-    if has(headers, &tag) {
-        return (StatusCode::NOT_MODIFIED, HEADERS, of_file).into_response();
+    let etag = [(header::ETAG, tag.clone())];
+    if has_current(headers, &tag) {
+        return (StatusCode::NOT_MODIFIED, HEADERS, etag).into_response();
     }
-    let kind = [(header::CONTENT_TYPE, kind(path))];
-    (HEADERS, of_file, kind, file.data).into_response()
+    let content_type = [(header::CONTENT_TYPE, content_type(path))];
+    (HEADERS, etag, content_type, file.data).into_response()
 }
 
-/// Whether the client has the file of this tag (`If-None-Match`).
-fn has(headers: &HeaderMap, tag: &str) -> bool {
+/// Whether the client has the file with this tag (`If-None-Match`).
+fn has_current(headers: &HeaderMap, tag: &str) -> bool {
     let lists = headers.get_all(header::IF_NONE_MATCH);
     lists
         .iter()
@@ -81,9 +81,9 @@ fn has(headers: &HeaderMap, tag: &str) -> bool {
         .any(|one| one == "*" || one.trim_start_matches("W/") == tag)
 }
 
-/// The content type, by the file's ending. All files are text.
-fn kind(path: &str) -> &'static str {
-    match path.rsplit_once('.').map(|(_, ending)| ending) {
+/// The content type, by the file's extension. All files are text.
+fn content_type(path: &str) -> &'static str {
+    match path.rsplit_once('.').map(|(_, extension)| extension) {
         Some("html") => "text/html; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
         Some("js") => "text/javascript; charset=utf-8",
@@ -98,13 +98,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_text_and_kinds_are_told_by_endings() {
+    fn files_are_text_and_extensions_give_their_content_types() {
         assert!(Files::iter().count() > 2);
         for path in Files::iter() {
             let file = Files::get(&path).expect("listed");
             assert!(std::str::from_utf8(&file.data).is_ok(), "{path}");
         }
-        let check = |path: &str, expect: &str| assert_eq!(kind(path), expect, "{path}");
+        let check = |path: &str, expect: &str| assert_eq!(content_type(path), expect, "{path}");
         check("index.html", "text/html; charset=utf-8");
         check("vendor/a/a.min.css", "text/css; charset=utf-8");
         check("main.js", "text/javascript; charset=utf-8");
@@ -115,11 +115,11 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_has() {
+    fn if_none_match_lists_are_searched() {
         let check = |lists: &[&'static str], expect: bool| {
             let lists = lists.iter().map(|list| HeaderValue::from_static(list));
             let headers = lists.map(|list| (header::IF_NONE_MATCH, list)).collect();
-            assert_eq!(has(&headers, "\"a\""), expect, "{headers:?}");
+            assert_eq!(has_current(&headers, "\"a\""), expect, "{headers:?}");
         };
         check(&[], false);
         check(&["\"a\""], true);

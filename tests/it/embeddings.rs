@@ -566,6 +566,8 @@ fn a_model_like_bert_is_served() {
         refused.json()["error"]["message"],
         "This model only makes embeddings (POST /v1/embeddings); it cannot generate text."
     );
+    let models = server.get("/v1/models").json();
+    assert_eq!(models["data"][0]["meta"]["generates"], false);
     // However long it is: spaces are nothing, and a word that it does not know is one token.
     let folded = format!("a{}{}", " ".repeat(5000), "1".repeat(5000));
     assert_eq!(

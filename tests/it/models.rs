@@ -162,7 +162,7 @@ fn each_name_answers_as_its_model_does_alone() {
             "status": {"value": "loaded"}, "bits_class": null,
             "meta": {
                 "description": "llama 256M Q4_1", "n_vocab": 49152, "n_ctx_train": 8192, "n_embd": 576,
-                "n_params": 134515008, "size": 96576768
+                "n_params": 134515008, "size": 96576768, "generates": true
             }
         })
     );

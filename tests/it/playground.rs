@@ -1,4 +1,4 @@
-//! The page at `/`, as a browser asks for it. What it does in one is tried by `make test-web`.
+//! The page at `/` as served over HTTP. `make test-web` tests it in a browser.
 
 use crate::raw::{Request, Response};
 use crate::server::{TestServer, root, tiny, tiny_model};
@@ -11,8 +11,8 @@ fn get(path: &str) -> Response {
     ask("GET", path, &[])
 }
 
-/// The addresses of files that the page's HTML names.
-fn named(page: &str) -> Vec<&str> {
+/// The addresses of the files that the page's HTML references.
+fn referenced(page: &str) -> Vec<&str> {
     let values = ["src=\"", "href=\""].map(|name| page.split(name).skip(1));
     let values = values.into_iter().flatten();
     values
@@ -47,9 +47,9 @@ fn the_page_and_its_files_are_those_in_the_source() {
         assert_eq!(response.header("content-type"), Some(kind), "{path}");
         assert!(response.body == written, "{path} is not {file}");
     }
-    let named = named(&page.body);
-    assert!(named.len() > 1, "{named:?}");
-    for address in named {
+    let addresses = referenced(&page.body);
+    assert!(addresses.len() > 1, "{addresses:?}");
+    for address in addresses {
         // As seen from the page, which a proxy may have put anywhere.
         assert!(address.starts_with("page/"), "{address}");
         assert_eq!(get(&format!("/{address}")).status, 200, "{address}");
@@ -57,7 +57,7 @@ fn the_page_and_its_files_are_those_in_the_source() {
 }
 
 #[test]
-fn nothing_but_the_pages_own_files_may_run_on_it() {
+fn only_the_pages_own_files_may_run_on_it() {
     for path in ["/", "/page/main.js", "/page/vendor/uplot/uPlot.min.css"] {
         let response = get(path);
         let header = |name| {
@@ -90,7 +90,7 @@ fn nothing_but_the_pages_own_files_may_run_on_it() {
 }
 
 #[test]
-fn a_browser_that_has_a_file_is_not_sent_it_again() {
+fn an_unchanged_file_is_not_sent_again() {
     let tag = |path| get(path).header("etag").expect("a tag").to_owned();
     assert_ne!(tag("/"), tag("/page/main.js"));
     for path in ["/", "/page/main.js"] {
@@ -108,7 +108,7 @@ fn a_browser_that_has_a_file_is_not_sent_it_again() {
 }
 
 #[test]
-fn heads_are_sent_alone_when_they_are_asked_for() {
+fn head_requests_get_headers_only() {
     for path in ["/", "/page/main.js"] {
         let (whole, head) = (get(path), ask("HEAD", path, &[]));
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
@@ -120,7 +120,7 @@ fn heads_are_sent_alone_when_they_are_asked_for() {
 }
 
 #[test]
-fn there_is_nothing_beside_the_files() {
+fn other_paths_are_not_found() {
     for path in [
         "/page/nothing.js",
         "/page/vendor",
@@ -146,9 +146,9 @@ fn there_is_nothing_beside_the_files() {
     );
 }
 
-/// A browser sends no key for a page, and the page has a field for it.
+/// A browser sends no key when it requests a page; the page asks for one.
 #[test]
-fn the_page_wants_no_key_and_what_it_asks_for_does() {
+fn the_page_requires_no_key_and_its_requests_do() {
     let server = TestServer::start_with(&tiny_model(), |config| {
         config.server.api_keys = vec!["key".to_owned()];
     });
@@ -169,7 +169,7 @@ fn the_page_wants_no_key_and_what_it_asks_for_does() {
 }
 
 #[test]
-fn names_and_origins_that_are_not_ours_do_not_get_it() {
+fn other_hosts_and_origins_are_refused() {
     for path in ["/", "/page/main.js"] {
         let bytes =
             format!("GET {path} HTTP/1.1\r\nhost: rebound.example\r\nconnection: close\r\n\r\n");
@@ -183,7 +183,7 @@ fn names_and_origins_that_are_not_ours_do_not_get_it() {
 }
 
 #[test]
-fn it_is_counted_by_its_routes() {
+fn requests_are_counted_by_route() {
     let server = TestServer::start(&tiny_model());
     for path in ["/", "/page/main.js", "/page/style.css"] {
         assert_eq!(server.get(path).status, 200);

@@ -1,4 +1,4 @@
-"""What the tests of the page are given: a server, a browser, and pages that complain."""
+"""Fixtures for the tests of the page: a server, a browser, and pages whose errors fail the test."""
 
 import mimetypes
 import pathlib
@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import rig  # noqa: E402
 
-# Milliseconds after which what has not come is held never to come. Not a measure of how fast anything is.
+# Milliseconds after which a test gives up. Not a measure of speed.
 NEVER = 60_000
 
 
@@ -26,15 +26,15 @@ def pytest_addoption(parser):
         "--page",
         metavar="DIR",
         type=pathlib.Path,
-        help="the page's files, in place of those in the server: a change of src/playground/page is tried without a build",
+        help="page files to use instead of the server's, to test a change of src/playground/page without a build",
     )
-    group.addoption("--screenshots", metavar="DIR", type=pathlib.Path, help="where to put pictures of the page")
-    group.addoption("--browser", default="chromium", help="the browser, by its name or path (%(default)s)")
+    group.addoption("--screenshots", metavar="DIR", type=pathlib.Path, help="where to save screenshots")
+    group.addoption("--browser", default="chromium", help="the browser's name or path (%(default)s)")
 
 
 @pytest.fixture(scope="session")
 def server(request):
-    """The address of a server with the default model, which all tests share."""
+    """The address of a server with the default model, shared by all tests."""
     with rig.server(request.config.getoption("candor")) as url:
         yield url
 
@@ -54,17 +54,17 @@ def browser(request):
 
 @pytest.fixture
 def troubles():
-    """What a page complained of: errors on its console, those that no script caught, and what its Content Security Policy
-    forbade. A test that means to make some takes them out of this list; any that is left fails it."""
+    """Errors of a page: on its console, uncaught in scripts, and violations of its Content Security Policy. A test that
+    provokes some removes them from this list; any that is left fails the test."""
     return []
 
 
 @pytest.fixture
-def page(request, browser, server, troubles):
-    """An empty page of a profile of its own; `page.goto("/")` opens Candor's."""
+def newcomer(request, browser, server, troubles):
+    """An empty page in a fresh profile, as at a first visit; `page.goto("/")` opens Candor's page."""
     context = browser.new_context(base_url=server, viewport={"width": 1280, "height": 800})
     context.set_default_timeout(NEVER)
-    # The browser writes what a policy forbids to the console, too, as an error.
+    # The browser reports policy violations on the console, as errors.
     context.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
     context.on("weberror", lambda error: troubles.append(str(error.error)))
     if folder := request.config.getoption("--page"):
@@ -74,8 +74,15 @@ def page(request, browser, server, troubles):
     assert not troubles
 
 
+@pytest.fixture
+def page(newcomer):
+    """The same in the profile of someone who has visited before: it starts without the example."""
+    newcomer.add_init_script("localStorage.setItem('visited', 'true')")
+    return newcomer
+
+
 def serve_from(context, folder):
-    """Answers with a folder's files, and with the headers that the server gives its own."""
+    """Serves the page's files from a folder, with the headers that the server sends."""
     headers = context.request.get("/").headers
     for name in ("content-length", "content-type", "etag"):
         headers.pop(name, None)
@@ -92,12 +99,12 @@ def serve_from(context, folder):
 
 
 @pytest.fixture
-def screenshot(request, page):
-    """`screenshot("name")` takes a picture of the page as it is, if pictures are asked for."""
-    folder = request.config.getoption("screenshots")
+def screenshot(request, newcomer):
+    """`screenshot("name")` saves a screenshot of the page if screenshots are requested."""
+    folder = request.config.getoption("--screenshots")
 
     def take(name, **options):
         if folder is not None:
-            page.screenshot(path=folder / f"{name}.png", **options)
+            newcomer.screenshot(path=folder / f"{name}.png", **options)
 
     return take

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Holds the scripts of the page at `/` against their types (tsc, tsconfig.json), and tries the page in a browser (pytest).
+"""Type-checks the scripts of the page at `/` (tsc, tsconfig.json) and tests the page in a browser (pytest).
 
     run.py --candor BINARY [ARGUMENTS of pytest]
 
-conftest.py has the options beside pytest's own; `--page src/playground/page` tries files that are not in the program yet.
-What is needed is installed once, as requirements.txt and package-lock.json pin it, in the cache. The browser is Chromium
-as the system has it: none is downloaded.
+conftest.py adds options to pytest's own; `--page src/playground/page` tests files that are not in the binary yet. The
+dependencies pinned by requirements.txt and package-lock.json are installed once, in the cache. The browser is the system's
+Chromium; none is downloaded.
 """
 
 import os

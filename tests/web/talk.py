@@ -1,11 +1,13 @@
-"""What the tests of the page say to it, and to the server's API."""
+"""Helpers: requests to the API, and actions on the page."""
 
 import json
+import re
 import urllib.request
 
 from playwright.sync_api import expect
 
 PROMPT = "The capital of Michigan is "
+GENERATED = re.compile("tokens? generated")
 NAMES = {"prompt": "#prompt", "max_tokens": "#max-tokens", "seed": "#seed"}
 
 
@@ -22,7 +24,7 @@ def open_page(page, server=""):
 
 
 def fill(page, **fields):
-    """The form's fields, by their names in a request."""
+    """Fills in the form, by the names of request fields."""
     for name, value in fields.items():
         place = page.locator(NAMES.get(name, f"#set-{name}"))
         if not place.is_visible():
@@ -31,15 +33,15 @@ def fill(page, **fields):
 
 
 def ends(page, act):
-    """Does what has something generated, and waits for its end."""
-    page.locator("#status").evaluate("it => { it.textContent = 'begins'; }")
+    """Starts a generation and waits for its end."""
+    page.locator("#status").evaluate("it => { it.textContent = 'starting'; }")
     act()
-    expect(page.locator("#status")).to_contain_text("tokens generated")
+    expect(page.locator("#status")).to_contain_text(GENERATED)
     expect(page.locator("#stop")).to_be_disabled()
 
 
 def generate(page, server="", **fields):
-    """Opens the page if it is not yet (`server` is None: it is), and generates."""
+    """Opens the page unless it is open (`server` is None: it is), and generates."""
     if server is not None and (server or page.url == "about:blank"):
         open_page(page, server)
     fill(page, **fields)
@@ -51,7 +53,7 @@ def texts(page):
 
 
 def select(page, at):
-    """By keys, which reach every token; of one that is a newline there may be nothing to click on."""
+    """Selects a token by key, since a newline may offer nothing to click on."""
     page.focus("#text")
     page.keyboard.press("Home")
     for _ in range(at):
@@ -61,14 +63,14 @@ def select(page, at):
 
 
 def chosen(page):
-    """What is shown of a token, by the names that it has there."""
+    """The details shown for a token, by name."""
     return page.locator("#token").evaluate("it => Object.fromEntries([...it.querySelectorAll('[data-fact]')].map(it => [it.dataset.fact, it.textContent]))")
 
 
 def tab_to(page, selector):
-    """Presses Tab until it is there."""
+    """Presses Tab until the element has the focus."""
     for _ in range(120):
         if page.evaluate("selector => document.activeElement?.matches(selector) ?? false", selector):
             return
         page.keyboard.press("Tab")
-    raise AssertionError(f"no Tab leads to {selector}")
+    raise AssertionError(f"Tab does not reach {selector}")

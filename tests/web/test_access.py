@@ -1,4 +1,4 @@
-"""For everyone: contrast and names (axe-core, WCAG 2.2 AA), every width, both schemes, less motion."""
+"""Accessibility: contrast and names (axe-core, WCAG 2.2 AA) at every width and in both colour schemes."""
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -22,14 +22,14 @@ def test_every_state(page, scheme, width, screenshot):
     page.set_viewport_size({"width": width, "height": 900})
     talk.open_page(page)
     check(page)
-    # A text with all the tints.
+    # A text with every tint.
     generate(page, prompt="The capital of Michigan is Lansing, xylophone of Ünderwater 1, 2, 3, 4, 5, 6, 7, 8", max_tokens=12, temperature=1.5)
     select(page, 12)
     talk.ends(page, page.locator(".alternatives button:not(:disabled)").first.click)
     select(page, 12)
     page.click("#seeds")
     expect(page.locator(".histogram tr").first).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is wider than the window"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "something is wider than the window"
     check(page)
     screenshot(f"explore-{scheme}-{width}", full_page=True)
     page.click("#copy-as")

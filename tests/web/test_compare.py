@@ -1,4 +1,4 @@
-"""The tab Compare: both sides have the server's numbers, and tokens that belong together stand in one row."""
+"""The Compare tab: both sides show the server's numbers, and tokens that belong together share a row."""
 
 import csv
 import itertools
@@ -45,7 +45,7 @@ def asked(server, **fields):
 
 
 def rows(page):
-    """A, its probability, B, its, the difference, the verdict."""
+    """A, its probability, B, its probability, the difference, the verdict."""
     return page.locator("#compare-table tbody tr").evaluate_all("all => all.map(it => [...it.children].map(it => it.textContent))")
 
 
@@ -64,51 +64,51 @@ def test_two_sides_that_are_the_same(page):
     run(page)
     expect(page.locator("#compare-status")).to_have_text("The texts are the same, and so is every probability.")
     assert {row[5] for row in rows(page)} == {"= same"}
-    page.select_option("#compare-rows", "other")
-    expect(page.locator("#compare-table")).to_have_text("There is no such row.")
+    page.select_option("#compare-rows", "different")
+    expect(page.locator("#compare-table")).to_have_text("No rows to show.")
 
 
 def test_each_side_has_the_numbers_of_the_api(page, server, screenshot):
     open_tab(page)
-    preset(page, "temperature 0 against 1")
+    preset(page, "temperature 0 vs 1")
     run(page)
-    told = [asked(server, temperature=0), asked(server, temperature=1)]
+    returned = [asked(server, temperature=0), asked(server, temperature=1)]
     shown = rows(page)
-    for side, one in enumerate(told):
+    for side, one in enumerate(returned):
         name = "ab"[side]
         assert page.locator(f"#compare-{name}-text .token").count() == len(one["tokens"])
-        # Every token stands in some row, in its order, with its probability.
+        # Every token is in some row, in order, with its probability.
         cells = [(row[2 * side], row[2 * side + 1]) for row in shown if row[2 * side] != "–"]
         assert [text for text, _ in cells] == [visible(text) for text in one["tokens"]]
         for (_, chance), logprob in zip(cells, one["token_logprobs"], strict=True):
             assert chance == "–" if logprob is None else is_shown(chance, math.exp(logprob))
         made = one["token_logprobs"][-8:]
         assert sums(page)["completion: tokens"][side] == "8"
-        assert is_shown(sums(page)["completion: summed logprob"][side], sum(made))
+        assert is_shown(sums(page)["completion: sum of logprobs"][side], sum(made))
         assert is_shown(sums(page)["completion: mean per token"][side], sum(made) / 8)
         assert is_shown(sums(page)["completion: mean per byte"][side], sum(made) / sum(map(len, one["bytes"][-8:])))
-        assert is_shown(sums(page)["prompt: summed logprob, from its second token"][side], sum(one["token_logprobs"][1:-8]))
-    same = [a == b for a, b in zip(told[0]["token_ids"], told[1]["token_ids"])]
-    assert not all(same), "the seed's draw is the likeliest throughout: take another prompt"
-    parts = same.index(False)
-    assert [at for at, row in enumerate(shown) if "parts here" in row[5]] == [parts]
-    assert all(row[5] == "= same" for row in shown[:parts])
-    ours = told[0]
-    there = {it["id"]: it["logprob"] for it in ours["top"][parts]}.get(told[1]["token_ids"][parts])
+        assert is_shown(sums(page)["prompt: sum of logprobs, from the second token"][side], sum(one["token_logprobs"][1:-8]))
+    same = [a == b for a, b in zip(returned[0]["token_ids"], returned[1]["token_ids"])]
+    assert not all(same), "every drawn token is the most likely: use another prompt"
+    divergence = same.index(False)
+    assert [at for at, row in enumerate(shown) if "first difference" in row[5]] == [divergence]
+    assert all(row[5] == "= same" for row in shown[:divergence])
+    ours = returned[0]
+    there = {it["id"]: it["logprob"] for it in ours["top"][divergence]}.get(returned[1]["token_ids"][divergence])
     status = page.locator("#compare-status").text_content()
-    assert f"They part at token {parts - len(same) + 8 + 1} of A's completion" in status
-    assert f"A goes on with “{visible(ours['tokens'][parts])}”" in status
-    odds = status.split("at A it had ")[1]
+    assert f"The texts diverge at token {divergence - len(same) + 8 + 1} of A's completion" in status
+    assert f"A continues with “{visible(ours['tokens'][divergence])}”" in status
+    odds = status.split("on side A ")[1]
     assert odds.startswith("less than") if there is None else is_shown(odds, math.exp(there))
     screenshot("compare", full_page=True)
 
 
 def test_the_difference_is_that_of_the_probabilities(page):
-    """Of tokens that are the same behind texts that are not."""
+    """For the same tokens after different texts."""
     open_tab(page)
-    preset(page, "temperature 0 against 1")
+    preset(page, "temperature 0 vs 1")
     run(page, max_tokens=24)
-    page.select_option("#compare-rows", "other")
+    page.select_option("#compare-rows", "different")
     moved = [row for row in rows(page) if row[5] == "~ probability"]
     assert moved
     for a, chance_a, b, chance_b, difference, _ in moved:
@@ -130,17 +130,17 @@ def test_presets_send_what_they_say(page):
 
     page.on("request", note)
     different = "top_k"
-    preset(page, "top_k 2 against all")
+    preset(page, "top_k 2 vs all")
     run(page, max_tokens=1)
     assert set(bodies) == {2, 0}
     cut = {"temperature", "top_p", "min_p", "top_k", "seed", "max_tokens"}
     a, b = ({name: value for name, value in bodies[top_k].items() if name in cut} for top_k in (2, 0))
-    # All are sent: what is not said is another model's or server's default.
+    # All settings are sent, since another model or server may have other defaults.
     assert a == {"temperature": 0.8, "top_k": 2, "top_p": 1, "min_p": 0, "seed": 1, "max_tokens": 1}
     assert b == {**a, "top_k": 0}
     bodies.clear()
     different = "seed"
-    preset(page, "seed 1 against 2")
+    preset(page, "seed 1 vs 2")
     run(page, max_tokens=1)
     assert set(bodies) == {1, 2}
     assert bodies[1] == {**bodies[2], "seed": 1}
@@ -149,14 +149,14 @@ def test_presets_send_what_they_say(page):
 
 def test_rows_and_file(page):
     open_tab(page)
-    preset(page, "temperature 0 against 1")
+    preset(page, "temperature 0 vs 1")
     run(page)
     everything = rows(page)
-    page.select_option("#compare-rows", "made")
+    page.select_option("#compare-rows", "generated")
     made = rows(page)
     prompt = page.locator("#compare-a-text .token.prompt").count()
     assert made == everything[prompt:]
-    page.select_option("#compare-rows", "other")
+    page.select_option("#compare-rows", "different")
     assert rows(page) == [row for row in everything if row[5] != "= same"]
     with page.expect_download() as download:
         page.click("#compare-csv")
@@ -170,24 +170,24 @@ def test_rows_and_file(page):
 
 def test_from_a_token_to_its_row_by_keyboard(page):
     open_tab(page)
-    preset(page, "temperature 0 against 1")
+    preset(page, "temperature 0 vs 1")
     talk.tab_to(page, "#compare-form button.main")
     page.keyboard.press("Enter")
     expect(page.locator("#compare-sums")).to_be_visible()
-    page.select_option("#compare-rows", "other")
+    page.select_option("#compare-rows", "different")
     page.focus("#compare-b-text")
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
-    expect(page.locator("#compare-spot")).to_contain_text("A: “␣capital”")
-    # The same token of the other side is shown.
+    expect(page.locator("#compare-details")).to_contain_text("A: “␣capital”")
+    # The same token on the other side is highlighted.
     expect(page.locator("#compare-a-text .pointed")).to_have_text(" capital")
-    # Enter leads to the row, and shows it if it was left out.
+    # Enter goes to the row, and shows it if it was filtered out.
     page.keyboard.press("Enter")
     expect(page.locator("#compare-table tr:focus")).to_contain_text("␣capital")
     expect(page.locator("#compare-rows")).to_have_value("all")
 
 
-def test_what_a_model_says_is_text(page):
+def test_model_output_is_text(page):
     open_tab(page)
     run(page, prompt=NASTY, max_tokens=2)
     assert "".join(page.locator("#compare-a-text .token").all_text_contents()).startswith(NASTY)
@@ -195,18 +195,18 @@ def test_what_a_model_says_is_text(page):
     assert page.title() == "Candor"
 
 
-def test_whose_mistake_it_is_is_told(page, troubles):
+def test_an_error_names_its_side(page, troubles):
     open_tab(page)
     page.fill("#compare-b-seed", "99999999999999999999")
     page.locator("#compare-b-seed").evaluate("it => it.removeAttribute('max')")
     page.get_by_role("button", name="Run both").click()
-    expect(page.locator("#trouble")).to_contain_text("Side B: ")
+    expect(page.locator("#error")).to_contain_text("Side B: ")
     expect(page.locator("#compare-status")).to_have_text("No answer.")
     assert len(troubles) == 1 and "400" in troubles[0]
     troubles.clear()
     page.fill("#compare-b-seed", "1")
     run(page, max_tokens=1)
-    expect(page.locator("#trouble")).to_be_hidden()
+    expect(page.locator("#error")).to_be_hidden()
 
 
 def test_a_run_can_be_stopped(page):
@@ -215,7 +215,7 @@ def test_a_run_can_be_stopped(page):
     page.get_by_role("button", name="Run both").click()
     page.locator("#compare-form").get_by_role("button", name="Stop").click()
     expect(page.locator("#compare-status")).to_have_text("Stopped.")
-    expect(page.locator("#trouble")).to_be_hidden()
+    expect(page.locator("#error")).to_be_hidden()
     page.unroute("**/v1/completions")
     run(page, max_tokens=1)
 
@@ -231,16 +231,16 @@ def test_two_models_with_other_tokens(page, request, tmp_path, screenshot):
         open_tab(page, server)
         assert page.locator("#compare-b-model").input_value() == "tiny"
         run(page, prompt=text, max_tokens=4)
-        told = [asked(server, model=model, prompt=text, max_tokens=4) for model in ("small", "tiny")]
+        returned = [asked(server, model=model, prompt=text, max_tokens=4) for model in ("small", "tiny")]
     shown = rows(page)
-    whole = [sum(map(len, one["bytes"][:-4])) for one in told]
-    assert whole[1] == whole[0] + 1, "the other model's tokenizer puts a blank before the text"
+    whole = [sum(map(len, one["bytes"][:-4])) for one in returned]
+    assert whole[1] == whole[0] + 1, "the other model's tokenizer puts a space before the text"
     kinds = [row[5] for row in shown]
-    parts = next(at for at, kind in enumerate(kinds) if "parts here" in kind)
-    # The prompt is one text, however it is cut: no row of it differs.
-    assert {kind[0] for kind in kinds[:parts]} <= set("=~/")
-    assert "/ other cut" in kinds[:parts]
-    for side, one in enumerate(told):
+    divergence = next(at for at, kind in enumerate(kinds) if "first difference" in kind)
+    # The prompt is the same text, however it is split: none of its rows differs.
+    assert {kind[0] for kind in kinds[:divergence]} <= set("=~/")
+    assert "/ other tokens" in kinds[:divergence]
+    for side, one in enumerate(returned):
         taken = list(itertools.chain.from_iterable(row[2 * side].split(" | ") for row in shown if row[2 * side] != "–"))
         assert len(taken) == len(one["tokens"])
         logprobs = iter(one["token_logprobs"])
@@ -255,7 +255,7 @@ def test_two_models_with_other_tokens(page, request, tmp_path, screenshot):
 def test_on_a_phone_for_everyone(page, screenshot):
     page.set_viewport_size({"width": 375, "height": 800})
     open_tab(page)
-    preset(page, "temperature 0 against 1")
+    preset(page, "temperature 0 vs 1")
     run(page, prompt=f"{'x' * 200} {PROMPT}")
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     for scheme in ("light", "dark"):
@@ -263,7 +263,7 @@ def test_on_a_phone_for_everyone(page, screenshot):
         check(page)
     table = page.locator("#compare-table")
     assert table.evaluate("it => it.scrollWidth <= it.clientWidth")
-    # What the columns of probabilities tell where there is room stands below the tokens.
+    # The probabilities, which have columns of their own on wide screens, are below the tokens.
     below = table.locator("tbody tr").nth(3).locator("td").first.evaluate("it => getComputedStyle(it, '::after').content")
     assert below.strip('"') == table.locator("tbody tr").nth(3).locator("td").nth(1).text_content()
     screenshot("compare-phone", full_page=True)
@@ -273,8 +273,8 @@ def test_on_a_phone_for_everyone(page, screenshot):
 
 
 def align(page, *pairs):
-    """Of each pair of lists of tokens the rows, as (kind, tokens of A, tokens of B), and where they part."""
-    told = page.evaluate(
+    """For each pair of token lists: its rows as (kind, tokens of A, tokens of B), and where they diverge."""
+    returned = page.evaluate(
         """async pairs => {
             const { align } = await import("/page/align.js");
             const encoder = new TextEncoder();
@@ -283,10 +283,10 @@ def align(page, *pairs):
         }""",
         pairs,
     )
-    return [([(row["kind"], a[slice(*row["a"])], b[slice(*row["b"])]) for row in one["rows"]], one["parts"]) for (a, b), one in zip(pairs, told)]
+    return [([(row["kind"], a[slice(*row["a"])], b[slice(*row["b"])]) for row in one["rows"]], one["divergence"]) for (a, b), one in zip(pairs, returned)]
 
 
-def test_the_same_text_cut_otherwise(page):
+def test_the_same_text_in_other_tokens(page):
     talk.open_page(page)
     assert align(page, (["The", " cap", "ital", " of"], ["The", " capital", " ", "of"])) == [
         ([("same", ["The"], ["The"]), ("recut", [" cap", "ital"], [" capital"]), ("recut", [" of"], [" ", "of"])], -1)
@@ -295,19 +295,19 @@ def test_the_same_text_cut_otherwise(page):
     assert align(page, (["ab", "cd", "e"], ["a", "bc", "de"])) == [([("recut", ["ab", "cd", "e"], ["a", "bc", "de"])], -1)]
 
 
-def test_texts_that_part(page):
+def test_texts_that_diverge(page):
     talk.open_page(page)
-    told = align(
+    returned = align(
         page,
         (["a", "b", "c", "x", "d"], ["a", "c", "y", "z", "d"]),
-        # They part in the middle of what is cut otherwise.
+        # They diverge in the middle of tokens that are split differently.
         (["he", "llo", "!"], ["hell", "o?", "!"]),
         # One is the beginning of the other.
         (["a", "b"], ["a"]),
         ([], ["a"]),
         ([], []),
     )
-    assert told == [
+    assert returned == [
         ([("same", ["a"], ["a"]), ("only-a", ["b"], []), ("same", ["c"], ["c"]), ("differs", ["x"], ["y"]), ("only-b", [], ["z"]), ("same", ["d"], ["d"])], 1),
         ([("differs", ["he"], ["hell"]), ("differs", ["llo"], ["o?"]), ("same", ["!"], ["!"])], 0),
         ([("same", ["a"], ["a"]), ("only-a", ["b"], [])], 1),
@@ -317,7 +317,7 @@ def test_texts_that_part(page):
 
 
 def longest(a, b):
-    """The length of their longest common subsequence."""
+    """The length of the longest common subsequence."""
     before = [0] * (len(b) + 1)
     for one in a:
         now = [0]
@@ -343,11 +343,11 @@ def test_every_token_is_aligned_once_and_no_row_is_larger_than_it_must_be(page):
         shared = text(12)
         tails = [text(6), text(6)] if chance.random() < 0.7 else ["", ""]
         pairs.append(tuple(cut(shared + tail) for tail in tails))
-    for (a, b), (rows, parts) in zip(pairs, align(page, *pairs), strict=True):
+    for (a, b), (rows, divergence) in zip(pairs, align(page, *pairs), strict=True):
         assert [it for row in rows for it in row[1]] == a
         assert [it for row in rows for it in row[2]] == b
-        assert (parts == -1) == ("".join(a) == "".join(b))
-        together = rows if parts < 0 else rows[:parts]
+        assert (divergence == -1) == ("".join(a) == "".join(b))
+        together = rows if divergence < 0 else rows[:divergence]
         for kind, of_a, of_b in together:
             assert "".join(of_a) == "".join(of_b)
             assert kind == ("same" if len(of_a) == len(of_b) == 1 else "recut")

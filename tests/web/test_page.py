@@ -1,4 +1,4 @@
-"""That the page opens, and that nothing on it may run but its own files."""
+"""The page opens, and only its own files may run on it."""
 
 import pytest
 from playwright.sync_api import Error, expect
@@ -21,7 +21,7 @@ def test_text_can_not_become_markup(page, troubles):
     troubles.clear()
 
 
-# By what a page could try, scripts that try it. What ran would set `ran`.
+# What a page could try, and a script that tries it. Code that ran would set `ran`.
 FORBIDDEN = {
     "a script in the page": """
         const script = document.createElement("script");
@@ -51,7 +51,7 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("tried", FORBIDDEN)
 def test_only_the_pages_own_files_run_and_it_asks_only_its_server(page, troubles, tried):
-    """And what is forbidden is a trouble, which would fail any other test."""
+    """A violation also counts as a trouble, which would fail any other test."""
     page.goto("/")
     try:
         page.evaluate(f"async () => {{ {FORBIDDEN[tried]} }}")
@@ -66,7 +66,7 @@ def test_only_the_pages_own_files_run_and_it_asks_only_its_server(page, troubles
 def test_an_error_that_no_script_caught_is_a_trouble(page, troubles):
     page.goto("/")
     page.evaluate("new Promise(done => { setTimeout(() => { setTimeout(done); throw new Error('uncaught') }) })")
-    page.evaluate("console.error('told')")
+    page.evaluate("console.error('logged')")
     assert any("uncaught" in trouble for trouble in troubles), troubles
-    assert "told" in troubles
+    assert "logged" in troubles
     troubles.clear()

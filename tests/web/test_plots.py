@@ -1,4 +1,4 @@
-"""That the library that draws plots needs nothing that the page's policy forbids."""
+"""The plotting library works under the page's Content Security Policy."""
 
 DRAW = """async () => {
     const { default: uPlot } = await import("/page/vendor/uplot/uPlot.esm.js");
@@ -38,9 +38,9 @@ def test_plots_are_drawn(page, screenshot):
     page.goto("/")
     drawn = page.evaluate(DRAW)
     assert drawn["red"] > 100
-    # Of uPlot's style sheet.
+    # From uPlot's style sheet.
     assert drawn["position"] == "absolute"
-    # Names are text, whatever stands in them.
+    # Labels are text, whatever they contain.
     assert drawn["title"] == "<b>drawn</b>"
     assert "<i>logprob</i>" in drawn["labels"]
     box = page.locator("body > div .u-over").bounding_box()

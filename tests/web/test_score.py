@@ -1,4 +1,4 @@
-"""The tab Score: what is shown of choices is what the server scores, and calibration is what follows from that."""
+"""The Score tab: choices have the server's scores, and calibration follows from them."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from test_access import check
 STEM = "The capital of Michigan is"
 CHOICES = [" Lansing", " Detroit", " a big city"]
 MEASURES = ["probability", "sum", "mean", "per_byte", "per_character", "corrected"]
-# Milliseconds after which what has not come is held never to come.
+# Milliseconds after which a test gives up.
 NEVER = 600_000
 NASTY = '<img src=x onerror="document.title=1"><script>document.title=2</script>&amp;'
 
@@ -37,7 +37,7 @@ def score(page, stem=STEM, choices=CHOICES, neutral=""):
 
 
 def number(shown):
-    """What a shown percentage, or a number of nats, is, and how far from it the true one may be."""
+    """The value of a percentage or a number of nats as shown, and how far off it may be."""
     digits = re.match(r"[-\d.e+]+", shown)[0]
     unit = 100 if "%" in shown else 1
     places = len(digits.partition(".")[2]) if "e" not in digits else 0
@@ -53,25 +53,25 @@ def is_shown(shown, true):
 def test_choices_have_the_numbers_of_the_api(page, server, screenshot):
     open_tab(page)
     score(page, neutral="The answer is")
-    told = ask(server, "/v1/score", stem=STEM, choices=CHOICES, neutral="The answer is")["data"][0]
+    returned = ask(server, "/v1/score", stem=STEM, choices=CHOICES, neutral="The answer is")["data"][0]
     names = page.locator(".choice-name").all_text_contents()
     assert [name.replace("␣", " ") for name in names] == CHOICES
     for measure in MEASURES:
         page.check(f"#score-measure-{measure}")
         shown = page.locator(".choice-value").all_text_contents()
-        for value, choice in zip(shown, told["choices"], strict=True):
+        for value, choice in zip(shown, returned["choices"], strict=True):
             assert is_shown(value, choice[measure]), (measure, value, choice)
-        best = told["best"]["sum" if measure == "probability" else measure]
+        best = returned["best"]["sum" if measure == "probability" else measure]
         # In words, and not by colour alone.
         expect(page.locator("#score-status")).to_contain_text(f"Best by {measure}: “{names[best]}”, choice {best + 1} of 3")
         marked = page.locator(".choice").evaluate_all("all => all.map(it => it.textContent.includes('best'))")
         assert marked == [at == best for at in range(3)]
         widths = page.locator(".choice .bar > span").evaluate_all("all => all.map(it => parseFloat(it.style.width) / 100)")
-        for width, choice in zip(widths, told["choices"], strict=True):
+        for width, choice in zip(widths, returned["choices"], strict=True):
             value = choice[measure]
-            expected = value if measure == "probability" else math.exp(value - told["choices"][best][measure])
+            expected = value if measure == "probability" else math.exp(value - returned["choices"][best][measure])
             assert width == pytest.approx(expected, abs=1e-5)
-    for at, choice in enumerate(told["choices"]):
+    for at, choice in enumerate(returned["choices"]):
         head = page.locator(".choice-head").nth(at).text_content()
         assert ("greedy" in head) == choice["is_greedy"]
         tokens = page.locator(".choice").nth(at).locator(".reading .token")
@@ -97,11 +97,11 @@ def test_without_a_neutral_stem_nothing_is_corrected(page):
     expect(page.locator("#score-measure-probability")).to_be_checked()
 
 
-def test_a_blank_is_put_only_where_there_is_none(page):
+def test_a_space_is_inserted_only_where_there_is_none(page):
     open_tab(page)
 
-    def sent(stem, choices, is_parted):
-        page.set_checked("#score-blank", is_parted)
+    def sent(stem, choices, inserts_space):
+        page.set_checked("#score-space", inserts_space)
         with page.expect_request("**/v1/score") as request:
             score(page, stem, choices)
         return request.value.post_data_json["choices"]
@@ -111,7 +111,7 @@ def test_a_blank_is_put_only_where_there_is_none(page):
     assert sent("It is", ["warm", " cold"], False) == ["warm", " cold"]
 
 
-def test_what_is_scored_is_text(page):
+def test_scored_texts_stay_text(page):
     open_tab(page)
     score(page, stem=NASTY, choices=[NASTY, "<b>bold</b>"])
     assert page.locator(".choice-name").first.text_content().replace("␣", " ").strip() == NASTY
@@ -122,17 +122,17 @@ def test_what_is_scored_is_text(page):
     assert page.title() == "Candor"
 
 
-def test_a_mistake_is_told_and_goes_away(page, troubles):
+def test_an_error_is_shown_until_the_next_request(page, troubles):
     open_tab(page)
     page.fill("#score-stem", "word " * 3000)
     page.get_by_role("button", name="Score", exact=True).click()
-    expect(page.locator("#trouble")).to_contain_text("tokens")
+    expect(page.locator("#error")).to_contain_text("tokens")
     expect(page.locator("#score-status")).to_have_text("No answer.")
-    # The browser tells of the 400 as well.
+    # The browser logs the 400.
     assert len(troubles) == 1 and "400" in troubles[0]
     troubles.clear()
     score(page)
-    expect(page.locator("#trouble")).to_be_hidden()
+    expect(page.locator("#error")).to_be_hidden()
 
 
 def test_scoring_can_be_stopped(page):
@@ -140,10 +140,10 @@ def test_scoring_can_be_stopped(page):
     held = []
     page.route("**/v1/score", lambda route: held.append(route))
     page.get_by_role("button", name="Score", exact=True).click()
-    expect(page.locator("#score-status")).to_have_text("Asking the server…")
+    expect(page.locator("#score-status")).to_have_text("Waiting for the server…")
     page.locator("#score-form").get_by_role("button", name="Stop").click()
     expect(page.locator("#score-status")).to_have_text("Stopped.")
-    expect(page.locator("#trouble")).to_be_hidden()
+    expect(page.locator("#error")).to_be_hidden()
     page.unroute("**/v1/score")
     score(page)
 
@@ -166,12 +166,12 @@ def run_set(page, items):
 def ends(page):
     page.locator("#set-status").evaluate("it => { it.textContent = 'begins'; }")
     page.get_by_role("button", name="Score the set").click()
-    # The sample set takes as long as all other tests here together, where the machine is busy.
-    expect(page.locator("#set-status")).to_contain_text("right, at a mean confidence", timeout=NEVER)
+    # On a busy machine the sample set takes as long as all other tests here together.
+    expect(page.locator("#set-status")).to_contain_text("right, mean confidence", timeout=NEVER)
 
 
 def calibration(scored, answers, measure):
-    """By the definitions, not by the page's way: of each item the chosen, the confidence and the log-loss; and over all."""
+    """Computed from the definitions: each item's choice, verdict, confidence and log-loss, and the overall figures."""
     judged = []
     for item, answer in zip(scored, answers, strict=True):
         values = [choice[measure] for choice in item["choices"]]
@@ -199,7 +199,7 @@ def test_calibration_is_that_of_the_apis_scores(page, server, screenshot):
     assert len(items) >= 20
     with page.expect_request("**/v1/score") as request:
         ends(page)
-    # One request, which does not tell the answers.
+    # One request, without the answers.
     sent = [{name: item[name] for name in ("stem", "choices")} for item in items]
     assert request.value.post_data_json["items"] == sent
     scored = ask(server, "/v1/score", items=sent)["data"]
@@ -216,7 +216,7 @@ def test_calibration_is_that_of_the_apis_scores(page, server, screenshot):
             assert row[0] == ("right" if is_right else "wrong")
             assert [text.replace("␣", " ") for text in row[2:4]] == [item["choices"][item["answer"]], item["choices"][chosen]]
             assert is_shown(row[4], confidence)
-        page.get_by_text("The bins in numbers").click()
+        page.get_by_text("Bins in numbers").click()
         bins = page.locator("table:has(caption:text-is('Bins')) tbody tr").evaluate_all("all => all.map(it => Number(it.children[1].textContent))")
         assert bins == [sum((upper - 1) / 10 < it[2] <= upper / 10 for it in judged) for upper in range(1, 11)]
     with page.expect_download() as download:
@@ -229,7 +229,7 @@ def test_calibration_is_that_of_the_apis_scores(page, server, screenshot):
     screenshot("calibration", full_page=True)
 
 
-def test_the_reliability_diagram_is_drawn_and_told(page):
+def test_the_reliability_diagram_is_drawn_and_described(page):
     open_tab(page)
     run_set(page, SET)
     expect(page.locator("#set-plot canvas")).to_be_visible()
@@ -240,8 +240,8 @@ def test_the_reliability_diagram_is_drawn_and_told(page):
         }"""
     )
     assert colours > 10
-    told = page.locator("#set-plot").get_attribute("aria-label")
-    assert sum(int(count) for count in re.findall(r"(\d+) items", told)) == page.locator(".items tbody tr").count()
+    returned = page.locator("#set-plot").get_attribute("aria-label")
+    assert sum(int(count) for count in re.findall(r"(\d+) items?", returned)) == page.locator(".items tbody tr").count()
 
 
 FAULTY = {
@@ -258,7 +258,7 @@ FAULTY = {
 }
 
 
-def test_bad_lines_are_told_by_their_numbers_and_not_sent(page):
+def test_bad_lines_are_named_by_number_and_not_sent(page):
     open_tab(page)
     asked = []
     page.on("request", lambda request: asked.append(request.url))
@@ -266,20 +266,20 @@ def test_bad_lines_are_told_by_their_numbers_and_not_sent(page):
     for line, message in FAULTY.items():
         page.fill("#set-items", f"{good}\n\n{line}\n{good}")
         page.get_by_role("button", name="Score the set").click()
-        expect(page.locator("#set-faults")).to_contain_text(message)
-        assert page.locator("#set-faults").text_content().startswith("Line 3 ")
+        expect(page.locator("#set-errors")).to_contain_text(message)
+        assert page.locator("#set-errors").text_content().startswith("Line 3 ")
         expect(page.locator("#set-items")).to_be_focused()
     page.fill("#set-items", "\n".join(["{"] * 9))
     page.get_by_role("button", name="Score the set").click()
-    expect(page.locator("#set-faults p")).to_have_count(6)
-    expect(page.locator("#set-faults")).to_contain_text("And 4 more lines.")
+    expect(page.locator("#set-errors p")).to_have_count(6)
+    expect(page.locator("#set-errors")).to_contain_text("Errors in 4 more lines.")
     assert not asked
     page.fill("#set-items", good)
     ends(page)
-    expect(page.locator("#set-faults")).to_be_empty()
+    expect(page.locator("#set-errors")).to_be_empty()
 
 
-def test_items_may_bring_a_neutral_stem(page, server):
+def test_items_may_have_a_neutral_stem(page, server):
     open_tab(page)
     item = {"stem": STEM, "choices": CHOICES, "answer": 0}
     run_set(page, [item])
@@ -294,15 +294,15 @@ def test_items_may_bring_a_neutral_stem(page, server):
 
 
 def test_the_expected_calibration_error_by_hand(page):
-    """And what stands at the edges of bins: a bin holds its upper end."""
+    """Also at the bins' bounds: a bin includes its upper bound."""
     talk.open_page(page)
     calibrate = """async judged => (await import("/page/calibration.js")).calibrate(
         judged.map(([confidence, isRight]) => ({ chosen: 0, isRight, confidence, answerProbability: 1, logLoss: 2 })))"""
-    told = page.evaluate(calibrate, [[0.55, True], [0.6, False], [0.61, True], [1.0, True]])
-    assert told["ece"] == pytest.approx(0.5 * abs(0.5 - 0.575) + 0.25 * (1 - 0.61) + 0)
-    assert (told["accuracy"], told["logLoss"]) == (0.75, 2)
-    assert [it["count"] for it in told["bins"]] == [0, 0, 0, 0, 0, 2, 1, 0, 0, 1]
-    # Of a model that is right as often as it says there is next to none left.
+    returned = page.evaluate(calibrate, [[0.55, True], [0.6, False], [0.61, True], [1.0, True]])
+    assert returned["ece"] == pytest.approx(0.5 * abs(0.5 - 0.575) + 0.25 * (1 - 0.61) + 0)
+    assert (returned["accuracy"], returned["logLoss"]) == (0.75, 2)
+    assert [it["count"] for it in returned["bins"]] == [0, 0, 0, 0, 0, 2, 1, 0, 0, 1]
+    # It is close to 0 for a model that is right as often as it is confident.
     chance = random.Random(1)
     sure = [chance.random() for _ in range(20_000)]
     assert page.evaluate(calibrate, [[it, chance.random() < it] for it in sure])["ece"] < 0.02

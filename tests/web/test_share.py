@@ -1,4 +1,4 @@
-"""What is taken along from the page works elsewhere."""
+"""Code, links and files from the page work elsewhere."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ def test_curl(page, asked):
 
 
 def test_python(page, asked):
-    """With a client in the place of openai's that does the same: that one is tried by tests/clients."""
+    """With a stand-in for openai's client, which tests/clients tests."""
     sent = {}
 
     class OpenAI:
@@ -67,9 +67,9 @@ def test_python(page, asked):
 
 
 def test_javascript(page, asked):
-    """In the page itself: the browser is at hand everywhere."""
+    """In the page itself, and in Node where it is installed."""
     source = code(page, "JavaScript")
-    script = f"(async () => {{ let told; const console = {{ log: (text) => {{ told = text; }} }}; {source}; return told; }})()"
+    script = f"(async () => {{ let returned; const console = {{ log: (text) => {{ returned = text; }} }}; {source}; return returned; }})()"
     assert page.evaluate(script) == asked
     if node := shutil.which("node"):
         done = subprocess.run([node, "--input-type=module", "-e", source], stdout=subprocess.PIPE, check=True, text=True)
@@ -84,10 +84,10 @@ def test_permalink(page, server):
     assert "#request=" in link
     fresh = page.context.new_page()
     fresh.goto(link)
-    expect(fresh.locator("#status")).to_contain_text("press Generate")
+    expect(fresh.locator("#status")).to_contain_text("Press Generate")
     for field, value in {"#prompt": TRICKY, "#max-tokens": "3", "#seed": "7", "#set-top_k": "5", "#set-temperature": "0.7", "#set-top_p": "0.95"}.items():
         expect(fresh.locator(field)).to_have_value(value)
-    # What is no request is no harm.
+    # A link without a valid request does no harm.
     for held in ("{", "[1]", "null", '{"prompt": 7, "top_k": "x", "model": "<b>"}'):
         other = page.context.new_page()
         other.goto(f"{server}/#request={held}")
@@ -111,11 +111,11 @@ def taken(page, button):
 
 def test_csv(page, server):
     generate(page, prompt='Say "a, b"\nor', max_tokens=3, temperature=0)
-    told = ask(server, prompt='Say "a, b"\nor', max_tokens=3, temperature=0, echo=True, logprobs=40, logprobs_detail=True)["choices"][0]["logprobs"]
+    returned = ask(server, prompt='Say "a, b"\nor', max_tokens=3, temperature=0, echo=True, logprobs=40, logprobs_detail=True)["choices"][0]["logprobs"]
     rows = list(csv.DictReader(io.StringIO(taken(page, "#export-csv"))))
-    assert [row["text"] for row in rows] == told["tokens"]
-    assert [int(row["id"]) for row in rows] == told["token_ids"]
-    assert [row["logprob"] and float(row["logprob"]) for row in rows[1:]] == told["token_logprobs"][1:]
+    assert [row["text"] for row in rows] == returned["tokens"]
+    assert [int(row["id"]) for row in rows] == returned["token_ids"]
+    assert [row["logprob"] and float(row["logprob"]) for row in rows[1:]] == returned["token_logprobs"][1:]
     assert rows[0]["logprob"] == ""
 
 

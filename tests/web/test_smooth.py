@@ -1,23 +1,23 @@
-"""2,000 tokens: the page does little for each, however many there are."""
+"""2,000 tokens: the page's work per token does not grow with the text."""
 
 import talk
 from talk import ask, generate
 
-# What one frame at 60 Hz has room for, in milliseconds.
+# The length of a frame at 60 Hz, in milliseconds.
 FRAME = 1000 / 60
 
 
 class Clock:
-    """Tells the seconds of the page's own work: scripts, styles and layout. Other programs on the machine add to the time that
-    passes, so what is held to are shares of one run."""
+    """The seconds of the page's own work: scripts, styles and layout. Other programs on the machine slow the page down, so
+    the test compares figures of one run only."""
 
     def __init__(self, page):
         self.session = page.context.new_cdp_session(page)
         self.session.send("Performance.enable")
 
     def now(self):
-        told = {it["name"]: it["value"] for it in self.session.send("Performance.getMetrics")["metrics"]}
-        return told["ScriptDuration"] + told["LayoutDuration"] + told["RecalcStyleDuration"]
+        returned = {it["name"]: it["value"] for it in self.session.send("Performance.getMetrics")["metrics"]}
+        return returned["ScriptDuration"] + returned["LayoutDuration"] + returned["RecalcStyleDuration"]
 
     def of(self, act):
         before = self.now()
@@ -47,8 +47,8 @@ def test_two_thousand_tokens(page, server, record_property, capsys):
     each = {name: 1000 * many[name] / STEPS for name in many}
     with capsys.disabled():
         print(f"\n2,000 tokens, a step: {', '.join(f'{name} {value:.1f} ms' for name, value in each.items())}; "
-              f"a token that comes {1000 * streamed / came:.1f} ms (with 160: {1000 * short:.1f} ms); a frame has {FRAME:.1f} ms")
-    # Pointing, walking and setting do not depend on how many tokens there are; three times is noise.
+              f"a streamed token {1000 * streamed / came:.1f} ms (with 160: {1000 * short:.1f} ms); a frame has {FRAME:.1f} ms")
+    # Pointing, moving and setting do not depend on the number of tokens; a factor of three is noise.
     assert streamed / came < 12 * short
     for name in many:
         assert many[name] < 3 * few[name] + 0.1, (name, few[name], many[name])

@@ -1,4 +1,4 @@
-"""The lesson in six steps: each shows what it says."""
+"""The tour: each step shows what its text says."""
 
 import re
 
@@ -10,13 +10,13 @@ from talk import PROMPT, ask
 
 def come(page, step):
     expect(page.locator("#tour h2")).to_contain_text(f"{step} of 6")
-    expect(page.locator("#status")).to_contain_text("tokens generated")
+    expect(page.locator("#status")).to_contain_text(talk.GENERATED)
     expect(page.locator(".shown-by-tour")).to_be_visible()
     expect(page.locator("#text-6")).to_have_attribute("aria-selected", "true")
 
 
 def said(page):
-    """What stands there, without the token that ends a text."""
+    """The text shown, without the end-of-text token."""
     return "".join(talk.texts(page)).removesuffix("<|im_end|>")
 
 
@@ -42,7 +42,7 @@ def test_the_tour(page, server, screenshot):
     for at in range(6, 22):
         talk.select(page, at)
         ranks.append(talk.chosen(page)["rank"])
-    assert any(rank != "1" for rank in ranks), "temperature draws another than the likeliest somewhere"
+    assert any(rank != "1" for rank in ranks), "every drawn token is the most likely"
     page.get_by_role("button", name="Next").click()
     come(page, 4)
     assert numbers(page, "top_k") == (49152, 2)
@@ -62,7 +62,7 @@ def test_the_tour(page, server, screenshot):
     talk.ends(page, page.locator(".alternatives button:not(:disabled)").first.click)
     expect(page.locator("#tree button")).to_have_count(texts + 1)
     screenshot("tour-6")
-    page.get_by_role("button", name="End of the tour").click()
+    page.get_by_role("button", name="End tour").click()
     expect(page.locator("#tour")).to_be_hidden()
     expect(page.locator("#start-tour")).to_be_focused()
     # The form is as it was before.

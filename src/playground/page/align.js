@@ -1,35 +1,35 @@
-// Two texts made of tokens, side by side: which tokens of the one stand for which of the other.
+// Aligns two tokenized texts.
 
-/** A token, for its bytes alone. @typedef {{bytes: number[]}} Piece */
-/** Tokens of one side, from the first to before the second. @typedef {[number, number]} Range */
+/** A token's bytes. @typedef {{bytes: number[]}} Piece */
+/** Tokens of one side: [start, end). @typedef {[number, number]} Range */
 /**
- * `same`: one token each, of the same bytes; `recut`: the same bytes, cut into other tokens; `differs`: other bytes at a like
- * place; `only-a`, `only-b`: the other side has nothing there.
+ * `same`: one token on each side, with the same bytes; `recut`: the same bytes, split into different tokens; `differs`: one
+ * token on each side, with different bytes; `only-a`, `only-b`: the other side has nothing there.
  * @typedef {"same" | "recut" | "differs" | "only-a" | "only-b"} Kind
  * @typedef {{kind: Kind, a: Range, b: Range}} Row
  */
 
 /**
- * As long as the texts are the same, tokens are taken together until both sides end at the same byte, so that models with
- * other tokenisers align. From where they part, the longest common subsequence of tokens aligns.
+ * While the texts are the same, tokens are grouped until both sides end at the same byte, so that models with different
+ * tokenizers align. From where they diverge, the longest common subsequence of tokens is aligned.
  * @param {Piece[]} a
  * @param {Piece[]} b
- * @returns {{rows: Row[], parts: number}} `parts`: the first row in which the texts are not the same; -1 if they are throughout
+ * @returns {{rows: Row[], divergence: number}} `divergence`: the first row in which the texts differ, or -1
  */
 export function align(a, b) {
-  const rows = together(a, b);
+  const rows = alignPrefix(a, b);
   const [i, j] = rows.length ? [rows[rows.length - 1].a[1], rows[rows.length - 1].b[1]] : [0, 0];
-  const parts = i < a.length || j < b.length ? rows.length : -1;
-  return { rows: [...rows, ...apart(a, b, i, j)], parts };
+  const divergence = i < a.length || j < b.length ? rows.length : -1;
+  return { rows: [...rows, ...alignRest(a, b, i, j)], divergence };
 }
 
 /**
- * The rows of what both texts begin with.
+ * The rows of the common prefix.
  * @param {Piece[]} a
  * @param {Piece[]} b
  */
-function together(a, b) {
-  const shared = common(a.flatMap(({ bytes }) => bytes), b.flatMap(({ bytes }) => bytes));
+function alignPrefix(a, b) {
+  const shared = commonPrefix(a.flatMap(({ bytes }) => bytes), b.flatMap(({ bytes }) => bytes));
   /** @type {Row[]} */
   const rows = [];
   let [i, j, from] = [0, 0, 0];
@@ -49,26 +49,26 @@ function together(a, b) {
   return rows;
 }
 
-/** How many bytes both begin with. @param {number[]} a @param {number[]} b */
-function common(a, b) {
+/** The length of the common prefix. @param {number[]} a @param {number[]} b */
+function commonPrefix(a, b) {
   let count = 0;
   while (count < a.length && count < b.length && a[count] === b[count]) count++;
   return count;
 }
 
 /**
- * The rows of what follows.
+ * The rows after the common prefix.
  * @param {Piece[]} a
  * @param {Piece[]} b
- * @param {number} i from here on
- * @param {number} j
+ * @param {number} i the first token of `a`
+ * @param {number} j the first token of `b`
  */
-function apart(a, b, i, j) {
+function alignRest(a, b, i, j) {
   /** @type {Row[]} */
   const rows = [];
   const pairs = subsequence(a.slice(i).map(key), b.slice(j).map(key));
   for (const [atA, atB] of [...pairs, [a.length - i, b.length - j]]) {
-    // What is between two pairs stands side by side, as far as both have something.
+    // Tokens between two pairs go side by side, as far as both sides have some.
     const [nextA, nextB] = [i + atA, j + atB];
     let [lastA, lastB] = rows.length ? [rows[rows.length - 1].a[1], rows[rows.length - 1].b[1]] : [i, j];
     while (lastA < nextA || lastB < nextB) {
@@ -87,13 +87,13 @@ function key({ bytes }) {
 }
 
 /**
- * A longest common subsequence, as pairs of places.
+ * A longest common subsequence, as pairs of indices.
  * @param {string[]} a
  * @param {string[]} b
  * @returns {[number, number][]}
  */
 function subsequence(a, b) {
-  // The length of the longest one of what stands from each pair of places on.
+  // For each pair of indices, the length of the longest one that starts there or later.
   const width = b.length + 1;
   const lengths = new Uint32Array((a.length + 1) * width);
   for (let i = a.length - 1; i >= 0; i--) {

@@ -1,8 +1,8 @@
-// The server, by its public API and nothing else.
+// The server's public API, which is all that the page uses.
 
 /** @import { Body, Completion, Field, Model, Scores } from "./types.js" */
 
-/** An answer in OpenAI's form of errors, or none at all (status 0). */
+/** An error in OpenAI's format, or no answer at all (status 0). */
 export class ApiError extends Error {
   /**
    * @param {number} status
@@ -16,24 +16,24 @@ export class ApiError extends Error {
   }
 }
 
-/** The API key, if the server wants one: kept for as long as the browser's tab is open. */
+/** The API key, if the server requires one: stored until the browser's tab is closed. */
 export const key = {
   get value() {
-    return kept(() => sessionStorage.getItem("key")) ?? "";
+    return stored(() => sessionStorage.getItem("key")) ?? "";
   },
   set value(key) {
-    // Others can stand in no header, and are no key.
-    if (!/^[\x21-\x7e]*$/.test(key)) throw new Error("A key is of letters, digits and signs of ASCII, without blanks.");
-    kept(() => sessionStorage.setItem("key", key));
+    // Other characters cannot be sent in a header.
+    if (!/^[\x21-\x7e]*$/.test(key)) throw new Error("An API key consists of printable ASCII characters without spaces.");
+    stored(() => sessionStorage.setItem("key", key));
   },
 };
 
 /**
- * What a browser keeps, where it may.
+ * Accesses the browser's storage; null where it is blocked.
  * @template T
  * @param {() => T} access
  */
-export function kept(access) {
+export function stored(access) {
   try {
     return access();
   } catch {
@@ -42,11 +42,11 @@ export function kept(access) {
 }
 
 /**
- * @param {string} path as seen from the page, which a proxy may have put anywhere
+ * @param {string} path relative to the page, which a proxy may serve below any path
  * @param {Body} [body]
  * @param {AbortSignal} [signal]
  */
-async function ask(path, body, signal) {
+async function send(path, body, signal) {
   /** @type {Record<string, string>} */
   const headers = {};
   if (body) headers["content-type"] = "application/json";
@@ -56,7 +56,7 @@ async function ask(path, body, signal) {
     response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new ApiError(0, { message: "The server cannot be reached. Does it still run?" });
+    throw new ApiError(0, { message: "Cannot reach the server. Is it still running?" });
   }
   if (!response.ok) {
     const answer = await response.json().catch(() => ({}));
@@ -67,28 +67,28 @@ async function ask(path, body, signal) {
 
 /** @returns {Promise<Model[]>} */
 export async function models() {
-  return (await (await ask("v1/models")).json()).data;
+  return (await (await send("v1/models")).json()).data;
 }
 
 /**
- * The fields of a completion's request: their bounds, defaults and a line on each.
+ * The fields of a completion request: bounds, defaults and descriptions.
  * @returns {Promise<Record<string, Field>>}
  */
 export async function fields() {
-  const document = await (await ask("openapi.json")).json();
+  const document = await (await send("openapi.json")).json();
   let schema = document.paths["/v1/completions"].post.requestBody.content["application/json"].schema;
   if (schema.$ref) schema = document.components.schemas[schema.$ref.split("/").pop()];
   return schema.properties;
 }
 
 /**
- * What a model's tokenizer says of itself.
+ * Facts about a model's tokenizer.
  * @param {string} model
  * @param {AbortSignal} [signal]
  * @returns {Promise<{eos_token: string | null}>}
  */
 export async function tokenizer(model, signal) {
-  return (await ask(`tokenizer_info?model=${encodeURIComponent(model)}`, undefined, signal)).json();
+  return (await send(`tokenizer_info?model=${encodeURIComponent(model)}`, undefined, signal)).json();
 }
 
 /**
@@ -97,7 +97,7 @@ export async function tokenizer(model, signal) {
  * @returns {Promise<Completion>}
  */
 export async function complete(body, signal) {
-  return (await ask("v1/completions", body, signal)).json();
+  return (await send("v1/completions", body, signal)).json();
 }
 
 /**
@@ -106,49 +106,49 @@ export async function complete(body, signal) {
  * @returns {Promise<Scores>}
  */
 export async function score(body, signal) {
-  return (await ask("v1/score", body, signal)).json();
+  return (await send("v1/score", body, signal)).json();
 }
 
 /**
- * The events of a streamed completion, as they come.
+ * The events of a streamed completion as they arrive.
  * @param {Body} body
  * @param {AbortSignal} [signal]
  * @returns {AsyncGenerator<Completion>}
  */
 export async function* stream(body, signal) {
-  const whole = { ...body, stream: true, stream_options: { include_usage: true } };
-  const response = await ask("v1/completions", whole, signal);
+  const streamed = { ...body, stream: true, stream_options: { include_usage: true } };
+  const response = await send("v1/completions", streamed, signal);
   for await (const data of events(response, signal)) {
     if (data === "[DONE]") return;
     const event = JSON.parse(data);
     if (event.error) throw new ApiError(Number(event.error.code) || 500, event.error);
     yield event;
   }
-  throw new ApiError(0, { message: "The stream broke off before its end. Does the server still run?" });
+  throw new ApiError(0, { message: "The answer ended early. Is the server still running?" });
 }
 
 /**
- * What stands behind `data:` in each of the server-sent events. The server writes each in one line.
+ * The data of each server-sent event. The server writes each event's data in one line.
  * @param {Response} response
  * @param {AbortSignal} [signal]
  */
 async function* events(response, signal) {
   if (!response.body) return;
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  /** The beginning of a line: an echoed prompt is a long one, in many pieces. @type {string[]} */
-  let begun = [];
+  /** The pieces of an unfinished line: an echoed prompt makes a long one. @type {string[]} */
+  let pieces = [];
   try {
     for (;;) {
       const { done, value } = await reader.read().catch((error) => {
         if (signal?.aborted) throw error;
-        throw new ApiError(0, { message: "The connection broke in the middle of the answer. Does the server still run?" });
+        throw new ApiError(0, { message: "The connection was lost in the middle of the answer. Is the server still running?" });
       });
       if (done) return;
       const [first, ...others] = value.split("\n");
-      begun.push(first);
+      pieces.push(first);
       for (const next of others) {
-        const line = begun.join("");
-        begun = [next];
+        const line = pieces.join("");
+        pieces = [next];
         if (line.startsWith("data: ")) yield line.slice(6).trimEnd();
       }
     }

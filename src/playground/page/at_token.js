@@ -1,11 +1,11 @@
-// What sampling does at the chosen token: its stages, the probabilities added up, and what many seeds draw.
+// Sampling at the selected token: its stages, the cumulative probability, and draws with many seeds.
 
 import * as api from "./api.js";
-import { afterAWhile, bar, byId, element } from "./dom.js";
+import { bar, byId, debounced, element } from "./dom.js";
 import { Plot, axis } from "./plots.js";
 import { raw, run } from "./sampling.js";
 import { MOST_ROWS, stagesOf } from "./stages.js";
-import { atMost, percent, tokensOf, visible } from "./tokens.js";
+import { atMost, counted, percent, tokensOf, visible } from "./tokens.js";
 
 /** @import { Branch } from "./branch.js" */
 /** @import { Context } from "./forms.js" */
@@ -13,32 +13,32 @@ import { atMost, percent, tokensOf, visible } from "./tokens.js";
 /** @import { Body, Stage, Token, Trace } from "./types.js" */
 
 const SEEDS = 50;
-/** Tokens of each stage that are told where one token is looked at. */
+/** Tokens of each stage that are requested for the selected token. */
 const TRACE = 40;
-/** Alternatives that a draw is asked of, if the first ones end a text. */
+/** Alternatives that are tried for a trace where the drawn token ends the text. */
 const TRIES = 4;
 
-/** What is looked at. @typedef {{branch: Branch, at: number, token: Token}} Chosen */
+/** The selected token. @typedef {{branch: Branch, at: number, token: Token}} Selected */
 
 export class AtToken {
-  /** @type {Chosen | null} */
-  #chosen = null;
-  /** Ends what is asked of the server. */
-  #asking = new AbortController();
-  /** Probabilities of the draw, by id; null: not known, or one draw has others than the next. @type {Map<number, number> | null} */
+  /** @type {Selected | null} */
+  #selected = null;
+  /** Cancels requests for a token that is no longer selected. */
+  #pending = new AbortController();
+  /** Sampling probabilities by id; null: unknown, or not the same for every draw. @type {Map<number, number> | null} */
   #expected = null;
   #place = byId("at-token", HTMLElement);
   #stages = byId("stages", HTMLElement);
-  #seeds = byId("seeds-told", HTMLElement);
+  #seeds = byId("seeds-result", HTMLElement);
   #cumulative = new Plot(byId("cumulative", HTMLElement), cumulativeOptions, 160);
   #context;
   #settings;
   #seed;
-  #askSoon = afterAWhile(150, (/** @type {Chosen} */ chosen, /** @type {AbortSignal} */ signal) => this.#askServer(chosen, signal));
+  #traceSoon = debounced(150, (/** @type {Selected} */ selected, /** @type {AbortSignal} */ signal) => this.#traceOnServer(selected, signal));
 
   /**
    * @param {Context} context
-   * @param {Settings} settings as they stand
+   * @param {Settings} settings the form's
    * @param {() => number} seed
    */
   constructor(context, settings, seed) {
@@ -48,11 +48,11 @@ export class AtToken {
     byId("seeds", HTMLButtonElement).addEventListener("click", () => this.#drawSeeds());
   }
 
-  get #trace() {
+  get #traceLength() {
     return atMost(TRACE, this.#context.fields);
   }
 
-  /** How many tokens the model has; 0: it was not loaded when the page asked. @param {Branch} branch */
+  /** The size of the model's vocabulary; 0 if the model was not loaded when the page asked. @param {Branch} branch */
   #vocabulary(branch) {
     return this.#context.models.find(({ id }) => id === branch.request.model)?.meta?.n_vocab ?? 0;
   }
@@ -63,34 +63,34 @@ export class AtToken {
    * @param {Token | undefined} token
    */
   show(branch, at, token) {
-    this.#asking.abort();
-    this.#asking = new AbortController();
+    this.#pending.abort();
+    this.#pending = new AbortController();
     this.#expected = null;
-    this.#chosen = branch && token?.top ? { branch, at, token } : null;
-    this.#place.hidden = !this.#chosen;
+    this.#selected = branch && token?.top ? { branch, at, token } : null;
+    this.#place.hidden = !this.#selected;
     this.#seeds.replaceChildren();
     byId("seeds-status", HTMLElement).textContent = "";
-    if (!this.#chosen || !branch || !token?.top) return;
+    if (!this.#selected || !branch || !token?.top) return;
     const values = this.#settings.values();
     const vocabulary = this.#vocabulary(branch);
-    // A server whose default is to ban the end of a text for a while does that before all else.
+    // A default `min_tokens` bans end-of-text tokens before any stage.
     const isPlain = vocabulary > 0 && !Number(this.#context.fields.min_tokens?.default ?? 0);
     const from = raw(token.top, vocabulary, token.tailMass ?? 0);
-    const { stages, isWhole, last } = isPlain ? run(from, values, TRACE) : { stages: [], isWhole: false, last: from };
-    if (isWhole) this.#expected = new Map(last.known.map(({ id, probability }) => [id, probability]));
-    const drew = branch.of(at);
-    if (token.trace && this.#settings.areThose(drew.request)) {
-      const isGiven = at === drew.at && drew.parent !== null;
-      const words = isGiven ? "You chose this one; from these the draw would have been made. Told by the server." : "As it was drawn, told by the server.";
-      this.#draw(token, token.trace.stages, token.trace, "server", words);
-      this.#showCumulative(token, isWhole ? stages : first(token.trace.stages, MOST_ROWS));
-    } else if (isWhole) {
-      this.#draw(token, stages, null, "page", "With the settings as they stand; computed here, from the likeliest tokens.");
+    const { stages, isComplete, last } = isPlain ? run(from, values, TRACE) : { stages: [], isComplete: false, last: from };
+    if (isComplete) this.#expected = new Map(last.known.map(({ id, probability }) => [id, probability]));
+    const owner = branch.ownerOf(at);
+    if (token.trace && this.#settings.matches(owner.request)) {
+      const isForced = at === owner.at && owner.parent !== null;
+      const source = isForced ? "You chose this token. The server's trace shows what it would have been drawn from." : "The actual draw, from the server's trace.";
+      this.#draw(token, token.trace.stages, token.trace, "server", source);
+      this.#showCumulative(token, isComplete ? stages : first(token.trace.stages, MOST_ROWS));
+    } else if (isComplete) {
+      this.#draw(token, stages, null, "page", "With the current settings, computed in the browser from the most likely tokens.");
       this.#showCumulative(token, stages);
     } else {
-      this.#draw(token, stages, null, "waiting", "These stages cannot be computed from the likeliest tokens alone: asking the server …");
+      this.#draw(token, stages, null, "waiting", "With the current settings. These stages need more than the most likely tokens: waiting for the server…");
       this.#showCumulative(token, stages);
-      this.#askSoon(this.#chosen, this.#asking.signal);
+      this.#traceSoon(this.#selected, this.#pending.signal);
     }
   }
 
@@ -99,52 +99,52 @@ export class AtToken {
    * @param {Stage[]} stages
    * @param {Trace | null} trace
    * @param {"page" | "server" | "waiting" | "none"} source
-   * @param {string} words
+   * @param {string} explanation
    */
-  #draw(token, stages, trace, source, words) {
+  #draw(token, stages, trace, source, explanation) {
     this.#stages.dataset.source = source;
-    this.#stages.replaceChildren(element("p", { class: "soft" }, words), ...stagesOf(stages, trace, token.top ?? []));
+    this.#stages.replaceChildren(element("p", { class: "soft" }, explanation), ...stagesOf(stages, trace, token.top ?? []));
   }
 
   /**
-   * Has the server draw the token at a place, with the settings as they stand.
-   * @param {Chosen} chosen
-   * @param {Body} further its seed, and what is to be told
+   * Lets the server draw the token at a position with the current settings.
+   * @param {Selected} selected
+   * @param {Body} options the seed and what to return
    * @param {AbortSignal} signal
-   * @param {number} [given] the token that is to come there, whatever is drawn
+   * @param {number} [forced] the token to put there, whatever is drawn
    */
-  async #ask({ branch, at }, further, signal, given) {
-    const rest = { max_tokens: 1, ...this.#settings.body(), ...further };
-    const before = branch.before(at);
+  async #drawOnServer({ branch, at }, options, signal, forced) {
+    const rest = { max_tokens: 1, ...this.#settings.body(), ...options };
+    const before = branch.requestBefore(at);
     if (before && "fork" in before) {
-      const fork = { .../** @type {object} */ (before.fork), ...(given === undefined ? {} : { token: given }) };
+      const fork = { .../** @type {object} */ (before.fork), ...(forced === undefined ? {} : { token: forced }) };
       try {
         return await api.complete({ ...before, fork, ...rest }, signal);
       } catch (error) {
         if (!(error instanceof api.ApiError && error.code === "answer_not_found")) throw error;
       }
     }
-    // With echo an answer has the token that ended it, too.
-    return api.complete({ ...branch.idsBefore(at), ...rest, echo: given !== undefined }, signal);
+    // With echo, the answer contains the token that ended it.
+    return api.complete({ ...branch.idsBefore(at), ...rest, echo: forced !== undefined }, signal);
   }
 
-  /** The stages, told by the server. @param {Chosen} chosen @param {AbortSignal} signal */
-  async #askServer(chosen, signal) {
-    const { token } = chosen;
+  /** Shows the stages from a trace of the server. @param {Selected} selected @param {AbortSignal} signal */
+  async #traceOnServer(selected, signal) {
+    const { token } = selected;
     const seed = this.#seed();
-    const asked = { seed, trace: this.#trace };
+    const options = { seed, trace: this.#traceLength };
     try {
-      const drawn = (await this.#ask(chosen, asked, signal)).choices[0].trace?.[0];
-      // What ends a text is not told of, nor how it was drawn. What any other token was drawn from is the same.
+      const drawn = (await this.#drawOnServer(selected, options, signal)).choices[0].trace?.[0];
+      // A trace lacks the token that ends a text. Every other token is drawn from the same stages.
       let trace = drawn;
       for (const { id } of (token.top ?? []).slice(0, TRIES)) {
-        trace ??= (await this.#ask(chosen, asked, signal, id)).choices[0].trace?.[0];
+        trace ??= (await this.#drawOnServer(selected, options, signal, id)).choices[0].trace?.[0];
       }
       if (signal.aborted) return;
-      if (!trace) return this.#draw(token, [], null, "none", "The server told of no stages here.");
-      const would = drawn ? `It would draw ${visible(drawn.token)} here with the seed ${seed}.` : `It would end the text here with the seed ${seed}.`;
-      const stages = first(trace.stages, asked.trace);
-      this.#draw(token, trace.stages, drawn ?? null, "server", `With the settings as they stand; told by the server. ${would}`);
+      if (!trace) return this.#draw(token, [], null, "none", "The server returned no trace for this token.");
+      const would = drawn ? `Seed ${seed} would draw ${visible(drawn.token)} here.` : `Seed ${seed} would end the text here.`;
+      const stages = first(trace.stages, options.trace);
+      this.#draw(token, trace.stages, drawn ?? null, "server", `With the current settings, from a trace of the server. ${would}`);
       this.#showCumulative(token, stages);
       // XTC cuts in some draws and not in others.
       const isOfAll = !stages.some(({ stage }) => stage === "xtc");
@@ -152,13 +152,13 @@ export class AtToken {
       this.#expected = isOfAll ? new Map(last ?? (token.top ?? []).map(({ id, logprob }) => [id, Math.exp(logprob)])) : null;
     } catch (error) {
       if (signal.aborted) return;
-      this.#draw(token, [], null, "none", "The server did not tell.");
-      this.#context.trouble(error);
+      this.#draw(token, [], null, "none", "The server could not trace this token.");
+      this.#context.showError(error);
     }
   }
 
   /**
-   * Probabilities added up, likeliest first, as top_p sees them: behind the stages before it.
+   * Shows the cumulative probability, most likely token first, as top_p sees it: after the stages that precede top_p.
    * @param {Token} token
    * @param {Stage[]} stages
    */
@@ -169,49 +169,50 @@ export class AtToken {
     let sum = 0;
     const sums = shares.map((share) => (sum += share));
     const cut = stage ? sums.findIndex((sum) => sum >= mass) : -1;
-    const together = percent(Math.min(1, cut < 0 ? sum : sums[cut]));
-    const words = !stage ? `top_p does nothing here. The model's ${sums.length} likeliest together have ${together}.`
-      : cut < 0 ? `The ${sums.length} likeliest that are known together have ${together}: less than top_p = ${mass}.`
-      : `top_p = ${mass} keeps the ${cut + 1} likeliest, which together have ${together}.`;
-    byId("cumulative-words", HTMLElement).textContent = words;
+    const total = percent(Math.min(1, cut < 0 ? sum : sums[cut]));
+    const summary = !stage ? `top_p has no effect here. The model's ${counted(sums.length, "most likely token")}: ${total} in total.`
+      : cut < 0 ? `The ${counted(sums.length, "most likely known token")}: ${total} in total, less than top_p = ${mass}.`
+      : cut === 0 ? `top_p = ${mass} keeps only the most likely token: ${total}.`
+      : `top_p = ${mass} keeps the ${counted(cut + 1, "most likely token")}: ${total} in total.`;
+    byId("cumulative-summary", HTMLElement).textContent = summary;
     this.#cumulative.show(
       [sums.map((_, index) => index + 1), sums.map((sum, index) => (cut < 0 || index <= cut ? sum : null)),
         sums.map((sum, index) => (cut >= 0 && index >= cut ? sum : null)), sums.map(() => (stage ? mass : null))],
-      words,
+      summary,
     );
   }
 
   /** Draws the token with many seeds. */
   async #drawSeeds() {
-    const chosen = this.#chosen;
-    if (!chosen) return;
-    const { signal } = this.#asking;
+    const selected = this.#selected;
+    if (!selected) return;
+    const { signal } = this.#pending;
     const seed = this.#seed();
     const status = byId("seeds-status", HTMLElement);
-    status.textContent = `Drawing with ${SEEDS} seeds …`;
+    status.textContent = `Drawing with ${SEEDS} seeds…`;
     try {
       if (!this.#expected) {
-        this.#askSoon.cancel();
-        await this.#askServer(chosen, signal);
+        this.#traceSoon.cancel();
+        await this.#traceOnServer(selected, signal);
       }
       const [answer, { eos_token: end }] = await Promise.all([
-        this.#ask(chosen, { seed, n: SEEDS, return_token_ids: true, logprobs: 0, logprobs_detail: true }, signal),
-        api.tokenizer(String(chosen.branch.request.model), signal),
+        this.#drawOnServer(selected, { seed, n: SEEDS, return_token_ids: true, logprobs: 0, logprobs_detail: true }, signal),
+        api.tokenizer(String(selected.branch.request.model), signal),
       ]);
       if (signal.aborted) return;
       const drawn = answer.choices.map((choice) => tokensOf(choice)[0] ?? null);
-      const rows = histogram(drawn, this.#expected, chosen.token, end);
-      status.textContent = `Drawn ${SEEDS} times, with the seeds from ${seed} on: grey is the probability, orange how often it came.`;
+      const rows = histogram(drawn, this.#expected, selected.token, end);
+      status.textContent = `${SEEDS} draws, starting with seed ${seed}. Grey: probability. Orange: share of the draws.`;
       this.#seeds.replaceChildren(element("table", { class: "histogram" }, element("tbody", {}, ...rows.map(histogramRow))));
     } catch (error) {
       if (signal.aborted) return;
-      status.textContent = "They were not drawn.";
-      this.#context.trouble(error);
+      status.textContent = "The draws failed.";
+      this.#context.showError(error);
     }
   }
 }
 
-/** Stages with so many tokens: further ones are told out of their order. @param {Stage[]} stages @param {number} count */
+/** Stages with `count` tokens each: a trace does not order those after them. @param {Stage[]} stages @param {number} count */
 function first(stages, count) {
   return stages.map((stage) => ({ ...stage, tokens: stage.tokens.slice(0, count) }));
 }
@@ -219,11 +220,11 @@ function first(stages, count) {
 /** @typedef {{name: string, count: number, expected: number | null}} Row */
 
 /**
- * How often each token came, beside its probability.
+ * How often each token was drawn, and its probability.
  * @param {(Token | null)[]} drawn null: the text ended
  * @param {Map<number, number> | null} expected
  * @param {Token} token
- * @param {string | null} end the text of the token that ends a text
+ * @param {string | null} end the end-of-text token's text
  * @returns {Row[]}
  */
 function histogram(drawn, expected, { top }, end) {
@@ -237,7 +238,7 @@ function histogram(drawn, expected, { top }, end) {
   const ending = top?.find(({ token, bytes }) => visible(token, bytes) === end)?.id ?? -1;
   for (const token of drawn) {
     const id = token?.id ?? ending;
-    const row = rows.get(id) ?? { name: token ? visible(token.text, token.bytes) : "(the end)", count: 0, expected: null };
+    const row = rows.get(id) ?? { name: token ? visible(token.text, token.bytes) : "(end of text)", count: 0, expected: null };
     rows.set(id, row);
     row.count++;
   }
@@ -246,7 +247,7 @@ function histogram(drawn, expected, { top }, end) {
   const shown = sorted.slice(0, MOST);
   const known = shown.reduce((sum, { expected }) => sum + (expected ?? 0), 0);
   const count = sorted.slice(MOST).reduce((sum, { count }) => sum + count, 0);
-  return [...shown, { name: "all others", count, expected: expected && Math.max(0, 1 - known) }];
+  return [...shown, { name: "others", count, expected: expected && Math.max(0, 1 - known) }];
 }
 
 /** @param {Row} row */
@@ -254,7 +255,7 @@ function histogramRow({ name, count, expected }) {
   return element(
     "tr", { "data-count": count },
     element("th", { scope: "row", class: "mono" }, name),
-    element("td", { class: "number" }, `${expected === null ? "–" : percent(expected)}, came ${count} times`),
+    element("td", { class: "number" }, `${expected === null ? "–" : percent(expected)}, drawn ${count}×`),
     element("td", { class: "wide" }, bar(expected ?? 0, "before"), bar(count / SEEDS, "second")),
   );
 }
@@ -270,7 +271,7 @@ function cumulativeOptions(colour) {
       { label: "cut", stroke: colour("soft"), width: 2, dash: [3, 3], points: { show: false } },
       { label: "top_p", stroke: colour("second"), width: 2, dash: [8, 4], points: { show: false } },
     ],
-    axes: [axis(colour, "tokens, likeliest first"), axis(colour, "probability")],
+    axes: [axis(colour, "tokens, most likely first"), axis(colour, "probability")],
     cursor: { show: false },
   };
 }

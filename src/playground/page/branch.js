@@ -1,42 +1,44 @@
-// What was generated, and what was forked from it: trees.
+// Generated texts and their forks, as trees.
 
 import { element } from "./dom.js";
 import { nats, visible } from "./tokens.js";
 
 /** @import { Body, Token } from "./types.js" */
 
-/** A completion. It shares its parent's tokens up to `at`; its own stand behind. */
+/** A completion. It shares its parent's tokens up to `at`, followed by its own. */
 export class Branch {
   /** @type {Branch[]} */
   children = [];
   /** @type {Token[]} */
   own = [];
-  /** Ids of what the server put before a text, as a BOS: it is told of nowhere else. Of a root. @type {number[]} */
-  ahead = [];
-  /** The server's id of the answer, from which it may be forked. @type {string | null} */
+  /** Of a root: ids of tokens that the server adds before a text, such as a BOS. No other field has them. @type {number[]} */
+  prefixIds = [];
+  /** The server's id of the answer, which a fork names. @type {string | null} */
   answer = null;
-  /** What made the answer: model, llama.cpp's version and mode. @type {string | null} */
+  /** The answer's `system_fingerprint`: model, llama.cpp version and mode. @type {string | null} */
   fingerprint = null;
-  /** Tokens told of before the answer's completion: places in it count from there. */
+  /** Tokens before the answer's completion: positions in the completion count from there. */
   promptLength = 0;
-  /** Why it ended; null while it has not. @type {string | null} */
+  /** Why it ended; null while it is running. @type {string | null} */
   finish = null;
+  /** Whether the page generated it by itself, at a first visit. */
+  isExample = false;
 
   /**
    * @param {Body} request
    * @param {Branch | null} parent
-   * @param {number} at the place of its first own token
+   * @param {number} at the position of its first own token
    */
   constructor(request, parent = null, at = 0) {
     this.request = request;
     /** @type {Branch | null} */
     this.parent = parent;
-    // What lies before the parent's own tokens is its parent's.
+    // Tokens before the parent's own belong to the parent's parent.
     while (this.parent?.parent && at <= this.parent.at) this.parent = this.parent.parent;
     this.at = at;
   }
 
-  /** All tokens, from the prompt's first on. @returns {Token[]} */
+  /** All tokens, starting with the prompt's first. @returns {Token[]} */
   get tokens() {
     return this.parent ? [...this.parent.tokens.slice(0, this.at), ...this.own] : this.own;
   }
@@ -46,34 +48,34 @@ export class Branch {
     return this.parent?.root ?? this;
   }
 
-  /** The one whose own token stands at a place. @param {number} at @returns {Branch} */
-  of(at) {
-    return this.parent && at < this.at ? this.parent.of(at) : this;
+  /** The branch that owns the token at a position. @param {number} at @returns {Branch} */
+  ownerOf(at) {
+    return this.parent && at < this.at ? this.parent.ownerOf(at) : this;
   }
 
   /**
-   * The part of a request that goes on from before the token at this place. `null`: nothing predicts that one.
+   * The part of a request that continues from before a token; null if nothing precedes it.
    * @param {number} at
    * @returns {Body | null}
    */
-  before(at) {
+  requestBefore(at) {
     if (!this.answer || at < this.promptLength) return this.idsBefore(at);
     return { model: this.request.model, fork: { id: this.answer, choice: 0, position: at - this.promptLength } };
   }
 
   /**
-   * The same by the tokens' ids: for places in the prompt, and answers that the server has forgotten.
+   * The same by token ids, for positions in the prompt and answers that the server no longer has.
    * @param {number} at
    * @returns {{model: unknown, prompt: number[]} | null}
    */
   idsBefore(at) {
-    const prompt = [...this.root.ahead, ...this.tokens.slice(0, at).map(({ id }) => id)];
+    const prompt = [...this.root.prefixIds, ...this.tokens.slice(0, at).map(({ id }) => id)];
     return prompt.length ? { model: this.request.model, prompt } : null;
   }
 
   /**
-   * A request for this text, for who has not got the answer that it was forked from: what was kept, and the token that was
-   * chosen, by their ids. A seed draws other tokens then than in the fork.
+   * A request for this text that does not need the answer it was forked from: it sends the shared tokens and the chosen one
+   * by their ids. With it, a seed draws other tokens than in the fork.
    * @returns {Body}
    */
   get asRequest() {
@@ -86,16 +88,16 @@ export class Branch {
  * The trees as nested lists of buttons.
  * @param {Branch[]} roots
  * @param {Branch} current
- * @param {(branch: Branch) => void} chosen
+ * @param {(branch: Branch) => void} onChoose
  */
-export function treesOf(roots, current, chosen) {
+export function treesOf(roots, current, onChoose) {
   const item = (/** @type {Branch} */ branch) => {
     const generated = branch.own.filter(({ isPrompt }) => !isPrompt);
     const text = visible(generated.slice(0, 30).map(({ text }) => text).join(""));
     const sum = generated.reduce((sum, { logprob }) => sum + (logprob ?? 0), 0);
-    const label = `${branch.parent ? `↳ ${branch.at}: ` : ""}${generated.length ? text : "…"} (${nats(sum)} nats)`;
+    const label = `${branch.isExample ? "Example: " : ""}${branch.parent ? `↳ ${branch.at}: ` : ""}${generated.length ? text : "…"} (${nats(sum)} nats)`;
     const button = element("button", { type: "button", "aria-current": branch === current ? "true" : null, title: generated.map(({ text }) => text).join("") }, label);
-    button.addEventListener("click", () => chosen(branch));
+    button.addEventListener("click", () => onChoose(branch));
     const made = element("li", {}, button);
     if (branch.children.length) made.append(element("ol", {}, ...branch.children.map(item)));
     return made;

@@ -1,51 +1,51 @@
-// Whether a model is right as often as it is sure: of a set of questions whose answers are known.
+// Calibration of a model on questions with known answers.
 
 /** @import { ScoredItem } from "./types.js" */
 
 /** @typedef {{stem: string, choices: string[], answer: number, neutral?: string}} Item */
-/** By what a choice is chosen; its softmax over an item's choices is the confidence. @typedef {"sum" | "mean" | "per_byte" | "per_character" | "corrected"} Measure */
+/** What ranks the choices; its softmax over an item's choices is the confidence. @typedef {"sum" | "mean" | "per_byte" | "per_character" | "corrected"} Measure */
 /** @typedef {{chosen: number, isRight: boolean, confidence: number, answerProbability: number, logLoss: number}} Verdict */
 /** @typedef {{from: number, to: number, count: number, confidence: number | null, accuracy: number | null}} Bin */
 
 export const BINS = 10;
 
 /**
- * A set as it is written: an object a line. Empty lines are passed over.
+ * Parses a set: one JSON object per line. Empty lines are skipped.
  * @param {string} text
- * @returns {{items: Item[], faults: {line: number, message: string}[]}}
+ * @returns {{items: Item[], errors: {line: number, message: string}[]}}
  */
 export function parseSet(text) {
   /** @type {Item[]} */
   const items = [];
   /** @type {{line: number, message: string}[]} */
-  const faults = [];
-  text.split("\n").forEach((written, index) => {
-    if (written.trim() === "") return;
+  const errors = [];
+  text.split("\n").forEach((line, index) => {
+    if (line.trim() === "") return;
     try {
-      items.push(item(JSON.parse(written)));
+      items.push(item(JSON.parse(line)));
     } catch (error) {
       const message = error instanceof SyntaxError ? `is not JSON: ${error.message}` : error instanceof Error ? error.message : String(error);
-      faults.push({ line: index + 1, message });
+      errors.push({ line: index + 1, message });
     }
   });
-  return { items, faults };
+  return { items, errors };
 }
 
 /**
- * @param {unknown} read
+ * @param {unknown} value
  * @returns {Item}
  */
-function item(read) {
-  if (typeof read !== "object" || read === null || Array.isArray(read)) throw new Error('must be an object, as {"stem": "…", "choices": ["…", "…"], "answer": 0}');
-  const { stem, choices, answer, neutral } = /** @type {Record<string, unknown>} */ (read);
-  if (typeof stem !== "string") throw new Error('needs "stem", a text');
+function item(value) {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error('must be an object such as {"stem": "…", "choices": ["…", "…"], "answer": 0}');
+  const { stem, choices, answer, neutral } = /** @type {Record<string, unknown>} */ (value);
+  if (typeof stem !== "string") throw new Error('needs "stem", a string');
   if (!Array.isArray(choices) || choices.length < 2 || !choices.every((choice) => typeof choice === "string" && choice !== "")) {
-    throw new Error('needs "choices", an array of two texts or more, none of them empty');
+    throw new Error('needs "choices", an array of at least two non-empty strings');
   }
   if (!Number.isInteger(answer) || Number(answer) < 0 || Number(answer) >= choices.length) {
-    throw new Error(`needs "answer", the place of the right choice: a whole number from 0 to ${choices.length - 1}`);
+    throw new Error(`needs "answer", the right choice's index: an integer from 0 to ${choices.length - 1}`);
   }
-  if (neutral !== undefined && typeof neutral !== "string") throw new Error('may have "neutral", a text');
+  if (neutral !== undefined && typeof neutral !== "string") throw new Error('has a "neutral" that is not a string');
   return { stem, choices, answer: Number(answer), ...(neutral === undefined ? {} : { neutral }) };
 }
 
@@ -75,8 +75,8 @@ function logSoftmax(values) {
 }
 
 /**
- * The expected calibration error (ECE) is that of Guo et al. 2017, arXiv:1706.04599: bins of equal width, each one's distance
- * between accuracy and mean confidence, weighted by how many it holds.
+ * Expected calibration error (ECE) as in Guo et al. 2017, arXiv:1706.04599: over bins of equal width, the mean distance
+ * between accuracy and mean confidence, weighted by the bins' sizes.
  * @param {Verdict[]} verdicts
  */
 export function calibrate(verdicts) {
@@ -92,7 +92,7 @@ export function calibrate(verdicts) {
 }
 
 /**
- * A bin holds its upper end and not its lower one, as in the paper.
+ * A bin includes its upper bound and excludes its lower one, as in the paper.
  * @param {Verdict[]} verdicts
  * @param {number} index
  * @returns {Bin}

@@ -1,35 +1,38 @@
-// The Compare tab: one prompt, two settings or models, their tokens side by side.
+// The Compare tab: one prompt with two settings or models, token by token.
 
 import { align } from "./align.js";
 import { complete } from "./api.js";
 import { csv, save } from "./files.js";
 import { element } from "./dom.js";
-import { Asking, labelled, modelSelect } from "./forms.js";
+import { labelled, modelSelect, RequestControls } from "./forms.js";
 import { legend } from "./legend.js";
 import { Settings } from "./settings.js";
 import { TextView } from "./text_view.js";
-import { nats, percent, tell, tokensOf, visible } from "./tokens.js";
+import { counted, detailOptions, nats, percent, tokensOf, visible } from "./tokens.js";
 
 /** @import { Kind, Row } from "./align.js" */
 /** @import { Context } from "./forms.js" */
 /** @import { Body, Token } from "./types.js" */
 
-/** One side's controls, and how its text is shown. @typedef {ReturnType<typeof side>} Side */
+/** One side's controls and its text. @typedef {ReturnType<typeof side>} Side */
 /** Its answer. @typedef {{model: string, tokens: Token[], finish: string | null}} Answer */
+
+/** The text below both sides while no token is selected. */
+const HINT = "Point at a token or use the arrow keys. Enter goes to its row below.";
 
 /** @type {{name: string, a: Body, b: Body, seeds: [number, number]}[]} */
 const PRESETS = [
-  { name: "temperature 0 against 1", a: { temperature: 0 }, b: { temperature: 1 }, seeds: [1, 1] },
-  // The other cuts are off, so that the one is all that differs.
-  { name: "top_k 2 against all", a: { top_k: 2, top_p: 1, min_p: 0 }, b: { top_k: 0, top_p: 1, min_p: 0 }, seeds: [1, 1] },
-  { name: "seed 1 against 2", a: {}, b: {}, seeds: [1, 2] },
+  { name: "temperature 0 vs 1", a: { temperature: 0 }, b: { temperature: 1 }, seeds: [1, 1] },
+  // The other samplers that cut are off, so that only top_k differs.
+  { name: "top_k 2 vs all", a: { top_k: 2, top_p: 1, min_p: 0 }, b: { top_k: 0, top_p: 1, min_p: 0 }, seeds: [1, 1] },
+  { name: "seed 1 vs 2", a: {}, b: {}, seeds: [1, 2] },
 ];
 
-/** What a row says of its two sides, by sign and in words. @type {Record<Kind | "moved", string>} */
-const WORDS = {
+/** How a row's two sides compare. @type {Record<Kind | "moved", string>} */
+const VERDICTS = {
   same: "= same",
   moved: "~ probability",
-  recut: "/ other cut",
+  recut: "/ other tokens",
   differs: "≠ differs",
   "only-a": "← only A",
   "only-b": "→ only B",
@@ -43,7 +46,7 @@ export function mountCompare(place, context) {
   const prompt = element("textarea", { id: "compare-prompt", rows: 2, spellcheck: "false" });
   prompt.value = "The capital of Michigan is";
   const length = element("input", { id: "compare-max-tokens", type: "number", min: 0, max: 1024, value: 24, required: true });
-  const asking = new Asking("Run both", "compare-status", "Nothing compared yet.", context.trouble);
+  const controls = new RequestControls("Run both", "compare-status", "Nothing compared yet.", context.showError);
   const sides = [side("A", context), side("B", context)];
   const [a, b] = sides;
   if (context.models.length > 1) b.model.selectedIndex = 1;
@@ -55,7 +58,7 @@ export function mountCompare(place, context) {
       b.settings.set(preset.b);
       [a.seed.value, b.seed.value] = preset.seeds.map(String);
       b.model.value = a.model.value;
-      asking.say(`Set: ${preset.name}. Now run both.`);
+      controls.setStatus(`Preset “${preset.name}” is set. Press Run both.`);
     });
     return button;
   });
@@ -64,23 +67,23 @@ export function mountCompare(place, context) {
     element("div", { class: "prompt-and-length" }, labelled("Prompt", prompt), labelled("max_tokens", length)),
     element("div", { class: "buttons", role: "group", "aria-label": "Presets" }, ...presets),
     element("div", { class: "sides" }, a.controls, b.controls),
-    element("div", { class: "buttons" }, ...asking.buttons),
-    asking.status,
+    element("div", { class: "buttons" }, ...controls.buttons),
+    controls.statusLine,
   );
 
-  const spot = element("p", { id: "compare-spot", class: "soft" }, "Point at a token, or go through them with the arrow keys; Enter goes to its row below.");
-  const summary = element("div", { class: "scrolled", tabindex: 0, role: "region", "aria-label": "Both sides in sum" });
-  const which = element("select", { id: "compare-rows" }, ...[["all", "all rows"], ["made", "what was generated"], ["other", "rows that differ"]].map(([value, text]) => element("option", { value }, text)));
+  const details = element("p", { id: "compare-details", class: "soft" }, HINT);
+  const summary = element("div", { class: "scrolled", tabindex: 0, role: "region", "aria-label": "Summary of both sides" });
+  const filter = element("select", { id: "compare-rows" }, ...[["all", "all rows"], ["generated", "generated tokens"], ["different", "rows that differ"]].map(([value, text]) => element("option", { value }, text)));
   const table = element("div", { id: "compare-table", class: "scrolled", tabindex: 0, role: "region", "aria-label": "Tokens side by side" });
   const exported = element("button", { type: "button", id: "compare-csv" }, "CSV");
   const results = element(
     "div", { class: "stack", hidden: true },
-    element("div", { class: "card" }, legend(), element("div", { class: "sides" }, a.shown, b.shown), spot),
-    element("div", { class: "card" }, element("h2", {}, "In sum"), summary),
+    element("div", { class: "card" }, legend(), element("div", { class: "sides" }, a.shown, b.shown), details),
+    element("div", { class: "card" }, element("h2", {}, "Summary"), summary),
     element(
       "div", { class: "card" },
-      element("div", { class: "bar-of-tools" }, element("h2", {}, "Token by token"), element("div", { class: "buttons" }, element("label", {}, "Show ", which), exported)),
-      element("p", { class: "soft" }, "Probabilities are the model's own, before sampling. Up to where the texts part, tokens are taken together until both sides end at the same character; from there on, the longest run of common tokens is aligned."),
+      element("div", { class: "bar-of-tools" }, element("h2", {}, "Token by token"), element("div", { class: "buttons" }, element("label", {}, "Show ", filter), exported)),
+      element("p", { class: "soft" }, "Probabilities are the model's own, before sampling. While the texts are the same, tokens are grouped until both sides end at the same character. From where they diverge, the longest common subsequence of tokens is aligned."),
       table,
     ),
   );
@@ -89,58 +92,58 @@ export function mountCompare(place, context) {
   /** @type {Comparison | null} */
   let comparison = null;
   const showRows = () => {
-    if (comparison) table.replaceChildren(tableOf(comparison, which.value, (row) => point(row)));
+    if (comparison) table.replaceChildren(tableOf(comparison, filter.value, (row) => point(row)));
   };
-  /** Shows a row's tokens in both texts. @param {Row | null} row */
+  /** Highlights a row's tokens in both texts. @param {Row | null} row */
   const point = (row) => {
     a.view.point(row && row.a[0] < row.a[1] ? row.a[0] : null);
     b.view.point(row && row.b[0] < row.b[1] ? row.b[0] : null);
   };
   /** @param {Side} here @param {number | null} at */
-  const look = (here, at) => {
+  const highlight = (here, at) => {
     const row = at === null ? null : rowOf(comparison, here, at);
     table.querySelector("tr.pointed")?.classList.remove("pointed");
     point(row);
     if (!row || !comparison) return;
-    spot.textContent = told(comparison, row);
+    details.textContent = describe(comparison, row);
     table.querySelector(`#${rowId(comparison, row)}`)?.classList.add("pointed");
   };
   for (const here of sides) {
     here.listen({
-      look: (at) => look(here, at),
-      select: (at) => look(here, at),
+      hover: (at) => highlight(here, at),
+      select: (at) => highlight(here, at),
       open: (at) => {
         const row = rowOf(comparison, here, at);
         if (!row || !comparison) return;
         if (!table.querySelector(`#${rowId(comparison, row)}`)) {
-          which.value = "all";
+          filter.value = "all";
           showRows();
         }
         /** @type {HTMLElement | null} */ (table.querySelector(`#${rowId(comparison, row)}`))?.focus();
       },
     });
   }
-  which.addEventListener("change", showRows);
+  filter.addEventListener("change", showRows);
   exported.addEventListener("click", () => comparison && save("candor-comparison.csv", "text/csv", asCsv(comparison)));
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    asking.run(async (signal) => {
-      // If one side fails, the other is not waited for.
+    controls.run(async (signal) => {
+      // If one side fails, the other is cancelled.
       const other = new AbortController();
       const either = AbortSignal.any([signal, other.signal]);
-      const common = { prompt: prompt.value, max_tokens: length.valueAsNumber, echo: true, ...tell(context.fields) };
-      const answers = await Promise.all(sides.map((here) => here.ask(common, either))).catch((error) => {
+      const common = { prompt: prompt.value, max_tokens: length.valueAsNumber, echo: true, ...detailOptions(context.fields) };
+      const answers = await Promise.all(sides.map((here) => here.complete(common, either))).catch((error) => {
         other.abort();
         throw error;
       });
       comparison = compare(answers[0], answers[1], prompt.value);
       sides.forEach((here, at) => here.show(answers[at]));
       results.hidden = false;
-      spot.textContent = "Point at a token, or go through them with the arrow keys; Enter goes to its row below.";
+      details.textContent = HINT;
       summary.replaceChildren(tableOfSums(comparison));
       showRows();
-      return inWords(comparison);
+      return summarize(comparison);
     });
   });
 }
@@ -161,22 +164,22 @@ function side(name, { models, fields }) {
   );
   const text = element("div", { id: `${prefix}-text`, class: "text", "aria-label": `Tokens of side ${name}` });
   const shown = element("div", { class: "side" }, element("h2", {}, `Side ${name}`), text);
-  const on = { select: (/** @type {number} */ _) => {}, look: (/** @type {number | null} */ _) => {}, open: (/** @type {number} */ _) => {} };
+  const on = { select: (/** @type {number} */ _) => {}, hover: (/** @type {number | null} */ _) => {}, open: (/** @type {number} */ _) => {} };
   const view = new TextView(text, {
     select: (at) => on.select(at),
-    look: (at) => on.look(at),
+    hover: (at) => on.hover(at),
     open: (at) => on.open(at),
   });
   return {
     name, model, seed, settings, controls, shown, view,
-    /** @param {typeof on} told */
-    listen: (told) => void Object.assign(on, told),
+    /** @param {typeof on} handlers */
+    listen: (handlers) => void Object.assign(on, handlers),
     /**
      * @param {Body} common
      * @param {AbortSignal} signal
      * @returns {Promise<Answer>}
      */
-    ask: async (common, signal) => {
+    complete: async (common, signal) => {
       /** @type {Body} */
       const body = { ...common, model: model.value, ...settings.body() };
       if (seed.value !== "") body.seed = seed.valueAsNumber;
@@ -197,8 +200,8 @@ function side(name, { models, fields }) {
 }
 
 /**
- * Two answers, aligned.
- * @typedef {{a: Answer, b: Answer, rows: Row[], parts: number}} Comparison
+ * Two aligned answers.
+ * @typedef {{a: Answer, b: Answer, rows: Row[], divergence: number}} Comparison
  * @param {Answer} a
  * @param {Answer} b
  * @param {string} prompt
@@ -209,7 +212,7 @@ export function compare(a, b, prompt) {
 }
 
 /**
- * The tokens' bytes, without the blank that some tokenisers put before every text: the other side need not have it.
+ * The tokens' bytes, without the space that some tokenizers put before every text: the other side may lack it.
  * @param {Token[]} tokens
  * @param {string} prompt
  */
@@ -246,7 +249,7 @@ function cell(comparison, row, which) {
 }
 
 /**
- * The summed logprob; null if nothing predicts one of them, or there is none.
+ * The sum of the logprobs; null if there are no tokens, or one of them has none.
  * @param {Token[]} tokens
  * @returns {number | null}
  */
@@ -267,7 +270,7 @@ function chance(logprob) {
 }
 
 /**
- * B's probability less A's, in percentage points: of rows of the same text alone.
+ * B's probability minus A's, for rows with the same text on both sides.
  * @param {Comparison} comparison
  * @param {Row} row
  */
@@ -289,35 +292,36 @@ function names(tokens) {
   return tokens.length ? tokens.map(({ text, bytes }) => visible(text, bytes)).join(" | ") : "–";
 }
 
-/** @param {Comparison} comparison @param {Row} row */
-function told(comparison, row) {
+/** A row in words. @param {Comparison} comparison @param {Row} row */
+function describe(comparison, row) {
   const of = (/** @type {"a" | "b"} */ which) => {
     const { tokens, logprob } = cell(comparison, row, which);
-    if (!tokens.length) return `${which.toUpperCase()} has nothing here`;
+    if (!tokens.length) return `${which.toUpperCase()}: nothing`;
     const rank = tokens.length === 1 && tokens[0].rank !== null ? `, rank ${tokens[0].rank}` : "";
-    return `${which.toUpperCase()}: “${names(tokens)}” ${logprob === null ? "nothing predicts it" : chance(logprob)}${rank}`;
+    return `${which.toUpperCase()}: “${names(tokens)}” ${logprob === null ? "no probability" : chance(logprob)}${rank}`;
   };
   return `${of("a")} · ${of("b")}.`;
 }
 
-/** Where the texts part, and at what odds. @param {Comparison} comparison */
-function inWords(comparison) {
-  const { rows, parts, a, b } = comparison;
-  if (parts < 0) {
+/** Where the texts diverge, and how likely each side's token was on the other. @param {Comparison} comparison */
+function summarize(comparison) {
+  const { rows, divergence, a, b } = comparison;
+  if (divergence < 0) {
     const moved = rows.filter((row) => kind(comparison, row) === "moved").length;
     const recut = rows.filter(({ kind }) => kind === "recut").length;
     if (!moved && !recut) return "The texts are the same, and so is every probability.";
-    return `The texts are the same; ${moved} tokens have another probability${recut ? `, ${recut} places are cut into other tokens` : ""}.`;
+    const tokens = `${counted(moved, "token")} with different probabilities`;
+    return `The texts are the same. ${tokens}${recut ? `, ${counted(recut, "row")} with different tokens` : ""}.`;
   }
-  const row = rows[parts];
+  const row = rows[divergence];
   const [ofA, ofB] = [a.tokens[row.a[0]], b.tokens[row.b[0]]];
-  const where = `They part at token ${row.a[0] - a.tokens.filter(({ isPrompt }) => isPrompt).length + 1} of A's completion`;
-  if (!ofA || !ofB) return `${where}: ${ofA ? "B" : "A"} ends, ${ofA ? "A" : "B"} goes on with “${visible((ofA ?? ofB).text)}”.`;
-  // Both stand behind the same text here, so each is among the alternatives of the other.
+  const where = `The texts diverge at token ${row.a[0] - a.tokens.filter(({ isPrompt }) => isPrompt).length + 1} of A's completion`;
+  if (!ofA || !ofB) return `${where}: ${ofA ? "B" : "A"} ends, ${ofA ? "A" : "B"} continues with “${visible((ofA ?? ofB).text)}”.`;
+  // The text before both is the same, so each may be among the other's alternatives.
   const elsewhere = (/** @type {Token} */ token, /** @type {Token} */ at) => at.top?.find(({ bytes }) => bytes.join() === token.bytes.join())?.logprob;
   const odds = (/** @type {string} */ name, /** @type {Token} */ token, /** @type {string} */ other, /** @type {Token} */ at) => {
     const there = elsewhere(token, at);
-    return `${name} goes on with “${visible(token.text, token.bytes)}” (${chance(token.logprob)}; at ${other} it had ${there === undefined ? `less than the ${at.top?.length ?? 0} likeliest` : percent(Math.exp(there))})`;
+    return `${name} continues with “${visible(token.text, token.bytes)}” (${chance(token.logprob)}; on side ${other} ${there === undefined ? `less than any of the ${counted(at.top?.length ?? 0, "most likely token")}` : percent(Math.exp(there))})`;
   };
   return `${where}: ${odds("A", ofA, "B", ofB)}, ${odds("B", ofB, "A", ofA)}.`;
 }
@@ -336,12 +340,12 @@ function tableOfSums({ a, b }) {
   };
   const [sideA, sideB] = [of(a), of(b)];
   const names = [
-    "model", "prompt: tokens", "prompt: summed logprob, from its second token", "completion: tokens", "completion: summed logprob",
-    "completion: mean per token", "completion: mean per byte", "ended by",
+    "model", "prompt: tokens", "prompt: sum of logprobs, from the second token", "completion: tokens", "completion: sum of logprobs",
+    "completion: mean per token", "completion: mean per byte", "finish reason",
   ];
   return element(
     "table", { id: "compare-sums" },
-    element("caption", { class: "hidden" }, "Both sides in sum, in nats"),
+    element("caption", { class: "hidden" }, "Summary of both sides; logprobs in nats"),
     element("thead", {}, element("tr", {}, element("td"), element("th", { scope: "col" }, "A"), element("th", { scope: "col" }, "B"))),
     element("tbody", {}, ...names.map((name, at) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, sideA[at]), element("td", {}, sideB[at])))),
   );
@@ -349,24 +353,24 @@ function tableOfSums({ a, b }) {
 
 /**
  * @param {Comparison} comparison
- * @param {string} which rows
+ * @param {string} filter the rows to show
  * @param {(row: Row | null) => void} point
  */
-function tableOf(comparison, which, point) {
-  const { rows, parts } = comparison;
+function tableOf(comparison, filter, point) {
+  const { rows, divergence } = comparison;
   const wanted = rows.filter((row) => {
-    if (which === "made") return !cell(comparison, row, "a").isPrompt && !cell(comparison, row, "b").isPrompt;
-    return which === "all" || kind(comparison, row) !== "same";
+    if (filter === "generated") return !cell(comparison, row, "a").isPrompt && !cell(comparison, row, "b").isPrompt;
+    return filter === "all" || kind(comparison, row) !== "same";
   });
-  if (!wanted.length) return element("p", { class: "soft" }, "There is no such row.");
+  if (!wanted.length) return element("p", { class: "soft" }, "No rows to show.");
   const body = element("tbody", {}, ...wanted.map((row) => {
     const [a, b] = [cell(comparison, row, "a"), cell(comparison, row, "b")];
-    const isParting = row === rows[parts];
+    const isDivergence = row === rows[divergence];
     const made = element(
-      "tr", { id: rowId(comparison, row), tabindex: -1, class: `row-${row.kind}${a.isPrompt || b.isPrompt ? " prompt-row" : ""}${isParting ? " parts" : ""}` },
+      "tr", { id: rowId(comparison, row), tabindex: -1, class: `row-${row.kind}${a.isPrompt || b.isPrompt ? " prompt-row" : ""}${isDivergence ? " divergence" : ""}` },
       ...cells(a), ...cells(b),
       element("td", { class: "number" }, signed(difference(comparison, row))),
-      element("td", {}, WORDS[kind(comparison, row)], ...(isParting ? [element("strong", {}, " parts here")] : [])),
+      element("td", {}, VERDICTS[kind(comparison, row)], ...(isDivergence ? [element("strong", {}, " first difference")] : [])),
     );
     made.addEventListener("mouseenter", () => point(row));
     made.addEventListener("mouseleave", () => point(null));
@@ -376,14 +380,14 @@ function tableOf(comparison, which, point) {
   const head = [["A", ""], ["probability", "number chance"], ["B", ""], ["probability", "number chance"], ["B − A, points", "number"], ["Verdict", ""]];
   return element(
     "table", { class: "aligned" },
-    element("caption", { class: "hidden" }, "Tokens of A and B in rows, and how they compare; in italics those of the prompt"),
+    element("caption", { class: "hidden" }, "Tokens of A and B row by row; tokens of the prompt are in italics"),
     element("thead", {}, element("tr", {}, ...head.map(([text, kind]) => element("th", { scope: "col", class: kind || null }, text)))),
     body,
   );
 }
 
 /**
- * Where the page is narrow the probability stands below the token, and not in a column of its own.
+ * On narrow screens the probability is shown below the token instead of in its own column.
  * @param {ReturnType<typeof cell>} side
  */
 function cells({ tokens, logprob }) {

@@ -1,9 +1,9 @@
-// Elements, made of names and texts alone: what a model says can never become markup.
+// Elements built from names and text only: model output can never become markup.
 
 /**
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K} tag
- * @param {Record<string, string | number | boolean | null | undefined>} [attributes] null and false: left out
+ * @param {Record<string, string | number | boolean | null | undefined>} [attributes] null, undefined and false are left out
  * @param {...(Node | string)} children
  * @returns {HTMLElementTagNameMap[K]}
  */
@@ -17,7 +17,7 @@ export function element(tag, attributes = {}, ...children) {
 }
 
 /**
- * The element of the page with this id, which must be there.
+ * The element with this id, which must exist.
  * @template {typeof HTMLElement} T
  * @param {string} id
  * @param {T} kind
@@ -30,44 +30,44 @@ export function byId(id, kind) {
 }
 
 /**
- * A bar as long as the share that it shows.
+ * A bar whose length is the share it shows.
  * @param {number} share in [0, 1]
  * @param {string} [kind] a class
  */
 export function bar(share, kind = "") {
   const inner = element("span");
-  // Not by a style attribute: the page's policy forbids those.
+  // The page's policy forbids style attributes.
   inner.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;
   return element("span", { class: `bar ${kind}`.trim(), "aria-hidden": "true" }, inner);
 }
 
 /**
- * Whether something is to be done: not more often than once a frame, however often it is asked for.
+ * Limits work to once per frame, however often it is requested.
  * @param {() => void} work
  */
-export function onceAFrame(work) {
-  let waits = false;
+export function oncePerFrame(work) {
+  let isPending = false;
   return () => {
-    if (waits) return;
-    waits = true;
+    if (isPending) return;
+    isPending = true;
     requestAnimationFrame(() => {
-      waits = false;
+      isPending = false;
       work();
     });
   };
 }
 
 /**
- * Does the last that was asked for, once nothing more was asked for a while.
+ * Delays work until it has not been requested again for a while.
  * @template {unknown[]} A
- * @param {number} milliseconds
- * @param {(...asked: A) => void} work
+ * @param {number} delayMs
+ * @param {(...args: A) => void} work
  */
-export function afterAWhile(milliseconds, work) {
+export function debounced(delayMs, work) {
   let timer = 0;
-  const ask = (/** @type {A} */ ...asked) => {
+  const request = (/** @type {A} */ ...args) => {
     clearTimeout(timer);
-    timer = setTimeout(() => work(...asked), milliseconds);
+    timer = setTimeout(() => work(...args), delayMs);
   };
-  return Object.assign(ask, { cancel: () => clearTimeout(timer) });
+  return Object.assign(request, { cancel: () => clearTimeout(timer) });
 }

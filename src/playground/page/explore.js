@@ -1,9 +1,9 @@
-// The tab where one sees a completion, its tokens, and what else they might have been.
+// The Explore tab: a completion, its tokens and their alternatives.
 
 import * as api from "./api.js";
 import { AtToken } from "./at_token.js";
 import { Branch, treesOf } from "./branch.js";
-import { byId, element, onceAFrame } from "./dom.js";
+import { byId, element, oncePerFrame } from "./dom.js";
 import { modelOptions } from "./forms.js";
 import { facts } from "./inspector.js";
 import { legend } from "./legend.js";
@@ -11,30 +11,34 @@ import { Plot, axis } from "./plots.js";
 import { Settings } from "./settings.js";
 import { MOST_ROWS } from "./stages.js";
 import { TextView } from "./text_view.js";
-import { atMost, nats, tell, tokensOf } from "./tokens.js";
+import { atMost, counted, detailOptions, nats, tokensOf } from "./tokens.js";
 
 /** @import { Context } from "./forms.js" */
 /** @import { Alternative, Body, Token } from "./types.js" */
 
-/** Trees that are kept. */
+/** Trees of branches that are kept. */
 const MOST_ROOTS = 10;
-/** Milliseconds. */
-const PLOTTED_EVERY = 250;
+/** How often the plot along the text is redrawn while text arrives. */
+const PLOT_INTERVAL_MS = 250;
+/** `max_tokens` of the example. */
+const EXAMPLE_TOKENS = 16;
+/** The status line before the first answer. */
+const NOTHING_YET = "Nothing generated yet.";
 
 export class Explore {
   /** @type {Branch[]} */
   #roots = [];
-  /** What is shown. @type {Branch | null} */
+  /** The branch that is shown. @type {Branch | null} */
   #branch = null;
-  /** Ends what is being generated. @type {AbortController | null} */
+  /** Stops the running generation. @type {AbortController | null} */
   #running = null;
-  /** Tokens that came and are not shown yet. @type {Token[]} */
+  /** Tokens that arrived and are not shown yet. @type {Token[]} */
   #waiting = [];
   /** The token under the pointer. @type {number | null} */
-  #looked = null;
+  #hovered = null;
   #showsAll = false;
-  /** Milliseconds at which the plot along the text was drawn last. */
-  #plotted = 0;
+  /** When the plot along the text was last drawn. */
+  #plottedMs = 0;
   #context;
   #settings;
   #atToken;
@@ -48,24 +52,27 @@ export class Explore {
   #status = byId("status", HTMLElement);
   #token = byId("token", HTMLElement);
   #stop = byId("stop", HTMLButtonElement);
-  #flush = onceAFrame(() => this.#showWaiting());
-  #showLooked = onceAFrame(() => this.#showFacts());
+  #example = byId("example", HTMLElement);
+  #flush = oncePerFrame(() => this.#showWaiting());
+  #showHovered = oncePerFrame(() => this.#showFacts());
 
   /** @param {Context} context */
   constructor(context) {
     this.#context = context;
     this.#model.replaceChildren(...modelOptions(context.models));
+    const generating = context.models.findIndex(({ meta }) => meta?.generates !== false);
+    this.#model.selectedIndex = Math.max(0, generating);
     this.#settings = new Settings(byId("settings", HTMLElement), context.fields, "set", () => this.#showAtToken());
     this.#atToken = new AtToken(context, this.#settings, () => this.#seedOr(1));
     this.#text = new TextView(byId("text", HTMLElement), {
       select: () => {
         this.#showsAll = false;
-        this.#looked = null;
+        this.#hovered = null;
         this.#showFacts();
         this.#showAtToken();
       },
-      look: (at) => {
-        this.#look(at);
+      hover: (at) => {
+        this.#hover(at);
         this.#along.point(at);
       },
       open: () => byId("inspector", HTMLElement).focus(),
@@ -77,18 +84,19 @@ export class Explore {
       this.generate();
     });
     this.#stop.addEventListener("click", () => this.#running?.abort());
+    byId("generate", HTMLButtonElement).disabled = false;
   }
 
-  /** The request as it stands in the form. @returns {Body} */
+  /** The request in the form. @returns {Body} */
   request() {
     const seed = this.#seed.value === "" ? {} : { seed: this.#seed.valueAsNumber };
     return { model: this.#model.value, prompt: this.#prompt.value, max_tokens: this.#maxTokens.valueAsNumber, ...seed, ...this.#settings.body() };
   }
 
-  /** The seed; another if it is to be random. @param {number} other */
-  #seedOr(other) {
+  /** The seed, or `fallback` if the seed is random. @param {number} fallback */
+  #seedOr(fallback) {
     const seed = this.#seed.valueAsNumber;
-    return Number.isInteger(seed) && seed !== -1 ? seed : other;
+    return Number.isInteger(seed) && seed !== -1 ? seed : fallback;
   }
 
   /** Whether the form can be sent; if not, the browser shows what is wrong. */
@@ -96,15 +104,15 @@ export class Explore {
     return this.#form.reportValidity();
   }
 
-  /** What is told besides, so that the page has all it shows. @returns {Body} */
-  told() {
-    return { ...tell(this.#context.fields), trace: atMost(MOST_ROWS, this.#context.fields) };
+  /** The request fields that ask for everything the page shows. @returns {Body} */
+  detailOptions() {
+    return { ...detailOptions(this.#context.fields), trace: atMost(MOST_ROWS, this.#context.fields) };
   }
 
   /**
-   * Fills the form. What it does not name becomes the default.
+   * Fills the form. Fields that the request lacks are set to their defaults.
    * @param {Body} request
-   * @returns {string[]} names of what the form has no place for
+   * @returns {string[]} the names of fields that the form does not have
    */
   set(request) {
     const { model, prompt, max_tokens: most, seed, ...settings } = request;
@@ -119,24 +127,54 @@ export class Explore {
     return unknown;
   }
 
-  /** What is shown. @returns {Branch | null} */
+  /** The branch that is shown. @returns {Branch | null} */
   get branch() {
     return this.#branch;
   }
 
-  /** @param {number} at a place in the text, from 0 */
+  /** The model that the form names. */
+  get model() {
+    return this.#model.value;
+  }
+
+  /** @param {number} at a token's position, from 0 */
   select(at) {
     this.#text.select(at);
   }
 
-  /** A completion of the prompt, with the settings as they are. */
+  /** Completes the prompt with the settings in the form. */
   async generate() {
     const request = this.request();
-    await this.#generate(new Branch(request), { ...request, echo: true, ...this.told() });
+    await this.#generate(new Branch(request), { ...request, echo: true, ...this.detailOptions() });
   }
 
   /**
-   * Goes on with another token at a place.
+   * Generates a short answer to the request in the form and labels it as an example. Nobody asked for it, so it neither
+   * reports errors, nor moves the focus, nor scrolls.
+   * @param {AbortSignal} signal
+   * @returns {Promise<boolean>} whether any of it was shown
+   */
+  async showExample(signal) {
+    if (this.#running || this.#branch) return false;
+    const request = { ...this.request(), max_tokens: EXAMPLE_TOKENS };
+    const branch = new Branch(request);
+    branch.isExample = true;
+    const running = new AbortController();
+    signal.addEventListener("abort", () => {
+      running.abort();
+      if (this.#running !== running) return;
+      // At once, so that the status line is free for whatever interrupted the example.
+      this.#running = null;
+      this.#busy(false);
+      this.#status.textContent = branch.answer === null ? NOTHING_YET : "Example stopped.";
+      this.#flush();
+    });
+    await this.#generate(branch, { ...request, echo: true, ...this.detailOptions() }, { running });
+    return branch.answer !== null;
+  }
+
+  /**
+   * Continues with another token at a position.
    * @param {number} at
    * @param {Alternative} alternative
    */
@@ -146,55 +184,56 @@ export class Explore {
     const { prompt: _, ...settings } = this.request();
     /** @type {Body} */
     const request = { ...settings, model: from.request.model };
-    const instead = chosenInstead(from.tokens[at], alternative);
-    const before = from.before(at);
+    const instead = replacement(from.tokens[at], alternative);
+    const before = from.requestBefore(at);
     if (before && "fork" in before) {
       const child = new Branch(request, from, at);
       child.promptLength = from.promptLength;
       const fork = { .../** @type {object} */ (before.fork), token: alternative.id };
-      if (await this.#generate(child, { ...request, ...this.told(), fork }, { instead, isForgotten: "answer_not_found" })) return;
-      // Something else was begun meanwhile.
+      if (await this.#generate(child, { ...request, ...this.detailOptions(), fork }, { instead, forgottenCode: "answer_not_found" })) return;
+      // Another generation was started meanwhile.
       if (this.#running || this.#branch !== from) return;
     }
-    // The prompt's tokens, and those of answers that the server no longer has, are given by their ids.
+    // Tokens of the prompt, and of answers that the server no longer has, are sent by their ids.
     const ids = from.idsBefore(at);
     if (!ids) return;
     const child = new Branch(request, from, at);
     child.promptLength = at + 1;
     child.own = [instead];
     const most = Math.max(0, Number(request.max_tokens) - 1);
-    await this.#generate(child, { ...request, ...this.told(), prompt: [...ids.prompt, alternative.id], max_tokens: most });
+    await this.#generate(child, { ...request, ...this.detailOptions(), prompt: [...ids.prompt, alternative.id], max_tokens: most });
   }
 
   /**
    * @param {Branch} branch
    * @param {Body} body
-   * @param {{instead?: Token, isForgotten?: string}} [fork] `instead`: its first token, which is not told of if it ends the
-   * text; `isForgotten`: the code of the error that says that it cannot be forked
+   * @param {{instead?: Token, forgottenCode?: string, running?: AbortController}} [options] `instead`: a fork's first token, which
+   * the answer lacks if it ends the text; `forgottenCode`: the code of the error that says that the server no longer has the
+   * forked answer; `running`: stops it
    * @returns {Promise<boolean>} false: there was that error
    */
-  async #generate(branch, body, { instead, isForgotten } = {}) {
+  async #generate(branch, body, { instead, forgottenCode, running = new AbortController() } = {}) {
     this.#running?.abort();
-    const running = new AbortController();
     this.#running = running;
-    this.#context.trouble(null);
+    this.#context.showError(null);
     this.#busy(true);
-    this.#status.textContent = "Waiting for the first token …";
-    const started = performance.now();
-    /** Milliseconds at which something came first. @type {number | null} */
-    let first = null;
+    this.#status.textContent = "Waiting for the first token…";
+    const startMs = performance.now();
+    /** When the first event arrived. @type {number | null} */
+    let firstMs = null;
     try {
       for await (const event of api.stream(body, running.signal)) {
         const choice = event.choices[0];
         if (!choice) continue;
         const tokens = tokensOf(choice);
-        if (first === null) {
-          first = performance.now();
+        if (firstMs === null) {
+          firstMs = performance.now();
           this.#begin(branch, event.id, event.system_fingerprint);
         }
         if (choice.prompt_token_ids && !branch.parent) {
           branch.promptLength = tokens.filter(({ isPrompt }) => isPrompt).length;
-          branch.ahead = choice.prompt_token_ids.slice(0, choice.prompt_token_ids.length - branch.promptLength);
+          branch.prefixIds = choice.prompt_token_ids.slice(0, choice.prompt_token_ids.length - branch.promptLength);
+          if (branch.isExample) this.#toSelect = branch.promptLength;
         }
         if (choice.finish_reason) branch.finish = choice.finish_reason;
         if (choice.finish_reason && instead && !branch.own.length && !tokens.length) tokens.push(instead);
@@ -204,71 +243,77 @@ export class Explore {
       }
     } catch (error) {
       if (running.signal.aborted) branch.finish ??= "stopped";
-      else if (error instanceof api.ApiError && error.code === isForgotten && first === null) {
+      else if (error instanceof api.ApiError && error.code === forgottenCode && firstMs === null) {
         this.#running = null;
         return false;
       } else {
         branch.finish ??= "error";
-        this.#context.trouble(error);
+        if (!branch.isExample) this.#context.showError(error);
       }
     }
     if (this.#running === running) {
       this.#running = null;
       this.#busy(false);
-      if (first === null || this.#branch === branch) this.#tellEnd(branch, first === null ? null : first - started, performance.now() - (first ?? 0));
+      if (firstMs === null || this.#branch === branch) this.#showEnd(branch, firstMs === null ? null : firstMs - startMs, performance.now() - (firstMs ?? 0));
       this.#flush();
-      // Now that it is loaded, the server knows more of the model.
+      // The server knows the vocabulary once the model is loaded.
       const model = this.#context.models.find(({ id }) => id === branch.request.model);
-      if (first !== null && !model?.meta?.n_vocab) this.#context.models = await api.models().catch(() => this.#context.models);
+      if (firstMs !== null && !model?.meta?.n_vocab) this.#context.models = await api.models().catch(() => this.#context.models);
     }
     return true;
   }
 
-  /** Something of it has come: only now does it take the place of what was shown. @param {Branch} branch @param {string} answer @param {string} fingerprint */
+  /** Shows a branch once its first event has arrived. @param {Branch} branch @param {string} answer @param {string} fingerprint */
   #begin(branch, answer, fingerprint) {
     branch.answer = answer;
     branch.fingerprint = fingerprint;
     if (branch.parent) branch.parent.children.push(branch);
-    else this.#roots = [...this.#roots, branch].slice(-MOST_ROOTS);
+    else {
+      // The example makes way, unless something was forked from it.
+      const kept = this.#roots.filter(({ isExample, children }) => !isExample || children.length);
+      this.#roots = [...kept, branch].slice(-MOST_ROOTS);
+    }
     this.#show(branch);
   }
 
   /** @param {boolean} isBusy */
   #busy(isBusy) {
-    // A disabled button loses the focus; whoever pressed Stop goes on from the other.
+    // A disabled button loses the focus, so it moves from Stop to Generate.
     const hadFocus = document.activeElement === this.#stop;
     this.#stop.disabled = !isBusy;
     if (hadFocus && !isBusy) byId("generate", HTMLButtonElement).focus();
     byId("text", HTMLElement).setAttribute("aria-busy", String(isBusy));
   }
 
-  /** @param {Branch} branch @param {number | null} until milliseconds to the first token @param {number} from milliseconds from there on */
-  #tellEnd(branch, until, from) {
-    if (until === null) {
-      this.#status.textContent = branch.finish === "stopped" ? "Stopped before anything was generated." : "Nothing was generated.";
+  /** @param {Branch} branch @param {number | null} waitedMs until the first event @param {number} streamedMs from then on */
+  #showEnd(branch, waitedMs, streamedMs) {
+    if (waitedMs === null) {
+      const isStopped = branch.finish === "stopped";
+      this.#status.textContent = branch.isExample ? NOTHING_YET : isStopped ? "Stopped before anything was generated." : "Nothing was generated.";
       return;
     }
     const count = branch.own.filter(({ isPrompt }) => !isPrompt).length;
     const ends = { stop: "the model ended the text", length: "max_tokens reached", stopped: "stopped", error: "cut off by an error" };
     const end = ends[/** @type {keyof typeof ends} */ (branch.finish ?? "error")] ?? branch.finish;
-    const speed = count > 1 && from > 0 ? `, ${((count - 1) / (from / 1000)).toFixed(0)} tokens/s` : "";
-    this.#status.textContent = `${count} tokens generated: ${end}. First after ${until.toFixed(0)} ms${speed}.`;
+    const speed = count > 1 && streamedMs > 0 ? `, then ${((count - 1) / (streamedMs / 1000)).toFixed(0)} tokens/s` : "";
+    this.#status.textContent = `${counted(count, "token")} generated: ${end}. First token after ${waitedMs.toFixed(0)} ms${speed}.`;
   }
 
-  /** Shows another branch; what was chosen in the one before stays chosen. @param {Branch} branch */
+  /** Shows another branch and keeps the selected position. @param {Branch} branch */
   #show(branch) {
     const selected = this.#text.selected;
-    // A fork shows the token that was chosen for it.
-    const wanted = branch.parent && selected >= branch.at ? branch.at : selected;
+    // A fork selects the token that was chosen for it.
+    const toSelect = branch.parent && selected >= branch.at ? branch.at : selected;
     const isNew = !branch.own.length && !branch.parent;
     const hadFocus = document.activeElement?.closest("#inspector, #text");
     this.#branch = branch;
     this.#waiting = [];
-    this.#looked = null;
+    this.#hovered = null;
     this.#text.clear();
     this.#text.append(branch.tokens, branch.parent ? branch.at : undefined);
-    this.#wanted = isNew ? -1 : wanted;
-    this.#showWanted();
+    this.#toSelect = isNew ? -1 : toSelect;
+    this.#selectPending();
+    this.#showExampleLabel();
     this.#showTree();
     this.#showAlong();
     this.#showFacts();
@@ -276,14 +321,25 @@ export class Explore {
     if (hadFocus && branch.parent) byId("text", HTMLElement).focus({ preventScroll: true });
   }
 
-  /** The place that is to be chosen once there is a token. */
-  #wanted = -1;
+  /** The position to select as soon as there is a token. */
+  #toSelect = -1;
 
-  #showWanted() {
-    if (this.#wanted < 0 || this.#wanted >= this.#text.tokens.length) return;
-    const at = this.#wanted;
-    this.#wanted = -1;
-    this.#text.select(at);
+  #selectPending() {
+    if (this.#toSelect < 0 || this.#toSelect >= this.#text.tokens.length) return;
+    const at = this.#toSelect;
+    this.#toSelect = -1;
+    this.#text.select(at, { preventScroll: this.#branch?.isExample });
+  }
+
+  /** Says above the text that it is an example, if it is. */
+  #showExampleLabel() {
+    const isExample = this.#branch?.isExample ?? false;
+    this.#example.hidden = !isExample;
+    if (!isExample) return this.#example.replaceChildren();
+    const prompt = String(this.#branch?.request.prompt).trim();
+    this.#example.replaceChildren(
+      element("strong", {}, "Example:"), ` how the model continues “${prompt}”. Write a prompt of your own and press Generate to replace it.`,
+    );
   }
 
   #showWaiting() {
@@ -291,11 +347,11 @@ export class Explore {
     const follows = place.scrollHeight - place.scrollTop - place.clientHeight < 60;
     this.#text.append(this.#waiting.splice(0), this.#branch?.parent ? this.#branch.at : undefined);
     if (follows) place.scrollTop = place.scrollHeight;
-    this.#showWanted();
-    // The whole plot is drawn each time: while text comes, not in every frame.
-    const now = performance.now();
-    if (this.#running && now - this.#plotted < PLOTTED_EVERY) return;
-    this.#plotted = now;
+    this.#selectPending();
+    // Drawing redraws the whole plot: too slow for every frame while text arrives.
+    const nowMs = performance.now();
+    if (this.#running && nowMs - this.#plottedMs < PLOT_INTERVAL_MS) return;
+    this.#plottedMs = nowMs;
     this.#showAlong();
     if (!this.#running) this.#showTree();
   }
@@ -318,10 +374,11 @@ export class Explore {
 
   #showAlong() {
     const tokens = this.#text.tokens;
-    const told = tokens.filter(({ logprob }) => logprob !== null);
-    const mean = told.reduce((sum, { logprob }) => sum + (logprob ?? 0), 0) / (told.length || 1);
-    const words = `Logprob and entropy of ${tokens.length} tokens; the logprob is ${nats(mean)} nats on average.`;
-    this.#along.show([tokens.map((_, at) => at), tokens.map(({ logprob }) => logprob), tokens.map(({ entropy }) => entropy)], words);
+    byId("along-card", HTMLElement).hidden = !tokens.length;
+    const scored = tokens.filter(({ logprob }) => logprob !== null);
+    const mean = scored.reduce((sum, { logprob }) => sum + (logprob ?? 0), 0) / (scored.length || 1);
+    const summary = `Logprob and entropy of ${counted(tokens.length, "token")}; the mean logprob is ${nats(mean)} nats.`;
+    this.#along.show([tokens.map((_, at) => at), tokens.map(({ logprob }) => logprob), tokens.map(({ entropy }) => entropy)], summary);
   }
 
   /** @param {(name: string) => string} colour @returns {Partial<import("./vendor/uplot/uPlot.esm.js").Options>} */
@@ -338,11 +395,11 @@ export class Explore {
       cursor: { drag: { x: false, y: false }, points: { size: 8 } },
       hooks: {
         setCursor: [(plot) => {
-          // As text comes, the cursor stands over another token without having moved.
+          // As text arrives, the plot moves below a cursor that does not.
           if (!plot.over.matches(":hover")) return;
           const at = plot.cursor.idx ?? null;
           this.#text.point(at);
-          this.#look(at);
+          this.#hover(at);
         }],
         ready: [(plot) => {
           plot.over.addEventListener("click", () => {
@@ -350,28 +407,28 @@ export class Explore {
           });
           plot.over.addEventListener("mouseleave", () => {
             this.#text.point(null);
-            this.#look(null);
+            this.#hover(null);
           });
         }],
       },
     };
   }
 
-  // --- The chosen token.
+  // --- The selected token.
 
-  /** @param {number | null} at null: at none, so that the chosen one is shown again */
-  #look(at) {
-    if (at === this.#looked) return;
-    this.#looked = at;
-    this.#showLooked();
+  /** @param {number | null} at null: none, so the selected token is shown again */
+  #hover(at) {
+    if (at === this.#hovered) return;
+    this.#hovered = at;
+    this.#showHovered();
   }
 
   #showFacts() {
-    const at = this.#looked ?? this.#text.selected;
+    const at = this.#hovered ?? this.#text.selected;
     const token = this.#text.tokens[at];
-    if (!token) return this.#token.replaceChildren(element("p", { class: "soft" }, "Point at a token, or go through them with the arrow keys."));
+    if (!token) return this.#token.replaceChildren(element("p", { class: "soft" }, "Point at a token or use the arrow keys."));
     this.#token.replaceChildren(...facts(token, at, {
-      showsAll: this.#showsAll && this.#looked === null,
+      showsAll: this.#showsAll && this.#hovered === null,
       showAll: () => {
         this.#showsAll = true;
         this.#showFacts();
@@ -388,12 +445,12 @@ export class Explore {
 }
 
 /**
- * The token that stands in another's place.
+ * The token that replaces another.
  * @param {Token} token
  * @param {Alternative} alternative
  * @returns {Token}
  */
-function chosenInstead(token, alternative) {
+function replacement(token, alternative) {
   const rank = token.top?.findIndex(({ id }) => id === alternative.id) ?? -1;
   const { id, bytes, token: text, logprob } = alternative;
   return { ...token, id, bytes, text, logprob, rank: rank >= 0 ? rank + 1 : null, isPrompt: false, trace: null };

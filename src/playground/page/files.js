@@ -1,9 +1,9 @@
-// Files that the browser stores, and tables in them.
+// Files that the browser downloads, and CSV.
 
 /** @typedef {string | number | boolean | null} Cell */
 
 /**
- * As RFC 4180 has it.
+ * Rows as CSV (RFC 4180).
  * @param {Cell[][]} rows
  */
 export function csv(rows) {
@@ -17,7 +17,7 @@ function cell(value) {
 }
 
 /**
- * Lets the browser store a file.
+ * Downloads a text as a file.
  * @param {string} name
  * @param {string} type
  * @param {string} text

@@ -1,11 +1,11 @@
-// What the forms of the tabs are made of.
+// Parts that the forms of all tabs share.
 
 import { element } from "./dom.js";
 
 /** @import { Model } from "./types.js" */
 
 /** @typedef {import("./types.js").Field} Field */
-/** What main.js gives each tab. @typedef {{models: Model[], fields: Record<string, Field>, trouble: (error: unknown) => void}} Context */
+/** What main.js passes to each tab. @typedef {{models: Model[], fields: Record<string, Field>, showError: (error: unknown) => void}} Context */
 
 /**
  * @param {Model[]} models
@@ -35,64 +35,64 @@ export function labelled(label, control, help) {
   return place;
 }
 
-/** Buttons that ask and stop, and a line that says how it goes. */
-export class Asking {
-  #ask;
+/** The buttons that start and stop a request, and its status line. */
+export class RequestControls {
+  #start;
   #stop;
   #status;
-  #trouble;
+  #showError;
   #abort = new AbortController();
 
   /**
-   * @param {string} ask the button's words
-   * @param {string} id of the line
-   * @param {string} status what it says at first
-   * @param {(error: unknown) => void} trouble
+   * @param {string} label the start button's
+   * @param {string} id the status line's
+   * @param {string} status the first status
+   * @param {(error: unknown) => void} showError
    */
-  constructor(ask, id, status, trouble) {
-    this.#ask = element("button", { class: "main" }, ask);
+  constructor(label, id, status, showError) {
+    this.#start = element("button", { class: "main" }, label);
     this.#stop = element("button", { type: "button", disabled: true }, "Stop");
     this.#stop.addEventListener("click", () => this.#abort.abort());
     this.#status = element("p", { role: "status", class: "soft", id }, status);
-    this.#trouble = trouble;
+    this.#showError = showError;
   }
 
   get buttons() {
-    return [this.#ask, this.#stop];
+    return [this.#start, this.#stop];
   }
 
-  get status() {
+  get statusLine() {
     return this.#status;
   }
 
-  /** @param {string} words */
-  say(words) {
-    this.#status.textContent = words;
+  /** @param {string} text */
+  setStatus(text) {
+    this.#status.textContent = text;
   }
 
   /**
-   * One at a time: what still runs is not asked again.
-   * @param {(signal: AbortSignal) => Promise<string>} work gives what to say at its end
+   * Sends a request, unless one is running.
+   * @param {(signal: AbortSignal) => Promise<string>} send returns the final status
    */
-  async run(work) {
-    if (this.#ask.disabled) return;
+  async run(send) {
+    if (this.#start.disabled) return;
     this.#abort = new AbortController();
     const { signal } = this.#abort;
-    this.#ask.disabled = true;
+    this.#start.disabled = true;
     this.#stop.disabled = false;
-    this.#trouble(null);
-    this.say("Asking the server…");
+    this.#showError(null);
+    this.setStatus("Waiting for the server…");
     try {
-      this.say(await work(signal));
+      this.setStatus(await send(signal));
     } catch (error) {
-      this.say(signal.aborted ? "Stopped." : "No answer.");
-      if (!signal.aborted) this.#trouble(error);
+      this.setStatus(signal.aborted ? "Stopped." : "No answer.");
+      if (!signal.aborted) this.#showError(error);
     } finally {
-      // A disabled button loses the focus; whoever pressed Stop goes on from the other.
+      // A disabled button loses the focus, so it moves from Stop to the other button.
       const hadFocus = document.activeElement === this.#stop;
-      this.#ask.disabled = false;
+      this.#start.disabled = false;
       this.#stop.disabled = true;
-      if (hadFocus) this.#ask.focus();
+      if (hadFocus) this.#start.focus();
     }
   }
 }

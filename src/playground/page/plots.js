@@ -1,15 +1,15 @@
-// Plots by uPlot, in the page's colours, each with its numbers in words for those who do not see it.
+// Plots by uPlot in the page's colours, each with a text for screen readers.
 
 import uPlot from "./vendor/uplot/uPlot.esm.js";
-import { onceAFrame } from "./dom.js";
+import { oncePerFrame } from "./dom.js";
 
-/** The colours of the page, as they are now. @param {string} name */
+/** A colour of the current theme. @param {string} name */
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
 /**
- * A plot that fills its place, and is drawn again when the place or the colours change.
+ * A plot that fills its element and is redrawn when its size or the theme changes.
  */
 export class Plot {
   /** @type {uPlot | null} */
@@ -21,7 +21,7 @@ export class Plot {
   #options;
   #height;
   #refresh;
-  /** Where the cursor was put. @type {number | null} */
+  /** The index at which the cursor was put. @type {number | null} */
   #pointed = null;
 
   /**
@@ -33,7 +33,7 @@ export class Plot {
     this.#place = place;
     this.#options = options;
     this.#height = height;
-    this.#refresh = onceAFrame(() => this.#draw());
+    this.#refresh = oncePerFrame(() => this.#draw());
     new ResizeObserver(() => {
       if (place.clientWidth && place.clientWidth !== this.#width) this.redraw();
     }).observe(place);
@@ -42,23 +42,23 @@ export class Plot {
 
   /**
    * @param {uPlot.AlignedData} data
-   * @param {string} words what is to be seen
+   * @param {string} description for screen readers
    */
-  show(data, words) {
+  show(data, description) {
     this.#data = data;
     this.#place.setAttribute("role", "img");
-    this.#place.setAttribute("aria-label", words);
+    this.#place.setAttribute("aria-label", description);
     this.#refresh();
   }
 
-  /** With other options or colours. */
+  /** Redraws it with other options or colours. */
   redraw() {
     this.#plot?.destroy();
     this.#plot = null;
     this.#refresh();
   }
 
-  /** Puts the cursor at a place of x, by its index. @param {number | null} index */
+  /** Puts the cursor at an x value, by its index. @param {number | null} index */
   point(index) {
     this.#pointed = index;
     const plot = this.#plot;
@@ -72,7 +72,7 @@ export class Plot {
     if (!this.#width) return;
     if (this.#plot) {
       this.#plot.setData(this.#data);
-      // The same token stands elsewhere now.
+      // The token has moved.
       if (this.#pointed !== null) this.point(this.#pointed);
       return;
     }

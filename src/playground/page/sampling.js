@@ -1,21 +1,19 @@
-// The stages of sampling, computed from the likeliest tokens alone: the arithmetic is llama.cpp's
-// (src/llama-sampler.cpp, which Candor follows), in doubles. Where the tokens that are not known matter, it says so, and
-// the server is asked.
+// The sampling stages, computed from the most likely tokens alone with llama.cpp's arithmetic (src/llama-sampler.cpp, which
+// Candor follows) in doubles. Where the unknown tokens matter it says so, and the page asks the server.
 
 /** @import { Alternative, Stage } from "./types.js" */
 /** @import { Values } from "./settings.js" */
 
 /**
- * A distribution of which the likeliest tokens are known, in descending order, and of the others how many there are, and
- * their probability.
+ * A distribution: its most likely tokens in descending order, and the number and total probability of the others.
  * @typedef {{id: number, token: string, probability: number}} Candidate
  * @typedef {{known: Candidate[], others: number, tail: number}} Distribution
  */
 
 /**
- * @param {Alternative[]} top the likeliest, with raw logprobs
- * @param {number} vocabulary how many tokens there are
- * @param {number} tail the others' probability
+ * @param {Alternative[]} top the most likely tokens, with raw logprobs
+ * @param {number} vocabulary the number of tokens
+ * @param {number} tail the others' total probability
  * @returns {Distribution}
  */
 export function raw(top, vocabulary, tail) {
@@ -23,43 +21,42 @@ export function raw(top, vocabulary, tail) {
   return { known, others: vocabulary - known.length, tail };
 }
 
-/** What a stage leaves; null: it cannot be computed from here. @typedef {Distribution | null} Left */
+/** What a stage leaves; null if it needs the unknown tokens. @typedef {Distribution | null} Result */
 
 /**
- * The stages in the order in which they are applied, each as the server calls it in a trace. A stage that is not `isOn`
- * does not appear.
- * @type {{name: string, isOn: (s: Values) => boolean, apply: (d: Distribution, s: Values) => Left}[]}
+ * The stages in the order of their application, by their names in a trace. Only stages that are on are shown.
+ * @type {{name: string, isOn: (s: Values) => boolean, apply: (d: Distribution, s: Values) => Result}[]}
  */
 const STAGES = [
-  { name: "others", isOn: (s) => Object.keys(s).some((name) => !PARAMETERS.has(name)), apply: unknown },
-  { name: "penalties", isOn: (s) => s.repeat_penalty !== 1 || s.frequency_penalty !== 0 || s.presence_penalty !== 0, apply: unknown },
-  { name: "dry", isOn: (s) => s.dry_multiplier !== 0, apply: unknown },
+  { name: "others", isOn: (s) => Object.keys(s).some((name) => !PARAMETERS.has(name)), apply: notComputable },
+  { name: "penalties", isOn: (s) => s.repeat_penalty !== 1 || s.frequency_penalty !== 0 || s.presence_penalty !== 0, apply: notComputable },
+  { name: "dry", isOn: (s) => s.dry_multiplier !== 0, apply: notComputable },
   { name: "greedy", isOn: isGreedy, apply: (d) => first(d, 1) },
-  { name: "mirostat", isOn: (s) => s.mirostat_mode !== 0 && !isGreedy(s), apply: unknown },
-  { name: "top_n_sigma", isOn: (s) => isDrawn(s) && s.top_n_sigma > 0, apply: unknown },
-  { name: "top_k", isOn: (s) => isDrawn(s) && s.top_k > 0, apply: (d, s) => likeliest(d, s.top_k) },
+  { name: "mirostat", isOn: (s) => s.mirostat_mode !== 0 && !isGreedy(s), apply: notComputable },
+  { name: "top_n_sigma", isOn: (s) => isDrawn(s) && s.top_n_sigma > 0, apply: notComputable },
+  { name: "top_k", isOn: (s) => isDrawn(s) && s.top_k > 0, apply: (d, s) => topK(d, s.top_k) },
   { name: "typ_p", isOn: (s) => isDrawn(s) && s.typical_p < 1, apply: (d, s) => (d.others ? null : typical(d, s.typical_p)) },
-  { name: "top_p", isOn: (s) => isDrawn(s) && s.top_p < 1, apply: (d, s) => nucleus(d, s.top_p) },
-  { name: "min_p", isOn: (s) => isDrawn(s) && s.min_p > 0, apply: (d, s) => likely(d, s.min_p) },
-  { name: "xtc", isOn: (s) => isDrawn(s) && hasXtc(s), apply: unknown },
+  { name: "top_p", isOn: (s) => isDrawn(s) && s.top_p < 1, apply: (d, s) => topP(d, s.top_p) },
+  { name: "min_p", isOn: (s) => isDrawn(s) && s.min_p > 0, apply: (d, s) => minP(d, s.min_p) },
+  { name: "xtc", isOn: (s) => isDrawn(s) && hasXtc(s), apply: notComputable },
   {
     name: "temperature", isOn: (s) => isDrawn(s) && (s.temperature !== 1 || s.dynatemp_range > 0),
     apply: (d, s) => (d.others || s.dynatemp_range > 0 ? null : tempered(d, s.temperature)),
   },
 ];
 
-/** The parameters of these stages. With others only the server knows what they do. */
+/** The parameters of these stages. Only the server knows the effects of others. */
 const PARAMETERS = new Set([
   "temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dynatemp_range",
   "repeat_penalty", "frequency_penalty", "presence_penalty", "dry_multiplier", "mirostat_mode",
 ]);
 
-/** Temperatures below are 0 to the server. */
-const COLDEST = 1e-6;
+/** The server treats lower temperatures as 0. */
+const LEAST_TEMPERATURE = 1e-6;
 
 /** @param {Values} s */
 function isGreedy(s) {
-  return s.temperature < COLDEST && s.dynatemp_range === 0 && !hasXtc(s);
+  return s.temperature < LEAST_TEMPERATURE && s.dynatemp_range === 0 && !hasXtc(s);
 }
 
 /** @param {Values} s */
@@ -73,36 +70,36 @@ function isDrawn(s) {
 }
 
 /**
- * What each stage does to a token's distribution.
- * @param {Distribution} from the raw one
+ * Applies the stages to a token's distribution.
+ * @param {Distribution} from the raw distribution
  * @param {Values} settings
- * @param {number} most tokens told of each stage
- * @returns {{stages: Stage[], isWhole: boolean, last: Distribution}} `isWhole`: all of them could be computed; else the server must be asked
+ * @param {number} most tokens listed for each stage
+ * @returns {{stages: Stage[], isComplete: boolean, last: Distribution}} `isComplete`: every stage could be computed
  */
 export function run(from, settings, most) {
-  if (!from.known.length) return { stages: [], isWhole: false, last: from };
+  if (!from.known.length) return { stages: [], isComplete: false, last: from };
   /** @type {Stage[]} */
   const stages = [];
   let now = from;
   for (const { name, isOn, apply } of STAGES) {
     if (!isOn(settings)) continue;
-    const left = apply(now, settings);
-    if (!left) return { stages, isWhole: false, last: now };
-    stages.push(told(name, now, left, most));
-    now = left;
+    const result = apply(now, settings);
+    if (!result) return { stages, isComplete: false, last: now };
+    stages.push(asTrace(name, now, result, most));
+    now = result;
   }
-  return { stages, isWhole: true, last: now };
+  return { stages, isComplete: true, last: now };
 }
 
 /**
- * As a trace tells it.
+ * A stage in the format of a trace.
  * @param {string} stage
  * @param {Distribution} before
  * @param {Distribution} after
  * @param {number} most
  * @returns {Stage}
  */
-function told(stage, before, after, most) {
+function asTrace(stage, before, after, most) {
   const left = new Map(after.known.map(({ id, probability }) => [id, probability]));
   const kept = before.known.reduce((sum, { id, probability }) => sum + (left.has(id) ? probability : 0), after.others ? before.tail : 0);
   return {
@@ -120,7 +117,7 @@ export function size({ known, others }) {
 }
 
 /** @returns {null} */
-function unknown() {
+function notComputable() {
   return null;
 }
 
@@ -141,23 +138,23 @@ function first(d, count) {
 /**
  * @param {Distribution} d
  * @param {number} count
- * @returns {Left}
+ * @returns {Result}
  */
-function likeliest(d, count) {
+function topK(d, count) {
   if (size(d) <= count) return d;
-  // Of equal ones it is the server's sort that says which is in.
+  // The server's sort decides between equal ones.
   const [last, next] = [d.known[count - 1], d.known[count]];
   if (!last || next?.probability === last.probability) return null;
   return first(d, count);
 }
 
 /**
- * The fewest of the likeliest that have `mass` together.
+ * The smallest set of the most likely tokens whose total probability reaches `mass`.
  * @param {Distribution} d
  * @param {number} mass
- * @returns {Left}
+ * @returns {Result}
  */
-function nucleus(d, mass) {
+function topP(d, mass) {
   let sum = 0;
   for (let index = 0; index < d.known.length; index++) {
     sum += d.known[index].probability;
@@ -167,12 +164,12 @@ function nucleus(d, mass) {
 }
 
 /**
- * Those at least so likely, relative to the likeliest.
+ * The tokens whose probability is at least `share` times the most likely one's.
  * @param {Distribution} d
  * @param {number} share
- * @returns {Left}
+ * @returns {Result}
  */
-function likely(d, share) {
+function minP(d, share) {
   const least = d.known[0].probability * share;
   const kept = d.known.filter(({ probability }) => probability >= least);
   if (kept.length === d.known.length && d.others) return null;
@@ -180,7 +177,8 @@ function likely(d, share) {
 }
 
 /**
- * The fewest whose surprise is nearest to the entropy that have `mass` together. arXiv:2202.00666.
+ * The smallest set of tokens whose surprisal is closest to the entropy and whose total probability exceeds `mass`
+ * (arXiv:2202.00666).
  * @param {Distribution} d
  * @param {number} mass
  */
@@ -199,7 +197,7 @@ function typical(d, mass) {
 }
 
 /**
- * @param {Distribution} d all of whose tokens are known
+ * @param {Distribution} d without unknown tokens
  * @param {number} temperature
  */
 function tempered(d, temperature) {

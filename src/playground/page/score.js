@@ -1,27 +1,27 @@
-// The Score tab: how likely a model holds each of some choices behind a stem, and whether it is as right as it is sure.
+// The Score tab: how likely a model finds each of several choices after a stem, and how well it is calibrated.
 
 import { score } from "./api.js";
 import { bar, element } from "./dom.js";
-import { Asking, labelled, modelSelect } from "./forms.js";
+import { labelled, modelSelect, RequestControls } from "./forms.js";
 import { legend } from "./legend.js";
 import { mountSet } from "./scored_set.js";
-import { level, nats, percent, visible } from "./tokens.js";
+import { counted, level, nats, percent, visible } from "./tokens.js";
 
 /** @import { Context } from "./forms.js" */
 /** @import { ScoredChoice, ScoredItem } from "./types.js" */
 
 /**
- * By what choices can be held against each other. `best`: what the server calls it in an item's `best`.
+ * How choices can be compared. `best`: the measure's name in the `best` of the server's answer.
  * @typedef {"probability" | "sum" | "mean" | "per_byte" | "per_character" | "corrected"} Measure
  * @type {{name: Measure, best: string, help: string}[]}
  */
 const MEASURES = [
-  { name: "probability", best: "sum", help: "relative to the other choices: the softmax of their sums" },
-  { name: "sum", best: "sum", help: "of the tokens' log-probabilities, in nats: the choice's own probability, but short ones are favoured" },
+  { name: "probability", best: "sum", help: "softmax of the sums over all choices" },
+  { name: "sum", best: "sum", help: "sum of the tokens' log-probabilities in nats, the log of the choice's own probability; it favours short choices" },
   { name: "mean", best: "mean", help: "the sum divided by the number of tokens" },
-  { name: "per_byte", best: "per_byte", help: "the sum divided by the choice's bytes in UTF-8" },
-  { name: "per_character", best: "per_character", help: "the sum divided by the choice's characters" },
-  { name: "corrected", best: "corrected", help: "the sum, less what the choice scores behind the neutral stem" },
+  { name: "per_byte", best: "per_byte", help: "the sum divided by the number of UTF-8 bytes" },
+  { name: "per_character", best: "per_character", help: "the sum divided by the number of characters" },
+  { name: "corrected", best: "corrected", help: "the sum minus the choice's sum after the neutral stem" },
 ];
 
 /**
@@ -37,38 +37,38 @@ export function mountScore(place, context) {
 }
 
 /**
- * The choices as they are sent.
+ * The choices to send.
  * @param {string} stem
- * @param {string} written one a line; empty lines are passed over
- * @param {boolean} isParted whether there is to be a blank between stem and choice
+ * @param {string} text one choice per line; empty lines are skipped
+ * @param {boolean} insertsSpace whether to put a space between stem and choice where there is none
  */
-export function choicesOf(stem, written, isParted) {
-  const lines = written.split("\n").filter((line) => line !== "");
-  return lines.map((line) => (isParted && !/\s$/.test(stem) && !/^\s/.test(line) ? ` ${line}` : line));
+export function choicesOf(stem, text, insertsSpace) {
+  const lines = text.split("\n").filter((line) => line !== "");
+  return lines.map((line) => (insertsSpace && !/\s$/.test(stem) && !/^\s/.test(line) ? ` ${line}` : line));
 }
 
 /**
  * @param {HTMLElement} place
  * @param {Context} context
  */
-function mountQuestion(place, { models, trouble }) {
+function mountQuestion(place, { models, showError }) {
   const model = modelSelect(models, "score-model");
   const stem = element("textarea", { id: "score-stem", rows: 2, spellcheck: "false" });
   stem.value = "The capital of Michigan is";
   const choices = element("textarea", { id: "score-choices", rows: 4, spellcheck: "false", required: true });
   choices.value = "Lansing\nDetroit\nGrand Rapids\na big city";
-  const isParted = element("input", { id: "score-blank", type: "checkbox", checked: true });
+  const insertsSpace = element("input", { id: "score-space", type: "checkbox", checked: true });
   const neutral = element("input", { id: "score-neutral", type: "text", spellcheck: "false", placeholder: "none", autocomplete: "off" });
-  const asking = new Asking("Score", "score-status", "Nothing scored yet.", trouble);
+  const controls = new RequestControls("Score", "score-status", "Nothing scored yet.", showError);
   const form = element(
     "form", { id: "score-form", class: "card stack" },
     element("h2", {}, "Stem and choices"),
     labelled("Stem", stem),
-    labelled("Choices, one a line", choices),
-    element("label", { class: "check" }, isParted, element("span", {}, "Put a blank between stem and choice where there is none")),
-    labelled("Neutral stem", neutral, "Optional, one that tells nothing, as “The answer is”: for the measure “corrected”."),
+    labelled("Choices, one per line", choices),
+    element("label", { class: "check" }, insertsSpace, element("span", {}, "Insert a space between stem and choice if there is none")),
+    labelled("Neutral stem", neutral, "Optional: a stem without information, such as “The answer is”, for the measure “corrected”."),
     labelled("Model", model),
-    element("div", { class: "buttons" }, ...asking.buttons),
+    element("div", { class: "buttons" }, ...controls.buttons),
   );
 
   const list = element("ol", { class: "choices" });
@@ -81,40 +81,40 @@ function mountQuestion(place, { models, trouble }) {
   corrected.disabled = true;
   const tints = legend();
   tints.hidden = true;
-  const result = element("div", { class: "card stack" }, element("h2", {}, "Which one?"), measures, help, asking.status, tints, list);
+  const result = element("div", { class: "card stack" }, element("h2", {}, "Ranking"), measures, help, controls.statusLine, tints, list);
   place.replaceChildren(form, result);
 
   /** @type {ScoredItem | null} */
   let scored = null;
   const measure = () => MEASURES[radios.findIndex((radio) => radio.checked)];
   const show = () => {
-    const { name, help: words } = measure();
-    help.textContent = `${name}: ${words}.${name === "probability" ? "" : " A bar is e to the power of the distance to the best: half as long, half as good."}`;
+    const { name, help: definition } = measure();
+    help.textContent = `${name}: ${definition}.${name === "probability" ? "" : " Bars show exp(value − best value): half as long is half as good."}`;
     if (!scored) return;
     const best = scored.best[measure().best];
     list.replaceChildren(...scored.choices.map((choice) => row(choice, scored?.choices[best ?? 0] ?? choice, name)));
     tints.hidden = false;
   };
-  const say = () => {
+  const status = () => {
     if (!scored) return "Nothing scored yet.";
     const best = scored.choices[scored.best[measure().best] ?? 0];
     return `Best by ${measure().name}: “${visible(best.text)}”, choice ${best.index + 1} of ${scored.choices.length}.`;
   };
   measures.addEventListener("change", () => {
     show();
-    asking.say(say());
+    controls.setStatus(status());
   });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    asking.run(async (signal) => {
+    controls.run(async (signal) => {
       /** @type {import("./types.js").Body} */
-      const body = { model: model.value, stem: stem.value, choices: choicesOf(stem.value, choices.value, isParted.checked) };
+      const body = { model: model.value, stem: stem.value, choices: choicesOf(stem.value, choices.value, insertsSpace.checked) };
       if (neutral.value !== "") body.neutral = neutral.value;
       scored = (await score(body, signal)).data[0];
       corrected.disabled = body.neutral === undefined;
       if (corrected.checked && corrected.disabled) radios[0].checked = true;
       show();
-      return say();
+      return status();
     });
   });
   show();
@@ -128,15 +128,15 @@ function mountQuestion(place, { models, trouble }) {
 function row(choice, best, measure) {
   const value = choice[measure] ?? NaN;
   const share = measure === "probability" ? value : Math.exp(value - (best[measure] ?? 0));
-  const told = measure === "probability" ? percent(value) : nats(value);
+  const shown = measure === "probability" ? percent(value) : nats(value);
   return element(
     "li", { class: choice === best ? "choice best" : "choice" },
     element(
       "p", { class: "choice-head" },
       element("span", { class: "choice-name mono" }, visible(choice.text)),
       ...(choice === best ? [element("strong", { class: "mark" }, "best")] : []),
-      ...(choice.is_greedy ? [element("span", { class: "mark", title: "Each of its tokens is the likeliest at its place" }, "greedy")] : []),
-      element("span", { class: "choice-value" }, told),
+      ...(choice.is_greedy ? [element("span", { class: "mark", title: "Each token is the most likely at its position" }, "greedy")] : []),
+      element("span", { class: "choice-value" }, shown),
     ),
     bar(share),
     element("p", { class: "text reading", "aria-hidden": "true" }, ...choice.tokens.map((token, at) => tinted(token, choice.token_logprobs[at]))),
@@ -150,16 +150,15 @@ function row(choice, best, measure) {
  */
 function tinted(token, logprob) {
   const title = `${visible(token)} ${percent(Math.exp(logprob))}`;
-  // A token without text is a part of a character.
+  // A token without text is part of a character.
   return element("span", { class: `token level-${level(logprob)}${token ? "" : " bytes"}`, title }, token || "…");
 }
 
-/** The same in numbers, for everybody. @param {ScoredChoice} choice */
+/** The same as a table. @param {ScoredChoice} choice */
 function details(choice) {
-  const count = choice.tokens.length;
   return element(
     "details", {},
-    element("summary", {}, `${count} ${count === 1 ? "token" : "tokens"} in numbers${choice.is_greedy ? ": each is the likeliest at its place" : ""}`),
+    element("summary", {}, `${counted(choice.tokens.length, "token")} in numbers${choice.is_greedy ? ", each the most likely at its position" : ""}`),
     element(
       "table", {},
       element("thead", {}, line("th", ["Token", "Id", "Logprob", "Probability"])),

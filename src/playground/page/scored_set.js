@@ -1,14 +1,14 @@
-// A set of questions whose answers are known: how often the model is right, and whether it is as right as it is sure.
+// Questions with known answers: how often the model is right, and how well it is calibrated.
 
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 import { score } from "./api.js";
 import { calibrate, judge, parseSet } from "./calibration.js";
 import { csv, save } from "./files.js";
 import { element } from "./dom.js";
-import { Asking, labelled, modelSelect } from "./forms.js";
+import { labelled, modelSelect, RequestControls } from "./forms.js";
 import { axis, Plot } from "./plots.js";
 import { sampleSet } from "./sample_set.js";
-import { percent, visible } from "./tokens.js";
+import { counted, percent, visible } from "./tokens.js";
 
 /** @import { Bin, Item, Measure, Verdict } from "./calibration.js" */
 /** @import { Context } from "./forms.js" */
@@ -17,34 +17,34 @@ import { percent, visible } from "./tokens.js";
 /** @type {Measure[]} */
 const MEASURES = ["sum", "mean", "per_byte", "per_character", "corrected"];
 
-/** Faults that are told one by one. */
-const TOLD_FAULTS = 5;
+/** Errors that are listed one by one. */
+const MOST_ERRORS = 5;
 
 /**
  * @param {HTMLElement} place
  * @param {Context} context
  */
-export function mountSet(place, { models, trouble }) {
+export function mountSet(place, { models, showError }) {
   const model = modelSelect(models, "set-model");
-  const written = element("textarea", { id: "set-items", rows: 9, spellcheck: "false", required: true, wrap: "off" });
-  written.placeholder = '{"stem": "The sky is", "choices": [" blue", " green"], "answer": 0}';
-  const faults = element("div", { id: "set-faults", role: "alert", class: "faults" });
+  const source = element("textarea", { id: "set-items", rows: 9, spellcheck: "false", required: true, wrap: "off" });
+  source.placeholder = '{"stem": "The sky is", "choices": [" blue", " green"], "answer": 0}';
+  const errors = element("div", { id: "set-errors", role: "alert", class: "form-errors" });
   const sample = element("button", { type: "button" }, "Load a sample set");
   sample.addEventListener("click", () => {
-    written.value = sampleSet();
-    faults.replaceChildren();
+    source.value = sampleSet();
+    errors.replaceChildren();
   });
-  const asking = new Asking("Score the set", "set-status", "No set scored yet.", trouble);
+  const controls = new RequestControls("Score the set", "set-status", "No set scored yet.", showError);
   const form = element(
     "form", { id: "set-form", class: "card stack" },
-    element("h2", {}, "A set with known answers"),
+    element("h2", {}, "Questions with known answers"),
     labelled(
-      "Items, one a line", written,
-      "Each a JSON object: stem, choices (taken as they are, blanks too), and answer, the right choice's place from 0. It may have a neutral stem.",
+      "Items, one per line", source,
+      "Each item is a JSON object with “stem”, “choices” (sent unchanged, spaces included) and “answer” (the right choice's index, from 0). A stem in “neutral” is optional.",
     ),
-    faults,
+    errors,
     labelled("Model", model),
-    element("div", { class: "buttons" }, ...asking.buttons, sample),
+    element("div", { class: "buttons" }, ...controls.buttons, sample),
   );
 
   const measure = element("select", { id: "set-measure" }, ...MEASURES.map((name) => element("option", { value: name }, name)));
@@ -54,26 +54,26 @@ export function mountSet(place, { models, trouble }) {
   const exported = element("button", { type: "button", id: "set-csv" }, "CSV");
   const shown = element(
     "div", { class: "stack", hidden: true },
-    labelled("Choose, and be sure, by", measure, "The choice with the most of it is the model's; its softmax over the item's choices is the confidence."),
+    labelled("Measure", measure, "The model's answer is the choice with the highest value. Its confidence is the softmax of the values of the item's choices."),
     figures,
     element(
-      "details", {}, element("summary", {}, "What these are"),
-      element("p", {}, "Accuracy: the share of items whose right choice the model chose. Log-loss: the mean of −ln of the right choice's probability, in nats; 0 is perfect."),
+      "details", {}, element("summary", {}, "What these numbers mean"),
+      element("p", {}, "Accuracy: the share of items that the model answers correctly. Log-loss: the mean of −ln of the right choice's probability, in nats; 0 is perfect."),
       element(
         "p", {},
-        "ECE, the expected calibration error: items are put into 10 bins of equal width by confidence; the sum over the bins of (items in the bin ÷ all items) × |accuracy − mean confidence|. 0: as right as it is sure. ",
+        "ECE (expected calibration error): items are grouped by confidence into 10 bins of equal width. ECE is the sum over the bins of (items in the bin ÷ all items) × |accuracy − mean confidence|; 0 means that accuracy equals confidence in every bin (",
         element("a", { href: "https://arxiv.org/abs/1706.04599", rel: "noreferrer" }, "Guo et al. 2017"),
-        ". With few items in a bin, it tells little.",
+        "). With few items per bin it means little.",
       ),
     ),
-    element("h3", {}, "Reliability"), plot, tables,
+    element("h3", {}, "Reliability diagram"), plot, tables,
   );
   place.replaceChildren(
     form,
     element(
       "div", { class: "card stack" },
       element("div", { class: "bar-of-tools" }, element("h2", {}, "Calibration"), element("div", { class: "buttons" }, exported)),
-      asking.status, shown,
+      controls.statusLine, shown,
     ),
   );
   exported.disabled = true;
@@ -96,25 +96,25 @@ export function mountSet(place, { models, trouble }) {
     );
     counts = all.bins.map(({ count }) => count);
     const centres = all.bins.map(({ from, to }) => (from + to) / 2);
-    diagram.show([centres, all.bins.map(({ accuracy }) => accuracy), centres], wordsOf(all.bins));
+    diagram.show([centres, all.bins.map(({ accuracy }) => accuracy), centres], describe(all.bins));
     tables.replaceChildren(tableOfBins(all.bins), tableOfItems(set.items, judged));
-    return `${right} of ${judged.length} right, at a mean confidence of ${percent(all.confidence)}: ${verdictOf(all)}.`;
+    return `${right} of ${judged.length} right, mean confidence ${percent(all.confidence)}: ${verdictOf(all)}.`;
   };
 
-  measure.addEventListener("change", () => asking.say(show()));
+  measure.addEventListener("change", () => controls.setStatus(show()));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const read = parseSet(written.value);
-    faults.replaceChildren(...read.faults.slice(0, TOLD_FAULTS).map(({ line, message }) => element("p", {}, `Line ${line} ${message}`)));
-    if (read.faults.length > TOLD_FAULTS) faults.append(element("p", {}, `And ${read.faults.length - TOLD_FAULTS} more lines.`));
-    if (read.faults.length) return written.focus();
-    if (!read.items.length) return faults.replaceChildren(element("p", {}, "There is no item."));
-    asking.run(async (signal) => {
-      const sent = read.items.map(({ stem, choices, neutral }) => ({ stem, choices, neutral }));
+    const parsed = parseSet(source.value);
+    errors.replaceChildren(...parsed.errors.slice(0, MOST_ERRORS).map(({ line, message }) => element("p", {}, `Line ${line} ${message}`)));
+    if (parsed.errors.length > MOST_ERRORS) errors.append(element("p", {}, `Errors in ${counted(parsed.errors.length - MOST_ERRORS, "more line")}.`));
+    if (parsed.errors.length) return source.focus();
+    if (!parsed.items.length) return errors.replaceChildren(element("p", {}, "Enter at least one item."));
+    controls.run(async (signal) => {
+      const sent = parsed.items.map(({ stem, choices, neutral }) => ({ stem, choices, neutral }));
       const { data } = await score({ model: model.value, items: sent }, signal);
-      set = { items: read.items, scored: data };
+      set = { items: parsed.items, scored: data };
       const corrected = /** @type {HTMLOptionElement} */ (measure.options[MEASURES.indexOf("corrected")]);
-      corrected.disabled = !read.items.every((item) => item.neutral !== undefined);
+      corrected.disabled = !parsed.items.every((item) => item.neutral !== undefined);
       if (corrected.disabled && corrected.selected) measure.selectedIndex = 0;
       shown.hidden = false;
       exported.disabled = false;
@@ -126,9 +126,9 @@ export function mountSet(place, { models, trouble }) {
 
 /** @param {{accuracy: number, confidence: number}} all */
 function verdictOf({ accuracy, confidence }) {
-  const distance = `${Math.abs((confidence - accuracy) * 100).toFixed(1)} percentage points`;
-  if (confidence === accuracy) return "as right as it is sure";
-  return confidence > accuracy ? `surer than it is right, by ${distance}` : `righter than it is sure, by ${distance}`;
+  if (confidence === accuracy) return "neither over- nor underconfident";
+  const points = Math.abs((confidence - accuracy) * 100).toFixed(1);
+  return `${confidence > accuracy ? "over" : "under"}confident by ${points} percentage points`;
 }
 
 /**
@@ -153,9 +153,9 @@ function reliability(colour, counts) {
       axis(colour, "accuracy", { splits: () => [0, 0.2, 0.4, 0.6, 0.8, 1] }),
     ],
     series: [
-      { label: "middle of bin", value: share },
+      { label: "bin centre", value: share },
       { label: "accuracy", value: share, stroke: colour("text"), fill: colour("after"), width: 1, points: { show: false }, paths: uPlot.paths.bars?.({ size: [0.9, 200] }) },
-      { label: "as right as sure", value: share, stroke: colour("second"), width: 2, dash: [6, 4], points: { show: false } },
+      { label: "perfect calibration", value: share, stroke: colour("second"), width: 2, dash: [6, 4], points: { show: false } },
     ],
     hooks: {
       draw: [(plot) => {
@@ -174,16 +174,16 @@ function reliability(colour, counts) {
   };
 }
 
-/** @param {Bin[]} bins */
-function wordsOf(bins) {
-  const told = bins.filter(({ count }) => count).map(({ from, to, count, accuracy }) => `confidence ${from} to ${to}: ${count} items, accuracy ${percent(accuracy ?? 0)}`);
-  return `Accuracy by confidence. ${told.join("; ")}.`;
+/** The diagram in words, for screen readers. @param {Bin[]} bins */
+function describe(bins) {
+  const filled = bins.filter(({ count }) => count).map(({ from, to, count, accuracy }) => `confidence ${from} to ${to}: ${counted(count, "item")}, accuracy ${percent(accuracy ?? 0)}`);
+  return `Accuracy by confidence. ${filled.join("; ")}.`;
 }
 
 /** @param {Bin[]} bins */
 function tableOfBins(bins) {
   return element(
-    "details", {}, element("summary", {}, "The bins in numbers"),
+    "details", {}, element("summary", {}, "Bins in numbers"),
     table(
       "Bins", ["Confidence", "Items", "Mean confidence", "Accuracy"],
       bins.map(({ from, to, count, confidence, accuracy }) => [
@@ -199,7 +199,7 @@ function tableOfBins(bins) {
  */
 function tableOfItems(items, verdicts) {
   return element("div", { class: "scrolled items", tabindex: 0, role: "region", "aria-label": "Items" }, table(
-    "Items", ["Verdict", "Stem", "Right answer", "The model's", "Confi\u00ADdence"],
+    "Items", ["Verdict", "Stem", "Right answer", "Model's answer", "Confi\u00ADdence"],
     items.map(({ stem, choices, answer }, at) => {
       const { chosen, isRight, confidence } = verdicts[at];
       return [isRight ? "right" : "wrong", stem, visible(choices[answer]), visible(choices[chosen]), percent(confidence)];
@@ -213,7 +213,7 @@ function tableOfItems(items, verdicts) {
  * @param {string} caption
  * @param {string[]} head
  * @param {string[][]} rows
- * @param {number[]} texts columns that are not numbers
+ * @param {number[]} texts the columns that hold text
  * @param {(at: number) => string} [kind] a row's class
  */
 function table(caption, head, rows, texts = [], kind = () => "") {

@@ -1,5 +1,5 @@
-// The sampling settings as controls: a slider and a number for each. Names, bounds, defaults and help come from the server,
-// and so do the ends of the sliders, which are closer together; a number beyond them can be typed.
+// The sampling settings: a slider and a number field for each. Names, bounds, defaults and help texts come from the server,
+// as do the ends of the sliders, which are closer together; numbers beyond them can be typed.
 
 import { element } from "./dom.js";
 
@@ -13,16 +13,16 @@ const MAIN = ["temperature", "top_k", "top_p", "min_p"];
 export class Settings {
   /** @type {Map<string, {number: HTMLInputElement, standard: number, put: (value: number) => void}>} */
   #controls = new Map();
-  #changed;
+  #onChange;
 
   /**
    * @param {HTMLElement} place
    * @param {Record<string, Field>} fields the server's
-   * @param {string} prefix of ids, which are the page's
-   * @param {() => void} changed
+   * @param {string} prefix of the controls' ids
+   * @param {() => void} onChange
    */
-  constructor(place, fields, prefix, changed) {
-    this.#changed = changed;
+  constructor(place, fields, prefix, onChange) {
+    this.#onChange = onChange;
     const further = element("details", { class: "further" }, element("summary", {}, "More samplers"));
     const main = element("div", { class: "sliders" });
     const rest = element("div", { class: "sliders" });
@@ -31,7 +31,7 @@ export class Settings {
       if (ends) (MAIN.includes(name) ? main : rest).append(this.#control(name, field, ends, prefix));
     }
     further.append(rest);
-    const reset = element("button", { type: "button", class: "quiet" }, "Back to the server's defaults");
+    const reset = element("button", { type: "button", class: "quiet" }, "Reset to server defaults");
     reset.addEventListener("click", () => this.set({}));
     place.replaceChildren(main, further, reset);
   }
@@ -55,11 +55,11 @@ export class Settings {
       number.value = String(value);
     };
     put(standard);
-    slider.addEventListener("input", () => (put(slider.valueAsNumber), this.#changed()));
+    slider.addEventListener("input", () => (put(slider.valueAsNumber), this.#onChange()));
     number.addEventListener("input", () => {
       if (number.value !== "" && number.checkValidity()) {
         slider.value = number.value;
-        this.#changed();
+        this.#onChange();
       }
     });
     this.#controls.set(name, { number, standard, put });
@@ -70,7 +70,7 @@ export class Settings {
     );
   }
 
-  /** @returns {Values} all of them */
+  /** @returns {Values} every setting's value */
   values() {
     /** @type {Values} */
     const values = {};
@@ -80,30 +80,30 @@ export class Settings {
     return values;
   }
 
-  /** As a request has them: all, since another model or server may have other defaults. @returns {Body} */
+  /** Every setting as a request field, since another model or server may have other defaults. @returns {Body} */
   body() {
     return this.values();
   }
 
-  /** Whether a request has these very values. @param {Body} body */
-  areThose(body) {
+  /** Whether a request has exactly these values. @param {Body} body */
+  matches(body) {
     const values = this.values();
     return [...this.#controls].every(([name, { standard }]) => (body[name] ?? standard) === values[name]);
   }
 
   /**
-   * @param {Body} body what it does not name becomes the default
-   * @returns {string[]} what it names and there is no control for
+   * @param {Body} body settings that it lacks are reset to their defaults
+   * @returns {string[]} the names of its fields that have no control
    */
   set(body) {
     for (const [name, { number, standard, put }] of this.#controls) {
       const value = typeof body[name] === "number" ? body[name] : standard;
       put(value);
-      // What is off its default, or out of bounds, is to be seen.
+      // A setting that is not at its default, or is out of bounds, must be visible.
       const details = number.closest("details");
       if (details && (value !== standard || !number.checkValidity())) details.open = true;
     }
-    this.#changed();
+    this.#onChange();
     return Object.entries(body).filter(([name, value]) => !this.#controls.has(name) || typeof value !== "number").map(([name]) => name);
   }
 }

@@ -1,4 +1,4 @@
-// Requests and answers to take along: as code, as a link, as what stands in files.
+// Requests and answers to share: as code, as a link, as files.
 
 import { csv } from "./files.js";
 import { byId, element } from "./dom.js";
@@ -7,11 +7,11 @@ import { hex } from "./tokens.js";
 /** @import { Body, Token } from "./types.js" */
 /** @import { Branch } from "./branch.js" */
 
-/** What `completions.create` of openai-python has by name; all else goes into `extra_body`. */
+/** The named parameters of openai-python's `completions.create`; other fields go into `extra_body`. */
 const OPENAI = new Set(["model", "prompt", "max_tokens", "temperature", "top_p", "n", "logprobs", "echo", "seed", "frequency_penalty", "presence_penalty"]);
 
 /**
- * The request as code, by the name of the language.
+ * The request as code, by language.
  * @param {Body} body
  * @param {string} origin the server's address, without /v1
  * @param {boolean} needsKey
@@ -39,7 +39,7 @@ function python(body, origin, needsKey) {
     + `answer = client.completions.create(\n${lines.join("")})\nprint(answer.choices[0].text)\nprint(answer.choices[0].logprobs)\n`;
 }
 
-/** A value as Python writes it. @param {unknown} value @returns {string} */
+/** A value as a Python literal. @param {unknown} value @returns {string} */
 function literal(value) {
   if (value === null) return "None";
   if (typeof value === "boolean") return value ? "True" : "False";
@@ -56,7 +56,7 @@ function javascript(body, origin, needsKey) {
 }
 
 /**
- * Shows the request as code.
+ * Opens a dialog with the request as code.
  * @param {string} title
  * @param {Body} body
  * @param {boolean} needsKey
@@ -77,7 +77,7 @@ export function showCodes(title, body, needsKey) {
   }
   const copy = element("button", { type: "button", class: "main" }, "Copy");
   copy.addEventListener("click", async () => {
-    copy.textContent = (await toClipboard(shown.textContent ?? "")) ? "Copied" : "Select it and copy it by hand";
+    copy.textContent = (await toClipboard(shown.textContent ?? "")) ? "Copied" : "Copying failed: select the code";
   });
   const close = element("button", { type: "button" }, "Close");
   close.addEventListener("click", () => dialog.close());
@@ -89,7 +89,7 @@ export function showCodes(title, body, needsKey) {
   dialog.showModal();
 }
 
-/** Where the server is, as the page sees it. */
+/** The server's address, as the page sees it. */
 function here() {
   return new URL(".", location.href).href.replace(/\/$/, "");
 }
@@ -100,29 +100,29 @@ export async function toClipboard(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Browsers give it to pages that came by HTTPS or from this machine alone.
+    // Browsers offer the clipboard only to pages from HTTPS or localhost.
     return false;
   }
 }
 
-/** A link that holds the request. It stays in the browser: what stands behind # is not sent to the server. @param {Body} request */
+/** A link that holds the request. Browsers do not send the part after # to any server. @param {Body} request */
 export function linkTo(request) {
   return `${here()}/#request=${encodeURIComponent(JSON.stringify(request))}`;
 }
 
-/** The request that the page's address holds, if it does. @returns {Body | null} */
+/** The request in the page's address, if there is one. @returns {Body | null} */
 export function linked() {
-  const held = location.hash.match(/^#request=(.*)$/);
-  if (!held) return null;
+  const match = location.hash.match(/^#request=(.*)$/);
+  if (!match) return null;
   try {
-    const body = JSON.parse(decodeURIComponent(held[1]));
+    const body = JSON.parse(decodeURIComponent(match[1]));
     return typeof body === "object" && body !== null ? body : null;
   } catch {
     return null;
   }
 }
 
-/** All of the tree, each token with what is known of it. @param {Branch} branch */
+/** The whole tree, with all details of each token. @param {Branch} branch */
 export function asJson(branch) {
   /** @type {(branch: Branch) => object} */
   const one = ({ request, answer, fingerprint, at, finish, own, children }) =>
@@ -135,7 +135,7 @@ function tokenAsJson({ id, text, bytes, offset, isPrompt, logprob, rank, entropy
   return { id, text, bytes, text_offset: offset, is_prompt: isPrompt, logprob, rank, entropy, tail_mass: tailMass, top, trace };
 }
 
-/** A line for each token of what is shown. @param {Token[]} tokens */
+/** A line for each token. @param {Token[]} tokens */
 export function asCsv(tokens) {
   const head = ["position", "is_prompt", "id", "text", "bytes", "text_offset", "logprob", "probability", "rank", "entropy", "tail_mass"];
   const rows = tokens.map(({ isPrompt, id, text, bytes, offset, logprob, rank, entropy, tailMass }, at) =>

@@ -1,4 +1,4 @@
-// The stages of sampling at one token, drawn.
+// The sampling stages of one token, drawn as bars.
 
 import { bar, element } from "./dom.js";
 import { grouped, percent, visible } from "./tokens.js";
@@ -8,38 +8,38 @@ import { grouped, percent, visible } from "./tokens.js";
 /** Tokens shown of each stage. */
 export const MOST_ROWS = 8;
 
-/** Stages whose tokens one does not want to see. */
+/** Stages that were collapsed. */
 const closed = new Set();
 
 /**
  * @param {Stage[]} stages
  * @param {Trace | null} trace how the token was drawn, if it was
- * @param {Alternative[]} top the raw distribution's likeliest
+ * @param {Alternative[]} top the most likely tokens of the raw distribution
  */
 export function stagesOf(stages, trace, top) {
   /** @type {HTMLElement[]} */
-  const parts = [drawn(stages, top)];
-  if (trace?.draw) parts.push(strip(trace.token, trace.draw));
+  const parts = [overview(stages, top)];
+  if (trace?.draw) parts.push(drawStrip(trace.token, trace.draw));
   parts.push(...stages.map(stageOf));
-  if (!stages.length) parts.push(element("p", { class: "soft" }, "No stage is on: the draw is made from the model's own distribution."));
+  if (!stages.length) parts.push(element("p", { class: "soft" }, "No sampling stage is active: tokens are drawn from the model's own distribution."));
   return parts;
 }
 
 /**
- * The model's distribution beside the one that the draw is made from.
+ * The model's distribution next to the one that tokens are drawn from.
  * @param {Stage[]} stages
  * @param {Alternative[]} top
  */
-function drawn(stages, top) {
+function overview(stages, top) {
   const rows = top.slice(0, MOST_ROWS).map(({ id, token, bytes, logprob }) => row(visible(token, bytes), Math.exp(logprob), lastOf(id, Math.exp(logprob), stages), id));
-  return table("The model's probabilities, and those of the draw", rows);
+  return table("Probabilities before and after sampling", rows);
 }
 
-/** What became of a probability: "cut", or not told of by the last stages. @typedef {number | "cut" | null} After */
+/** A probability after sampling: "cut", or null if the last stage does not list the token. @typedef {number | "cut" | null} After */
 
 /**
  * @param {number} id
- * @param {number} raw its probability before all stages
+ * @param {number} raw its probability before the first stage
  * @param {Stage[]} stages
  * @returns {After}
  */
@@ -55,7 +55,7 @@ function lastOf(id, raw, stages) {
 }
 
 /**
- * Where nothing is cut, 0 is a probability too small to be told.
+ * Where nothing is cut, 0 is a probability too small for a double.
  * @param {number} after
  * @param {Stage} stage
  * @returns {After}
@@ -67,8 +67,8 @@ function afterOf(after, { candidates_in: before, candidates_out: left }) {
 /** @param {Stage} stage */
 function stageOf(stage) {
   const { candidates_in: before, candidates_out: after, cut_mass: cut } = stage;
-  const words = before === after ? `${grouped(after)}, none cut` : `${grouped(before)} → ${grouped(after)}, ${percent(cut)} cut`;
-  const summary = element("summary", {}, element("code", {}, stage.stage), element("span", { class: "soft" }, words));
+  const counts = before === after ? `${grouped(after)}, none cut` : `${grouped(before)} → ${grouped(after)}, ${percent(cut)} cut`;
+  const summary = element("summary", {}, element("code", {}, stage.stage), element("span", { class: "soft" }, counts));
   const rows = stage.tokens.slice(0, MOST_ROWS).map((token) => row(visible(token.token), token.before, afterOf(token.after, stage), token.id));
   const made = element(
     "details", { class: "stage", open: !closed.has(stage.stage), "data-stage": stage.stage, "data-in": before, "data-out": after, "data-cut": cut },
@@ -94,21 +94,21 @@ function table(caption, rows) {
  */
 function row(name, before, after, id) {
   const share = typeof after === "number" ? after : 0;
-  const told = after === null ? "–" : after === "cut" ? "cut" : percent(after);
+  const shown = after === null ? "–" : after === "cut" ? "cut" : percent(after);
   return element(
     "tr", { class: after === "cut" ? "cut" : null, "data-id": id, "data-before": before, "data-after": share },
     element("th", { scope: "row", class: "mono" }, name),
-    element("td", { class: "number" }, `${percent(before)} → ${told}`),
+    element("td", { class: "number" }, `${percent(before)} → ${shown}`),
     element("td", { class: "wide" }, bar(before, "before"), bar(share)),
   );
 }
 
 /**
- * Where the random number fell: all candidates side by side are 1 wide; the one that was drawn is as wide as it was likely.
+ * Where the random number fell. The strip is 1 wide; the drawn token covers as much of it as its probability.
  * @param {string} token
  * @param {NonNullable<Trace["draw"]>} draw
  */
-function strip(token, { random, low, high }) {
+function drawStrip(token, { random, low, high }) {
   const drawn = element("span", { class: "landed" });
   drawn.style.left = `${low * 100}%`;
   drawn.style.width = `${(high - low) * 100}%`;
@@ -116,7 +116,7 @@ function strip(token, { random, low, high }) {
   needle.style.left = `${random * 100}%`;
   return element(
     "div", { class: "draw", "data-random": random },
-    element("p", { class: "soft" }, `The random number was ${random.toFixed(4)}: on ${visible(token)}, which goes from ${low.toFixed(4)} to ${high.toFixed(4)}.`),
+    element("p", { class: "soft" }, `The random number ${random.toFixed(4)} fell on ${visible(token)}, which covers ${low.toFixed(4)} to ${high.toFixed(4)}.`),
     element("div", { class: "strip", "aria-hidden": "true" }, drawn, needle),
   );
 }

@@ -1,4 +1,4 @@
-// Text whose tokens are tinted by how sure the model was of them. One tab stop; arrow keys go from token to token.
+// Text whose tokens are tinted by their probability. One tab stop; arrow keys move from token to token.
 
 import { element } from "./dom.js";
 import { hex, level, percent, visible } from "./tokens.js";
@@ -11,15 +11,15 @@ export class TextView {
   /** @type {HTMLElement[]} */
   #elements = [];
   #selected = -1;
-  /** A character may be made of several tokens; it is shown with the last. */
+  /** A character may consist of several tokens; it is shown with the last. */
   #decoder = new TextDecoder();
   #place;
   #on;
 
   /**
    * @param {HTMLElement} place
-   * @param {{select: (at: number) => void, look: (at: number | null) => void, open: (at: number) => void}} on `select`: clicked, or
-   * reached by a key; `look`: under the pointer, null if none is; `open`: wanted in detail, by Enter
+   * @param {{select: (at: number) => void, hover: (at: number | null) => void, open: (at: number) => void}} on `select`: clicked or
+   * reached by key; `hover`: the token under the pointer, or null; `open`: Enter was pressed
    */
   constructor(place, on) {
     this.#place = place;
@@ -28,11 +28,11 @@ export class TextView {
     place.setAttribute("aria-orientation", "horizontal");
     place.tabIndex = 0;
     place.addEventListener("click", (event) => this.#pointed(event, (at) => this.select(at)));
-    place.addEventListener("mouseover", (event) => this.#pointed(event, (at) => on.look(at)));
-    place.addEventListener("mouseleave", () => on.look(null));
+    place.addEventListener("mouseover", (event) => this.#pointed(event, (at) => on.hover(at)));
+    place.addEventListener("mouseleave", () => on.hover(null));
     place.addEventListener("keydown", (event) => this.#key(event));
     place.addEventListener("focus", () => {
-      // By a key: a click says itself which token it means.
+      // Only for the keyboard: a click selects its own token.
       if (this.#selected < 0 && this.#tokens.length && place.matches(":focus-visible")) this.select(0);
     });
   }
@@ -56,7 +56,7 @@ export class TextView {
 
   /**
    * @param {Token[]} tokens
-   * @param {number} [from] the place from which on they are another branch's
+   * @param {number} [from] the position at which the branch leaves its parent
    */
   append(tokens, from = Infinity) {
     const made = tokens.map((token, at) => this.#element(token, this.#tokens.length + at, from));
@@ -72,13 +72,13 @@ export class TextView {
    */
   #element(token, at, from) {
     const text = this.#decoder.decode(new Uint8Array(token.bytes), { stream: true });
-    const sure = level(token.logprob);
-    const kinds = ["token", sure === null ? "untold" : `level-${sure}`];
+    const tint = level(token.logprob);
+    const kinds = ["token", tint === null ? "unscored" : `level-${tint}`];
     if (token.isPrompt) kinds.push("prompt");
     if (at === from) kinds.push("forked");
     if (text === "") kinds.push("bytes");
     if (text.startsWith("\n")) kinds.push("newline");
-    const probability = token.logprob === null ? "nothing predicts it" : percent(Math.exp(token.logprob));
+    const probability = token.logprob === null ? "no probability" : percent(Math.exp(token.logprob));
     return element(
       "span",
       {
@@ -89,25 +89,31 @@ export class TextView {
     );
   }
 
-  /** @param {number} at -1: none */
-  select(at) {
-    this.#mark(at);
+  /**
+   * @param {number} at -1: none
+   * @param {{preventScroll?: boolean}} [options] `preventScroll`: leave the window where it is
+   */
+  select(at, options = {}) {
+    this.#mark(at, options);
     if (at >= 0) this.#on.select(at);
   }
 
-  /** @param {number} at */
-  #mark(at) {
+  /**
+   * @param {number} at
+   * @param {{preventScroll?: boolean}} options
+   */
+  #mark(at, { preventScroll = false }) {
     this.#elements[this.#selected]?.setAttribute("aria-selected", "false");
     this.#selected = at;
     const chosen = this.#elements[at];
     if (!chosen) return this.#place.removeAttribute("aria-activedescendant");
     chosen.setAttribute("aria-selected", "true");
     this.#place.setAttribute("aria-activedescendant", chosen.id);
-    chosen.scrollIntoView({ block: "nearest" });
+    if (!preventScroll) chosen.scrollIntoView({ block: "nearest" });
   }
 
   /**
-   * Shows which one is meant elsewhere, as on a plot.
+   * Highlights a token that is pointed at elsewhere, such as on a plot.
    * @param {number | null} at
    */
   point(at) {
@@ -144,7 +150,7 @@ export class TextView {
     event.preventDefault();
   }
 
-  /** The next token that was unlikely; if there is none, the same. @param {number} at */
+  /** The next unlikely token, or the same one if there is none. @param {number} at */
   #nextSurprise(at) {
     const next = this.#tokens.findIndex((token, index) => index > at && (level(token.logprob) ?? 0) >= 4);
     return next < 0 ? at : next;

@@ -1,23 +1,23 @@
-// Tokens: from an answer's arrays, and into words and numbers that people read.
+// Tokens: read from an answer's arrays, and formatted for people.
 
 /** @import { Choice, Field, Token } from "./types.js" */
 
-/** Surprise by which a token is tinted, from certain to unlikely: probabilities of at least so much. */
+/** The least probability of each tint, from certain to unlikely. */
 export const LEVELS = [0.9, 0.5, 0.2, 0.05, 0.01, 0];
 
-/** Alternatives that are asked for at each token, if the server tells so many. */
+/** Alternatives requested for each token, if the server allows as many. */
 const ALTERNATIVES = 40;
 
 /**
- * What is asked for so that `tokensOf` has all that it reads.
+ * The request fields that ask for what `tokensOf` reads.
  * @param {Record<string, Field>} fields the server's
  */
-export function tell(fields) {
+export function detailOptions(fields) {
   return { logprobs: atMost(ALTERNATIVES, fields), logprobs_detail: true, return_token_ids: true };
 }
 
 /**
- * So many tokens of a distribution, or as many as the server tells: it has one bound for all that tells of some.
+ * `count` tokens of a distribution, or as many as the server allows: one limit applies to every field that asks for some.
  * @param {number} count
  * @param {Record<string, Field>} fields the server's
  */
@@ -26,32 +26,32 @@ export function atMost(count, fields) {
 }
 
 /**
- * The tokens of a piece of an answer, or of a whole one.
+ * The tokens of an answer, or of one event of its stream.
  * @param {Choice} choice
  * @returns {Token[]}
  */
 export function tokensOf(choice) {
-  const told = choice.logprobs;
-  if (!told) return [];
-  // What was generated stands last.
-  const prompt = told.tokens.length - (choice.token_ids?.length ?? 0);
-  return told.tokens.map((text, at) => ({
-    id: told.token_ids[at],
-    bytes: told.bytes[at],
+  const { logprobs } = choice;
+  if (!logprobs) return [];
+  // Generated tokens come after those of the prompt.
+  const prompt = logprobs.tokens.length - (choice.token_ids?.length ?? 0);
+  return logprobs.tokens.map((text, at) => ({
+    id: logprobs.token_ids[at],
+    bytes: logprobs.bytes[at],
     text,
-    offset: told.text_offset[at],
+    offset: logprobs.text_offset[at],
     isPrompt: at < prompt,
-    logprob: told.token_logprobs[at],
-    rank: told.rank[at],
-    entropy: told.entropy[at],
-    tailMass: told.tail_mass[at],
-    top: told.top[at],
+    logprob: logprobs.token_logprobs[at],
+    rank: logprobs.rank[at],
+    entropy: logprobs.entropy[at],
+    tailMass: logprobs.tail_mass[at],
+    top: logprobs.top[at],
     trace: choice.trace?.[at - prompt] ?? null,
   }));
 }
 
 /**
- * From 0, certain, to 5; null where nothing predicts the token.
+ * The tint's index, from 0 (certain) to 5 (unlikely); null for a token without a probability.
  * @param {number | null} logprob
  */
 export function level(logprob) {
@@ -61,7 +61,7 @@ export function level(logprob) {
 }
 
 /**
- * A token's text, with what one would not see made visible.
+ * A token's text with visible whitespace.
  * @param {string} text
  * @param {number[]} [bytes] shown if there is no text
  */
@@ -71,7 +71,7 @@ export function visible(text, bytes = []) {
 }
 
 /**
- * What has no text: a control token by its name, a part of a character by its bytes.
+ * A token without text: a control token's name, or the bytes of a partial character.
  * @param {number[]} bytes
  */
 function named(bytes) {
@@ -88,19 +88,19 @@ export function hex(bytes) {
 }
 
 /**
- * A probability as people read it: never 0 or 100 % if it is neither.
+ * A probability in percent. It is never rounded to 0% or 100%.
  * @param {number} probability
  */
 export function percent(probability) {
-  if (probability === 0 || probability === 1) return `${probability * 100} %`;
-  if (probability > 0.999999) return "> 99.9999 %";
-  if (probability < 0.00001) return `${(probability * 100).toExponential(1)} %`;
+  if (probability === 0 || probability === 1) return `${probability * 100}%`;
+  if (probability > 0.999999) return "> 99.9999%";
+  if (probability < 0.00001) return `${(probability * 100).toExponential(1)}%`;
   const places = probability > 0.999 ? 4 : probability < 0.01 ? 3 : probability < 0.1 ? 2 : 1;
-  return `${(probability * 100).toFixed(places)} %`;
+  return `${(probability * 100).toFixed(places)}%`;
 }
 
 /**
- * A number of nats.
+ * A number of nats, without the unit.
  * @param {number | null | undefined} value
  */
 export function nats(value) {
@@ -111,4 +111,13 @@ export function nats(value) {
 /** @param {number} count */
 export function grouped(count) {
   return count.toLocaleString("en-US");
+}
+
+/**
+ * A count with its noun, as in "1 token" or "1,024 tokens".
+ * @param {number} count
+ * @param {string} noun
+ */
+export function counted(count, noun) {
+  return `${grouped(count)} ${noun}${count === 1 ? "" : "s"}`;
 }

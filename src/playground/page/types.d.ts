@@ -1,4 +1,4 @@
-// The parts of the server's answers that the page reads. All of them are documented: /docs, /openapi.json.
+// The parts of the server's answers that the page reads. /docs and /openapi.json document all of them.
 
 export interface Alternative {
   id: number;
@@ -102,10 +102,10 @@ export interface Model {
   id: string;
   max_model_len?: number;
   status?: { value: string };
-  meta?: { description?: string; n_vocab?: number };
+  meta?: { description?: string; n_vocab?: number; generates?: boolean } | null;
 }
 
-/** A field of a request, as /openapi.json has it. */
+/** A request field, as described by /openapi.json. */
 export interface Field {
   type?: string | string[];
   minimum?: number;
@@ -122,16 +122,16 @@ export interface Slider {
   step: number;
 }
 
-/** A token at its place, with what was told of it. */
+/** A token of a text, with what the server returned for it. */
 export interface Token {
   id: number;
   bytes: number[];
-  /** Its text, broken bytes left out. */
+  /** Its text, without the bytes of partial characters. */
   text: string;
   /** Characters (Unicode scalar values) before it. */
   offset: number;
   isPrompt: boolean;
-  /** Nats; null where nothing predicts it. */
+  /** Nats; null for a text's first token, which nothing predicts. */
   logprob: number | null;
   rank: number | null;
   /** Nats. */
@@ -141,5 +141,5 @@ export interface Token {
   trace: Trace | null;
 }
 
-/** A request's body, as the server takes it. */
+/** The body of a request. */
 export type Body = Record<string, unknown>;
