@@ -443,6 +443,11 @@ fn every_field_is_shown(pages: &[&Page], document: &Value) {
     let mut missing = Vec::new();
     for path in paths {
         let route = format!("POST {path}");
+        let index = format!("index of {route}: ");
+        let index: Vec<&str> = tables()
+            .filter(|table| table.title.starts_with(&index))
+            .map(|table| table.written.as_str())
+            .collect();
         let rows: BTreeSet<String> = tables()
             .flat_map(|table| tables::shown_fields(&table.title, document, &route))
             .collect();
@@ -452,6 +457,10 @@ fn every_field_is_shown(pages: &[&Page], document: &Value) {
             let is_shown = without_effect && everywhere.contains(&field.0);
             if !is_shown && !rows.contains(field.0) {
                 missing.push(format!("{route}: no table shows `{}`", field.0));
+            }
+            let row = format!("\n| [`{}`](", field.0);
+            if !index.is_empty() && !index.iter().any(|table| table.contains(&row)) {
+                missing.push(format!("{route}: no index has `{}`", field.0));
             }
             if !used.contains(&field) {
                 missing.push(format!("{route}: no example uses `{}`", field.0));
