@@ -1,17 +1,15 @@
 #!/usr/bin/env python3
-"""Runs every notebook and every script of this directory against a Candor, and compares what they show with what is
-committed.
+"""Runs every notebook and script of this directory against a Candor, and compares the output with what is committed.
 
-    run.py --candor BINARY [--model SOURCE]    starts a server on a free port, and ends it
-    run.py --url http://127.0.0.1:8000         asks a server that is there
-    run.py … --write                           keeps what they show, in the notebooks and in curl/outputs
-    run.py … streaming 04-stream               only those whose names are given
+    run.py --candor BINARY [--model SOURCE]    starts a server on a free port, and stops it
+    run.py --url http://127.0.0.1:8000         uses a running server
+    run.py … --write                           stores the output, in the notebooks and in curl/outputs
+    run.py … streaming 04-stream               runs only these
 
-What is needed of PyPI is installed once, as requirements.txt pins it, in the cache. A cell or script that fails is a
-failure. So is text that differs: numbers with a point may differ by TOLERANCE, everything else must be the same. Cells
-with the tag `varies` are run, but not compared. Of a picture only its being there is. What is committed is of a processor
-with AVX-512: on others the model's numbers and texts are others (docs/reproducibility.md), so all is run, and nothing
-compared.
+The Python packages are installed once, in the versions of requirements.txt, in the cache. A cell or script must not fail,
+and its text must be the same, except that numbers with a decimal point may differ by TOLERANCE. Cells tagged `varies` are
+run but not compared, and images only need to exist. The committed output is from a CPU with AVX-512. On others the model
+gives different numbers and texts (docs/reproducibility.md), so everything is run and nothing compared.
 """
 
 import argparse

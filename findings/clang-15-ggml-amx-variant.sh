@@ -8,7 +8,7 @@
 # the function that scores the variant tests GGML_AMX_INT8, which those files define. So the variant is built without a
 # warning, is chosen only on a CPU with AMX, and does not use it there.
 #
-# One would guess otherwise: Clang 14 has the flags and the intrinsics, and CMake lists them for the variant. Clang 14 is
+# One would expect otherwise: Clang 14 has the flags and the intrinsics, and CMake lists them for the variant. Clang 14 is
 # also what Debian 12's package `clang` installs; it compiled no instruction of AMX for ggml-cpu/amx/mmq.cpp.
 #
 # This runs the preprocessor only, so it needs no CPU with AMX and no compiler.

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# GCC 12's _tile_loadconfig lets the optimiser remove the stores to the configuration that it loads.
+# GCC 12's _tile_loadconfig lets the optimizer remove the stores to the configuration that it loads.
 #
 # Version: g++ 12.2.0 (Debian 12), at -O1, -O2 and -O3.
 #
 # LDTILECFG reads 64 bytes. In GCC's <amxtileintrin.h> it is an assembly statement whose memory operand has the type of a
-# pointer, which is 8 bytes. As far as the optimiser knows, nothing reads the other 56, and it may remove stores to them.
+# pointer, which is 8 bytes. As far as the optimizer knows, nothing reads the other 56, and it may remove stores to them.
 # The tiles then have whatever shapes are on the stack, or none, and the next instruction that uses one faults.
 #
-# One would guess otherwise: the intrinsic takes the address of the whole configuration, the compiler does not warn, and at
+# One would expect otherwise: the intrinsic takes the address of the whole configuration, the compiler does not warn, and at
 # -O0 all stores are there. Which stores are removed depends on the code around them: those of ggml-cpu/amx/mmq.cpp in
 # ggml 0.26.0 are removed at -O3 and kept at -O2.
 #

@@ -4,12 +4,12 @@
     bench.py --candor BINARY [--model GGUF] [--args "FLAGS OF candor serve"] [NAME=URL ...]
     bench.py candor=URL [NAME=URL ...]
 
-With --candor the server is started and ended here; peers are given by URL. Within a round the servers are measured in
-turn, one at a time; a round before the first is thrown away; medians are told, and ratios of the first server to the
-others. --tools DIR (with llama-bench, llama-batched-bench and llama-perplexity in it) adds "llama.cpp", the most that
-llama.cpp's own tools make of the machine, to the turns. Writes OUT.md and OUT.json (--out).
+With --candor the script starts and stops the server; other servers are given by URL. In each round the servers are
+measured in turn, one at a time, after a warm-up round that does not count. The results are medians, and ratios of the
+first server to the others. --tools DIR (with llama-bench, llama-batched-bench and llama-perplexity in it) also measures
+"llama.cpp", the most that llama.cpp's own tools achieve on the machine. Writes OUT.md and OUT.json (--out).
 
-Nothing else may run meanwhile: llama.cpp's threads spin at barriers, and one busy process ruins a figure.
+Run nothing else at the same time: llama.cpp's threads spin at barriers, and a single busy process ruins a figure.
 """
 
 import argparse
@@ -371,8 +371,8 @@ def markdown(result):
     for server, figures in result.get("memory", {}).items():
         lines.append(f"Memory of {server}: {figures['VmRSS']} MiB resident, {figures['VmHWM']} MiB at most.")
     for server, figures in result.get("latency", {}).items():
-        told = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
-        lines.append(f"While a long prompt is evaluated, {server}: {told}.")
+        measured = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
+        lines.append(f"While a long prompt is evaluated, {server}: {measured}.")
     if grown := result.get("growth"):
         lines += ["", "| clients | tokens/s |", "|---:|---:|"]
         lines += [f"| {count} | {figure:.0f} |" for count, figure in grown["clients"].items()]
@@ -385,15 +385,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("servers", nargs="*", metavar="NAME=URL")
     parser.add_argument("--candor", metavar="BINARY", help="start this server, with its default settings")
-    parser.add_argument("--model", help="GGUF file; with --candor (else its default model) and --tools")
+    parser.add_argument("--model", help="GGUF file, for --candor (default: its default model) and --tools")
     parser.add_argument("--args", default="", help="further flags of `candor serve`")
-    parser.add_argument("--tools", metavar="DIR", help="where llama.cpp's tools are")
-    parser.add_argument("--only", default=",".join(SCENARIOS), help="scenarios, by commas; empty: none")
+    parser.add_argument("--tools", metavar="DIR", help="directory of llama.cpp's tools")
+    parser.add_argument("--only", default=",".join(SCENARIOS), help="scenarios, separated by commas; empty: none")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--latency", type=int, metavar="WORDS", help="measure latency beside a prompt of this length")
+    parser.add_argument("--latency", type=int, metavar="WORDS", help="measure latency during a prompt of this length")
     parser.add_argument("--growth", action="store_true", help="measure how cost grows (needs --candor)")
-    parser.add_argument("--pid", action="append", default=[], metavar="NAME=PID", help="tell this process's memory")
-    parser.add_argument("--out", default="bench", help="path of the results, without ending")
+    parser.add_argument("--pid", action="append", default=[], metavar="NAME=PID", help="report this process's memory")
+    parser.add_argument("--out", default="bench", help="path of the results, without extension")
     options = parser.parse_args()
     arguments = shlex.split(options.args)
     servers = dict(server.split("=", 1) for server in options.servers)

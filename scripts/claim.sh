@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Makes cargo build again what it would wrongly take from the target directory, which clones share:
+# Makes cargo rebuild what it would wrongly reuse from the target directory, which clones share:
 #
 #   scripts/claim.sh CLONE
 #
-# - Cargo compares the times of files, so what another clone built would pass for this one's.
+# - Cargo compares modification times, so it would mistake another clone's build for this one's.
 # - Cargo does not know that llama.cpp's build depends on the files in build/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 target=${CARGO_TARGET_DIR:-target}
-# claim NAME VALUE PACKAGE: the package is built again if the value is not the one that was noted last.
+# claim NAME VALUE PACKAGE: rebuilds the package if the value differs from the last one recorded.
 claim() {
     if [ "$(cat "$target/$1" 2> /dev/null)" != "$2" ]; then
         cargo clean --quiet --release --package "$3"

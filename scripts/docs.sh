@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes a site of the documentation: scripts/docs.sh MDBOOK DIRECTORY. The site is DIRECTORY/book/index.html.
+# Builds the documentation as a site: scripts/docs.sh MDBOOK DIRECTORY. The site is DIRECTORY/book/index.html.
 #
-# The pages link to each other and to files beside docs/, as they do on GitHub. So that these links lead somewhere on the
-# site too, mdBook is given a copy of what is linked, in the same folders.
+# The pages link to each other and to files outside docs/, as on GitHub. To make these links work on the site too, mdBook
+# gets a copy of everything that is linked, in the same folders.
 set -euo pipefail
 
 mdbook=$1
@@ -16,12 +16,12 @@ cp docs/book.toml "$site/"
 cp README.md CONTRIBUTING.md CHANGELOG.md "$site/pages/"
 cp src/lib.rs "$site/pages/src/"
 cp -r docs examples "$site/pages/"
-# Without what begins with a dot: config/.env is somebody's own.
+# Without dot files: config/.env is private.
 mkdir "$site/pages/config" && cp config/* "$site/pages/config/"
 rm "$site/pages/docs/book.toml"
-# What is README.md in a folder, mdBook makes its index.html; it does not say so to links.
+# mdBook turns a folder's README.md into index.html, but does not adapt links to it.
 find "$site/pages" -name '*.md' -exec sed -i -E 's#(\]\([^):]*)README\.md#\1index.md#g' {} +
-# The list of pages stands in docs/, and its links are relative to that.
+# The list of pages is in docs/, and its links are relative to that.
 sed -E 's#\]\(([^)]*)\)#](docs/\1)#; s#\]\(docs/\.\./#](#' docs/SUMMARY.md > "$site/pages/SUMMARY.md"
 rm "$site/pages/docs/SUMMARY.md"
 

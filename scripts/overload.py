@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Puts many more clients on a server than it has places, and tells how it bears it. Standard library only.
+"""Runs many more clients than the server has slots, and reports how it copes. Standard library only.
 
-    overload.py --candor BINARY [--model SOURCE] [--clients 500] [--places 8] [--seconds 60] [--args "FLAGS"]
+    overload.py --candor BINARY [--model SOURCE] [--clients 500] [--slots 8] [--seconds 60] [--args "FLAGS"]
 
-Each client streams one short request after the other; who is told to come back (503, 429) waits as long as Retry-After
-says. Meanwhile /health and /metrics are asked ten times a second. Told are: answers by status, the time to the first
-token from the request on (waiting counted in), how long /health and /metrics took, and the server's memory.
+Each client streams one short request after another; after a 503 or 429 it waits as long as Retry-After says. Meanwhile
+/health and /metrics are requested ten times a second. The report has the number of answers by status, the time from a
+request to its first token (including the wait), the latency of /health and /metrics, and the server's memory.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def main():
     parser.add_argument("--candor", metavar="BINARY", required=True)
     parser.add_argument("--model", metavar="SOURCE", default="default")
     parser.add_argument("--clients", type=int, default=500)
-    parser.add_argument("--places", type=int, default=8)
+    parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--args", default="", help="further flags of `candor serve`")
     arguments = parser.parse_args()
@@ -116,7 +116,7 @@ def main():
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen([arguments.candor, "serve", "--port", str(port), "--model", arguments.model,
-                               "--parallel-sequences", str(arguments.places), *shlex.split(arguments.args)],
+                               "--parallel-sequences", str(arguments.slots), *shlex.split(arguments.args)],
                               stderr=subprocess.DEVNULL)
     try:
         while True:
@@ -132,7 +132,7 @@ def main():
         server.send_signal(signal.SIGTERM)
         server.wait()
     memory = seen["memory"]
-    print(f"{arguments.clients} clients on {arguments.places} places, {arguments.seconds:.0f} s, {os.cpu_count()} cores")
+    print(f"{arguments.clients} clients on {arguments.slots} slots, {arguments.seconds:.0f} s, {os.cpu_count()} cores")
     print("answers by status: " + ", ".join(f"{status}: {count}" for status, count in sorted(seen["statuses"].items())))
     print(f"broken streams, or refusals without Retry-After: {seen['broken']}")
     for name, values, scale, unit in (("time to first token", seen["first"], 1, "s"), ("/health", seen["/health"], 1000, "ms"),

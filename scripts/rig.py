@@ -1,5 +1,5 @@
-"""What a run of other people's programs against a Candor needs: what they are installed in, and a server. Standard library
-only; tests/clients/run.py, tests/web/run.py and examples/run.py have it."""
+"""Environments and a server for running other programs against Candor, for tests/clients/run.py, tests/web/run.py and
+examples/run.py. Standard library only."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / "
 
 
 class Unprepared(Exception):
-    """What a program needs could not be had."""
+    """A program's requirements could not be installed."""
 
 
 def run_tool(command, **options):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Has Schemathesis (https://schemathesis.io) make requests from /openapi.json, right and wrong ones, and hold the answers
-# against it. Takes the binary. Schemathesis is installed once, from PyPI.
+# Runs Schemathesis (https://schemathesis.io): it generates valid and invalid requests from /openapi.json, and checks the
+# answers against it. Takes the binary. Schemathesis is installed once, from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 candor=$1
@@ -18,5 +18,5 @@ until url=$(grep -o 'ready: http://[0-9.:]*' "$work/log" | cut -d' ' -f2) && [ -
     sleep 0.2
 done
 cd "$work"
-# What fits the document may still be refused: two fields may exclude each other, and an id may lie outside the vocabulary.
+# A request that is valid by the document may still be rejected: fields can exclude each other, and ids can be out of range.
 "$tools/bin/st" run "$url/openapi.json" --exclude-checks positive_data_acceptance --max-examples "${EXAMPLES:-50}"

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Installs what compiling llama.cpp needs, and the programs that are named, where apt-get can; elsewhere says what is
-# missing. scripts/setup.sh [PROGRAM...]: each as Debian's package of the same name has it.
-# Does nothing, and needs no network, when everything is there.
+# Installs what llama.cpp's build needs, and the programs given as arguments, with apt-get; without apt-get, it lists what is
+# missing. scripts/setup.sh [PROGRAM...]: each program is in the Debian package of the same name.
+# If nothing is missing, it does nothing and needs no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { echo "setup: $*" >&2; }
 
-# --- Rust: never installed behind anyone's back.
+# --- Rust: never installed without asking.
 needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 advice="Rust $needed or later is needed. https://rustup.rs installs it:
   curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
 if ! command -v cargo > /dev/null; then
-    say "There is no Rust toolchain. $advice"
+    say "No Rust toolchain was found. $advice"
     exit 1
 fi
 found=$(cargo --version | cut -d ' ' -f 2)
@@ -38,7 +38,7 @@ has_libclang() {
     local place
     for place in ${LIBCLANG_PATH:-} $places; do
         if any_file $place/libclang.so* $place/libclang-*.so* $place/libclang.dylib; then
-            # Debian has the compiler's own headers (stddef.h) in another package than the library.
+            # On Debian the compiler's own headers (stddef.h) are in a different package than the library.
             if any_file /usr/lib/llvm*/lib/clang/*/include/stddef.h /usr/lib*/clang/*/include/stddef.h \
                 /usr/lib*/llvm*/lib/clang/*/include/stddef.h \
                 $place/clang/*/include/stddef.h $place/../lib/clang/*/include/stddef.h; then
@@ -63,7 +63,7 @@ if [ ${#missing[@]} -eq 0 ]; then
 fi
 
 if ! command -v apt-get > /dev/null; then
-    say "Missing, by the names of Debian's packages: ${missing[*]}"
+    say "Missing (names of Debian packages): ${missing[*]}"
     say "Install cmake, make, a C and a C++ compiler, and libclang with its headers, then try again."
     say "  Fedora: dnf install cmake make gcc-c++ clang-devel"
     say "  Arch:   pacman -S cmake make gcc clang"

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Keeps a Candor server busy with everything at once, and checks every answer. Standard library only.
+"""Keeps a Candor server busy with all kinds of requests at once, and checks every answer. Standard library only.
 
     soak.py --candor BINARY [--model SOURCE] [--minutes 20] [--clients 32] [--seed 1] [--out soak]
 
-The server is started and ended here. A pool of requests, all greedy or seeded, is asked one by one on the idle server;
-these answers are what is expected from then on. Clients then mix requests of the pool with bad requests, clients that
-leave, other routes and slow readers. What is promised in exact mode is checked: an answer has the same bits on a busy
+The script starts and stops the server. First it sends a pool of requests, all greedy or seeded, one by one to the idle
+server; these answers are the expected ones from then on. Then clients mix requests from the pool with invalid requests,
+disconnects, other routes and slow reads. This checks the promise of exact mode: an answer has the same bits on a busy
 server as on an idle one. At the end the server must be idle, must answer the pool as at the start, must not have grown,
-and must end cleanly.
+and must exit cleanly.
 
-Writes OUT.md and OUT.json, and the first mismatches to OUT.mismatches.json. The exit status is 0 if nothing failed, 1
-if something did, 130 after Ctrl-C, which ends the load early and still reports.
+Writes OUT.md and OUT.json, and the first mismatches to OUT.mismatches.json. The exit status is 0 if nothing failed, 1 if
+something did, and 130 after Ctrl-C, which ends the load early and still reports.
 """
 
 import argparse
@@ -1231,14 +1231,14 @@ def write(path, text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candor", metavar="BINARY", required=True, help="the server to start")
-    parser.add_argument("--model", metavar="SOURCE", help="its model, else the default one")
+    parser.add_argument("--model", metavar="SOURCE", help="its model, instead of the default one")
     parser.add_argument("--args", default="", help="further flags of `candor serve`")
-    parser.add_argument("--minutes", type=float, default=20, help="of load; asking alone comes on top")
+    parser.add_argument("--minutes", type=float, default=20, help="duration of the load; the requests on the idle server come in addition")
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=1, help="of the pool, and of what each client does")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the pool and of the clients' behaviour")
     parser.add_argument("--pool", type=int, default=200, help="requests with known answers")
     parser.add_argument("--body-bytes", type=int, default=8 << 20, help="the server's limits.body_bytes")
-    parser.add_argument("--out", default="soak", help="path of the results, without ending")
+    parser.add_argument("--out", default="soak", help="path of the results, without extension")
     options = parser.parse_args()
     # Whoever ends us otherwise gets the report, too, and no server stays behind; also if a shell has put us into the
     # background, where it has Ctrl-C ignored.

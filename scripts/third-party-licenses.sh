@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Prints the licences of what is compiled into the program: each dependency with its own files, equal texts once.
+# Prints the licences of everything that is compiled into the program: each dependency with its licence files, equal texts
+# only once.
 #
 #   scripts/third-party-licenses.sh [FEATURES]
 #
-# Needs the dependencies' sources, which a build has fetched.
+# Needs the dependencies' sources, which a build downloads.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 registry=${CARGO_HOME:-$HOME/.cargo}/registry/src
 declare -A first
 
-# One text, or where it stands already.
+# Prints a text, or where it was already printed.
 text() {
     local sum
     sum=$(sha256sum < "$1" | cut -d ' ' -f 1)
@@ -25,7 +26,7 @@ text() {
 
 title() { printf '\n%s\n%s\n' "${1//?/=}" "$1"; }
 
-echo "Candor is licensed under MIT or Apache-2.0. What is compiled into it, or comes with it, has these licences."
+echo "Candor is licensed under MIT or Apache-2.0. The software compiled into it or shipped with it has these licences."
 cargo tree --locked --edges normal --features "${1:-}" --prefix none --format '{p}|{l}' |
     sed -E 's/ \(proc-macro\)//; s/ \(\*\)//' | sort -u |
     while IFS='|' read -r package license; do
@@ -42,13 +43,13 @@ cargo tree --locked --edges normal --features "${1:-}" --prefix none --format '{
             break
         done
     done
-# What the page at `/` brings along.
+# Third-party code of the page at `/`.
 for folder in src/playground/page/vendor/*/; do
     name=$(sed -n '1s/^# //p' "$folder/README.md")
     title "$name: see below"
     text "$folder/LICENSE" "$name"
 done
-# Rust keeps the notices of its standard library, and of what that is made of, as a page.
+# Rust has the notices of its standard library, and of its dependencies, in an HTML page.
 page=$(rustc --print sysroot)/share/doc/rust/COPYRIGHT-library.html
 if [ -f "$page" ]; then
     title "$(rustc --version | cut -d ' ' -f 1,2): the standard library"

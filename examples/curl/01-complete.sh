@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sixteen tokens after a prompt; at temperature 0 the likeliest each time.
+# Sixteen tokens after a prompt; at temperature 0, the most likely one each time.
 set -euo pipefail
 url=${CANDOR_URL:-http://127.0.0.1:8000}
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What the model weighed: the three likeliest tokens at each place, with the natural logarithms of their probabilities.
+# What the model weighed: the three most likely tokens at each position, with the natural logarithms of their
+# probabilities.
 set -euo pipefail
 url=${CANDOR_URL:-http://127.0.0.1:8000}
 

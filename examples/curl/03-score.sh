@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Scores two texts in one request: the prompts come back (echo) with a logprob for each token, and nothing is generated
-# (max_tokens 0). The first token has null, as nothing comes before it.
+# (max_tokens 0). The first token has null, because nothing comes before it.
 set -euo pipefail
 url=${CANDOR_URL:-http://127.0.0.1:8000}
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The answer as it comes, a server-sent event for each token; the last event before [DONE] counts the tokens.
+# The answer as it is generated, one server-sent event per token; the last event before [DONE] counts the tokens.
 set -euo pipefail
 url=${CANDOR_URL:-http://127.0.0.1:8000}
 

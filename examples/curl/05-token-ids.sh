@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Token ids as the prompt: exactly these are evaluated, nothing is added. Another model has other ids for the same text,
-# so they are asked for first.
+# Token ids as the prompt: exactly these are evaluated, and nothing is added. The ids depend on the model, so the script
+# first asks the server for them.
 set -euo pipefail
 url=${CANDOR_URL:-http://127.0.0.1:8000}
 
@@ -8,7 +8,7 @@ tokens=$(curl --silent --show-error --fail-with-body "$url/tokenize" -H 'content
     "prompt": "The capital of Michigan is "
 }')
 echo "$tokens"
-# The numbers between the brackets behind "tokens".
+# The numbers between the brackets after "tokens".
 ids=${tokens##*\"tokens\":[}
 ids=[${ids%%]*}]
 

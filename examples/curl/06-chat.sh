@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A conversation, written out for the model by its own chat template; with the alternatives of each token.
+# A conversation, rendered by the model's own chat template, with alternatives for each token.
 set -euo pipefail
 url=${CANDOR_URL:-http://127.0.0.1:8000}
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The model is made to call a function; its arguments follow the schema of the parameters.
+# A forced function call; its arguments follow the schema of the parameters.
 set -euo pipefail
 url=${CANDOR_URL:-http://127.0.0.1:8000}
 

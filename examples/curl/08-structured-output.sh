@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Text that must follow something: a JSON schema, one of some strings, a regular expression. What the model would rather
-# have said shows in its logprobs, which stay those of the raw model.
+# Constrained text: a JSON schema, one of several strings, a regular expression. The logprobs show what the model would
+# rather have said, because they are still those of the raw distribution.
 set -euo pipefail
 url=${CANDOR_URL:-http://127.0.0.1:8000}
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Vectors of two texts, here the first eight numbers of each, made to have length 1 again. The default model is not made
-# for embeddings, so the server has to be told how one vector is made of those of the tokens:
+# Vectors of two texts, here the first eight numbers of each, scaled to length 1 again. The default model is not an
+# embedding model, so the server needs a setting for how to combine the tokens' vectors:
 # make run ARGS="--set embeddings.pooling=mean"
 set -euo pipefail
 url=${CANDOR_URL:-http://127.0.0.1:8000}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Text to tokens and back, and a conversation as the model gets to see it.
+# Text to tokens and back, and a conversation as the model sees it.
 set -euo pipefail
 url=${CANDOR_URL:-http://127.0.0.1:8000}
 

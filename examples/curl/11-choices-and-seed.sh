@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Three answers to one prompt, which is evaluated once. With the seed they are the same three each time.
+# Three answers to one prompt, which is evaluated once. With the seed they are the same every time.
 set -euo pipefail
 url=${CANDOR_URL:-http://127.0.0.1:8000}
 

@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Runs real clients against a Candor server, and tells client by client what worked. Standard library only.
+"""Runs real clients against a Candor server, and reports for each client what worked. Standard library only.
 
     run.py --candor BINARY [--url URL] [--only NAME] [--without NAME] [--write docs/clients.md]
 
-A client is a script that has CANDOR_URL in its environment and prints a JSON object a line:
+A client is a script that reads CANDOR_URL from its environment and prints one JSON object per line:
 
     {"client": "openai (Python)", "version": "3.57.0", "check": "what was tried", "passed": true, "why": ""}
 
-Other lines are passed on to standard error. These are found:
+Other lines are passed on to standard error. These are the forms of clients:
 
-    python/NAME_client.py    with what it needs in python/NAME.txt; a venv for each
+    python/NAME_client.py    with its requirements in python/NAME.txt; each gets a venv
     DIR/check.py             with DIR/requirements.txt, for clients of more than one file
-    node/NAME/check.mjs      with package.json and package-lock.json; Node itself comes as scripts/node.txt says
+    node/NAME/check.mjs      with package.json and package-lock.json; scripts/node.txt pins Node itself
     rust/                    a cargo project
 
-What they need is installed once, below $XDG_CACHE_HOME/candor/clients (or ~/.cache/...), and again when it changes.
+Requirements are installed once, in $XDG_CACHE_HOME/candor/clients (or ~/.cache/...), and again when they change.
 The exit status is 0 if every check of every client passed, and 1 if one failed, or if a client printed none.
 """
 

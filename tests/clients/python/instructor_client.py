@@ -44,7 +44,7 @@ def client(mode):
 
 
 def in_mode(mode, model):
-    @report.check(f"Mode.{mode.name}: an answer that is a {model.__name__}, at the first try")
+    @report.check(f"Mode.{mode.name}: an answer that is a {model.__name__}, on the first try")
     def _():
         city, completion = client(mode).chat.completions.create_with_completion(**ASKED, response_model=model)
         assert isinstance(city, model), city
@@ -56,7 +56,7 @@ for each in (instructor.Mode.TOOLS, instructor.Mode.TOOLS_STRICT, instructor.Mod
     in_mode(each, Cities)
 
 
-@report.check("Mode.JSON: the text is the beginning of a JSON object, or a whole one")
+@report.check("Mode.JSON: the text is the beginning of a JSON object, or a complete one")
 def _():
     # The schema stands in the prompt only. Whether the model heeds it is not the server's affair.
     answers = []
@@ -71,7 +71,7 @@ def _():
         assert isinstance(json.loads(text), dict)
 
 
-@report.check("create_partial: the model fills as the stream comes")
+@report.check("create_partial: the model fills as the stream arrives")
 def _():
     partial = client(instructor.Mode.JSON_SCHEMA).chat.completions.create_partial(**ASKED, response_model=City)
     steps = list(partial)

@@ -33,7 +33,7 @@ def plain(prompt, **fields):
     return post("/v1/completions", prompt=prompt, **body)["choices"][0]["text"]
 
 
-@report.check("OpenAI: invoke, and in a chain behind a PromptTemplate")
+@report.check("OpenAI: invoke, and in a chain after a PromptTemplate")
 def _():
     equal(completing().invoke(PROMPT), plain(PROMPT))
     chain = PromptTemplate.from_template("The capital of {state} is ") | completing() | StrOutputParser()
@@ -45,7 +45,7 @@ def _():
     equal(completing().batch(PROMPTS), [plain(prompt) for prompt in PROMPTS])
 
 
-@report.check("OpenAI: generate tells usage and why it ended; n choices, logprobs")
+@report.check("OpenAI: generate returns usage and the finish reason; n choices, logprobs")
 def _():
     result = completing(logprobs=2).generate([PROMPT])
     equal(result.llm_output["token_usage"]["completion_tokens"], 12)
@@ -73,7 +73,7 @@ def _():
     equal(completing(max_tokens=32).bind(stop=[text[4:6]]).invoke("1 2 3 4 5"), text.split(text[4:6])[0])
 
 
-@report.check("ChatOpenAI: invoke equals a plain request; usage and model are told")
+@report.check("ChatOpenAI: invoke equals a plain request; usage and model are returned")
 def _():
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a city."}]
     wanted = post("/v1/chat/completions", messages=messages, temperature=0, max_tokens=64)
@@ -147,7 +147,7 @@ structured("json_schema")
 structured("function_calling")
 
 
-@report.check("ChatOpenAI: with_structured_output, json_mode, is the beginning of an object, or a whole one")
+@report.check("ChatOpenAI: with_structured_output, json_mode, is the beginning of an object, or a complete one")
 def _():
     chain = chatting(max_tokens=60).with_structured_output(None, method="json_mode", include_raw=True)
     # Which fields there are, and whether it ends in time, is the model's affair.

@@ -174,7 +174,7 @@ def _():
     check_chain({"allowed_token_ids": allowed, "top_k": 2, "top_p": 1.0, "min_p": 0.0}, allowed)
 
 
-@report.check("a grammar: masked is what it leaves, and kept_mass how much that was")
+@report.check("a grammar: masked has what it leaves, and kept_mass its probability")
 def _():
     modes = ["masked", "raw", "penalized"]
     choice = complete(grammar='root ::= " " [0-9]+', logprobs_mode=modes, ignore_eos=True, max_tokens=6)
@@ -193,7 +193,7 @@ def _():
             near(kept, math.exp(np.logaddexp.reduce([logprobs[token] for token in digits])), "kept", 5e-3)
 
 
-@report.check("float16, chosen positions, and a file of numpy's in one line")
+@report.check("float16, chosen positions, and a numpy file in one line")
 def _():
     body = {"prompt": PROMPT, "max_tokens": 4, "temperature": 0, "logits": {"positions": [3, 18, 19], "dtype": "float16"}}
     whole = complete(temperature=0, max_tokens=4, echo=True)

@@ -78,7 +78,7 @@ def _():
     equal(choice.logprobs.token_logprobs, [max(top.values()) for top in choice.logprobs.top_logprobs])
 
 
-@report.check("completions: what a stream adds up to equals the whole answer, logprobs too")
+@report.check("completions: a stream adds up to the unstreamed answer, logprobs too")
 def _():
     whole = complete(logprobs=2).choices[0]
     chunks = [chunk.choices[0] for chunk in complete(logprobs=2, stream=True)]
@@ -97,7 +97,7 @@ def _():
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
-@report.check("completions: a list of prompts is answered as each alone, in order")
+@report.check("completions: a list of prompts gets the answer of each prompt alone, in order")
 def _():
     prompts = [PROMPT, "Once upon a time", "def main():"]
     together = complete(prompt=prompts, logprobs=1)
@@ -176,7 +176,7 @@ def _():
     equal(error.code, "context_length_exceeded")
 
 
-@report.check("errors: NotFoundError for a model that is not there")
+@report.check("errors: NotFoundError for a model that does not exist")
 def _():
     error = raises(openai.NotFoundError, lambda: complete(model="no-such-model"))
     equal((error.param, error.code), ("model", "model_not_found"))
@@ -346,7 +346,7 @@ def ends_early(leave):
 LONG = {**GREEDY, "max_tokens": 1500, "prompt": PROMPT, "extra_body": {"ignore_eos": True}}
 
 
-@report.check("a closed stream gives its place back")
+@report.check("closing a stream frees its slot")
 def _():
     def leave():
         with client.completions.create(**LONG, stream=True) as stream:
@@ -356,7 +356,7 @@ def _():
     ends_early(leave)
 
 
-@report.check("a client's timeout is APITimeoutError, and gives the place back")
+@report.check("a client's timeout is an APITimeoutError, and frees the slot")
 def _():
     hurried = client.with_options(timeout=0.3)
     ends_early(lambda: raises(openai.APITimeoutError, lambda: hurried.completions.create(**LONG)))

@@ -37,6 +37,8 @@ pub enum Meanwhile {
 pub struct Table {
     pub place: String,
     pub title: String,
+    /// The heading it is under, with its `#`s.
+    pub heading: String,
     pub written: String,
     pub lines: Range<usize>,
 }
@@ -137,6 +139,7 @@ impl Page {
                         page.tables.push(Table {
                             place,
                             title: title.to_owned(),
+                            heading: page.headings.last().cloned().unwrap_or_default(),
                             written: lines[at..to]
                                 .iter()
                                 .map(|line| format!("{line}\n"))

@@ -42,7 +42,7 @@ fn one_line(text: &str) -> String {
 /// Whether a comment is the title of a table.
 pub fn is_title(comment: &str) -> bool {
     comment == "routes"
-        || ["answer: ", "fields of "]
+        || ["answer: ", "fields of ", "index of "]
             .iter()
             .any(|kind| comment.starts_with(kind))
 }
@@ -60,6 +60,10 @@ pub fn table(title: &str, document: &Value, pages: &[&Page]) -> Option<String> {
             rows.concat()
         ));
     }
+    if let Some(index) = title.strip_prefix("index of ") {
+        let (route, file) = index.split_once(": ")?;
+        return Some(index_of(route, file, document, pages));
+    }
     let (route, names) = title.strip_prefix("fields of ")?.split_once(": ")?;
     let (method, path) = route.split_once(' ')?;
     let known = fields(document, method, path);
@@ -70,30 +74,71 @@ pub fn table(title: &str, document: &Value, pages: &[&Page]) -> Option<String> {
         let names: Vec<String> = shared.map(|(name, _)| format!("`{name}`")).collect();
         return Some(format!("\n{}\n\n", names.join(", ")));
     }
-    let required = &operation(document, method, path)["requestBody"]["content"]["application/json"]
-        ["schema"]["required"];
     let rows: String = names
         .split(", ")
-        .map(|name| {
-            let (_, schema) = known
-                .iter()
-                .find(|(other, _)| *other == name)
-                .unwrap_or_else(|| panic!("{route} has no field {name}"));
-            let is_required = required
-                .as_array()
-                .is_some_and(|all| all.contains(&name.into()));
-            let default = match schema.get("default") {
-                _ if is_required => "required".to_owned(),
-                None => String::new(),
-                Some(default) => format!("`{}`", super::shown::line(default)),
-            };
-            let about = one_line(schema["description"].as_str().unwrap_or_default());
-            row(&[format!("`{name}`"), words(schema), default, about])
-        })
+        .map(|name| row(&field_cells(name, method, path, document)))
         .collect();
     Some(format!(
         "\n| field | value | default | |\n|---|---|---|---|\n{rows}\n"
     ))
+}
+
+/// A field's name, value, default and description.
+fn field_cells(name: &str, method: &str, path: &str, document: &Value) -> [String; 4] {
+    let known = fields(document, method, path);
+    let (_, schema) = known
+        .iter()
+        .find(|(other, _)| *other == name)
+        .unwrap_or_else(|| panic!("{method} {path} has no field {name}"));
+    let required = &operation(document, method, path)["requestBody"]["content"]["application/json"]
+        ["schema"]["required"];
+    let is_required = required
+        .as_array()
+        .is_some_and(|all| all.contains(&name.into()));
+    let default = match schema.get("default") {
+        _ if is_required => "required".to_owned(),
+        None => String::new(),
+        Some(default) => format!("`{}`", super::shown::line(default)),
+    };
+    let about = one_line(schema["description"].as_str().unwrap_or_default());
+    [format!("`{name}`"), words(schema), default, about]
+}
+
+/// The fields of a route that a page's tables describe: a short row for each, with a link to the table.
+fn index_of(route: &str, file: &str, document: &Value, pages: &[&Page]) -> String {
+    let (method, path) = route.split_once(' ').expect("a method and a path");
+    let page = pages
+        .iter()
+        .find(|page| page.path.file_name().is_some_and(|name| name == file))
+        .unwrap_or_else(|| panic!("there is no page {file}"));
+    let prefix = format!("fields of {route}: ");
+    let mut rows = String::new();
+    for table in &page.tables {
+        let names = table.title.strip_prefix(&prefix).unwrap_or_default();
+        for name in names.split(", ").filter(|name| !name.is_empty()) {
+            let [field, value, default, about] = field_cells(name, method, path, document);
+            let link = format!("[{field}]({file}{})", anchor(&table.heading));
+            let first = match about.split_once(". ") {
+                Some((first, _)) => format!("{first}."),
+                None => about,
+            };
+            rows.push_str(&row(&[link, value, default, first]));
+        }
+    }
+    assert!(!rows.is_empty(), "{file} has no fields of {route}");
+    format!("\n| field | value | default | |\n|---|---|---|---|\n{rows}\n")
+}
+
+/// The link to a heading within its page; none to the page's title.
+fn anchor(heading: &str) -> String {
+    let Some(text) = heading.strip_prefix("##") else {
+        return String::new();
+    };
+    let text = text.trim_start_matches('#').trim().to_lowercase();
+    let kept = text
+        .chars()
+        .filter(|&c| c.is_alphanumeric() || "-_ ".contains(c));
+    format!("#{}", kept.collect::<String>().replace(' ', "-"))
 }
 
 /// The fields that a page's tables show, for a route.

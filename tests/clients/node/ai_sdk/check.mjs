@@ -100,7 +100,7 @@ await check("embed and embedMany", async () => {
   close((await ai.embed({ model, value: "a cat" })).embedding, embeddings[0]);
 });
 
-await check("errors: APICallError with the server's message, not to be tried again", async () => {
+await check("errors: APICallError with the server's message, not retryable", async () => {
   const asked = { ...greedy, model: candor.chatModel(name), prompt: "word ".repeat(5000) };
   await assert.rejects(ai.generateText(asked), (error) => {
     assert.ok(ai.APICallError.isInstance(error));
@@ -110,7 +110,7 @@ await check("errors: APICallError with the server's message, not to be tried aga
   });
 });
 
-await check("a stream that is aborted gives its place back", async () => {
+await check("aborting a stream frees its slot", async () => {
   await endsEarly(async () => {
     const leaving = new AbortController();
     const asked = { ...greedy, model: candor.chatModel(name), maxOutputTokens: 1500, messages };

@@ -47,7 +47,7 @@ await check("completions: logprobs are four arrays of one length, equal to a pla
   assert.equal(choice.logprobs.tokens.join(""), choice.text);
 });
 
-await check("completions: what a stream adds up to equals the whole answer, logprobs too", async () => {
+await check("completions: a stream adds up to the unstreamed answer, logprobs too", async () => {
   const [whole] = (await complete({ logprobs: 2 })).choices;
   const chunks = await gather(await complete({ logprobs: 2, stream: true, stream_options: { include_usage: true } }));
   const last = chunks.pop();
@@ -59,7 +59,7 @@ await check("completions: what a stream adds up to equals the whole answer, logp
   }
 });
 
-await check("completions: null is as good as absent, as the types allow", async () => {
+await check("completions: null is the same as absent, as the types allow", async () => {
   const names = ["best_of", "echo", "frequency_penalty", "logit_bias", "logprobs", "n", "presence_penalty", "seed"];
   names.push("stop", "stream", "stream_options", "suffix", "top_p");
   const nulls = Object.fromEntries(names.map((name) => [name, null]));
@@ -174,7 +174,7 @@ await check("withResponse has x-request-id", async () => {
   assert.equal(data._request_id, request_id);
 });
 
-await check("a stream that is aborted gives its place back", async () => {
+await check("aborting a stream frees its slot", async () => {
   await endsEarly(async () => {
     const stream = await complete({ max_tokens: 1500, stream: true, ignore_eos: true });
     await stream[Symbol.asyncIterator]().next();

@@ -387,7 +387,7 @@ async fn main() -> Outcome {
     )
     .await;
     check(
-        "completions: what a stream adds up to equals the whole answer",
+        "completions: a stream adds up to the unstreamed answer",
         candor.completion_stream(),
     )
     .await;
@@ -398,7 +398,7 @@ async fn main() -> Outcome {
     .await;
     check("chat: an answer with logprobs", candor.chats()).await;
     check(
-        "chat: a stream with include_usage equals the whole answer",
+        "chat: a stream with include_usage equals the unstreamed answer",
         candor.chat_stream(),
     )
     .await;
