@@ -77,7 +77,9 @@ impl Holding {
     /// Whether the numbers agree with each other.
     fn is_consistent(&self) -> bool {
         let complete = self.complete_prompt.map_or(0, |prompt| prompt.len);
-        self.exact_len <= self.len && self.len.max(complete) <= self.tokens.len()
+        self.exact_len <= self.len
+            && self.scores <= self.len
+            && self.len.max(complete) <= self.tokens.len()
     }
 }
 

@@ -32,7 +32,8 @@ pub(in crate::engine) fn request(
     }
 }
 
-/// Cells that are numbers: each is a hash of all it depends on, as llama.cpp's are.
+/// Cells that are numbers: each is a hash of everything it depends on, in the upper half without the shape of decodes, in the
+/// lower half with it.
 #[derive(Default)]
 struct Hashes {
     lanes: Vec<Vec<u64>>,
@@ -59,20 +60,37 @@ impl Hashes {
 struct Cell<'a> {
     token: Token,
     adapters: &'a Adapters,
-    /// Evaluated in a decode of its own; has other low bits in exact mode.
-    alone: bool,
+    shape: Shape,
+}
+
+/// How a cell is evaluated: what low bits depend on.
+#[derive(Clone, Copy, Hash)]
+enum Shape {
+    /// As the prompts of exact requests are.
+    Exact,
+    /// One row at a time, exactly.
+    Single,
+    /// Anyhow, in throughput mode.
+    Inexact,
 }
 
 impl Cell<'_> {
     fn after(&self, before: Option<u64>) -> u64 {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let mut hasher = DefaultHasher::new();
-        (before, self.token.0, self.alone).hash(&mut hasher);
+        (before.map(tokens_only), self.token.0).hash(&mut hasher);
         for (id, scale) in self.adapters.iter() {
             (id, scale.to_bits()).hash(&mut hasher);
         }
-        hasher.finish()
+        let upper = hasher.finish() >> 32 << 32;
+        (before, self.shape).hash(&mut hasher);
+        upper | hasher.finish() >> 32
     }
+}
+
+/// The half of a cell that does not depend on the shape of decodes.
+fn tokens_only(cell: u64) -> u64 {
+    cell >> 32
 }
 
 impl Cells for Hashes {
@@ -132,19 +150,19 @@ impl Running {
         }
     }
 
-    /// What a fresh context would hold.
-    fn expected(&self, evaluated: usize, reuses_generated: bool) -> Vec<u64> {
+    /// What a fresh context would hold after an exact evaluation.
+    fn expected(&self, evaluated: usize) -> Vec<u64> {
         let prompt = self.request.prompt[..evaluated].iter();
         let generated = self.generated.iter();
-        let tokens = prompt.map(|&token| (token, false));
-        let tokens = tokens.chain(generated.map(|&token| (token, !reuses_generated)));
+        let tokens = prompt.map(|&token| (token, Shape::Exact));
+        let tokens = tokens.chain(generated.map(|&token| (token, Shape::Single)));
         let mut cells: Vec<u64> = Vec::new();
-        for (token, alone) in tokens {
+        for (token, shape) in tokens {
             let adapters = &self.request.adapters;
             let cell = Cell {
                 token,
                 adapters,
-                alone,
+                shape,
             };
             cells.push(cell.after(cells.last().copied()));
         }
@@ -233,11 +251,13 @@ impl Worker {
         let adapters = &request.adapters;
         if evaluated < request.prompt.len() {
             let end = running.plan.chunk_end(evaluated, rows);
+            let exact = self.exact || request.exact;
+            let shape = if exact { Shape::Exact } else { Shape::Inexact };
             for &token in &request.prompt[evaluated..end] {
                 let cell = Cell {
                     token,
                     adapters,
-                    alone: false,
+                    shape,
                 };
                 self.cache.cells.evaluate(lane, cell);
             }
@@ -249,7 +269,7 @@ impl Worker {
             let evaluated = Evaluated {
                 end,
                 scores: scores.filter(|_| scored).collect(),
-                exact: self.exact || request.exact,
+                exact,
                 last_row: is_complete.then(|| row(&self.cache.cells.lanes[lane])),
             };
             self.cache.commit(lane, evaluated);
@@ -260,11 +280,12 @@ impl Worker {
         } else {
             let forced = request.kept.get(running.generated.len());
             let token = forced.copied().unwrap_or(token);
-            let alone = !self.cache.rules.reuses_generated;
+            let exact = self.exact || request.exact;
+            let shape = if exact { Shape::Single } else { Shape::Inexact };
             let cell = Cell {
                 token,
                 adapters,
-                alone,
+                shape,
             };
             self.cache.cells.evaluate(lane, cell);
             self.cache.push_generated(lane, token);
@@ -311,7 +332,7 @@ fn score(token: Token, top: usize) -> Arc<TokenLogprob> {
 
 /// What predicts the token after these cells.
 fn row(cells: &[u64]) -> Arc<[f32]> {
-    let bits = cells.last().map_or(0, |cell| cell >> 40);
+    let bits = cells.last().map_or(0, |&cell| tokens_only(cell) >> 8);
     [bits as f32].into()
 }
 
@@ -319,7 +340,7 @@ fn row(cells: &[u64]) -> Arc<[f32]> {
 fn check_complete(cache: &Cache<Hashes>, running: &Running, lane: usize) {
     let request = &running.request;
     let (scores, last) = cache.complete_prompt(lane).expect("complete");
-    let expected = running.expected(request.prompt.len(), cache.rules.reuses_generated);
+    let expected = running.expected(request.prompt.len());
     assert_eq!(*last, row(&expected[..request.prompt.len()]));
     if let Some(spec) = &request.prompt_logprobs {
         let tokens: Vec<Token> = scores.iter().map(|score| score.token).collect();
@@ -423,9 +444,17 @@ fn simulate(seed: u64, exact: bool, pinned_prefixes: usize, cuts: Cuts) -> usize
         for running in &worker.running {
             if let Some((lane, evaluated)) = running.at {
                 let cells = &worker.cache.cells.lanes[lane];
-                // In throughput mode rows differ in low bits anyway, unless exactness is asked for.
-                let expected = running.expected(evaluated, !exact);
-                assert_eq!(*cells, expected, "{seed} {step}: {:?}", running.request);
+                let expected = running.expected(evaluated);
+                if exact || running.request.exact {
+                    assert_eq!(*cells, expected, "{seed} {step}: {:?}", running.request);
+                }
+                let [cells, expected] = [cells, &expected].map(|cells| {
+                    cells
+                        .iter()
+                        .map(|&cell| tokens_only(cell))
+                        .collect::<Vec<_>>()
+                });
+                assert_eq!(cells, expected, "{seed} {step}: {:?}", running.request);
             }
         }
         let runs = |id| worker.running.iter().any(|running| running.id == id);
@@ -438,8 +467,11 @@ fn simulate(seed: u64, exact: bool, pinned_prefixes: usize, cuts: Cuts) -> usize
                     .is_none_or(|lease| runs(lease.sequence))
             );
             let cells = worker.cache.cells.lanes[lane].len();
+            let known = state.prefix.holding().cells();
+            assert!(known <= cells, "{seed} {step} {lane}");
+            // What is not known of a free lane is cut off.
             assert!(
-                state.prefix.holding().cells() <= cells,
+                state.lease.is_some() || known == cells,
                 "{seed} {step} {lane}"
             );
         }
@@ -458,14 +490,14 @@ fn reused_cells_are_those_of_a_fresh_context() {
         rows: GROUP_ROWS,
     };
     let mut reused = 0;
-    for seed in 1..60 {
+    for seed in 1..20 {
         for exact in [true, false] {
             for (pinned, cuts) in [(0, CUTS), (1, pairs), (2, short)] {
                 reused += simulate(seed * 0x9E37_79B9, exact, pinned, cuts);
             }
         }
     }
-    assert!(reused > 100_000, "{reused}");
+    assert!(reused > 50_000, "{reused}");
 }
 
 #[test]
