@@ -90,16 +90,16 @@ pub struct CachedPrefix {
     /// `scores[i]` is that of token `i + 1`.
     scores: Vec<Arc<TokenLogprob>>,
     /// Of the complete prompt.
-    last_row: Option<LastRow>,
+    output: Option<CachedOutput>,
 }
 
 /// What a request for a complete prompt is answered from.
 #[derive(Debug, Clone)]
-struct LastRow {
+pub struct CachedOutput {
     /// Of all tokens but the first; empty if the prompt was not scored.
-    scores: Vec<Arc<TokenLogprob>>,
+    pub scores: Vec<Arc<TokenLogprob>>,
     /// The row of logits that predicts what follows.
-    row: Arc<[f32]>,
+    pub last_row: Arc<[f32]>,
 }
 
 impl CachedPrefix {
@@ -107,10 +107,9 @@ impl CachedPrefix {
         &self.holding
     }
 
-    /// Scores and last row of the complete prompt.
-    pub fn complete_prompt(&self) -> Option<(&[Arc<TokenLogprob>], &Arc<[f32]>)> {
-        let last = self.last_row.as_ref()?;
-        Some((&last.scores, &last.row))
+    /// What a request for the complete prompt is answered from.
+    pub fn output(&self) -> Option<&CachedOutput> {
+        self.output.as_ref()
     }
 
     /// Keeps the first `cells` cells, from which `prompt` is evaluated further. `score_spec`: what its scores contain, if
@@ -129,7 +128,7 @@ impl CachedPrefix {
         if self.scores.is_empty() {
             self.holding.score_spec = score_spec.cloned().unwrap_or_default();
         }
-        self.last_row = None;
+        self.output = None;
         self.holding = Holding {
             adapters: adapters.clone(),
             tokens: Arc::clone(prompt),
@@ -171,7 +170,7 @@ impl CachedPrefix {
     }
 
     /// The prompt is evaluated to its end.
-    pub fn complete(&mut self, scored: bool, row: Arc<[f32]>, exact: bool) {
+    pub fn complete(&mut self, scored: bool, last_row: Arc<[f32]>, exact: bool) {
         self.holding.complete_prompt = Some(CompletePrompt {
             len: self.holding.tokens.len(),
             scored,
@@ -182,7 +181,7 @@ impl CachedPrefix {
         } else {
             Vec::new()
         };
-        self.last_row = Some(LastRow { scores, row });
+        self.output = Some(CachedOutput { scores, last_row });
         // Scores after the shareable cells are of use to this prompt alone.
         self.scores.truncate(self.holding.len);
         self.holding.scores = self.scores.len();
@@ -204,6 +203,6 @@ impl CachedPrefix {
     pub fn is_consistent(&self) -> bool {
         self.holding.is_consistent()
             && self.holding.scores == self.scores.len()
-            && self.holding.complete_prompt.is_some() == self.last_row.is_some()
+            && self.holding.complete_prompt.is_some() == self.output.is_some()
     }
 }

@@ -1,18 +1,22 @@
-//! The KV cache of a context: its lanes, and which request gets which cells. Nobody else touches a lane or a cell.
+//! The KV cache of a context: its lanes, and which request gets which cells. No other module touches a lane or a cell.
 //!
-//! A lane (llama-server: a slot) has the KV cells of one sequence. Its life is a circle:
+//! A lane (llama-server: a slot) has the KV cells of one sequence, and goes through a cycle:
 //!
-//! 1. **acquire**: a request leases a free lane that holds as much of its prompt as can be had: its lane is continued in
-//!    place, another lane is copied, a lane of another worker is fetched ([`KvFetch`] → export → [`KvTransfer`] → import), or
-//!    the request waits for a neighbour that is evaluating its prompt. [`reach`](reach::reach) says how many cells of a
-//!    [`Holding`] a request can reuse; [`victim`](policy::victim) says which free lane is given up for it.
-//! 2. **commit**: prompt cells are evaluated, with their scores; after the last one the prompt is complete.
-//! 3. **release**: the sequence has ended, and its cells stay as cache. If a decode failed, **abandon** has emptied the
-//!    lane before.
+//! 1. **acquire**: a request leases a free lane with as many cells of its prompt as it can reuse. The cells are continued in
+//!    place, copied from another lane, or fetched from another worker ([`KvFetch`] → export → [`KvTransfer`] → import); or the
+//!    request waits for a neighbour that is evaluating them. [`reach`] says how many cells of a [`Holding`] a request can
+//!    reuse, [`policy::victim`] which free lane is given up.
+//! 2. **commit**: prompt cells are evaluated, with their scores. After the last one the prompt is complete.
+//! 3. **release**: the sequence has ended, and its cells stay as cache. If a decode failed, **abandon** emptied the lane
+//!    before.
 //!
-//! What holds: a leased lane is never given up, copied over or cut by another request. A holding never promises a cell
-//! that any fresh evaluation would fill otherwise. A lane that may hold NaN is scrubbed before a request starts in it with
-//! no cells. With fewer pinned prefixes than free lanes, no pinned prefix is lost to make room ([`pins`]).
+//! What holds:
+//!
+//! - A leased lane is never overwritten or cut for another request.
+//! - A request reuses only cells that a fresh evaluation would fill with the same bits (in throughput mode: from the same
+//!   tokens, unless the request asks for exactness).
+//! - A lane that may hold NaN is scrubbed before a request starts there with no cells.
+//! - A pinned prefix ([`pins`]) is given up only if no other lane is free.
 
 mod cells;
 mod directory;
@@ -34,7 +38,7 @@ use crate::logprobs::{Tell, TokenLogprob};
 use crate::metrics;
 use crate::model::{Adapters, Runner, Token};
 use cells::Cells;
-use holding::{CachedPrefix, CompletePrompt, Holding};
+use holding::{CachedOutput, CachedPrefix, CompletePrompt, Holding};
 use pins::Pins;
 use policy::{Candidate, Source};
 use reach::{Ask, reach};
@@ -166,7 +170,11 @@ impl<C: Cells> Cache<C> {
         let Order { request, plan, .. } = order;
         let ask = Ask::of(request);
         let reuses = request.cache_prompt && self.cells.can_cut();
-        let source = self.best_source(&ask, plan).filter(|_| reuses);
+        let source = if reuses {
+            self.best_source(&ask, plan)
+        } else {
+            None
+        };
         let here = source.map_or(0, |source| source.cells);
         if reuses && here < ask.most_cells() {
             if policy::is_worth_waiting(here, self.promised(&ask, plan), ask.prompt_len()) {
@@ -180,6 +188,7 @@ impl<C: Cells> Cache<C> {
             }
         }
         let candidates = self.candidates();
+        // Whose lane the request may continue in.
         let continued = source.filter(|&source| {
             !request.is_fork() || policy::may_cut(&candidates, source, ask.prompt_len())
         });
@@ -212,8 +221,8 @@ impl<C: Cells> Cache<C> {
             .max_by_key(|source| (source.cells, self.lanes[source.lane].lease.is_none()))
     }
 
-    /// Cells that a request could reuse once running prompts and forced prefixes are evaluated. Those that are have a lane
-    /// and go on, so nobody waits for a sequence that waits.
+    /// Cells that a request could reuse once running prompts and forced prefixes are evaluated. Sequences with a lane do not
+    /// wait for others, so the wait ends.
     fn promised(&self, ask: &Ask, plan: &PromptPlan) -> usize {
         let leases = self.lanes.iter().filter_map(|lane| lane.lease.as_ref());
         leases
@@ -264,7 +273,7 @@ impl<C: Cells> Cache<C> {
         let lanes = self.lanes.iter().enumerate();
         let holdings = lanes.map(|(lane, state)| (lane, state.prefix.holding()));
         for (holders, len) in self.pins.holders(holdings) {
-            // One lane is enough. A busy one holds the prefix when it is released, too.
+            // One lane is enough. A busy one still holds the prefix when it is released.
             let keeper = holders
                 .into_iter()
                 .max_by_key(|&lane| (!candidates[lane].free, candidates[lane].last_use));
@@ -362,10 +371,9 @@ impl<C: Cells> Cache<C> {
         }
     }
 
-    /// What a complete prompt is answered from: the scores of all its tokens but the first, if it was scored, and the row of
-    /// logits that predicts what follows.
-    pub fn complete_prompt(&self, lane: usize) -> Option<(&[Arc<TokenLogprob>], &Arc<[f32]>)> {
-        self.lanes[lane].prefix.complete_prompt()
+    /// What a complete prompt is answered from.
+    pub fn output(&self, lane: usize) -> Option<&CachedOutput> {
+        self.lanes[lane].prefix.output()
     }
 
     /// A token after the prompt is evaluated. In throughput mode these are told at the release.

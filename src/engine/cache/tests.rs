@@ -1,3 +1,5 @@
+//! The cache without llama.cpp: its cells are hashes here.
+
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -178,6 +180,7 @@ struct Worker {
     reply: std::sync::mpsc::Sender<(u64, Option<KvTransfer>)>,
     exact: bool,
     cuts: Cuts,
+    placement: Placement,
     reused: usize,
 }
 
@@ -196,6 +199,7 @@ impl Worker {
             reply,
             exact: true,
             cuts: CUTS,
+            placement: Placement::Anywhere,
             reused: 0,
         }
     }
@@ -217,7 +221,7 @@ impl Worker {
                 plan: &running.plan,
                 is_exact: self.exact || running.request.exact,
                 may_fetch: running.may_fetch,
-                placement: Placement::Anywhere,
+                placement: self.placement,
             };
             match self.cache.acquire(&order) {
                 Acquired::Lane { lane, cells } => {
@@ -305,6 +309,42 @@ impl Worker {
         }
     }
 
+    /// Each running sequence has the cells of a fresh context, and nothing else is known of a lane than what is there.
+    fn check(&self) {
+        for running in &self.running {
+            let Some((lane, evaluated)) = running.at else {
+                continue;
+            };
+            let cells = &self.cache.cells.lanes[lane];
+            let expected = running.expected(evaluated);
+            if self.exact || running.request.exact {
+                assert_eq!(*cells, expected, "{:?}", running.request);
+            }
+            let [cells, expected] = [cells, &expected].map(|cells| {
+                cells
+                    .iter()
+                    .map(|&cell| tokens_only(cell))
+                    .collect::<Vec<_>>()
+            });
+            assert_eq!(cells, expected, "{:?}", running.request);
+        }
+        let runs = |id| self.running.iter().any(|running| running.id == id);
+        for (lane, state) in self.cache.lanes.iter().enumerate() {
+            assert!(state.prefix.is_consistent());
+            assert!(
+                state
+                    .lease
+                    .as_ref()
+                    .is_none_or(|lease| runs(lease.sequence))
+            );
+            let cells = self.cache.cells.lanes[lane].len();
+            let known = state.prefix.holding().cells();
+            assert!(known <= cells);
+            // What is not known of a free lane is cut off.
+            assert!(state.lease.is_some() || known == cells);
+        }
+    }
+
     /// Runs a request to its end; the cells that it reuses.
     fn complete(&mut self, request: Request) -> usize {
         let before = self.reused;
@@ -339,13 +379,18 @@ fn row(cells: &[u64]) -> Arc<[f32]> {
 /// The prompt's scores and row are its own.
 fn check_complete(cache: &Cache<Hashes>, running: &Running, lane: usize) {
     let request = &running.request;
-    let (scores, last) = cache.complete_prompt(lane).expect("complete");
+    let output = cache.output(lane).expect("complete");
     let expected = running.expected(request.prompt.len());
-    assert_eq!(*last, row(&expected[..request.prompt.len()]));
+    assert_eq!(output.last_row, row(&expected[..request.prompt.len()]));
     if let Some(spec) = &request.prompt_logprobs {
-        let tokens: Vec<Token> = scores.iter().map(|score| score.token).collect();
+        let tokens: Vec<Token> = output.scores.iter().map(|score| score.token).collect();
         assert_eq!(tokens, request.prompt[1..]);
-        assert!(scores.iter().all(|score| score.top.len() >= spec.top));
+        assert!(
+            output
+                .scores
+                .iter()
+                .all(|score| score.top.len() >= spec.top)
+        );
     }
 }
 
@@ -441,40 +486,7 @@ fn simulate(seed: u64, exact: bool, pinned_prefixes: usize, cuts: Cuts) -> usize
                 worker.advance(index, rows, token);
             }
         }
-        for running in &worker.running {
-            if let Some((lane, evaluated)) = running.at {
-                let cells = &worker.cache.cells.lanes[lane];
-                let expected = running.expected(evaluated);
-                if exact || running.request.exact {
-                    assert_eq!(*cells, expected, "{seed} {step}: {:?}", running.request);
-                }
-                let [cells, expected] = [cells, &expected].map(|cells| {
-                    cells
-                        .iter()
-                        .map(|&cell| tokens_only(cell))
-                        .collect::<Vec<_>>()
-                });
-                assert_eq!(cells, expected, "{seed} {step}: {:?}", running.request);
-            }
-        }
-        let runs = |id| worker.running.iter().any(|running| running.id == id);
-        for (lane, state) in worker.cache.lanes.iter().enumerate() {
-            assert!(state.prefix.is_consistent(), "{seed} {step} {lane}");
-            assert!(
-                state
-                    .lease
-                    .as_ref()
-                    .is_none_or(|lease| runs(lease.sequence))
-            );
-            let cells = worker.cache.cells.lanes[lane].len();
-            let known = state.prefix.holding().cells();
-            assert!(known <= cells, "{seed} {step} {lane}");
-            // What is not known of a free lane is cut off.
-            assert!(
-                state.lease.is_some() || known == cells,
-                "{seed} {step} {lane}"
-            );
-        }
+        worker.check();
         for (to, fetch) in fetches {
             workers[to].cache.enqueue(fetch);
         }
@@ -639,4 +651,47 @@ fn a_pinned_stem_survives_one_off_prompts() {
         }
         assert_eq!(worker.complete(ask(0, 9)), expect, "{pinned_prefixes}");
     }
+}
+
+#[test]
+fn cells_that_are_in_the_way_are_moved_and_not_lost() {
+    let ask = |from: i32| request(from..from + 100, None);
+    let mut worker = Worker::alone(3, 0);
+    for from in [0, 1000, 2000] {
+        worker.complete(ask(from));
+    }
+    // The second lane was used last. The first one runs on.
+    assert_eq!(worker.complete(ask(1000)), 100);
+    worker.running.push(Running::new(90, ask(3000), CUTS));
+    worker.start();
+    worker.placement = Placement::Together;
+    assert_eq!(worker.complete(ask(4000)), 0);
+    assert_eq!(worker.complete(ask(1000)), 100);
+    assert_eq!(worker.complete(ask(2000)), 0);
+}
+
+#[test]
+fn a_pin_protects_one_lane() {
+    let ask = |tail: i32| {
+        let mut ask = request(0..0, None);
+        ask.prompt = (0..200).chain(tail..tail + 10).map(Token).collect();
+        ask
+    };
+    let mut worker = Worker::alone(3, 1);
+    for user in 1..5 {
+        worker.complete(ask(1000 * user));
+    }
+    // Two lanes hold the stem. While one of them is busy, the other one may go.
+    worker.running.push(Running::new(90, ask(9000), CUTS));
+    worker.start();
+    worker.complete(ask(9500));
+    let one_off = |number: i32| request(10_000 * number..10_000 * number + 100, None);
+    worker.complete(one_off(1));
+    worker.complete(one_off(2));
+    assert_eq!(worker.complete(one_off(1)), 100);
+    worker.end(0);
+    for number in 3..9 {
+        worker.complete(one_off(number));
+    }
+    assert_eq!(worker.complete(ask(9900)), 200);
 }

@@ -135,16 +135,16 @@ impl Worker<'_> {
     /// Emits a complete prompt, and draws the first token; what ends the sequence, if something does.
     pub(super) fn finish_prompt(&mut self, index: usize) -> Option<Delta> {
         let sequence = &mut self.sequences[index];
-        let Some((scores, row)) = self.cache.complete_prompt(sequence.lane) else {
+        let Some(output) = self.cache.output(sequence.lane) else {
             return Some(self.failed(index, &"an evaluated prompt is missing"));
         };
         let request = &sequence.request;
         let spec = request.prompt_logprobs.as_ref();
         let logprobs = spec
             .iter()
-            .flat_map(|spec| scores.iter().map(|score| score.narrowed(spec)));
+            .flat_map(|spec| output.scores.iter().map(|score| score.narrowed(spec)));
         let logprobs = logprobs.collect();
-        let row = Arc::clone(row);
+        let row = Arc::clone(&output.last_row);
         metrics::prompt_known(
             request.prompt.len() + request.kept.len(),
             sequence.cached,
