@@ -19,6 +19,7 @@
 //! - A pinned prefix ([`pins`]) is given up only if no other lane is free.
 
 mod cells;
+mod decode;
 mod directory;
 mod holding;
 mod pins;
