@@ -131,8 +131,10 @@ impl<'a> Worker<'a> {
             Message::Run(job) => self.admit(*job),
             Message::Fetch(fetch) => self.cache.enqueue(fetch),
             Message::Transfer { sequence, transfer } => {
-                let mut sequences = self.sequences.iter_mut();
-                if let Some(sequence) = sequences.find(|other| other.id == sequence) {
+                let waits = |other: &&mut Sequence| {
+                    other.id == sequence && matches!(other.phase, Phase::Fetching)
+                };
+                if let Some(sequence) = self.sequences.iter_mut().find(waits) {
                     sequence.phase = Phase::New { may_fetch: false };
                     self.cache.import_fetched(sequence.id, transfer);
                 }
