@@ -3,7 +3,7 @@
 use super::cells::Cells;
 use super::{Cache, Lane};
 use crate::metrics;
-use crate::model::{Adapters, DecodeError, Model, Row, Runner};
+use crate::model::{Adapters, DecodeError, Model, Row};
 
 impl Cache {
     pub fn model(&self) -> &Model {
