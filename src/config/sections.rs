@@ -185,6 +185,8 @@ pub struct Engine {
     pub parallel_sequences: usize,
     /// Lanes per context in addition to those of running sequences: they cache finished prompts.
     pub cache_lanes: usize,
+    /// Prefixes that each context keeps because many prompts begin with them; at most `cache_lanes`.
+    pub pinned_prefixes: usize,
     /// Maximum tokens of a sequence, prompt and completion together.
     pub context_length: usize,
     /// Maximum prompt tokens in one decode. Other sequences wait for at most one such chunk.

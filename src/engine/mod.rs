@@ -8,6 +8,7 @@
 mod admission;
 mod alive;
 mod bits_class;
+mod cache;
 mod cores;
 mod draft;
 mod embeddings;
@@ -18,7 +19,6 @@ mod generation;
 mod guard;
 mod handle;
 mod idle;
-mod lanes;
 mod loader;
 mod masks;
 mod memory;

@@ -10,11 +10,11 @@ use tokio::sync::OnceCell;
 use super::admission::Admission;
 use super::alive::Alive;
 use super::bits_class::bits_class;
+use super::cache::{Directory, Filled};
 use super::cores::Cores;
 use super::embeddings::Embeddings;
 use super::error::StartError;
 use super::idle;
-use super::lanes::{Directory, Filled};
 use super::masks::Masks;
 use super::memory::{self, Need, mib};
 use super::message::Message;
@@ -291,6 +291,7 @@ fn shared(
             rows: cut_rows,
         },
         lane_tokens: settings.context_length,
+        pinned_prefixes: settings.pinned_prefixes,
     };
     Ok((shared, mailboxes))
 }

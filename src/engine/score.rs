@@ -1,17 +1,17 @@
-//! Scores the rows of a prompt, side by side.
+//! Scores the rows of a prompt, on several threads.
 
 use std::sync::Arc;
 
 use crate::logprobs::{self, Likeliest, LogprobSpec, TokenLogprob};
 use crate::model::Token;
 
-/// Numbers that one thread reads in the time that starting another takes.
+/// About as many logits as one thread reads in the time it takes to start another.
 const WORTH_A_THREAD: usize = 1 << 20;
 
-/// What each row tells of its token; on up to `threads` threads, where there is enough to do.
+/// The score of each row's token; on up to `threads` threads if there is enough work.
 pub fn score_rows(
     rows: &[(&[f32], Token)],
-    tell: &LogprobSpec,
+    spec: &LogprobSpec,
     threads: usize,
 ) -> Vec<Arc<TokenLogprob>> {
     let numbers: usize = rows.iter().map(|(logits, _)| logits.len()).sum();
@@ -21,29 +21,29 @@ pub fn score_rows(
     std::thread::scope(|scope| {
         let others: Vec<_> = parts
             .map(|part| {
-                let work = move || score_part(part, tell);
+                let work = move || score_part(part, spec);
                 (part, std::thread::Builder::new().spawn_scoped(scope, work))
             })
             .collect();
-        let mut scores = score_part(first, tell);
+        let mut scores = score_part(first, spec);
         for (part, other) in others {
             match other.map(|other| other.join()) {
                 Ok(Ok(part)) => scores.extend(part),
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),
-                // The system gives no thread: it is done here.
-                Err(_) => scores.extend(score_part(part, tell)),
+                // No thread could be started.
+                Err(_) => scores.extend(score_part(part, spec)),
             }
         }
         scores
     })
 }
 
-fn score_part(rows: &[(&[f32], Token)], tell: &LogprobSpec) -> Vec<Arc<TokenLogprob>> {
+fn score_part(rows: &[(&[f32], Token)], spec: &LogprobSpec) -> Vec<Arc<TokenLogprob>> {
     let mut likeliest = Likeliest::default();
     rows.iter()
         .map(|&(logits, token)| {
-            likeliest.find(logits, tell.top);
-            Arc::new(logprobs::score(logits, &likeliest, token, tell))
+            likeliest.find(logits, spec.top);
+            Arc::new(logprobs::score(logits, &likeliest, token, spec))
         })
         .collect()
 }

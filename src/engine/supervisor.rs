@@ -101,7 +101,7 @@ impl Supervisor {
                         let _ = deltas.send(Delta::Failed(EngineError::worker_down(self.number)));
                     }
                     // Dropping it is the answer.
-                    Message::Want(_) | Message::Gift { .. } | Message::Allowed => {}
+                    Message::Fetch(_) | Message::Transfer { .. } | Message::MaskReady => {}
                     Message::Close => return None,
                 }
             }

@@ -54,8 +54,8 @@ pub trait Runner {
     fn embedding(&self, row: usize) -> Option<&[f32]>;
     /// Forgets what the lane holds from this position on. `false`: the model cannot cut there.
     fn cut(&mut self, lane: usize, from: usize) -> bool;
-    /// Empties a lane, of which nothing is left in memory either.
-    fn cleanse(&mut self, lane: usize);
+    /// Empties a lane and overwrites its memory: NaN in cells that are only cut would still reach what is computed later.
+    fn scrub(&mut self, lane: usize);
     /// Replaces the content of one lane by that of another.
     fn copy(&mut self, from: usize, to: usize);
     /// The content of a lane, for another runner of the same model, if it is available.
