@@ -19,7 +19,7 @@
 //! requests to other servers. `serve` accepts connections. [`verify`] compares an answer with its receipt, on a server of
 //! its own. [`doctor`] checks the machine and the settings before a server starts. `main` parses the command line; [`run`]
 //! wires everything up, so that a test can start the real server on port 0, and [`run_on`] lets a test wrap the engine's
-//! contexts in a [`model::Runner`] that fails on command.
+//! contexts in a [`model::Runner`] that fails on command. `docs/glossary.md` explains the terms.
 //!
 //! # The life of a request
 //!
