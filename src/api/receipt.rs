@@ -23,7 +23,7 @@ pub const VERSION: u32 = 1;
 const DISTRIBUTION: &str = "log-softmax of the raw logits over the whole vocabulary, in nats";
 
 /// The routes whose answers can have a receipt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReceiptRoute {
     #[serde(rename = "/v1/completions")]
     Completions,
@@ -47,8 +47,8 @@ impl ReceiptRoute {
 pub struct Receipt {
     /// The version of the receipt format: 1.
     pub version: u32,
-    /// Where the request was sent.
-    #[schema(inline)]
+    /// Where the request was sent: "/v1/completions" or "/v1/chat/completions".
+    #[schema(value_type = String)]
     pub route: ReceiptRoute,
     /// The request, with the seed that was used and the defaults of the server's settings.
     #[schema(value_type = Object)]
