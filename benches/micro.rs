@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use candor::engine::{Completion, Ending, Told, Utf8Decoder};
-use candor::logprobs::{Likeliest, Tell, score};
+use candor::logprobs::{Likeliest, LogprobSpec, score};
 use candor::model::Token;
+use candor::params::ParamValues;
 use candor::sampling::{Sampler, SamplingParams};
 use divan::{Bencher, black_box};
 
@@ -39,7 +40,7 @@ mod logprobs {
         let mut likeliest = Likeliest::default();
         bencher.bench_local(|| {
             likeliest.find(black_box(&row), 5);
-            score(&row, &likeliest, Token(77), &Tell::top(5))
+            score(&row, &likeliest, Token(77), &LogprobSpec::top(5))
         });
     }
 
@@ -83,29 +84,29 @@ mod sampling {
 
     #[divan::bench(args = VOCABULARIES)]
     fn greedy(bencher: Bencher, vocabulary: usize) {
-        let params = SamplingParams {
+        let params = SamplingParams::from(ParamValues {
             temperature: 0.0,
-            ..SamplingParams::default()
-        };
+            ..ParamValues::default()
+        });
         draw(bencher, vocabulary, &params);
     }
 
     #[divan::bench(args = VOCABULARIES)]
     fn penalties(bencher: Bencher, vocabulary: usize) {
-        let params = SamplingParams {
+        let params = SamplingParams::from(ParamValues {
             repeat_penalty: 1.1,
-            ..SamplingParams::default()
-        };
+            ..ParamValues::default()
+        });
         draw(bencher, vocabulary, &params);
     }
 
     /// Without top-k the whole vocabulary goes through llama.cpp's samplers.
     #[divan::bench(args = VOCABULARIES)]
     fn whole_vocabulary(bencher: Bencher, vocabulary: usize) {
-        let params = SamplingParams {
+        let params = SamplingParams::from(ParamValues {
             top_k: 0,
-            ..SamplingParams::default()
-        };
+            ..ParamValues::default()
+        });
         draw(bencher, vocabulary, &params);
     }
 }

@@ -15,6 +15,7 @@ use candor::config::{Config, ConfigError, Problem, Sources};
 use candor::engine::{Completion, Ending, Models, TokenOutput, Told, Utf8Decoder};
 use candor::logprobs::Likeliest;
 use candor::model::{Model, Token};
+use candor::params::{PARAMS, ParamValues, Range};
 use candor::sampling::{Constraint, Sampler, SamplingParams};
 use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
@@ -196,12 +197,14 @@ pub fn config_file(data: &[u8]) {
         }
     };
     let config = &loaded.config;
-    for above_0 in [
-        config.sampling.top_p,
-        config.sampling.typical_p,
-        config.sampling.repeat_penalty,
-    ] {
-        assert!(above_0 > 0.0, "{:?}", config.sampling);
+    for param in PARAMS {
+        let value = param.get(&config.sampling.values);
+        let is_within = match param.range {
+            Range::Integer(least, most) => (least..=most).contains(&value.into()),
+            // Settings are kept as f32.
+            Range::Real(least, most) => (least as f32..=most as f32).contains(&value.into()),
+        };
+        assert!(is_within, "{} is {value:?}", param.name);
     }
     let shown = loaded.to_toml();
     let again = load_settings(shown.as_bytes()).0;
@@ -285,7 +288,10 @@ fn stops_and_tokens(choices: &mut Unstructured) -> Result<(Vec<String>, Vec<Vec<
 fn draw_under(model: &Model, constraint: Constraint, data: &[u8]) {
     const MOST: usize = 16;
     let params = SamplingParams {
-        temperature: 0.0,
+        values: ParamValues {
+            temperature: 0.0,
+            ..ParamValues::default()
+        },
         constraint: Some(constraint),
         ..SamplingParams::default()
     };

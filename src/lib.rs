@@ -14,7 +14,8 @@
 //! | [`api`] | JSON | JSON or SSE | OpenAI's field names |
 //! | [`playground`] | – | the page at `/`; asks the API as anyone may | HTML |
 //!
-//! [`metrics`] is a leaf that anyone may count with, `otel` one that sends traces, [`program`] one by which this program
+//! [`params`] is the table of sampling parameters, which settings, requests and documents read. [`metrics`] is a leaf that
+//! anyone may count with, `otel` one that sends traces, [`program`] one by which this program
 //! runs itself, and [`http_client`] one by which it asks other servers; `serve` takes in connections. [`verify`] holds an
 //! answer against its receipt, by a server of its own. [`doctor`] checks the machine and the settings before a server
 //! starts. `main` parses and runs; [`run`] wires,
@@ -67,6 +68,7 @@ pub mod metrics;
 pub mod model;
 #[cfg(feature = "otel")]
 pub mod otel;
+pub mod params;
 pub mod playground;
 pub mod program;
 pub mod sampling;

@@ -1,4 +1,4 @@
-//! A row of logits and a token become a [`TokenLogprob`]: the arithmetic this project exists for.
+//! Reduces a row of logits and a token to a [`TokenLogprob`]: the arithmetic this project exists for.
 //!
 //! log p(t) = x(t) − m − ln Σ exp(x(i) − m), with m the largest logit: the log-softmax of the raw logits, written so
 //! that nothing overflows (Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax functions",
@@ -8,18 +8,18 @@ use std::sync::Arc;
 
 use crate::model::{Loop, Token, vectorised};
 
-/// What is asked of each row.
+/// What to compute for each row.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Tell {
-    /// How many of the likeliest tokens.
+pub struct LogprobSpec {
+    /// How many of the likeliest tokens to return.
     pub top: usize,
-    /// Whether [`Detail`] is wanted.
+    /// Whether to compute [`Detail`].
     pub detail: bool,
-    /// Tokens whose logprobs are wanted whatever their rank; each lies within the vocabulary.
+    /// Tokens whose logprobs to return whatever their rank; each is within the vocabulary.
     pub named: Arc<[Token]>,
 }
 
-impl Tell {
+impl LogprobSpec {
     /// The `top` likeliest, and nothing else.
     pub fn top(top: usize) -> Self {
         Self {
@@ -28,8 +28,8 @@ impl Tell {
         }
     }
 
-    /// Whether all of it stands in what `other` has told. The mass outside a smaller top is another sum, with low bits of its
-    /// own.
+    /// Whether the result for `other` contains the result for this. The mass outside a smaller top is another sum, which
+    /// differs in its low bits.
     pub fn within(&self, other: &Self) -> bool {
         self.top <= other.top
             && (!self.detail || (other.detail && self.top == other.top))
@@ -37,68 +37,68 @@ impl Tell {
     }
 }
 
-/// The log-probability of a token and of the likeliest tokens at its place: log-softmax (natural logarithm) of the
-/// raw logits over the whole vocabulary, before bias, penalties, grammar and temperature.
+/// The log-probability of a token and of the likeliest tokens at its position: log-softmax (natural logarithm) of the raw
+/// logits over the whole vocabulary, before bias, penalties, grammar and temperature.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprob {
     pub token: Token,
     /// Nats, at most 0.
     pub logprob: f32,
-    /// The likeliest tokens, likeliest first; of equals the larger id first.
+    /// The likeliest tokens, likeliest first; among equals the larger id first.
     pub top: Vec<(Token, f32)>,
-    /// Nats, of each token that was asked for by name, in that order.
+    /// Nats, for each requested token, in the order of the request.
     pub named: Vec<f32>,
-    /// If it was asked for.
+    /// If requested.
     pub detail: Option<Detail>,
 }
 
-/// What the whole row says of how sure the model was.
+/// Measures of how certain the model was, over the whole row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Detail {
-    /// The token's place among all, from 1 for the likeliest; of equals as in the top.
+    /// The token's rank, 1 for the likeliest; equals are ordered as in the top.
     pub rank: usize,
-    /// Shannon's entropy of the distribution, −Σ p ln p, in nats.
+    /// The Shannon entropy of the distribution, −Σ p ln p, in nats.
     pub entropy: f32,
-    /// The probability of all tokens together that are not among the top.
+    /// The total probability of the tokens outside the top.
     pub tail_mass: f32,
 }
 
 impl TokenLogprob {
-    /// No more of it than is asked for, which lies within what it tells.
-    pub fn narrowed(self: &Arc<Self>, tell: &Tell) -> Arc<Self> {
-        let same = self.top.len() <= tell.top
-            && self.named.len() == tell.named.len()
-            && self.detail.is_some() == tell.detail;
+    /// Only what `spec` asks for, which must be contained in this.
+    pub fn narrowed(self: &Arc<Self>, spec: &LogprobSpec) -> Arc<Self> {
+        let same = self.top.len() <= spec.top
+            && self.named.len() == spec.named.len()
+            && self.detail.is_some() == spec.detail;
         if same {
             return Arc::clone(self);
         }
         Arc::new(Self {
             token: self.token,
             logprob: self.logprob,
-            top: self.top[..tell.top.min(self.top.len())].to_vec(),
-            named: if tell.named.is_empty() {
+            top: self.top[..spec.top.min(self.top.len())].to_vec(),
+            named: if spec.named.is_empty() {
                 Vec::new()
             } else {
                 self.named.clone()
             },
-            detail: self.detail.filter(|_| tell.detail),
+            detail: self.detail.filter(|_| spec.detail),
         })
     }
 }
 
-/// The likeliest tokens of a row of raw logits: what a [`TokenLogprob`] tells of, and what samplers draw from. It is
-/// filled anew for each row, so that a token costs no allocation.
+/// The likeliest tokens of a row of raw logits, for [`TokenLogprob`] and for samplers. Reused for each row, so that a token
+/// costs no allocation.
 #[derive(Debug, Default)]
 pub struct Likeliest {
-    /// Largest logit first, of equals the larger id first.
+    /// Largest logit first, among equals the larger id first.
     kept: Vec<(f32, Token)>,
-    /// The row's largest logit; 0 if there is none that is finite, as the reference has it.
+    /// The row's largest logit; 0 if it is not finite, as in the reference.
     largest: f32,
 }
 
 impl Likeliest {
-    /// Finds the `count` likeliest tokens of a row. One pass, in which blocks are only looked into when their largest
-    /// reaches the smallest of those kept, which soon is rare.
+    /// Finds the `count` likeliest tokens of a row, in one pass. A block is searched only if one of its logits reaches the
+    /// smallest of those kept, which soon becomes rare.
     pub fn find(&mut self, logits: &[f32], count: usize) {
         const BLOCK: usize = 8 * LANES;
         let kept = &mut self.kept;
@@ -107,7 +107,7 @@ impl Likeliest {
         for (number, block) in logits.chunks(BLOCK).enumerate() {
             if kept.len() == count {
                 let smallest = kept[count - 1].0;
-                // `>=`: an equal logit of a larger id stands before the one that is kept.
+                // `>=`: an equal logit of a larger id comes before the one that is kept.
                 if !block
                     .iter()
                     .fold(false, |any, &logit| any | (logit >= smallest))
@@ -119,7 +119,7 @@ impl Likeliest {
                 if kept.len() == count && logit < kept[count - 1].0 {
                     continue;
                 }
-                // Ids come in ascending order, so an equal goes before its equals.
+                // Ids come in ascending order, so an equal logit goes before its equals.
                 let place = kept.partition_point(|&(other, _)| other > logit);
                 if place < count {
                     let id = i32::try_from(number * BLOCK + offset).unwrap_or(i32::MAX);
@@ -132,30 +132,35 @@ impl Likeliest {
         self.largest = if largest.is_finite() { largest } else { 0.0 };
     }
 
-    /// Logit and token, largest first, of equals the larger id first: as many as were asked for, and one at least.
+    /// Logit and token, largest first, among equals the larger id first: as many as requested, but at least one.
     pub fn as_slice(&self) -> &[(f32, Token)] {
         &self.kept
     }
 }
 
-/// Reduces a row of logits to what is asked of it and of `token`, which lies within it; its likeliest tokens were found,
-/// at least as many as are asked for.
-pub fn score(logits: &[f32], likeliest: &Likeliest, token: Token, tell: &Tell) -> TokenLogprob {
+/// Reduces a row of logits to what `spec` asks for. `token` is within the row; `likeliest` holds at least as many tokens as
+/// `spec` asks for.
+pub fn score(
+    logits: &[f32],
+    likeliest: &Likeliest,
+    token: Token,
+    spec: &LogprobSpec,
+) -> TokenLogprob {
     let largest = likeliest.largest;
     let log_sum = ln_sum_exp(logits, largest);
-    // In this order, as the reference does: the largest logit is taken off first, so that what is rounded is small.
+    // In the order of the reference: the largest logit is subtracted first, so that rounding errors are small.
     let logprob = |logit: f32| (f64::from(logit - largest) - log_sum) as f32;
     let of = |token: Token| {
         logits
             .get(token.index())
             .map_or(f32::NEG_INFINITY, |&logit| logprob(logit))
     };
-    let top = &likeliest.kept[..tell.top.min(likeliest.kept.len())];
+    let top = &likeliest.kept[..spec.top.min(likeliest.kept.len())];
     TokenLogprob {
         token,
         logprob: of(token),
-        named: tell.named.iter().map(|&token| of(token)).collect(),
-        detail: tell
+        named: spec.named.iter().map(|&token| of(token)).collect(),
+        detail: spec
             .detail
             .then(|| detail(logits, (largest, log_sum), token, top)),
         top: top
@@ -165,7 +170,7 @@ pub fn score(logits: &[f32], likeliest: &Likeliest, token: Token, tell: &Tell) -
     }
 }
 
-/// `top` are the likeliest of the row, in order; (largest, log_sum) is what its softmax is made of.
+/// `top` are the likeliest tokens of the row, in order; `(largest, log_sum)` define its softmax.
 fn detail(
     logits: &[f32],
     (largest, log_sum): (f32, f64),
@@ -177,13 +182,13 @@ fn detail(
     };
     let (place, chosen) = (token.index(), logits.get(token.index()).copied());
     let chosen = chosen.unwrap_or(f32::NEG_INFINITY);
-    let behind = logits.get(place + 1..).unwrap_or_default();
+    let after = logits.get(place + 1..).unwrap_or_default();
     let Moments { tail, weighted } = vectorised(SumMoments {
         logits,
         largest,
         below: top.last().map_or(f32::INFINITY, |last| last.0),
     });
-    // Of those equal to the last of the top, as many are outside as do not stand in it.
+    // Logits equal to the last of the top that are not in it.
     let equals = top.last().map_or(0.0, |&(last, _)| {
         let within = top.iter().filter(|other| other.0 == last).count();
         let all = count(logits, &|logit| logit == last);
@@ -191,14 +196,14 @@ fn detail(
     });
     let sum = log_sum.exp();
     Detail {
-        rank: 1 + count(logits, &|logit| logit > chosen) + count(behind, &|logit| logit == chosen),
+        rank: 1 + count(logits, &|logit| logit > chosen) + count(after, &|logit| logit == chosen),
         // −Σ p ln p with ln p = x − m − ln Σ.
         entropy: (log_sum - weighted / sum).max(0.0) as f32,
         tail_mass: ((tail + equals) / sum).min(1.0) as f32,
     }
 }
 
-/// ln Σ exp(x) over a row; −∞ if all of it is.
+/// ln Σ exp(x) over a row; −∞ if all logits are.
 pub fn log_sum_exp(logits: &[f32]) -> f64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if largest.is_finite() {
@@ -208,7 +213,7 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
     }
 }
 
-/// Numbers that are added side by side. Sixteen fill one AVX-512 register, two of AVX2; the compiler does the rest.
+/// Numbers that are added in parallel. Sixteen fill one AVX-512 register or two of AVX2; the compiler does the rest.
 const LANES: usize = 16;
 
 /// ln Σ exp(x − largest).
@@ -249,7 +254,7 @@ impl Loop for SumExp<'_> {
     }
 }
 
-/// What entropy and tail are made of.
+/// The sums that entropy and tail are computed from.
 struct Moments {
     /// Σ exp(x − largest) over the logits below a bound.
     tail: f64,
@@ -282,10 +287,10 @@ impl Loop for SumMoments<'_> {
         for block in logits.chunks(BLOCK) {
             let mut tails = [0.0_f32; LANES];
             let mut weighted = [0.0_f32; LANES];
-            // A block's last numbers alone, too: the rest of the lanes adds nothing.
+            // Includes the last, shorter part of a block: the other lanes add nothing.
             for part in block.chunks(LANES) {
                 for ((tail, weight), &logit) in tails.iter_mut().zip(&mut weighted).zip(part) {
-                    // Nothing times an infinity would be no number.
+                    // 0 times an infinity would be NaN.
                     let x = (logit - largest).max(-87.0);
                     let power = exp(x);
                     *tail += if logit < below { power } else { 0.0 };
@@ -304,10 +309,10 @@ impl Loop for SumMoments<'_> {
 /// library's does not.
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2 / 2; e^r by the polynomial of Cephes' `expf` (S. L. Moshier), 2^n by the exponent's
-/// bits. Below −87 the true value is below 1.6e-38: it counts as nothing beside the largest token's 1.
+/// bits. Below −87 the true value is below 1.6e-38, which is negligible beside the largest token's 1.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    /// 1.5 · 2^23: adding it rounds to a whole number, which then stands in the lowest bits.
+    /// 1.5 · 2^23: adding it rounds to a whole number, which then is in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     // ln 2 in two parts, so that n · ln 2 is exact enough.
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -345,11 +350,25 @@ pub(crate) mod tests {
             .collect()
     }
 
-    /// Finds and scores in one go.
+    /// A score with these numbers.
+    pub(crate) fn scored(token: i32, logprob: f32, top: &[(i32, f32)]) -> TokenLogprob {
+        TokenLogprob {
+            token: Token(token),
+            logprob,
+            top: top
+                .iter()
+                .map(|&(id, logprob)| (Token(id), logprob))
+                .collect(),
+            named: Vec::new(),
+            detail: None,
+        }
+    }
+
+    /// Finds and scores in one step.
     fn score(logits: &[f32], token: Token, top: usize) -> TokenLogprob {
         let mut likeliest = Likeliest::default();
         likeliest.find(logits, top);
-        super::score(logits, &likeliest, token, &Tell::top(top))
+        super::score(logits, &likeliest, token, &LogprobSpec::top(top))
     }
 
     /// The definition, in f64, by a full sort.
@@ -446,15 +465,15 @@ pub(crate) mod tests {
                 }
                 let token = Token((seed as i32 * 7919) % count as i32);
                 let named: Arc<[Token]> = [Token(0), Token(count as i32 - 1)].into();
-                let tell = Tell {
+                let spec = LogprobSpec {
                     top,
                     detail: true,
                     named: Arc::clone(&named),
                 };
                 let mut likeliest = Likeliest::default();
                 likeliest.find(&row, top);
-                let told = super::score(&row, &likeliest, token, &tell);
-                let detail = told.detail.expect("asked for");
+                let scored = super::score(&row, &likeliest, token, &spec);
+                let detail = scored.detail.expect("requested");
 
                 let max = f64::from(row.iter().copied().fold(f32::MIN, f32::max));
                 let powers: Vec<f64> = row.iter().map(|&x| (f64::from(x) - max).exp()).collect();
@@ -473,11 +492,11 @@ pub(crate) mod tests {
                 assert_eq!(Some(detail.rank - 1), rank, "{count} {seed}");
                 assert!(near(detail.entropy, entropy), "{detail:?} {entropy}");
                 assert!(near(detail.tail_mass, tail), "{detail:?} {tail}");
-                for (&token, &logprob) in named.iter().zip(&told.named) {
+                for (&token, &logprob) in named.iter().zip(&scored.named) {
                     assert_eq!(logprob, score(&row, token, 0).logprob);
                 }
 
-                let fewer = Arc::new(told).narrowed(&Tell::top(top / 2));
+                let fewer = Arc::new(scored).narrowed(&LogprobSpec::top(top / 2));
                 assert_eq!((fewer.top.len(), fewer.named.len()), (top / 2, 0));
                 assert_eq!(fewer.detail, None);
             }
@@ -485,23 +504,23 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_was_told_holds_what_is_asked_for_less() {
-        let tell = |top, detail, named: &[i32]| Tell {
+    fn a_spec_is_within_one_that_asks_for_more() {
+        let spec = |top, detail, named: &[i32]| LogprobSpec {
             top,
             detail,
             named: named.iter().copied().map(Token).collect(),
         };
-        let told = tell(5, true, &[1, 2]);
-        assert!(tell(5, true, &[1, 2]).within(&told));
-        assert!(tell(0, false, &[]).within(&told));
-        assert!(!tell(6, false, &[]).within(&told));
-        assert!(!tell(1, false, &[2]).within(&told));
-        assert!(!tell(1, true, &[]).within(&tell(5, false, &[])));
-        assert!(!tell(1, true, &[]).within(&told));
+        let more = spec(5, true, &[1, 2]);
+        assert!(spec(5, true, &[1, 2]).within(&more));
+        assert!(spec(0, false, &[]).within(&more));
+        assert!(!spec(6, false, &[]).within(&more));
+        assert!(!spec(1, false, &[2]).within(&more));
+        assert!(!spec(1, true, &[]).within(&spec(5, false, &[])));
+        assert!(!spec(1, true, &[]).within(&more));
     }
 
     #[test]
-    fn of_equal_logits_the_larger_id_comes_first() {
+    fn among_equal_logits_the_larger_id_comes_first() {
         let row = [1.0, 5.0, 5.0, 2.0, 5.0];
         let top: Vec<i32> = score(&row, Token(0), 4).top.iter().map(|t| t.0.0).collect();
         assert_eq!(top, [4, 2, 1, 3]);
@@ -515,7 +534,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn one_certain_token_has_a_logprob_of_nothing() {
+    fn a_certain_token_has_a_logprob_of_zero() {
         let mut row = vec![-1000.0; 500];
         row[17] = 1000.0;
         let scored = score(&row, Token(17), 1);

@@ -1,5 +1,4 @@
-//! `candor verify`: runs the request of a receipt again, here or on another server, and compares what comes with what the
-//! receipt says, bit by bit.
+//! `candor verify`: repeats the request of a receipt, here or on another server, and compares the results bit by bit.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,8 +7,12 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use ureq::Timeout;
 
-use crate::api::receipt::{self, Receipt, ReceiptChoice, ReceiptEngine, ReceiptPrompt};
+use crate::api::counted;
+use crate::api::receipt::{
+    self, Receipt, ReceiptChoice, ReceiptEngine, ReceiptPrompt, ReceiptRoute,
+};
 use crate::config::{Config, LoadAt, Mode};
+use crate::engine::Evaluation;
 use crate::http_client;
 use crate::model::{self, Routines, source};
 
@@ -18,11 +21,12 @@ use crate::model::{self, Routines, source};
 #[error("{0}")]
 pub struct Unable(String);
 
-/// What was compared.
+/// The outcome of a comparison.
 #[derive(Debug)]
 pub struct Comparison {
+    /// What was compared.
     about: String,
-    /// What else is not as the receipt has it, and may be why.
+    /// Other differences, which may be the cause.
     notes: Vec<String>,
     difference: Option<String>,
 }
@@ -49,15 +53,12 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// The routes whose answers have receipts.
-const ROUTES: [&str; 2] = ["/v1/completions", "/v1/chat/completions"];
-
-/// Reads a receipt, or an answer that has one.
+/// Reads a receipt or an answer that contains one.
 pub fn read(text: &str) -> Result<Receipt, Unable> {
     let wrong = |why: &dyn fmt::Display| {
         Unable(format!(
-            "This is no receipt that can be read: {why}. Give the answer of a request with `\"receipt\": true`, or its \
-             part `receipt`, as JSON."
+            "This is not a valid receipt: {why}. Give the answer to a request with `\"receipt\": true`, or the `receipt` in \
+             it, as JSON."
         ))
     };
     let mut value: Value = serde_json::from_str(text).map_err(|error| wrong(&error))?;
@@ -68,28 +69,26 @@ pub fn read(text: &str) -> Result<Receipt, Unable> {
         Some(version) if version == u64::from(receipt::VERSION) => {}
         Some(version) => {
             return Err(Unable(format!(
-                "The receipt is of version {version}, and this Candor reads version {}: verify it with the Candor that made \
-                 it ({}).",
+                "The receipt has version {version}, but this Candor reads version {}. Verify it with the Candor that made it \
+                 ({}).",
                 receipt::VERSION,
                 value["engine"]["candor"]
             )));
         }
         None => return Err(wrong(&"it has no `version`")),
     }
-    let receipt: Receipt = serde_json::from_value(value).map_err(|error| wrong(&error))?;
-    // Who wrote it shall not say where a key is sent.
-    if !ROUTES.contains(&receipt.route.as_str()) {
-        return Err(wrong(&format!(
-            "its `route` must be one of {}",
-            ROUTES.join(", ")
-        )));
+    // Only these: a key is sent there.
+    let routes = ReceiptRoute::ALL.map(ReceiptRoute::path);
+    if !routes.iter().any(|route| value["route"] == *route) {
+        let routes = routes.join(" or ");
+        return Err(wrong(&format!("its `route` must be {routes}")));
     }
-    Ok(receipt)
+    serde_json::from_value(value).map_err(|error| wrong(&error))
 }
 
-/// The settings by which an engine evaluates as the receipt tells, each with its value.
+/// The settings with which an engine evaluates as the receipt says, and their values.
 pub fn settings(receipt: &Receipt) -> Vec<(&'static str, String)> {
-    let ReceiptEngine {
+    let Evaluation {
         mode,
         flash_attention,
         kv_type_k,
@@ -102,8 +101,8 @@ pub fn settings(receipt: &Receipt) -> Vec<(&'static str, String)> {
         decode_width,
         threads,
         routines,
-        ..
-    } = &receipt.engine;
+        bits_class: _,
+    } = &receipt.engine.evaluation;
     let name = |kind| serde_json::to_value(kind).ok();
     let name = |kind| name(kind).and_then(|kind| kind.as_str().map(str::to_owned));
     let mut settings = vec![
@@ -123,14 +122,14 @@ pub fn settings(receipt: &Receipt) -> Vec<(&'static str, String)> {
         settings.push(("engine.amx", auto_or_off(*amx).to_owned()));
         settings.push(("engine.repack", auto_or_off(*repack).to_owned()));
     }
-    // Those that come of measurements are multiples of eight, the setting's of sixteen.
+    // Measured values are multiples of 8, but the setting takes multiples of 16.
     let rows = logits_rows.next_multiple_of(16);
     settings.push(("engine.logits_rows", rows.to_string()));
     if *mode == Mode::Throughput {
         settings.push(("engine.contexts", contexts.to_string()));
         settings.push(("engine.decode_width", decode_width.to_string()));
     } else {
-        // Neither moves a bit, and with one of each nothing need be measured first.
+        // Neither changes a bit, and with one of each nothing has to be measured first.
         settings.push(("engine.contexts", "1".to_owned()));
         settings.push(("engine.parallel_sequences", "1".to_owned()));
         if let Some(threads) = threads {
@@ -140,14 +139,13 @@ pub fn settings(receipt: &Receipt) -> Vec<(&'static str, String)> {
     settings
 }
 
-/// Runs the request on an engine of its own, which these settings have, and compares. Takes as long as loading the model
-/// does.
+/// Runs the request on an engine with these settings and compares. Loads the model for that.
 pub fn here(config: Config, receipt: &Receipt) -> Result<Comparison, Unable> {
     let config = of_its_model(config, receipt)?;
-    let mut body = receipt.request.clone();
-    // The model goes by another name here, maybe.
+    let mut body = receipt.request();
+    // The model may have another name here.
     body.shift_remove("model");
-    let route = receipt.route.clone();
+    let route = receipt.route.path();
     let failed =
         |error: &dyn fmt::Display| Unable(format!("The engine could not be started: {error}"));
     let runtime = tokio::runtime::Runtime::new().map_err(|error| failed(&error))?;
@@ -161,10 +159,10 @@ pub fn here(config: Config, receipt: &Receipt) -> Result<Comparison, Unable> {
         };
         let server = tokio::spawn(crate::run(config, listener, stopped));
         let asked = tokio::task::spawn_blocking(move || {
-            // No time limit: loading and generating take as long as they take.
+            // No time limit: loading and generating may take long.
             let asked = Asked::new(format!("http://{address}"), None, None);
             asked.wait_until_ready();
-            asked.ask(&route, &Value::Object(body))
+            asked.ask(route, &Value::Object(body))
         });
         let answer = tokio::select! {
             ended = server => match ended {
@@ -176,12 +174,12 @@ pub fn here(config: Config, receipt: &Receipt) -> Result<Comparison, Unable> {
         drop(stop);
         answer
     });
-    // What still runs is nobody's concern.
+    // The server does not have to finish.
     runtime.shutdown_background();
     compare(receipt, &answer?)
 }
 
-/// Has a server that runs already run the request, and compares. The whole answer must come within `timeout`.
+/// Sends the request to a running server and compares. The whole answer must arrive within `timeout`.
 pub fn on_server(
     url: &str,
     key: Option<String>,
@@ -189,16 +187,16 @@ pub fn on_server(
     receipt: &Receipt,
 ) -> Result<Comparison, Unable> {
     let asked = Asked::new(url.trim_end_matches('/').to_owned(), key, Some(timeout));
-    let mut body = receipt.request.clone();
-    if receipt.engine.mode == Mode::Exact {
-        // Which the server may not be for those who do not ask.
+    let mut body = receipt.request();
+    if receipt.engine.evaluation.mode == Mode::Exact {
+        // The server may be in throughput mode.
         body.insert("exact".to_owned(), true.into());
     }
-    let again = asked.ask(&receipt.route, &Value::Object(body))?;
+    let again = asked.ask(receipt.route.path(), &Value::Object(body))?;
     compare(receipt, &again)
 }
 
-/// The settings, for the one of their models that the receipt is of.
+/// The settings for the model of the receipt, among the models of these settings.
 fn of_its_model(config: Config, receipt: &Receipt) -> Result<Config, Unable> {
     let hashes = |files: &[model::FileHash]| {
         let hashes = files.iter().map(|file| file.sha256.as_str());
@@ -225,25 +223,25 @@ fn of_its_model(config: Config, receipt: &Receipt) -> Result<Config, Unable> {
         others.push(format!("{} has {}", path.display(), hashes(&files)));
     }
     Err(Unable(format!(
-        "The receipt is of {}, whose SHA-256 is {}, but {}. Give the receipt's model with --model.",
+        "The receipt is for {}, with SHA-256 {}, but {}. Give the model of the receipt with --model.",
         receipt.model.name,
         hashes(&receipt.model.files),
         others.join(", and ")
     )))
 }
 
-/// A server, and how it is asked.
+/// A server and how to reach it.
 struct Asked {
     url: String,
     key: Option<String>,
-    /// For a whole answer.
+    /// Time for a whole answer.
     timeout: Option<Duration>,
     agent: ureq::Agent,
 }
 
 impl Asked {
     fn new(url: String, key: Option<String>, timeout: Option<Duration>) -> Self {
-        /// To find the server and to connect to it; only the answer may take longer.
+        /// Time to resolve the name and to connect.
         const CONNECT: Duration = Duration::from_secs(10);
         let agent = http_client::for_candor(true)
             .timeout_resolve(Some(CONNECT))
@@ -259,7 +257,7 @@ impl Asked {
         }
     }
 
-    /// For as long as the server lives: whoever calls this notices when it ends.
+    /// Waits without a limit: the caller notices if the server ends.
     fn wait_until_ready(&self) {
         const PAUSE: Duration = Duration::from_millis(20);
         let url = format!("{}/health", self.url);
@@ -284,8 +282,7 @@ impl Asked {
         }
         let silent = |error: ureq::Error| match (&error, self.timeout) {
             (ureq::Error::Timeout(Timeout::Global), Some(timeout)) => Unable(format!(
-                "{url} did not answer within {} s. If its answer takes longer, allow it more with --timeout SECONDS; else \
-                 look into the server's log.",
+                "{url} did not answer within {} s. Allow more time with --timeout SECONDS, or see the server's log.",
                 timeout.as_secs()
             )),
             _ => Unable(format!(
@@ -306,12 +303,12 @@ impl Asked {
         let error: Value = serde_json::from_str(&text).unwrap_or_default();
         let message = error["error"]["message"].as_str().unwrap_or(&text);
         let advice = match status.as_u16() {
-            401 => "Give the key as CANDOR_SERVER__API_KEYS.",
-            404 => "Give another --url, or --model with a name that the server's model answers to.",
+            401 => "Set the key as CANDOR_SERVER__API_KEYS.",
+            404 => "Give another --url, or --model with a name of the server's model.",
             400 | 413 => {
                 "If it is a limit, raise it (--set limits.…=…); if an adapter is missing, load it (--set model.lora=…)."
             }
-            _ => "Try again, or look into the server's log.",
+            _ => "Try again, or see the server's log.",
         };
         Err(Unable(format!(
             "The request was answered with {status}: {message} {advice}"
@@ -319,18 +316,17 @@ impl Asked {
     }
 }
 
-/// What the receipt says against what came now.
+/// Compares two receipts of the same request.
 fn compare(receipt: &Receipt, again: &Receipt) -> Result<Comparison, Unable> {
     if receipt.model.files != again.model.files {
         return Err(Unable(format!(
-            "The receipt is of {}, and the server has another model, {} (their SHA-256 differ). Ask a server that has it.",
+            "The receipt is for {}, but the server has another model, {} (their SHA-256 differ). Use a server with that model.",
             receipt.model.name, again.model.name
         )));
     }
     if receipt.adapters != again.adapters {
         return Err(Unable(format!(
-            "The receipt is of an answer under the adapters {:?}, but here {:?} apply. Load the same files (--set \
-             model.lora=…).",
+            "The receipt is for the adapters {:?}, but here {:?} apply. Load the same files (--set model.lora=…).",
             receipt.adapters, again.adapters
         )));
     }
@@ -357,11 +353,7 @@ fn compare(receipt: &Receipt, again: &Receipt) -> Result<Comparison, Unable> {
     })
 }
 
-fn counted(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
-}
-
-/// What may move bits, where it is another.
+/// The differences that may change bits.
 fn notes(was: &ReceiptEngine, is: &ReceiptEngine) -> Vec<String> {
     let mut notes = Vec::new();
     let mut note = |what: &str, was: &dyn fmt::Display, is: &dyn fmt::Display| {
@@ -373,19 +365,19 @@ fn notes(was: &ReceiptEngine, is: &ReceiptEngine) -> Vec<String> {
     note("Candor", &was.candor, &is.candor);
     note("llama.cpp", &was.llama_cpp, &is.llama_cpp);
     note("the CPU and the build", &was.system, &is.system);
+    let (was, is) = (&was.evaluation, &is.evaluation);
     note("the bits class", &was.bits_class, &is.bits_class);
     note("mode", &was.mode.as_str(), &is.mode.as_str());
     note("flash attention", &was.flash_attention, &is.flash_attention);
-    let kv = |engine: &ReceiptEngine| format!("{:?} and {:?}", engine.kv_type_k, engine.kv_type_v);
+    let kv = |it: &Evaluation| format!("{:?} and {:?}", it.kv_type_k, it.kv_type_v);
     note("keys and values", &kv(was), &kv(is));
     note("engine.batch_tokens", &was.batch_tokens, &is.batch_tokens);
-    let threads =
-        |engine: &ReceiptEngine| engine.threads.map_or("any".to_owned(), |it| it.to_string());
+    let threads = |it: &Evaluation| it.threads.map_or("any".to_owned(), |it| it.to_string());
     note("threads", &threads(was), &threads(is));
     if was.mode == Mode::Throughput {
         notes.push(
-            "the receipt is of throughput mode, in which bits depend on who else is served; `\"exact\": true` in a request \
-             asks for more"
+            "the receipt is from throughput mode, in which bits depend on other requests; `\"exact\": true` in a request \
+             avoids that"
                 .to_owned(),
         );
     }
@@ -421,7 +413,7 @@ fn difference(was: &Receipt, is: &Receipt) -> Option<String> {
     None
 }
 
-/// Tokens with what is told of them.
+/// Tokens with their log-probabilities.
 struct Scored<'a> {
     ids: &'a [i32],
     logprobs: Vec<Option<f32>>,
@@ -445,7 +437,7 @@ impl<'a> Scored<'a> {
         }
     }
 
-    /// Where they part first: token by token, the id before its logprob.
+    /// The first difference, token by token, ids before logprobs.
     fn difference(&self, other: &Self) -> Option<String> {
         let length = |one: &Self| one.ids.len().max(one.logprobs.len());
         for place in 0..length(self).max(length(other)) {
@@ -468,7 +460,7 @@ impl<'a> Scored<'a> {
                 ));
             }
         }
-        let alternatives = "the alternatives of some token: their SHA-256 is another";
+        let alternatives = "the alternatives of some token: their SHA-256 differs";
         (self.top != other.top).then(|| alternatives.to_owned())
     }
 }
@@ -513,11 +505,32 @@ mod tests {
             let message = read(text).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         };
-        refused("{", "no receipt");
+        refused("{", "not a valid receipt");
         refused("[]", "no `version`");
         refused(r#"{"id": "cmpl-1", "choices": []}"#, "\"receipt\": true");
         refused(r#"{"version": 2, "engine": {"candor": "9.0.0"}}"#, "9.0.0");
-        refused(r#"{"version": 1}"#, "missing field");
+        refused(
+            r#"{"version": 1}"#,
+            "its `route` must be /v1/completions or",
+        );
+        let no_engine = r#"{"version": 1, "route": "/v1/completions"}"#;
+        refused(no_engine, "missing field");
+    }
+
+    #[test]
+    fn a_receipt_of_an_older_form_has_the_built_in_defaults() {
+        // Without the bits class, and without parameters that were not settings then.
+        let old = parse(&receipt()).unwrap();
+        assert_eq!(old.engine.evaluation.bits_class, "");
+        assert_eq!(old.engine.evaluation.routines, None);
+        let request = old.request();
+        assert_eq!(request["prompt"], "a");
+        assert_eq!(request["xtc_probability"], 0.0);
+        assert_eq!(request["top_n_sigma"], -1.0);
+        assert_eq!(request.get("max_tokens"), None);
+        let mut said = receipt();
+        said["request"]["top_k"] = json!(3);
+        assert_eq!(parse(&said).unwrap().request()["top_k"], 3);
     }
 
     #[test]
@@ -557,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_difference_is_told() {
+    fn the_first_difference_is_reported() {
         let check = |path: &str, value: Value, part: &str| {
             let mut again = receipt();
             *again.pointer_mut(path).unwrap() = value;
@@ -607,11 +620,11 @@ mod tests {
     }
 
     #[test]
-    fn what_else_is_another_is_told_beside_it() {
+    fn other_differences_are_notes() {
         let mut again = receipt();
         again["engine"]["system"] = json!("another CPU");
         again["engine"]["threads"] = json!(2);
-        // Promised to move nothing.
+        // Never changes a bit.
         again["engine"]["contexts"] = json!(7);
         let compared = compare(&parse(&receipt()).unwrap(), &parse(&again).unwrap()).unwrap();
         assert_eq!(

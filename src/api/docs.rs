@@ -1,4 +1,4 @@
-//! `GET /docs`: the routes and their fields as a page. Nothing on it comes from elsewhere, and nothing on it runs.
+//! `GET /docs`: the routes and their fields as a page, without scripts and without anything from other servers.
 
 use axum::extract::State;
 use axum::http::{HeaderName, header};
@@ -21,14 +21,14 @@ const PAGE: &str = include_str!("docs/page.html");
 const STYLE: &str = include_str!("docs/style.css");
 
 pub fn route() -> Route {
-    let about = "The routes and their fields as a page to read.";
+    let about = "The routes and their fields as a web page.";
     Route::get("/docs", get(docs), about).answers_with(Answers::Page)
 }
 
 async fn docs(State(state): State<AppState>) -> Result<Response, ApiError> {
     let served = state.serves_documents().await?;
     let page = page(&state.routes, &served).map_err(|error| {
-        tracing::error!(%error, "the page of the documents could not be made");
+        tracing::error!(%error, "cannot render the page of the documents");
         ApiError::internal()
     })?;
     Ok((policy(), Html(page)).into_response())
@@ -73,7 +73,7 @@ fn page(routes: &[Route], served: &Served) -> Result<String, minijinja::Error> {
     })
 }
 
-/// What stands between backticks is code: every second part.
+/// Splits a text at backticks: every second part is code.
 fn parts(text: &str) -> Vec<&str> {
     text.split('`').collect()
 }
@@ -96,7 +96,7 @@ fn row(field: &Described) -> Value {
     })
 }
 
-/// A JSON Schema in words, as far as a line has room.
+/// A JSON Schema in words, briefly.
 fn words(schema: &Value) -> String {
     if let Some(values) = schema["enum"].as_array() {
         let values: Vec<String> = values.iter().map(Value::to_string).collect();

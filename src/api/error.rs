@@ -144,7 +144,9 @@ impl From<EngineError> for ApiError {
             EngineError::NoEmbeddings(_) | EngineError::OnlyEmbeddings => {
                 return Self::field("model", error.to_string());
             }
-            EngineError::Stuck(ref stuck) => return Self::field(stuck.field, error.to_string()),
+            EngineError::Constraint(ref stuck) => {
+                return Self::field(stuck.field, error.to_string());
+            }
             EngineError::FileGone => {
                 return Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
             }

@@ -1,6 +1,6 @@
-//! Reads the fields of a JSON object one by one, and remembers what was read: name, shape and meaning of a field stand
-//! where it is read, and nowhere else. `api::openapi` writes the documents from it. Each message names the field, what
-//! is allowed, and what came.
+//! Reads the fields of a JSON object one by one and remembers which were read: the name, shape and meaning of a field are
+//! given where it is read and nowhere else. `api::openapi` and `api::docs` are made from that. Each error message names the
+//! field, what is allowed, and what was sent.
 
 use std::ops::RangeInclusive;
 
@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 use super::body::{counted, cut, describe};
 use super::error::ApiError;
 use crate::config::UnknownFields;
+use crate::params::{Number, Param, Range, Slider};
 
-/// Fields that change nothing in an answer, and are accepted.
+/// Fields that do not change an answer and are accepted.
 pub const WITHOUT_EFFECT: [&str; 6] = [
     "user",
     "metadata",
@@ -20,23 +21,24 @@ pub const WITHOUT_EFFECT: [&str; 6] = [
     "prompt_cache_key",
 ];
 
-/// The fields of an object. `null` is as good as absent, as OpenAI's own clients have it.
+/// The fields of an object. `null` means absent, as in OpenAI's own clients.
 pub struct Fields {
     /// Not read yet.
     left: Map<String, Value>,
-    /// Those that were asked for, whether they were there or not.
+    /// Those that were read, present or not.
     known: Vec<Described>,
 }
 
-/// A field as the documents show it.
+/// A field as the documents describe it.
 #[derive(Debug, Clone, Copy)]
 pub struct Described {
     pub name: &'static str,
     pub shape: Shape,
-    /// What it is good for.
     pub about: &'static str,
     /// Whether a body without it is refused.
     pub required: bool,
+    /// How the page at `/` shows it, if it does.
+    pub slider: Option<Slider>,
 }
 
 /// What a field's value may be.
@@ -52,16 +54,16 @@ pub enum Shape {
         default: Option<i64>,
     },
     Number {
-        least: f32,
-        most: f32,
-        default: Option<f32>,
+        least: f64,
+        most: f64,
+        default: f32,
     },
-    /// What JSON Schema says of it.
+    /// Given as JSON Schema.
     Other(fn() -> Value),
 }
 
 impl Shape {
-    /// The JSON Schema of it.
+    /// Its JSON Schema.
     pub fn schema(self) -> Value {
         match self {
             Self::String => json!({"type": "string"}),
@@ -82,21 +84,24 @@ impl Shape {
                 most,
                 default,
             } => {
-                let mut schema =
-                    json!({"type": "number", "minimum": short(least), "maximum": short(most)});
-                if let Some(default) = default {
-                    schema["default"] = short(default);
-                }
-                schema
+                json!({"type": "number", "minimum": least, "maximum": most, "default": short(default)})
             }
             Self::Other(schema) => schema(),
         }
     }
 }
 
-/// A number as it is written, not as the nearest f32: 0.95, not 0.949999988079071.
+/// A number as people write it, not as the nearest f32: 0.95, not 0.949999988079071.
 pub fn short(number: f32) -> Value {
     number.to_string().parse::<f64>().unwrap_or_default().into()
+}
+
+/// The value of a sampling parameter as JSON.
+pub fn json_number(number: Number) -> Value {
+    match number {
+        Number::Integer(value) => value.into(),
+        Number::Real(value) => short(value),
+    }
 }
 
 impl Fields {
@@ -107,7 +112,7 @@ impl Fields {
         }
     }
 
-    /// The field of this name, and what it is good for.
+    /// The field of this name; `about` is its description in the documents.
     pub fn field(&mut self, name: &'static str, about: &'static str) -> Field<'_> {
         let value = self.left.shift_remove(name);
         Field {
@@ -117,6 +122,23 @@ impl Fields {
             name,
             about,
             required: false,
+            slider: None,
+        }
+    }
+
+    /// Reads a sampling parameter; `default` is the server's.
+    pub fn param(&mut self, param: &Param, default: Number) -> Result<Number, ApiError> {
+        let field = Field {
+            slider: param.slider,
+            ..self.field(param.name, param.about)
+        };
+        match param.range {
+            Range::Integer(least, most) => field
+                .integer_or(least..=most, default.into())
+                .map(Number::Integer),
+            Range::Real(least, most) => field
+                .number_or(least..=most, default.into())
+                .map(Number::Real),
         }
     }
 
@@ -124,14 +146,14 @@ impl Fields {
         self.left.get(name)
     }
 
-    /// Takes a field that is null for absent, where it is read only if it is there.
+    /// Removes a field that is null: for fields that are read only if they are present.
     pub fn drop_null(&mut self, name: &str) {
         if self.peek(name).is_some_and(Value::is_null) {
             self.left.shift_remove(name);
         }
     }
 
-    /// The fields that `read` asks for, found by having it read a body that it takes.
+    /// The fields that `read` reads, found by giving it a body that it accepts.
     pub fn describe<T>(
         sample: Value,
         read: impl FnOnce(&mut Self) -> Result<T, ApiError>,
@@ -146,19 +168,19 @@ impl Fields {
         fields.known
     }
 
-    /// The names that nobody read.
+    /// The names that were not read.
     pub fn left(&self) -> impl Iterator<Item = &str> {
         self.left.keys().map(String::as_str)
     }
 
-    /// Last: what nobody read is refused, or warned of, but for what changes nothing in an answer.
+    /// Called last: refuses, or warns of, fields that were not read, except those that do not change an answer.
     pub fn refuse_others(&self, how: UnknownFields) -> Result<(), ApiError> {
         let mut unknown = self.left().filter(|name| !WITHOUT_EFFECT.contains(name));
         let Some(name) = unknown.next() else {
             return Ok(());
         };
         if how == UnknownFields::Warn {
-            // Their names are the client's text.
+            // Names are the client's text, which is not logged above `trace`.
             tracing::warn!(fields = 1 + unknown.count(), "unknown fields are ignored");
             tracing::trace!(field = %cut(name), "the first of them");
             return Ok(());
@@ -167,24 +189,24 @@ impl Fields {
         let hint = match self.meant(name) {
             Some(known) => format!(" Did you mean `{known}`?"),
             None if name == "messages" && self.knows("input") => {
-                " Messages go to POST /v1/chat/completions; here the text is `input`.".to_owned()
+                " Send messages to POST /v1/chat/completions; this route takes `input`.".to_owned()
             }
             None if name == "prompt" && self.knows("input") => {
-                " A prompt goes to POST /v1/completions; here the text is `input`.".to_owned()
+                " Send a prompt to POST /v1/completions; this route takes `input`.".to_owned()
             }
             None if name == "messages" => {
-                " Messages go to POST /v1/chat/completions; here the text is `prompt`.".to_owned()
+                " Send messages to POST /v1/chat/completions; this route takes `prompt`.".to_owned()
             }
             None if name == "prompt" => {
-                " A prompt goes to POST /v1/completions; here `messages` are sent.".to_owned()
+                " Send a prompt to POST /v1/completions; this route takes `messages`.".to_owned()
             }
             None => String::new(),
         };
         Err(ApiError::field(
             shown.clone(),
             format!(
-                "The field `{shown}` is not known here, and an answer that ignored it could be another than you asked \
-                 for.{hint}"
+                "Unknown field `{shown}`. Candor rejects fields it does not know instead of ignoring them \
+                 (`server.unknown_fields`).{hint}"
             ),
         )
         .code("unknown_field"))
@@ -194,7 +216,7 @@ impl Fields {
         self.known.iter().any(|known| known.name == name)
     }
 
-    /// The name that a misspelt one may have meant: equal but for case, `_` and `-`.
+    /// The name that a misspelt one may stand for: equal except for case, `_` and `-`.
     fn meant(&self, name: &str) -> Option<&'static str> {
         let bare = |name: &str| name.replace(['_', '-'], "").to_lowercase();
         let given = bare(name);
@@ -205,19 +227,20 @@ impl Fields {
     }
 }
 
-/// A field that is being read. One of its methods says what its value may be.
+/// A field that is being read; the method called on it says what its value may be.
 pub struct Field<'a> {
-    /// Whether it was there at all, be it as null.
+    /// Whether it is present, even as null.
     pub given: bool,
     value: Option<Value>,
     known: &'a mut Vec<Described>,
     name: &'static str,
     about: &'static str,
     required: bool,
+    slider: Option<Slider>,
 }
 
 impl Field<'_> {
-    /// For the documents: who asks refuses a body without it.
+    /// For the documents: the caller refuses a body without it.
     pub fn required(self) -> Self {
         Self {
             required: true,
@@ -225,7 +248,7 @@ impl Field<'_> {
         }
     }
 
-    /// Any value; who asks checks it, and says by `schema` what it may be.
+    /// Any value; the caller checks it, and describes by `schema` what it may be.
     pub fn value(self, schema: fn() -> Value) -> Option<Value> {
         self.take(Shape::Other(schema))
     }
@@ -284,7 +307,7 @@ impl Field<'_> {
         .transpose()
     }
 
-    /// As `integer`, for a count.
+    /// Like `integer`, for a count.
     pub fn count(self, range: RangeInclusive<usize>) -> Result<Option<usize>, ApiError> {
         Ok(self.integer(whole_range(&range))?.map(to_count))
     }
@@ -294,21 +317,21 @@ impl Field<'_> {
         Ok(number.map_or(default, to_count))
     }
 
-    pub fn number_or(self, range: RangeInclusive<f32>, default: f32) -> Result<f32, ApiError> {
+    pub fn number_or(self, range: RangeInclusive<f64>, default: f32) -> Result<f32, ApiError> {
         let name = self.name;
         let (least, most) = range.into_inner();
         let shape = Shape::Number {
             least,
             most,
-            default: Some(default),
+            default,
         };
         let Some(value) = self.take(shape) else {
             return Ok(default);
         };
         value
             .as_f64()
-            // Before it is rounded: 1.00000001 is more than 1.
-            .filter(|number| (f64::from(least)..=f64::from(most)).contains(number))
+            // Checked before it is rounded: 1.00000001 is more than 1.
+            .filter(|number| (least..=most).contains(number))
             .map(|number| number as f32)
             .ok_or_else(|| wrong(name, &format!("a number from {least} to {most}"), &value))
     }
@@ -319,6 +342,7 @@ impl Field<'_> {
             shape,
             about: self.about,
             required: self.required,
+            slider: self.slider,
         });
         self.value
     }
@@ -332,7 +356,7 @@ fn to_whole(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Of a number that was found to be one.
+/// For a number within a range of counts.
 fn to_count(number: i64) -> usize {
     usize::try_from(number).unwrap_or(0)
 }
@@ -345,7 +369,7 @@ pub fn whole(value: &Value) -> Option<i64> {
     })
 }
 
-/// 400: the field must be one thing and is another.
+/// 400: a field has a value that is not allowed.
 pub fn wrong(name: &str, allowed: &str, value: &Value) -> ApiError {
     ApiError::field(
         name,
@@ -353,7 +377,7 @@ pub fn wrong(name: &str, allowed: &str, value: &Value) -> ApiError {
     )
 }
 
-/// Token ids, each within a vocabulary of `vocabulary` tokens; `name` is where they stand, `param` the field.
+/// Token ids, each within a vocabulary of `vocabulary` tokens; `name` is the path to them, `param` the field.
 pub fn token_ids(
     items: &[Value],
     name: &str,

@@ -26,6 +26,7 @@ mod structured;
 mod tokenizer;
 mod trace;
 
+pub use body::counted;
 pub use chat::render_template;
 pub use route::{Answers, Route};
 

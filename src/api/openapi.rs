@@ -1,5 +1,5 @@
-//! `GET /openapi.json`: what there is to ask for and what comes back, made from the routes, from the fields as they are
-//! read, and from the types that are written. Bounds are those of this server's settings.
+//! `GET /openapi.json`: the routes, their fields and answers, made from the routes, from the fields as they are read, and
+//! from the types that are written. Bounds are those of this server's settings.
 
 use axum::Json;
 use axum::extract::State;
@@ -12,6 +12,7 @@ use super::fields::{Described, WITHOUT_EFFECT};
 use super::models::Served;
 use super::route::{Answers, Route, schema_of};
 use crate::config::UnknownFields;
+use crate::params::Slider;
 
 pub fn route() -> Route {
     let about = "This document.";
@@ -50,7 +51,6 @@ fn document(routes: &[Route], served: &Served) -> Value {
             "schemas": schemas,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
-        // Without keys nobody is asked for one.
         "security": if served.config.server.asks_for_keys() { json!([{"key": []}]) } else { json!([]) },
     })
 }
@@ -63,7 +63,7 @@ fn operation(
 ) -> Value {
     let failure = |what: &str| json!({"description": what, "content": {"application/json": {"schema": error}}});
     let mut responses = json!({
-        "200": {"description": "What was asked for.", "content": route.answers.content(schemas)},
+        "200": {"description": "The answer.", "content": route.answers.content(schemas)},
         "503": failure("The server is full, the model is not loaded, or the server is shutting down."),
     });
     let mut operation = json!({"summary": route.about, "operationId": operation_id(route)});
@@ -74,15 +74,15 @@ fn operation(
         })
         .collect();
     if route.is_of_a_model {
-        let about = "A name of `GET /v1/models`. None: the first of them.";
+        let about = "A name from `GET /v1/models`. Absent: the first.";
         let schema = json!({"type": "string"});
         parameters
             .push(json!({"name": "model", "in": "query", "description": about, "schema": schema}));
-        responses["400"] = failure("The query is wrong.");
+        responses["400"] = failure("The query is invalid.");
     }
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
-        responses["404"] = failure("There is none of that name.");
+        responses["404"] = failure("Nothing has that name.");
     }
     if let Some(fields) = route.fields {
         operation["requestBody"] = json!({
@@ -90,8 +90,8 @@ fn operation(
             "content": {"application/json": {"schema": body(&fields(served), served.config.server.unknown_fields)}},
         });
         for (status, what) in [
-            ("400", "A field is wrong; `param` names it."),
-            ("404", "There is no such model."),
+            ("400", "A field is invalid; `param` names it."),
+            ("404", "The model does not exist."),
             ("413", "The body is too large."),
             ("415", "The body is not JSON in UTF-8."),
         ] {
@@ -116,8 +116,7 @@ fn operation_id(route: &Route) -> String {
         .join("_")
 }
 
-/// The schema of a body with these fields, and with those that change nothing. Each may be null, which is as good as
-/// absent.
+/// The schema of a body with these fields and those without effect. Each may be null, which means absent.
 fn body(fields: &[Described], unknown: UnknownFields) -> Value {
     let mut properties = Map::new();
     let mut required = Vec::new();
@@ -143,10 +142,13 @@ fn body(fields: &[Described], unknown: UnknownFields) -> Value {
             };
         }
         schema["description"] = field.about.into();
+        if let Some(Slider { from, to, step }) = field.slider {
+            schema["x-candor-slider"] = json!({"minimum": from, "maximum": to, "step": step});
+        }
         properties.insert(field.name.to_owned(), schema);
     }
     for name in WITHOUT_EFFECT {
-        let about = json!({"description": "Changes nothing."});
+        let about = json!({"description": "No effect."});
         properties.entry(name).or_insert(about);
     }
     let mut schema = json!({"type": "object", "properties": properties});

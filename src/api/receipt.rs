@@ -1,5 +1,4 @@
-//! A receipt: all that is needed to run a request again, and to compare what comes with what came, bit by bit.
-//! `candor verify` does both.
+//! A receipt: everything needed to repeat a request and compare the results bit by bit, as `candor verify` does.
 
 use std::sync::Arc;
 
@@ -10,27 +9,48 @@ use utoipa::ToSchema;
 
 use super::answer::Gathered;
 use super::error::ApiError;
-use super::fields::short;
+use super::fields::{json_number, short};
 use super::generate::Generate;
 use super::models::Served;
-use crate::config::{KvType, Mode};
 use crate::engine::Evaluation;
 use crate::logprobs::TokenLogprob;
-use crate::model::{self, Adapters, FileHash, Routines, Token};
+use crate::model::{self, Adapters, FileHash, Token};
+use crate::params::{PARAMS, ParamValues};
 
-/// What stands in `version`; another number is another form.
+/// The `version` of receipts of this form.
 pub const VERSION: u32 = 1;
 
 const DISTRIBUTION: &str = "log-softmax of the raw logits over the whole vocabulary, in nats";
 
+/// The routes whose answers can have a receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReceiptRoute {
+    #[serde(rename = "/v1/completions")]
+    Completions,
+    #[serde(rename = "/v1/chat/completions")]
+    Chat,
+}
+
+impl ReceiptRoute {
+    pub const ALL: [Self; 2] = [Self::Completions, Self::Chat];
+
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Completions => "/v1/completions",
+            Self::Chat => "/v1/chat/completions",
+        }
+    }
+}
+
 /// A receipt of an answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Receipt {
-    /// Of this form: 1.
+    /// The version of the receipt format: 1.
     pub version: u32,
-    /// Where the request was sent.
-    pub route: String,
-    /// The request, with the seed that was used, and with the defaults that the server's settings gave it.
+    /// Where the request was sent: "/v1/completions" or "/v1/chat/completions".
+    #[schema(value_type = String)]
+    pub route: ReceiptRoute,
+    /// The request, with the seed that was used and the defaults of the server's settings.
     #[schema(value_type = Object)]
     pub request: Map<String, Value>,
     pub model: ReceiptModel,
@@ -45,9 +65,9 @@ pub struct Receipt {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReceiptModel {
-    /// The file's, without its ending.
+    /// The name of its file, without the ending.
     pub name: String,
-    /// One, unless the model is split.
+    /// One file, unless the model is split.
     #[schema(value_type = Vec<ReceiptFile>)]
     pub files: Vec<FileHash>,
 }
@@ -57,14 +77,14 @@ pub struct ReceiptModel {
 #[expect(dead_code, reason = "it only describes")]
 struct ReceiptFile {
     bytes: u64,
-    /// Of the whole file, in lower-case hex.
+    /// Of the whole file, in lower-case hexadecimal.
     sha256: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReceiptAdapter {
     pub name: String,
-    /// Twelve hexadecimal digits that tell its file from others.
+    /// Twelve hexadecimal digits that identify its file.
     pub fingerprint: String,
     pub scale: f32,
 }
@@ -73,98 +93,91 @@ pub struct ReceiptAdapter {
 pub struct ReceiptEngine {
     /// Candor's version.
     pub candor: String,
-    /// llama.cpp's.
+    /// llama.cpp's version.
     pub llama_cpp: String,
-    /// What llama.cpp says of the CPU and of how it was built.
+    /// llama.cpp's description of the CPU and of its own build.
     pub system: String,
-    /// The name of all that decides how numbers are rounded; none in receipts of older versions.
-    #[serde(default)]
-    pub bits_class: String,
-    /// Layouts that weights could be put into; none in receipts of older versions.
-    #[serde(default)]
-    #[schema(value_type = Object)]
-    pub routines: Option<Routines>,
-    /// "exact" or "throughput"; the former, too, where the request asked for it.
-    #[schema(value_type = String)]
-    pub mode: Mode,
-    pub flash_attention: bool,
-    /// Number format of the cached keys.
-    #[schema(value_type = String)]
-    pub kv_type_k: KvType,
-    /// Number format of the cached values.
-    #[schema(value_type = String)]
-    pub kv_type_v: KvType,
-    /// Tokens that a sequence could hold.
-    pub context_length: usize,
-    /// Where prompts were cut in any case.
-    pub batch_tokens: usize,
-    /// Prompt tokens of one decode, at most.
-    pub prompt_chunk_tokens: usize,
-    /// Rows of logits of one decode, at most, where a prompt was scored.
-    pub logits_rows: usize,
-    /// llama.cpp contexts.
-    pub contexts: usize,
-    /// Sequences whose tokens shared a decode, at most.
-    pub decode_width: usize,
-    /// Threads of a decode, where their number moves bits (with flash attention); else null.
-    pub threads: Option<usize>,
+    #[serde(flatten)]
+    pub evaluation: Evaluation,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReceiptPrompt {
     pub token_ids: Vec<i32>,
-    /// With `echo` and `logprobs`: those of its tokens; null for the first, which nothing predicts. Each is the shortest
-    /// decimal that is this f32 and no other.
+    /// With `echo` and `logprobs`: the log-probabilities of its tokens; null for the first, which nothing predicts. Each is
+    /// the shortest decimal that identifies the f32.
     pub token_logprobs: Option<Vec<Option<f32>>>,
-    /// With alternatives: SHA-256 over the id (i32) and logprob (f32, both little-endian) of each, likeliest first, token
-    /// by token.
+    /// With alternatives: SHA-256 of the id (i32) and logprob (f32, both little-endian) of each, likeliest first, token by
+    /// token.
     pub top_sha256: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReceiptChoice {
-    /// Which of the prompts it continues.
+    /// The index of the prompt that it continues.
     pub prompt: usize,
-    /// So many of the prompt's first tokens came from the cache; the others were evaluated.
+    /// How many of the prompt's first tokens came from the cache; the others were evaluated.
     pub cached_tokens: usize,
     pub token_ids: Vec<i32>,
-    /// Of these tokens, whether the answer shows them or not. Each is the shortest decimal that is this f32 and no other.
+    /// The log-probabilities of these tokens, whether the answer shows them or not. Each is the shortest decimal that
+    /// identifies the f32.
     pub token_logprobs: Vec<f32>,
-    /// As of the prompt.
+    /// As for the prompt.
     pub top_sha256: Option<String>,
     /// "stop" or "length".
     pub finish_reason: String,
 }
 
-/// The request that a receipt is asked for, before it is read.
-pub struct Draft(Map<String, Value>);
+/// A request that asks for a receipt.
+pub struct PendingReceipt {
+    route: ReceiptRoute,
+    request: Map<String, Value>,
+}
 
-impl Draft {
-    /// Of a body that asks for a receipt.
-    pub fn of(body: &Map<String, Value>) -> Option<Self> {
+impl PendingReceipt {
+    /// `None` if the body does not ask for a receipt.
+    pub fn new(route: ReceiptRoute, body: &Map<String, Value>) -> Option<Self> {
         let asks = body.get("receipt") == Some(&Value::Bool(true));
-        asks.then(|| Self(body.clone()))
+        asks.then(|| Self {
+            route,
+            request: body.clone(),
+        })
     }
 
-    /// The receipt, but for what comes of the request.
-    pub async fn begin(
-        self,
-        route: &'static str,
-        generate: &Generate,
-        served: &Served,
-    ) -> Result<Receipt, ApiError> {
+    /// The receipt, without the results of the request.
+    pub async fn begin(self, generate: &Generate, served: &Served) -> Result<Receipt, ApiError> {
         let files = served.engine.files().await?;
         let evaluation = served.engine.evaluation(generate.exact)?;
+        let mut request = self.request;
+        let defaults = &served.config.sampling;
+        add_defaults(
+            &mut request,
+            self.route,
+            defaults.max_tokens,
+            generate.values(),
+        );
+        request.insert("seed".to_owned(), json!(generate.seed()));
+        let loaded = served.model.adapters();
+        if !loaded.is_empty() && request.get("lora").is_none_or(Value::is_null) {
+            let all = generate.adapters.iter();
+            let all = all.map(|(id, scale)| json!({"id": id, "scale": short(scale)}));
+            request.insert("lora".to_owned(), all.collect());
+        }
         Ok(Receipt {
             version: VERSION,
-            route: route.to_owned(),
-            request: filled(self.0, generate, served),
+            route: self.route,
+            request,
             model: ReceiptModel {
                 name: served.model.name().to_owned(),
                 files: files.to_vec(),
             },
             adapters: adapters(&generate.adapters, served),
-            engine: engine(evaluation, served.model.system_info()),
+            engine: ReceiptEngine {
+                candor: env!("CARGO_PKG_VERSION").to_owned(),
+                llama_cpp: model::llama_cpp_version(),
+                system: served.model.system_info(),
+                evaluation,
+            },
             distribution: DISTRIBUTION.to_owned(),
             prompts: Vec::new(),
             choices: Vec::new(),
@@ -172,36 +185,23 @@ impl Draft {
     }
 }
 
-/// The request with what the server chose for it: the seed, and what its settings say where the request says nothing.
-fn filled(
-    mut request: Map<String, Value>,
-    generate: &Generate,
-    served: &Served,
-) -> Map<String, Value> {
-    let defaults = serde_json::to_value(&served.config.sampling);
-    let defaults = defaults.unwrap_or_default();
-    for (name, default) in defaults.as_object().into_iter().flatten() {
-        // Conversations have no default of `max_tokens`, and elsewhere null is a wish of its own.
-        if name == "max_tokens" && (request.contains_key("messages") || request.contains_key(name))
-        {
-            continue;
-        }
-        let value = request.entry(name.clone()).or_insert(Value::Null);
+/// Adds what a request leaves to the server's settings.
+fn add_defaults(
+    request: &mut Map<String, Value>,
+    route: ReceiptRoute,
+    max_tokens: usize,
+    values: &ParamValues,
+) {
+    // Null fills the context there, and chats have no default.
+    if route == ReceiptRoute::Completions && !request.contains_key("max_tokens") {
+        request.insert("max_tokens".to_owned(), max_tokens.into());
+    }
+    for param in PARAMS {
+        let value = request.entry(param.name).or_insert(Value::Null);
         if value.is_null() {
-            *value = match default.as_f64() {
-                Some(number) if default.is_f64() => short(number as f32),
-                _ => default.clone(),
-            };
+            *value = json_number(param.get(values));
         }
     }
-    request.insert("seed".to_owned(), json!(generate.seed()));
-    let loaded = served.model.adapters();
-    if !loaded.is_empty() && request.get("lora").is_none_or(Value::is_null) {
-        let all = generate.adapters.iter();
-        let all = all.map(|(id, scale)| json!({"id": id, "scale": short(scale)}));
-        request.insert("lora".to_owned(), all.collect());
-    }
-    request
 }
 
 fn adapters(applied: &Adapters, served: &Served) -> Vec<ReceiptAdapter> {
@@ -216,44 +216,19 @@ fn adapters(applied: &Adapters, served: &Served) -> Vec<ReceiptAdapter> {
     applied.collect()
 }
 
-fn engine(evaluation: Evaluation, system: String) -> ReceiptEngine {
-    let Evaluation {
-        mode,
-        flash_attention,
-        kv_type_k,
-        kv_type_v,
-        context_length,
-        batch_tokens,
-        prompt_chunk_tokens,
-        logits_rows,
-        contexts,
-        decode_width,
-        threads,
-        bits_class,
-        routines,
-    } = evaluation;
-    ReceiptEngine {
-        candor: env!("CARGO_PKG_VERSION").to_owned(),
-        llama_cpp: model::llama_cpp_version(),
-        system,
-        bits_class: bits_class.to_string(),
-        routines: Some(routines),
-        mode,
-        flash_attention,
-        kv_type_k,
-        kv_type_v,
-        context_length,
-        batch_tokens,
-        prompt_chunk_tokens,
-        logits_rows,
-        contexts,
-        decode_width,
-        threads,
-    }
-}
-
 impl Receipt {
-    /// Adds a prompt and the choices that continue it, of which there is one at least.
+    /// The request, to be sent again to any server: it says every sampling parameter. Older receipts lack those that were
+    /// not settings yet; they had the built-in defaults.
+    pub fn request(&self) -> Map<String, Value> {
+        let mut request = self.request.clone();
+        for param in PARAMS {
+            let value = || json_number(param.default());
+            request.entry(param.name).or_insert_with(value);
+        }
+        request
+    }
+
+    /// Adds a prompt and the choices that continue it, at least one.
     pub fn add<'a>(&mut self, tokens: &[Token], choices: impl IntoIterator<Item = &'a Gathered>) {
         let prompt = self.prompts.len();
         for gathered in choices {
@@ -293,7 +268,7 @@ fn of_prompt(tokens: &[Token], scores: &[Arc<TokenLogprob>]) -> ReceiptPrompt {
     }
 }
 
-/// Of the alternatives of all tokens; `None` if there are none.
+/// The hash of the alternatives of all tokens; `None` if there are none.
 fn digest<'a>(scores: impl Iterator<Item = &'a TokenLogprob>) -> Option<String> {
     let mut hash = Sha256::new();
     let mut any = false;
@@ -308,26 +283,16 @@ fn digest<'a>(scores: impl Iterator<Item = &'a TokenLogprob>) -> Option<String> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{KvType, Mode};
     use crate::engine::{FinishReason, PromptOutput, TokenOutput, Told};
+    use crate::logprobs::tests::scored;
+    use crate::model::Routines;
 
-    fn score(token: i32, logprob: f32, top: &[(i32, f32)]) -> Arc<TokenLogprob> {
-        Arc::new(TokenLogprob {
-            token: Token(token),
-            logprob,
-            top: top
-                .iter()
-                .map(|&(id, logprob)| (Token(id), logprob))
-                .collect(),
-            named: Vec::new(),
-            detail: None,
-        })
-    }
-
-    fn gathered(cached_tokens: usize, tokens: &[Arc<TokenLogprob>]) -> Gathered {
+    fn gathered(cached_tokens: usize, tokens: &[TokenLogprob]) -> Gathered {
         Gathered {
             prompt: PromptOutput {
                 cached_tokens,
-                logprobs: vec![score(5, -0.25, &[(7, -0.125)])],
+                logprobs: vec![Arc::new(scored(5, -0.25, &[(7, -0.125)]))],
                 rows: Vec::new(),
             },
             tokens: tokens
@@ -337,7 +302,7 @@ mod tests {
                     text: String::new(),
                     offset: 0,
                     told: Told {
-                        logprob: Some(Arc::clone(score)),
+                        logprob: Some(Arc::new(score.clone())),
                         ..Told::default()
                     },
                 })
@@ -347,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_and_choices_are_told_bit_by_bit() {
+    fn prompts_and_choices_are_written_bit_by_bit() {
         let evaluation = Evaluation {
             mode: Mode::Exact,
             flash_attention: false,
@@ -361,26 +326,31 @@ mod tests {
             decode_width: 4,
             threads: None,
             bits_class: "avx2-00000000".into(),
-            routines: Routines::ALL,
+            routines: Some(Routines::ALL),
         };
         let mut receipt = Receipt {
             version: VERSION,
-            route: String::new(),
+            route: ReceiptRoute::Completions,
             request: Map::new(),
             model: ReceiptModel {
                 name: String::new(),
                 files: Vec::new(),
             },
             adapters: Vec::new(),
-            engine: engine(evaluation, "CPU".to_owned()),
+            engine: ReceiptEngine {
+                candor: "0.1.0".to_owned(),
+                llama_cpp: "1".to_owned(),
+                system: "CPU".to_owned(),
+                evaluation,
+            },
             distribution: String::new(),
             prompts: Vec::new(),
             choices: Vec::new(),
         };
         // Neither is a short decimal, and one is a zero with a sign.
         let (odd, zero) = (-0.1_f32.sqrt(), -0.0_f32);
-        let one = gathered(0, &[score(1, odd, &[]), score(2, f32::NEG_INFINITY, &[])]);
-        let other = gathered(2, &[score(3, zero, &[(3, zero), (4, odd)])]);
+        let one = gathered(0, &[scored(1, odd, &[]), scored(2, f32::NEG_INFINITY, &[])]);
+        let other = gathered(2, &[scored(3, zero, &[(3, zero), (4, odd)])]);
         receipt.add(&[Token(4), Token(5)], [&one, &other]);
         receipt.add(&[Token(4), Token(5)], [&one]);
         assert_eq!((receipt.prompts.len(), receipt.choices.len()), (2, 3));
@@ -410,13 +380,59 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_is_made_where_one_is_asked_for() {
+    fn a_receipt_is_begun_if_the_request_asks_for_one() {
         let check = |body: Value, expect: bool| {
             let body = body.as_object().expect("an object");
-            assert_eq!(Draft::of(body).is_some(), expect, "{body:?}");
+            let pending = PendingReceipt::new(ReceiptRoute::Completions, body);
+            assert_eq!(pending.is_some(), expect, "{body:?}");
         };
         check(json!({"prompt": "a"}), false);
         check(json!({"prompt": "a", "receipt": false}), false);
         check(json!({"prompt": "a", "receipt": true}), true);
+    }
+
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().cloned().expect("an object")
+    }
+
+    #[test]
+    fn a_receipt_holds_what_the_request_leaves_to_the_settings() {
+        let values = ParamValues {
+            temperature: 0.7,
+            top_k: 7,
+            ..ParamValues::default()
+        };
+        let check = |route, body: Value, max_tokens: Option<Value>| {
+            let mut request = object(body.clone());
+            add_defaults(&mut request, route, 5, &values);
+            for param in PARAMS {
+                let asked = body.get(param.name).filter(|it| !it.is_null());
+                let expect = asked.cloned().unwrap_or(json_number(param.get(&values)));
+                assert_eq!(request[param.name], expect, "{body}");
+            }
+            assert_eq!(request["temperature"], json!(0.7));
+            assert_eq!(request.get("max_tokens").cloned(), max_tokens, "{body}");
+        };
+        let (completions, chat) = (ReceiptRoute::Completions, ReceiptRoute::Chat);
+        check(
+            completions,
+            json!({"prompt": "a", "top_k": 1}),
+            Some(json!(5)),
+        );
+        check(completions, json!({"top_k": null}), Some(json!(5)));
+        check(completions, json!({"max_tokens": null}), Some(Value::Null));
+        check(completions, json!({"max_tokens": 2}), Some(json!(2)));
+        // By the route, whatever fields the request has.
+        check(completions, json!({"messages": []}), Some(json!(5)));
+        check(chat, json!({"messages": []}), None);
+        check(chat, json!({}), None);
+        check(chat, json!({"max_tokens": 2}), Some(json!(2)));
+    }
+
+    #[test]
+    fn routes_are_written_as_their_paths() {
+        for route in ReceiptRoute::ALL {
+            assert_eq!(json!(route), json!(route.path()));
+        }
     }
 }

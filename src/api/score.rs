@@ -24,7 +24,7 @@ use super::lora;
 use super::models::{Served, model_field};
 use super::route::Route;
 use crate::engine::{Request, Rows, Utf8Decoder};
-use crate::logprobs::{Tell, TokenLogprob};
+use crate::logprobs::{LogprobSpec, TokenLogprob};
 use crate::model::{Adapters, Token, Vocab};
 use crate::sampling::{SamplingParams, Watch};
 
@@ -91,7 +91,7 @@ pub fn scored(prompt: Arc<[Token]>, top: usize, adapters: &Adapters, cache: bool
         kept: Arc::default(),
         given: None,
         logprobs: None,
-        prompt_logprobs: Some(Tell::top(top)),
+        prompt_logprobs: Some(LogprobSpec::top(top)),
         rows: Rows::None,
         watch: Watch::default(),
         sampling: SamplingParams::default(),

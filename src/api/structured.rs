@@ -1,5 +1,5 @@
-//! The fields that say what a generated text must follow, for every route that generates: OpenAI's `response_format`,
-//! our own, and vLLM's names for them. They all say one thing, so a request has one of them at most.
+//! The fields that constrain a generated text, for every route that generates: OpenAI's `response_format`, our own, and
+//! vLLM's names for them. A request may have at most one of them.
 
 use serde_json::{Map, Value, json};
 
@@ -8,12 +8,12 @@ use super::error::ApiError;
 use super::fields::{Fields, wrong};
 use super::models::Served;
 use crate::model::Model;
-use crate::sampling::{Constraint, ConstraintError};
+use crate::sampling::{Constraint, InvalidConstraint};
 
-/// What the text must follow, as the client wrote it. It is not checked yet: that takes a while.
+/// What the text must follow, as the client wrote it. Not checked yet, because that takes time.
 #[derive(Debug)]
 pub struct Structured {
-    /// Where it stands.
+    /// The field it came in.
     field: &'static str,
     kind: Kind,
 }
@@ -28,7 +28,7 @@ enum Kind {
     Choice(Vec<String>),
 }
 
-/// Those that were found.
+/// The constraints of a request.
 #[derive(Default)]
 struct Found(Vec<Structured>);
 
@@ -53,23 +53,23 @@ impl Structured {
         let mut found = Found::default();
         let grammar = fields.field(
             "grammar",
-            "GBNF that the text must follow. Log-probabilities stay those of the raw distribution, here and with the \
-             fields below.",
+            "A GBNF grammar that the text must follow. Log-probabilities remain those of the raw distribution, here and with \
+             the fields below.",
         );
         found.push("grammar", grammar.string()?.map(Kind::Gbnf));
         let lark = fields.field(
             "lark",
-            "A grammar that the text must follow, in llguidance's kind of Lark.",
+            "A grammar that the text must follow, in llguidance's dialect of Lark.",
         );
         found.push("lark", lark.string()?.map(Kind::Lark));
         let regex = fields.field(
             "regex",
-            "A regular expression (in Rust's syntax) that the whole text matches.",
+            "A regular expression (in Rust's syntax) that the whole text must match.",
         );
         found.push("regex", regex.string()?.map(Kind::Regex));
         let schema = fields.field(
             "json_schema",
-            "A JSON schema: the text is one value that is valid by it. Keywords that cannot be followed are refused.",
+            "A JSON schema: the text is one value that is valid against it. Unsupported keywords are refused.",
         );
         let schema = schema.value(|| json!({"type": ["object", "string"]}));
         found.push("json_schema", schema_of(schema, "json_schema")?);
@@ -77,7 +77,7 @@ impl Structured {
         found.push("choice", choice_of(choice.value(strings), "choice")?);
         let format = fields.field(
             "response_format",
-            "As OpenAI has it: `{\"type\": \"text\"}`, `{\"type\": \"json_object\"}`, or `{\"type\": \"json_schema\", \
+            "As in OpenAI's API: `{\"type\": \"text\"}`, `{\"type\": \"json_object\"}`, or `{\"type\": \"json_schema\", \
              \"json_schema\": {\"schema\": …}}`, which is always followed strictly.",
         );
         let format = format.value(|| {
@@ -117,24 +117,24 @@ impl Structured {
         Ok(found)
     }
 
-    /// A JSON schema that the server itself wants followed because of this field.
+    /// A JSON schema that the server imposes because of this field.
     pub fn schema(field: &'static str, schema: Value) -> Self {
         let kind = Kind::Schema(schema);
         Self { field, kind }
     }
 
-    /// As `schema`, a grammar in Lark.
+    /// Like `schema`, but a grammar in Lark.
     pub fn lark(field: &'static str, text: String) -> Self {
         let kind = Kind::Lark(text);
         Self { field, kind }
     }
 
-    /// 400: the other says something as well.
+    /// 400: both are present.
     pub fn excludes(&self, other: &Self) -> ApiError {
         ApiError::field(
             other.field,
             format!(
-                "`{}` and `{}` cannot both say what the text must follow.",
+                "`{}` and `{}` both constrain the text. Send only one of them.",
                 self.field, other.field
             ),
         )
@@ -157,7 +157,7 @@ impl Structured {
         ))
     }
 
-    /// Checks it; takes milliseconds, and some tenths of a second at worst.
+    /// Checks it, which takes milliseconds, or some tenths of a second at worst.
     pub fn constraint(&self, model: &Model) -> Result<Constraint, ApiError> {
         let field = self.field;
         let checked = match &self.kind {
@@ -170,7 +170,7 @@ impl Structured {
         };
         match checked {
             Ok(constraint) => Ok(constraint.named(field)),
-            Err(ConstraintError::Panicked) => Err(ApiError::internal()),
+            Err(InvalidConstraint::Panicked) => Err(ApiError::internal()),
             Err(error) => Err(ApiError::field(
                 field,
                 format!("`{field}` is refused: {error}."),
@@ -183,7 +183,7 @@ fn strings() -> Value {
     json!({"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1})
 }
 
-/// A grammar in a notation that is not told.
+/// A grammar in an unstated notation.
 fn grammar_of(text: String) -> Kind {
     if text.contains("::=") {
         Kind::Gbnf(text)
@@ -253,7 +253,7 @@ fn response_format(value: Option<Value>) -> Result<Option<Kind>, ApiError> {
     let kind = object.shift_remove("type").unwrap_or_default();
     let (kind, rest) = match kind.as_str() {
         Some("text") => (None, object),
-        // llama-server's way of a schema.
+        // llama-server's form of a schema.
         Some("json_object") => match object
             .shift_remove("schema")
             .filter(|schema| !schema.is_null())
@@ -269,7 +269,7 @@ fn response_format(value: Option<Value>) -> Result<Option<Kind>, ApiError> {
             };
             let schema = inner.shift_remove("schema").unwrap_or_default();
             let schema = schema_of(Some(schema), "response_format.json_schema.schema")?;
-            // It is followed strictly, whether that is asked for or not.
+            // A schema is always followed strictly.
             for about in ["name", "description", "strict"] {
                 inner.shift_remove(about);
             }
@@ -334,14 +334,14 @@ fn structured_outputs(value: Option<Value>, found: &mut Found) -> Result<(), Api
     Ok(())
 }
 
-/// Refuses what nobody read; null says nothing.
+/// Refuses fields that were not read, unless they are null.
 fn nothing_else(object: &Map<String, Value>, name: &str, holds: &str) -> Result<(), ApiError> {
     match object.iter().find(|(_, value)| !value.is_null()) {
         None => Ok(()),
         Some((other, _)) => Err(ApiError::field(
             format!("{name}.{}", cut(other)),
             format!(
-                "`{name}` holds {holds}; `{}` is not known here.",
+                "`{name}` accepts only {holds}; `{}` is unknown.",
                 cut(other)
             ),
         )

@@ -478,7 +478,7 @@ mod tests {
         assert_eq!(config.model.lora, ["a=a.gguf@0.5"]);
         assert!(config.engine.flash_attention);
         assert_eq!(config.limits.logprobs, 7);
-        assert_eq!(config.sampling.temperature, 0.0);
+        assert_eq!(config.sampling.values.temperature, 0.0);
         assert_eq!(
             loaded.origin("model.aliases").unwrap().to_string(),
             "flag --alias"

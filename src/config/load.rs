@@ -566,9 +566,7 @@ fn shown(setting: &Setting, value: &Value) -> String {
             _ => HIDDEN.to_owned(),
         };
     }
-    if let (Allowed::Number(..) | Allowed::NumberAbove(..), Some(whole)) =
-        (setting.allowed, value.to_i128())
-    {
+    if let (Allowed::Number(..), Some(whole)) = (setting.allowed, value.to_i128()) {
         return format!("{:?}", whole as f64);
     }
     toml::Value::try_from(value).map_or_else(|_| format!("{value:?}"), |value| in_a_line(&value))

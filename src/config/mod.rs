@@ -21,6 +21,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::params::ParamValues;
+
 /// Every setting of the server. `config/default.toml` is compiled in and *is* the defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -347,36 +349,14 @@ pub struct Limits {
     pub loaded_models: usize,
 }
 
-/// Defaults of the sampling parameters that a request does not give.
+/// Defaults for what a request does not say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Sampling {
-    /// Tokens made at most; 0: the prompt is scored only.
+    /// Tokens to generate at most; 0: the prompt is only scored.
     pub max_tokens: usize,
-    /// Divides the logits before the draw. 0: the likeliest token is taken.
-    pub temperature: f32,
-    /// Candidates kept, likeliest first. 0: all.
-    pub top_k: i32,
-    /// Probability mass kept, likeliest first; 1: all.
-    pub top_p: f32,
-    /// Smallest probability kept, relative to the likeliest token's; 0: all.
-    pub min_p: f32,
-    /// Locally typical mass kept; 1: all.
-    pub typical_p: f32,
-    /// Divides (positive) or multiplies (negative) the logits of the last 64 tokens; 1: no effect.
-    pub repeat_penalty: f32,
-    /// Subtracted from a token's logit for each time it stands among the last 64 tokens.
-    pub frequency_penalty: f32,
-    /// Subtracted once from the logit of each token among the last 64.
-    pub presence_penalty: f32,
-    /// 0: off; 1 or 2: the version of mirostat.
-    pub mirostat_mode: u8,
-    /// The surprise that mirostat aims at.
-    pub mirostat_tau: f32,
-    /// How fast mirostat learns.
-    pub mirostat_eta: f32,
-    /// No token ends the generation before there are this many.
-    pub min_tokens: usize,
+    /// The sampling parameters.
+    #[serde(flatten)]
+    pub values: ParamValues,
 }
 
 impl KvType {

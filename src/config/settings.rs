@@ -4,8 +4,10 @@ use std::fmt;
 
 use figment::value::Value;
 
+use crate::params::{PARAMS, Range};
+
 /// A setting: `section.field`, as in the file, and what it may be.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Setting {
     /// `section.field`.
     pub(super) key: &'static str,
@@ -54,8 +56,6 @@ pub(super) enum Allowed {
     Multiple(i64, i64, i64),
     /// A number between two others, both included.
     Number(f64, f64),
-    /// A number above the first, up to and including the second.
-    NumberAbove(f64, f64),
     /// `true` or `false`.
     Boolean,
     /// One of these words.
@@ -91,10 +91,6 @@ impl Allowed {
                 i128::from(min) <= it && it <= i128::from(max) && it % i128::from(of) == 0
             }),
             Allowed::Number(min, max) => number().is_some_and(|it| min <= it && it <= max),
-            // Settings are kept with fewer digits, in which the smallest numbers are 0.
-            Allowed::NumberAbove(min, max) => {
-                number().is_some_and(|it| min < f64::from(it as f32) && it <= max)
-            }
             Allowed::Boolean => matches!(value, Value::Bool(..)),
             Allowed::OneOf(words) => value.as_str().is_some_and(|it| words.contains(&it)),
             Allowed::Text => value.as_str().is_some_and(|it| !it.trim().is_empty()),
@@ -117,7 +113,7 @@ impl Allowed {
             Allowed::Integer(..) | Allowed::Multiple(..) => trimmed
                 .parse::<i64>()
                 .map_or_else(|_| text.into(), Value::from),
-            Allowed::Number(..) | Allowed::NumberAbove(..) => trimmed
+            Allowed::Number(..) => trimmed
                 .parse::<f64>()
                 .map_or_else(|_| text.into(), Value::from),
             Allowed::Boolean => trimmed
@@ -144,7 +140,6 @@ impl fmt::Display for Allowed {
             Allowed::Integer(min, max) => write!(f, "a whole number from {min} to {max}"),
             Allowed::Multiple(of, min, max) => write!(f, "a multiple of {of} from {min} to {max}"),
             Allowed::Number(min, max) => write!(f, "a number from {min} to {max}"),
-            Allowed::NumberAbove(min, max) => write!(f, "a number above {min}, at most {max}"),
             Allowed::Boolean => f.write_str("true or false"),
             Allowed::OneOf(words) => write!(f, "one of {}", words.join(", ")),
             Allowed::Text => f.write_str("text, not empty"),
@@ -164,11 +159,31 @@ const fn setting(key: &'static str, allowed: Allowed) -> Setting {
 /// Sections beside `model` that a table of `[[models]]` may say otherwise.
 pub(super) const OF_A_MODEL: [&str; 3] = ["engine", "embeddings", "sampling"];
 
-/// In the order of `config/default.toml`.
+/// All settings, in the order of `config/default.toml`; the last are the sampling parameters.
+pub(super) const SETTINGS: &[Setting] = &{
+    let mut all = [OWN[0]; OWN.len() + PARAMS.len()];
+    let mut place = 0;
+    while place < all.len() {
+        all[place] = if place < OWN.len() {
+            OWN[place]
+        } else {
+            let param = &PARAMS[place - OWN.len()];
+            let allowed = match param.range {
+                Range::Integer(least, most) => Allowed::Integer(least, most),
+                Range::Real(least, most) => Allowed::Number(least, most),
+            };
+            setting(param.setting, allowed)
+        };
+        place += 1;
+    }
+    all
+};
+
+/// The settings that are not in the table of sampling parameters.
 ///
 /// llama.cpp gives a context at most 256 sequences: the bounds of `parallel_sequences` and `cache_lanes` add up to that.
 /// Prompts are cut in groups of eight rows (`engine::plan` says why), and a cut leaves one on each side.
-pub(super) const SETTINGS: &[Setting] = &[
+const OWN: &[Setting] = &[
     setting("server.host", Allowed::Text),
     setting("server.port", Allowed::Integer(0, 65_535)),
     setting("server.api_keys", Allowed::Keys),
@@ -255,17 +270,5 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("limits.queue_length", Allowed::Integer(0, 1_000_000)),
     setting("limits.queue_timeout_ms", Allowed::Integer(1, 86_400_000)),
     setting("limits.loaded_models", Allowed::Integer(0, 1_000)),
-    setting("sampling.max_tokens", Allowed::Integer(0, 1_048_576)),
-    setting("sampling.temperature", Allowed::Number(0.0, 100.0)),
-    setting("sampling.top_k", Allowed::Integer(0, 1_000_000)),
-    setting("sampling.top_p", Allowed::NumberAbove(0.0, 1.0)),
-    setting("sampling.min_p", Allowed::Number(0.0, 1.0)),
-    setting("sampling.typical_p", Allowed::NumberAbove(0.0, 1.0)),
-    setting("sampling.repeat_penalty", Allowed::NumberAbove(0.0, 100.0)),
-    setting("sampling.frequency_penalty", Allowed::Number(-2.0, 2.0)),
-    setting("sampling.presence_penalty", Allowed::Number(-2.0, 2.0)),
-    setting("sampling.mirostat_mode", Allowed::Integer(0, 2)),
-    setting("sampling.mirostat_tau", Allowed::Number(0.0, 10.0)),
-    setting("sampling.mirostat_eta", Allowed::Number(0.001, 1.0)),
-    setting("sampling.min_tokens", Allowed::Integer(0, 1_048_576)),
+    setting("sampling.max_tokens", Allowed::Integer(0, 4_294_967_295)),
 ];

@@ -1,6 +1,6 @@
 //! Why a sequence could not be run.
 
-use crate::sampling::Stuck;
+use crate::sampling::ConstraintError;
 
 /// Each variant is written for the person who sent the request; details go to the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum EngineError {
     Overflow,
     /// 400: only as the text grew did it show.
     #[error(transparent)]
-    Stuck(#[from] Stuck),
+    Constraint(#[from] ConstraintError),
 }
 
 impl EngineError {

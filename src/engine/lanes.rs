@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::plan::{PromptPlan, Stem};
 use super::request::Request;
-use crate::logprobs::{Tell, TokenLogprob};
+use crate::logprobs::{LogprobSpec, TokenLogprob};
 use crate::model::{Adapters, Token};
 
 /// What is known of a lane's cells. In exact mode those of generated tokens stand apart: they were evaluated one row at a
@@ -23,7 +23,7 @@ pub struct Known {
     /// Scores of the tokens from the second on, as far as they are known: `scores[i]` belongs to `tokens[i + 1]`.
     pub scores: Vec<Arc<TokenLogprob>>,
     /// What stands in each score.
-    pub told: Tell,
+    pub told: LogprobSpec,
     /// The prompt that was evaluated in this lane to its end, which may lie some tokens beyond `tokens`.
     pub whole: Option<Whole>,
     /// In exact mode: the tokens that were evaluated one by one behind that prompt. A fork takes over their cells.
@@ -110,7 +110,7 @@ impl Known {
 /// Of `common` known tokens, how many a request can start from if it wants its prompt scored: the token after them is
 /// predicted by the last of them, so its score must be known too. Rows are not kept: from the first that is wanted on
 /// all is evaluated.
-fn scored(common: usize, request: &Request, scores: usize, told: &Tell) -> usize {
+fn scored(common: usize, request: &Request, scores: usize, told: &LogprobSpec) -> usize {
     match &request.prompt_logprobs {
         None => common,
         Some(tell) if tell.within(told) => {
@@ -123,7 +123,7 @@ fn scored(common: usize, request: &Request, scores: usize, told: &Tell) -> usize
 }
 
 /// Whether a request asks for the scores that the very same prompt was evaluated for, and for no row of it.
-fn same_scores(request: &Request, scored: bool, told: &Tell) -> bool {
+fn same_scores(request: &Request, scored: bool, told: &LogprobSpec) -> bool {
     match &request.prompt_logprobs {
         None => !scored,
         Some(tell) => scored && tell.within(told) && request.first_prompt_row().is_none(),
@@ -260,7 +260,7 @@ pub struct Entry {
     /// Those that exact requests can have.
     pub pure: usize,
     /// What stands in their scores; `None`: they are not scored.
-    pub told: Option<Tell>,
+    pub told: Option<LogprobSpec>,
     /// Present if the prompt is, or is about to be, evaluated to its end: whether it is scored then.
     pub whole: Option<bool>,
     /// Whether exact requests can have that.
@@ -309,7 +309,7 @@ impl Directory {
         request: &Request,
         plan: &PromptPlan,
     ) -> Option<(usize, Source)> {
-        let nothing = Tell::default();
+        let nothing = LogprobSpec::default();
         let workers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         workers
             .iter()
@@ -370,7 +370,7 @@ pub(super) mod tests {
             adapters: Adapters::default(),
             max_tokens: 1,
             logprobs: None,
-            prompt_logprobs: prompt_logprobs.map(Tell::top),
+            prompt_logprobs: prompt_logprobs.map(LogprobSpec::top),
             rows: Rows::default(),
             watch: Watch::default(),
             sampling: SamplingParams::default(),
@@ -402,7 +402,7 @@ pub(super) mod tests {
                 pure: tokens.len(),
                 tokens: tokens.map(Token).collect(),
                 scores: vec![score; scores],
-                told: Tell::top(top),
+                told: LogprobSpec::top(top),
                 whole: None,
                 generated: Vec::new(),
             },
@@ -640,7 +640,7 @@ pub(super) mod tests {
                 prompt: (0..80).map(Token).collect(),
                 tokens,
                 pure: tokens,
-                told: top.map(Tell::top),
+                told: top.map(LogprobSpec::top),
                 whole: None,
                 whole_is_pure: false,
                 generated: Vec::new(),

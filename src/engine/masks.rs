@@ -85,7 +85,7 @@ impl Lent {
 mod tests {
     use super::*;
     use crate::model::Token;
-    use crate::sampling::{Constraint, Follow, Rules, Stuck};
+    use crate::sampling::{Constraint, ConstraintError, Follow, Rules};
 
     /// Allows one token, or panics.
     struct Only(Option<usize>);
@@ -93,17 +93,17 @@ mod tests {
     struct Following(Vec<bool>);
 
     impl Rules for Only {
-        fn follow(&self) -> Result<Box<dyn Follow>, Stuck> {
+        fn follow(&self) -> Result<Box<dyn Follow>, ConstraintError> {
             let only = self.0.expect("on command");
             Ok(Box::new(Following((0..3).map(|id| id == only).collect())))
         }
     }
 
     impl Follow for Following {
-        fn allowed(&mut self) -> Result<&[bool], Stuck> {
+        fn allowed(&mut self) -> Result<&[bool], ConstraintError> {
             Ok(&self.0)
         }
-        fn accept(&mut self, _: Token) -> Result<(), Stuck> {
+        fn accept(&mut self, _: Token) -> Result<(), ConstraintError> {
             self.0.rotate_right(1);
             Ok(())
         }
@@ -146,16 +146,16 @@ mod tests {
     struct Slow(Sender<()>, Arc<Mutex<Receiver<()>>>);
 
     impl Rules for Slow {
-        fn follow(&self) -> Result<Box<dyn Follow>, Stuck> {
+        fn follow(&self) -> Result<Box<dyn Follow>, ConstraintError> {
             Ok(Box::new(Self(self.0.clone(), Arc::clone(&self.1))))
         }
     }
 
     impl Follow for Slow {
-        fn allowed(&mut self) -> Result<&[bool], Stuck> {
+        fn allowed(&mut self) -> Result<&[bool], ConstraintError> {
             Ok(&[])
         }
-        fn accept(&mut self, _: Token) -> Result<(), Stuck> {
+        fn accept(&mut self, _: Token) -> Result<(), ConstraintError> {
             let _ = self.0.send(());
             let _ = self.1.lock().expect("leave").recv();
             Ok(())

@@ -10,6 +10,7 @@ mod cores;
 mod draft;
 mod embeddings;
 mod error;
+mod evaluation;
 mod exact;
 mod idle;
 mod lanes;
@@ -46,6 +47,7 @@ use tracing::Instrument;
 pub use cores::free_cores;
 pub use embeddings::{EmbeddingBounds, EmbeddingRequest};
 pub use error::EngineError;
+pub use evaluation::Evaluation;
 pub use memory::{available as available_memory, least_kv_cache, total as total_memory};
 pub use models::{Described, ModelInUse, Models, Status};
 pub use queue::FairQueue;
@@ -57,11 +59,9 @@ pub use trial::{
 };
 pub use tune::{Table, kept_widths};
 
-use crate::config::{self, Config, KvType, Mode};
+use crate::config::{self, Config, Mode};
 use crate::metrics::{self, Cells, Load};
-use crate::model::{
-    self, Adapters, ContextShape, FileHash, Heads, Model, Output, Routines, Runners,
-};
+use crate::model::{self, Adapters, ContextShape, FileHash, Heads, Model, Output, Runners};
 use bits_class::bits_class;
 use cores::Cores;
 use embeddings::Embeddings;
@@ -115,32 +115,6 @@ impl StartError {
             }
         }
     }
-}
-
-/// How a sequence is evaluated: what its bits may depend on, beside weights, adapters, tokens, llama.cpp and the machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Evaluation {
-    pub mode: Mode,
-    pub flash_attention: bool,
-    pub kv_type_k: KvType,
-    pub kv_type_v: KvType,
-    /// Tokens that a lane holds.
-    pub context_length: usize,
-    /// Prompts are always cut at multiples of this.
-    pub batch_tokens: usize,
-    /// Prompt tokens of one decode, at most.
-    pub prompt_chunk_tokens: usize,
-    /// Rows of logits of one decode, at most, where a prompt is scored.
-    pub logits_rows: usize,
-    pub contexts: usize,
-    /// Most sequences whose tokens share a decode.
-    pub decode_width: usize,
-    /// Threads of a decode, where their number moves bits.
-    pub threads: Option<usize>,
-    /// The name of all that decides how numbers are rounded.
-    pub bits_class: Arc<str>,
-    /// Layouts that weights could be put into.
-    pub routines: Routines,
 }
 
 /// How the start ended; `None` while the model is being loaded.
@@ -349,8 +323,8 @@ impl Engine {
             contexts: shared.mailboxes.len(),
             decode_width: if alone { 1 } else { shared.sharing.width() },
             threads: shared.fixed_threads.filter(|_| exact || shared.exact),
-            bits_class: Arc::clone(&pool.bits_class),
-            routines: pool.model.routines(),
+            bits_class: pool.bits_class.to_string(),
+            routines: Some(pool.model.routines()),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::plan::Stem;
-use crate::logprobs::{Tell, TokenLogprob};
+use crate::logprobs::{LogprobSpec, TokenLogprob};
 use crate::model::{Adapters, Token};
 use crate::sampling::{Observed, SamplingParams, Watch};
 
@@ -22,9 +22,9 @@ pub struct Request {
     /// Tokens to generate at most; 0 scores only. Prompt and completion fit the context together.
     pub max_tokens: usize,
     /// What is told of every generated token.
-    pub logprobs: Option<Tell>,
+    pub logprobs: Option<LogprobSpec>,
     /// What is told of the prompt's tokens, if they are to be scored.
-    pub prompt_logprobs: Option<Tell>,
+    pub prompt_logprobs: Option<LogprobSpec>,
     /// The rows that are wanted whole; those of the prompt only if it is scored.
     pub rows: Rows,
     /// What is told of how each token was drawn.

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
-use crate::logprobs::{self, Likeliest, Tell, TokenLogprob};
+use crate::logprobs::{self, Likeliest, LogprobSpec, TokenLogprob};
 use crate::model::Token;
 
 /// Numbers that one thread reads in the time that starting another takes.
 const WORTH_A_THREAD: usize = 1 << 20;
 
 /// What each row tells of its token; on up to `threads` threads, where there is enough to do.
-pub fn score_rows(rows: &[(&[f32], Token)], tell: &Tell, threads: usize) -> Vec<Arc<TokenLogprob>> {
+pub fn score_rows(
+    rows: &[(&[f32], Token)],
+    tell: &LogprobSpec,
+    threads: usize,
+) -> Vec<Arc<TokenLogprob>> {
     let numbers: usize = rows.iter().map(|(logits, _)| logits.len()).sum();
     let threads = threads.min(numbers / WORTH_A_THREAD).max(1);
     let mut parts = rows.chunks(rows.len().div_ceil(threads).max(1));
@@ -34,7 +38,7 @@ pub fn score_rows(rows: &[(&[f32], Token)], tell: &Tell, threads: usize) -> Vec<
     })
 }
 
-fn score_part(rows: &[(&[f32], Token)], tell: &Tell) -> Vec<Arc<TokenLogprob>> {
+fn score_part(rows: &[(&[f32], Token)], tell: &LogprobSpec) -> Vec<Arc<TokenLogprob>> {
     let mut likeliest = Likeliest::default();
     rows.iter()
         .map(|&(logits, token)| {
@@ -61,11 +65,11 @@ mod tests {
             .zip(&rows)
             .map(|(id, row)| (&row[..], Token(id * 5000)))
             .collect();
-        let alone = score_rows(&rows, &Tell::top(5), 1);
+        let alone = score_rows(&rows, &LogprobSpec::top(5), 1);
         assert_eq!(alone.len(), rows.len());
         for threads in [2, 3, 64] {
-            assert_eq!(score_rows(&rows, &Tell::top(5), threads), alone);
+            assert_eq!(score_rows(&rows, &LogprobSpec::top(5), threads), alone);
         }
-        assert!(score_rows(&[], &Tell::top(5), 2).is_empty());
+        assert!(score_rows(&[], &LogprobSpec::top(5), 2).is_empty());
     }
 }

@@ -479,7 +479,7 @@ impl<'a> Worker<'a> {
             completion.keep(self.runner.model().vocab().bytes(token));
         }
         if let Some(token) = request.given {
-            sampler.give(token);
+            sampler.force(token);
         }
         // Its prompt is evaluated meanwhile.
         let lent = self.shared.find_allowed(self.number, &mut sampler);

@@ -1,4 +1,4 @@
-//! What a text must follow, whichever engine reads it: checked when a request comes in, then followed token by token.
+//! What a text must follow, whichever engine interprets it: checked when a request comes in, then followed token by token.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,34 +10,34 @@ use super::grammar::{Grammar, GrammarError, TooAmbiguous};
 use super::guidance::Guidance;
 use crate::model::{Model, Sorted, Token};
 
-/// What a text must follow, checked.
+/// A checked constraint on a text.
 #[derive(Clone)]
 pub struct Constraint {
     rules: Arc<dyn Rules>,
-    /// The field of the request that it stands in.
+    /// The request field it came in.
     field: &'static str,
 }
 
-/// Rules that were checked.
+/// Checked rules.
 pub trait Rules: Send + Sync {
-    /// At a text's beginning.
-    fn follow(&self) -> Result<Box<dyn Follow>, Stuck>;
+    /// Starts a text.
+    fn follow(&self) -> Result<Box<dyn Follow>, ConstraintError>;
 }
 
-/// A text so far, and what may follow.
+/// A text so far, and what may come next.
 pub trait Follow: Send {
-    /// Of each token, whether it may come next. Asked again, it answers at once.
-    fn allowed(&mut self) -> Result<&[bool], Stuck>;
-    /// Goes on with a token that is allowed.
-    fn accept(&mut self, token: Token) -> Result<(), Stuck>;
+    /// For each token, whether it may come next. A second call returns at once.
+    fn allowed(&mut self) -> Result<&[bool], ConstraintError>;
+    /// Appends an allowed token.
+    fn accept(&mut self, token: Token) -> Result<(), ConstraintError>;
 }
 
-/// What is wrong with a constraint, for the person who sent it.
+/// Why a constraint was refused, written for the person who sent it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum ConstraintError {
+pub enum InvalidConstraint {
     #[error(transparent)]
     Grammar(#[from] GrammarError),
-    /// In the engine's own words, with the place.
+    /// In the engine's words, with the position.
     #[error("{0}")]
     Refused(String),
     #[error("{0}, in the schema at {1}")]
@@ -48,15 +48,15 @@ pub enum ConstraintError {
     Panicked,
 }
 
-/// Only as the text grew did it show that it cannot be followed.
+/// A constraint turned out, as the text grew, not to be followable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stuck {
-    /// The field of the request.
+pub struct ConstraintError {
+    /// The request field.
     pub field: &'static str,
     why: String,
 }
 
-impl Stuck {
+impl ConstraintError {
     pub fn new(why: impl Into<String>) -> Self {
         Self {
             field: "",
@@ -65,16 +65,16 @@ impl Stuck {
     }
 }
 
-impl fmt::Display for Stuck {
+impl fmt::Display for ConstraintError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { field, why } = self;
         write!(f, "`{field}` cannot be followed any further: {why}.")
     }
 }
 
-impl std::error::Error for Stuck {}
+impl std::error::Error for ConstraintError {}
 
-impl From<TooAmbiguous> for Stuck {
+impl From<TooAmbiguous> for ConstraintError {
     fn from(error: TooAmbiguous) -> Self {
         Self::new(error.to_string())
     }
@@ -82,7 +82,7 @@ impl From<TooAmbiguous> for Stuck {
 
 impl Constraint {
     /// A GBNF grammar; takes milliseconds, and a tenth of a second at worst.
-    pub fn gbnf(model: &Model, text: &str) -> Result<Self, ConstraintError> {
+    pub fn gbnf(model: &Model, text: &str) -> Result<Self, InvalidConstraint> {
         let vocab = model.vocab();
         Ok(Self::new(Arc::new(Gbnf {
             grammar: Grammar::new(model, text)?,
@@ -91,30 +91,30 @@ impl Constraint {
         })))
     }
 
-    /// A JSON schema, of which the text is one value.
-    pub fn json_schema(model: &Model, schema: &Value) -> Result<Self, ConstraintError> {
+    /// A JSON schema: the text is one value that is valid against it.
+    pub fn json_schema(model: &Model, schema: &Value) -> Result<Self, InvalidConstraint> {
         Guidance::of(model.vocab())?
             .json_schema(schema)
             .map(Self::new)
     }
 
-    /// A JSON object, whatever it holds.
-    pub fn json_object(model: &Model) -> Result<Self, ConstraintError> {
+    /// Any JSON object.
+    pub fn json_object(model: &Model) -> Result<Self, InvalidConstraint> {
         Self::json_schema(model, &serde_json::json!({"type": "object"}))
     }
 
     /// A regular expression that the whole text matches.
-    pub fn regex(model: &Model, regex: &str) -> Result<Self, ConstraintError> {
+    pub fn regex(model: &Model, regex: &str) -> Result<Self, InvalidConstraint> {
         Guidance::of(model.vocab())?.regex(regex).map(Self::new)
     }
 
-    /// A grammar in llguidance's kind of Lark.
-    pub fn lark(model: &Model, text: &str) -> Result<Self, ConstraintError> {
+    /// A grammar in llguidance's dialect of Lark.
+    pub fn lark(model: &Model, text: &str) -> Result<Self, InvalidConstraint> {
         Guidance::of(model.vocab())?.lark(text).map(Self::new)
     }
 
     /// One of several texts.
-    pub fn choice(model: &Model, texts: &[String]) -> Result<Self, ConstraintError> {
+    pub fn choice(model: &Model, texts: &[String]) -> Result<Self, InvalidConstraint> {
         Guidance::of(model.vocab())?.choice(texts).map(Self::new)
     }
 
@@ -125,7 +125,7 @@ impl Constraint {
         }
     }
 
-    /// As the client calls it.
+    /// Sets the request field it came in.
     pub fn named(mut self, field: &'static str) -> Self {
         self.field = field;
         self
@@ -134,7 +134,7 @@ impl Constraint {
 
 impl fmt::Debug for Constraint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not what the client wrote: that is for no log.
+        // Without the client's text, which must not be logged.
         f.debug_tuple("Constraint").field(&self.field).finish()
     }
 }
@@ -145,7 +145,7 @@ impl PartialEq for Constraint {
     }
 }
 
-/// A GBNF grammar and the tokens that it is followed with.
+/// A GBNF grammar and the tokens to follow it with.
 struct Gbnf {
     grammar: Grammar,
     vocab: Arc<Sorted>,
@@ -153,25 +153,25 @@ struct Gbnf {
 }
 
 impl Rules for Gbnf {
-    fn follow(&self) -> Result<Box<dyn Follow>, Stuck> {
+    fn follow(&self) -> Result<Box<dyn Follow>, ConstraintError> {
         let matcher = self.grammar.matcher(Arc::clone(&self.vocab), &self.ends)?;
         Ok(Box::new(matcher))
     }
 }
 
-/// Follows a constraint through one text. What takes time is put off until it is asked what is allowed, so that it can
-/// be done by any thread; a panic in there becomes an error.
+/// Follows a constraint through one text. Slow work is deferred until the allowed tokens are needed, so that any thread can
+/// do it; a panic in it becomes an error.
 pub struct Follower {
     state: State,
     field: &'static str,
-    /// Tokens that were drawn, and which the state does not know of yet.
+    /// Drawn tokens that the state has not seen yet.
     drawn: Vec<Token>,
 }
 
 enum State {
     New(Arc<dyn Rules>),
     Running(Box<dyn Follow>),
-    Stuck(Stuck),
+    Failed(ConstraintError),
 }
 
 impl Follower {
@@ -183,68 +183,69 @@ impl Follower {
         }
     }
 
-    /// Itself; what stays behind allows nothing.
+    /// Takes it out; the rest allows nothing.
     pub(super) fn take(&mut self) -> Self {
-        let away = Stuck {
+        let away = ConstraintError {
             field: self.field,
             why: "what it allows is not known yet".to_owned(),
         };
         let left = Self {
-            state: State::Stuck(away),
+            state: State::Failed(away),
             field: self.field,
             drawn: Vec::new(),
         };
         std::mem::replace(self, left)
     }
 
-    /// Goes on with a token that is allowed.
+    /// Appends an allowed token.
     pub fn accept(&mut self, token: Token) {
         self.drawn.push(token);
     }
 
-    /// Whether a token that was not drawn may come next.
-    pub fn check(&mut self, token: Token) -> Result<(), Stuck> {
+    /// Checks that a token that was not drawn may come next.
+    pub fn check(&mut self, token: Token) -> Result<(), ConstraintError> {
         let field = self.field;
         if self.allowed()?.get(token.index()) == Some(&true) {
             return Ok(());
         }
-        Err(Stuck {
+        Err(ConstraintError {
             field,
             why: "it does not allow the token that is given to come next".to_owned(),
         })
     }
 
-    /// Finds out what is allowed, however long that takes, so that [`Follower::allowed`] answers at once.
+    /// Computes what is allowed, however long that takes, so that [`Follower::allowed`] returns at once.
     pub fn prepare(&mut self) {
         self.prepare_while(|| true);
     }
 
-    /// As [`Follower::prepare`], but gives up between two tokens once it is not wanted any more: a fork may have many behind it.
+    /// Like [`Follower::prepare`], but gives up between two tokens once the result is no longer wanted: a fork may start with
+    /// many tokens.
     pub fn prepare_while(&mut self, is_wanted: impl Fn() -> bool) {
         let step = AssertUnwindSafe(|| self.step(is_wanted));
-        if let Err(stuck) = catch_unwind(step).unwrap_or_else(|_| {
+        if let Err(error) = catch_unwind(step).unwrap_or_else(|_| {
             tracing::error!(field = self.field, "a constraint panicked");
-            Err(Stuck::new("it ran into a fault of the server's"))
+            Err(ConstraintError::new("it ran into a fault of the server's"))
         }) {
-            // Whatever was kept may be broken.
-            self.state = State::Stuck(Stuck {
+            // The state may be inconsistent.
+            self.state = State::Failed(ConstraintError {
                 field: self.field,
-                ..stuck
+                ..error
             });
         }
     }
 
-    fn step(&mut self, is_wanted: impl Fn() -> bool) -> Result<(), Stuck> {
+    fn step(&mut self, is_wanted: impl Fn() -> bool) -> Result<(), ConstraintError> {
         if let State::New(rules) = &self.state {
             self.state = State::Running(rules.follow()?);
         }
         let follow = match &mut self.state {
             State::Running(follow) => follow,
-            State::Stuck(stuck) => return Err(stuck.clone()),
+            State::Failed(error) => return Err(error.clone()),
             State::New(_) => return Ok(()),
         };
         let check = || {
-            let unwanted = || Stuck::new("nobody waits for it");
+            let unwanted = || ConstraintError::new("nobody waits for it");
             is_wanted().then_some(()).ok_or_else(unwanted)
         };
         for token in self.drawn.drain(..) {
@@ -255,12 +256,12 @@ impl Follower {
         follow.allowed().map(drop)
     }
 
-    /// Of each token, whether it may come next.
-    pub fn allowed(&mut self) -> Result<&[bool], Stuck> {
+    /// For each token, whether it may come next.
+    pub fn allowed(&mut self) -> Result<&[bool], ConstraintError> {
         self.prepare();
         match &mut self.state {
             State::Running(follow) => follow.allowed(),
-            State::Stuck(stuck) => Err(stuck.clone()),
+            State::Failed(error) => Err(error.clone()),
             State::New(_) => Ok(&[]),
         }
     }

@@ -1,10 +1,10 @@
-//! DRY: a token that would go on with a repetition is made less likely, the more so the longer the repetition is.
+//! DRY: a token that would extend a repetition becomes less likely, the more so the longer the repetition.
 //! (<https://github.com/oobabooga/text-generation-webui/pull/5677>.)
 //!
-//! Penalties and breakers are llama.cpp's, to the bit; a test holds ours against its own. They are found here because
-//! llama.cpp goes through the vocabulary for each breaker of each request, on the thread that others wait for: a tenth of
-//! a second for the usual four and 262,144 tokens, and as much for each long one. And because it changes a whole row
-//! where few tokens are meant.
+//! Penalties and breakers equal llama.cpp's to the bit; a test compares them. They are computed here because llama.cpp
+//! scans the vocabulary for each breaker of each request, on the thread that others wait for: a tenth of a second for the
+//! usual four and 262,144 tokens, and as much for each long one. It also writes a whole row where only a few tokens
+//! change.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,20 +12,19 @@ use std::sync::Arc;
 use super::params::SamplingParams;
 use crate::model::{Token, Vocab};
 
-/// Tokens of a breaker beyond its first, as in llama.cpp.
+/// The most tokens of a breaker after its first, as in llama.cpp.
 const TAIL: usize = 20;
 
-/// What no repetition reaches across, as tokens.
+/// Sequences of tokens that repetitions do not extend across.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Breakers(Arc<HashMap<Token, Tails>>);
 
-/// Of a token in which a breaker begins, what must follow for the breaker to be whole.
+/// For a token in which a breaker begins: what must follow to complete the breaker.
 type Tails = Vec<Arc<[Token]>>;
 
 impl Breakers {
-    /// Finds the tokens that hold one of these texts, or in which one begins. One pass over the vocabulary: some
-    /// milliseconds.
-    /// Empty texts break nothing.
+    /// Finds the tokens that contain one of these texts or in which one begins, in one pass over the vocabulary of some
+    /// milliseconds. Empty texts break nothing.
     pub fn new(vocab: &Vocab, texts: &[String]) -> Self {
         if texts.iter().all(String::is_empty) {
             return Self::default();
@@ -36,7 +35,7 @@ impl Breakers {
                 begin_with[usize::from(first)].push(number);
             }
         }
-        // Of each breaker, by how many of its bytes are left out at its beginning.
+        // For each breaker, by how many of its leading bytes are left out.
         let mut rests: Vec<Vec<Option<Arc<[Token]>>>> =
             texts.iter().map(|text| vec![None; text.len()]).collect();
         let whole: Arc<[Token]> = Arc::new([]);
@@ -60,7 +59,7 @@ impl Breakers {
                         });
                         Arc::clone(tail)
                     } else {
-                        // The rest begins within a character: that is not a text.
+                        // The rest begins within a character, so it is not a text.
                         continue;
                     };
                     let tails = found.entry(token).or_default();
@@ -73,14 +72,14 @@ impl Breakers {
         Self(Arc::new(found))
     }
 
-    /// Whether the token alone is one, or holds one.
+    /// Whether the token alone is or contains a breaker.
     fn is_whole(&self, token: Token) -> bool {
         self.0
             .get(&token)
             .is_some_and(|tails| tails.iter().any(|tail| tail.is_empty()))
     }
 
-    /// How many tokens stand behind the last breaker in `text`.
+    /// How many tokens follow the last breaker in `text`.
     fn tokens_since(&self, text: &[Token]) -> usize {
         if self.0.is_empty() {
             return text.len();
@@ -108,25 +107,26 @@ pub struct Dry {
     multiplier: f32,
     base: f32,
     allowed_length: usize,
-    /// Tokens that are looked at.
+    /// How many of the last tokens are searched.
     window: usize,
     breakers: Breakers,
-    /// Prompt and completion, the last `window` of them and perhaps more.
+    /// The last `window` tokens of prompt and completion, and perhaps more.
     text: Vec<Token>,
-    /// What the next token's logits lose, each token once.
+    /// What is subtracted from the next token's logits, each token once.
     penalties: Vec<(Token, f32)>,
-    // Kept for their memory.
+    // Kept to reuse their memory.
     repeats: Vec<usize>,
     longest: HashMap<Token, usize>,
 }
 
 impl Dry {
     pub fn new(params: &SamplingParams, prompt: &[Token]) -> Self {
-        let window = params.dry_penalty_last_n.unwrap_or(usize::MAX);
+        let values = &params.values;
+        let window = usize::try_from(values.dry_penalty_last_n).unwrap_or(usize::MAX);
         let mut dry = Self {
-            multiplier: params.dry_multiplier,
-            base: params.dry_base,
-            allowed_length: params.dry_allowed_length,
+            multiplier: values.dry_multiplier,
+            base: values.dry_base,
+            allowed_length: values.dry_allowed_length,
             window,
             breakers: params.dry_breakers.clone(),
             text: prompt[prompt.len().saturating_sub(window)..].to_vec(),
@@ -138,22 +138,21 @@ impl Dry {
         dry
     }
 
-    /// What logits lose at the next token.
+    /// What is subtracted from logits at the next token.
     pub fn penalties(&self) -> &[(Token, f32)] {
         &self.penalties
     }
 
     pub fn accept(&mut self, token: Token) {
         self.text.push(token);
-        // Now and then, so that a token costs no moving of all.
+        // Only now and then, so that not every token moves the whole text.
         if self.text.len() / 2 > self.window {
             self.text.drain(..self.text.len() - self.window);
         }
         self.find();
     }
 
-    /// Finds where the end of the text stood before, and which tokens followed. Time grows with the window, not with
-    /// its square.
+    /// Finds where the end of the text occurred before, and which tokens followed. Takes time linear in the window.
     fn find(&mut self) {
         self.penalties.clear();
         let text = &self.text[self.text.len().saturating_sub(self.window)..];
@@ -197,14 +196,14 @@ impl Dry {
     }
 }
 
-/// For each `back`: how many tokens the text's end shares with the end of what stands `back` tokens before it (the
-/// Z-function of the text read backwards). The first number means nothing.
+/// For each `back`: how many tokens the end of the text shares with the text that ends `back` tokens earlier (the
+/// Z-function of the reversed text). The first number is meaningless.
 fn common_suffixes(text: &[Token], repeats: &mut Vec<usize>) {
     let length = text.len();
     let from_end = |place: usize| text[length - 1 - place];
     repeats.clear();
     repeats.resize(length, 0);
-    // What is known to equal the end begins at `left`, and ends before `right`.
+    // The range known to equal the end is `left..right`.
     let (mut left, mut right) = (0, 0);
     for back in 1..length {
         let mut shared = 0;
@@ -237,18 +236,19 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::model::Model;
+    use crate::params::ParamValues;
 
     fn tokens(ids: &[i32]) -> Vec<Token> {
         ids.iter().copied().map(Token).collect()
     }
 
-    fn params(allowed_length: usize, last_n: Option<usize>) -> SamplingParams {
-        SamplingParams {
+    fn params(allowed_length: usize, last_n: Option<i32>) -> SamplingParams {
+        SamplingParams::from(ParamValues {
             dry_multiplier: 0.8,
             dry_allowed_length: allowed_length,
-            dry_penalty_last_n: last_n,
-            ..SamplingParams::default()
-        }
+            dry_penalty_last_n: last_n.unwrap_or(-1),
+            ..ParamValues::default()
+        })
     }
 
     /// Random tokens of so few kinds that they repeat themselves.
@@ -279,7 +279,7 @@ mod tests {
                 .map(|(token, repeat)| (token, 0.8 * 1.75_f64.powi((repeat - allowed) as i32)))
                 .collect::<Vec<_>>()
         };
-        let check = |text: &[Token], allowed, last_n: Option<usize>| {
+        let check = |text: &[Token], allowed, last_n: Option<i32>| {
             let mut dry = Dry::new(&params(allowed, last_n), &text[..text.len() / 2]);
             for &token in &text[text.len() / 2..] {
                 dry.accept(token);
@@ -290,7 +290,7 @@ mod tests {
                 .map(|&(token, penalty)| (token.0, f64::from(penalty)))
                 .collect();
             got.sort_unstable_by_key(|&(token, _)| token);
-            let window = last_n.unwrap_or(text.len()).min(text.len());
+            let window = last_n.map_or(text.len(), |it| it as usize).min(text.len());
             let expect = definition(&text[text.len() - window..], allowed);
             assert_eq!(got.len(), expect.len(), "{allowed} {last_n:?} {text:?}");
             for (got, expect) in got.iter().zip(&expect) {
@@ -328,16 +328,16 @@ mod tests {
             (1e-3, 1.000_000_1),
             (5.0, 1.01),
         ] {
-            (params.dry_multiplier, params.dry_base) = (multiplier, base);
+            (params.values.dry_multiplier, params.values.dry_base) = (multiplier, base);
             let dry = Dry::new(&params, &vec![Token(1); 4000]);
             let [(Token(1), penalty)] = dry.penalties()[..] else {
                 panic!("{:?}", dry.penalties());
             };
             assert!(penalty > 0.0, "{penalty}");
         }
-        // Nothing is set aside for what may come.
-        params.dry_penalty_last_n = Some(usize::MAX);
-        params.dry_allowed_length = usize::MAX;
+        // No memory is reserved for what may come.
+        params.values.dry_penalty_last_n = i32::MAX;
+        params.values.dry_allowed_length = usize::MAX;
         assert_eq!(Dry::new(&params, &[Token(1); 9]).penalties(), []);
     }
 
@@ -388,9 +388,12 @@ mod tests {
                 let mut their = LlamaSampler::dry(&theirs, 0.8, base, allowed, last_n, &texts);
                 println!("{took:?}, llama.cpp {:?} {texts:?}", started.elapsed());
                 let params = SamplingParams {
-                    dry_base: base,
+                    values: ParamValues {
+                        dry_base: base,
+                        ..params(allowed as usize, Some(last_n)).values
+                    },
                     dry_breakers: ours.clone(),
-                    ..params(allowed as usize, Some(last_n as usize))
+                    ..params(allowed as usize, Some(last_n))
                 };
                 let (prompt, generated) = text.split_at(12);
                 let mut dry = Dry::new(&params, prompt);

@@ -1,26 +1,26 @@
-//! GBNF: its text becomes rules.
+//! Parses GBNF into rules.
 
 use std::collections::HashMap;
 
 use super::GrammarError;
 use crate::model::Token;
 
-/// Groups within groups: reading and writing them out are calls within calls.
+/// The deepest nesting of groups: parsing and compiling them recurses.
 const MAX_DEPTH: usize = 64;
-/// Signs of repetition after one another, for the same reason.
+/// The most signs of repetition in a row, for the same reason.
 const MAX_SIGNS: usize = 8;
-/// Rules that have a name: looking for left recursion is calls within calls.
+/// The most rules: the search for left recursion recurses.
 const MAX_RULES: usize = 4096;
-/// llama.cpp refuses `S{m}` above this, and takes `S{m,n}` for one without an end.
+/// llama.cpp refuses `S{m}` above this, and treats `S{m,n}` as unbounded.
 const MAX_REPETITIONS: usize = 2000;
 
-/// What an alternative holds.
+/// A part of an alternative.
 #[derive(Debug)]
 pub(super) enum Part {
     Text(Vec<u32>),
-    /// One character, in any of these ranges.
+    /// One character from these ranges.
     Class(Vec<(u32, u32)>),
-    /// One token, or any token but this.
+    /// One token, or any token except this.
     Token {
         token: Token,
         not: bool,
@@ -36,14 +36,14 @@ pub(super) enum Part {
 
 #[derive(Debug)]
 pub(super) struct Rule {
-    /// As much of it as a message repeats.
+    /// Shortened for messages.
     pub name: String,
-    /// Alternatives; none yet if the rule was only used so far.
+    /// Alternatives; `None` if the rule has only been used so far.
     pub body: Option<Vec<Vec<Part>>>,
 }
 
-/// Reads rules; `root` is among them, and none is without a body. `named` finds a token by its text, as in `<text>`,
-/// or by its id, as in `<[42]>`.
+/// Parses rules; they include `root`, and each has a body. `named` finds a token by its text, as in `<text>`, or by its id,
+/// as in `<[42]>`.
 pub(super) fn read(
     gbnf: &str,
     named: &dyn Fn(&str) -> Option<Token>,
@@ -109,7 +109,7 @@ impl Reader<'_> {
         let nested = depth > 0;
         let mut alternatives = Vec::new();
         let mut current = Vec::new();
-        // Where in `current` begins what a repetition repeats, and how often that is repeated already.
+        // Where in `current` the part before a sign of repetition begins, and how many signs it has already.
         let (mut last, mut signs) = (0, 0);
         loop {
             let first = self.rest.peek().copied();
@@ -210,7 +210,7 @@ impl Reader<'_> {
         Ok((least, most.filter(|&most| most <= MAX_REPETITIONS)))
     }
 
-    /// The rule's number.
+    /// The index of the rule.
     fn rule(&mut self, name: String) -> Result<usize, GrammarError> {
         if let Some(&id) = self.names.get(&name) {
             return Ok(id);
@@ -253,11 +253,11 @@ impl Reader<'_> {
             };
             ranges.push((first, last));
         }
-        // llama.cpp takes it for nothing at all.
+        // llama.cpp ignores it.
         if ranges.is_empty() {
             return Err(self.syntax("a character class is empty"));
         }
-        // One from high to low holds no character.
+        // A range from high to low contains no character.
         ranges.retain(|(first, last)| first <= last);
         ranges.sort_unstable();
         let mut merged: Vec<(u32, u32)> = Vec::new();
@@ -284,7 +284,7 @@ impl Reader<'_> {
         Ok(Part::Class(others))
     }
 
-    /// A character of a string or class. What is written as a number need not be one that text can hold.
+    /// A character of a string or class. An escaped number does not have to be a valid character.
     fn character(&mut self) -> Result<u32, GrammarError> {
         match self.next() {
             Some('\n') | None => Err(self.syntax("a string or class is not closed")),
@@ -353,7 +353,7 @@ impl Reader<'_> {
         name
     }
 
-    /// Space and comments; newlines only where the rule goes on.
+    /// Space and comments; newlines only where the rule continues.
     fn space(&mut self, newlines: bool) {
         while let Some(&c) = self.rest.peek() {
             match c {

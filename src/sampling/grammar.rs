@@ -1,30 +1,30 @@
-//! A text that must follow a grammar: which tokens it allows next.
+//! Which tokens a grammar allows next in a text.
 //!
-//! The rules become nodes, as of an automaton that may call itself. A text so far stands at several nodes at once, each
-//! with those that called it. What makes this cheap is that callers are kept as sets that are told apart by number: a
-//! rule that several call in one place is followed once, and what is known of a place is known wherever it comes again.
+//! The rules are compiled to the nodes of a recursive automaton. A text so far is at several nodes at once, each with its
+//! set of callers. This is cheap because the sets are interned and compared by number: a rule that is called several times
+//! in one place is followed once, and what is computed for a place is reused wherever the place recurs.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use regex_syntax::utf8::{Utf8Sequence, Utf8Sequences};
 
-use super::constraint::{Follow, Stuck};
+use super::constraint::{ConstraintError, Follow};
 use super::gbnf::{self, Part, Rule};
 use crate::model::{Model, Sorted, Token};
 
-/// Nodes of a grammar; each takes some 16 bytes.
+/// The most nodes of a grammar; each takes some 16 bytes.
 const MAX_NODES: usize = 250_000;
-/// Steps for one token: at worst a tenth of a second, in which neighbours wait.
+/// The most steps for one token: a tenth of a second at worst.
 const FUEL: usize = 1_000_000;
-/// What is known of places is forgotten beyond this; some 16 bytes each.
+/// The cache of places is cleared beyond this size; some 16 bytes each.
 const MAX_KNOWN: usize = 1 << 20;
 
-/// A grammar that can be followed.
+/// A checked grammar.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Grammar(Arc<Nodes>);
 
-/// What is wrong with a grammar, for the person who sent it.
+/// Why a grammar was refused, written for the person who sent it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GrammarError {
     #[error("it has no rule named \"root\"")]
@@ -53,7 +53,7 @@ pub enum GrammarError {
     Syntax { what: &'static str, line: usize },
 }
 
-/// What may come next is not found in reasonable time.
+/// Computing what may come next takes too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it can be read in so many ways that following it takes too long")]
 pub struct TooAmbiguous;
@@ -80,7 +80,7 @@ impl Grammar {
         Ok(grammar)
     }
 
-    /// At the grammar's beginning.
+    /// Starts a text.
     pub(super) fn matcher(
         &self,
         vocab: Arc<Sorted>,
@@ -101,7 +101,7 @@ enum Node {
         last: u8,
         next: NodeId,
     },
-    /// One token, or any token but this.
+    /// One token, or any token except this.
     Token {
         token: Token,
         not: bool,
@@ -122,12 +122,12 @@ struct Nodes {
     /// Where each rule begins.
     starts: Vec<NodeId>,
     root: usize,
-    /// Rules that can read nothing.
+    /// Rules that match the empty text.
     nullable: Vec<bool>,
-    /// A rule that calls another before it reads anything has the lower rank of the two.
+    /// A rule that calls another before it consumes anything has the lower rank of the two.
     ranks: Vec<usize>,
     by_rank: Vec<usize>,
-    /// Bytes that no node tells apart are of one class.
+    /// Bytes that no node distinguishes share a class.
     classes: [u8; 256],
     class_count: usize,
 }
@@ -190,10 +190,10 @@ impl Nodes {
     }
 }
 
-/// Writes rules out as nodes, from the last part to the first.
+/// Compiles rules to nodes, from the last part to the first.
 struct Writer<'a> {
     nodes: Vec<Node>,
-    /// Parts written so far, those that took no node among them.
+    /// Parts written so far, including those that took no node.
     parts: usize,
     ends: &'a [Token],
 }
@@ -207,7 +207,7 @@ impl Writer<'_> {
         Ok(self.nodes.len() as NodeId - 1)
     }
 
-    /// Any of several; none of them: nothing goes on.
+    /// Any of several; with none, a dead end.
     fn fork(&mut self, nodes: Vec<NodeId>) -> Result<NodeId, GrammarError> {
         match nodes[..] {
             [node] => Ok(node),
@@ -275,12 +275,12 @@ impl Writer<'_> {
         }
     }
 
-    /// One character of these ranges.
+    /// One character from these ranges.
     fn class(&mut self, ranges: &[(u32, u32)], next: NodeId) -> Result<NodeId, GrammarError> {
         let sequences: Vec<Utf8Sequence> = ranges
             .iter()
             .filter_map(|&(first, last)| {
-                // Surrogates are no characters.
+                // Surrogates are not characters.
                 let first = char::from_u32(first)
                     .or((0xd800..0xe000).contains(&first).then_some('\u{e000}'))?;
                 let last = char::from_u32(last).unwrap_or(if last < 0xe000 {
@@ -295,7 +295,7 @@ impl Writer<'_> {
         self.bytes(&sequences, 0, next)
     }
 
-    /// The bytes of sequences that are the same up to `depth`.
+    /// The bytes of sequences that are equal up to `depth`.
     fn bytes(
         &mut self,
         sequences: &[Utf8Sequence],
@@ -320,11 +320,11 @@ impl Writer<'_> {
     }
 }
 
-/// Which rules can read nothing, and which each calls before it reads anything.
+/// Which rules match the empty text, and which rules each calls before it consumes anything.
 fn first_calls(nodes: &[Node], starts: &[NodeId]) -> (Vec<bool>, Vec<Vec<usize>>) {
     let mut nullable = vec![false; starts.len()];
     let mut calls = vec![Vec::new(); starts.len()];
-    // Where others go on once a rule is known to be able to read nothing.
+    // Where callers continue once a rule is known to match the empty text.
     let mut waiting = vec![Vec::new(); starts.len()];
     let mut seen = vec![false; nodes.len()];
     let mut work: Vec<(NodeId, usize)> = starts.iter().copied().zip(0..).collect();
@@ -352,16 +352,16 @@ fn first_calls(nodes: &[Node], starts: &[NodeId]) -> (Vec<bool>, Vec<Vec<usize>>
     (nullable, calls)
 }
 
-/// Puts rules after those that they call before they read anything.
+/// Orders rules after those that they call before they consume anything.
 struct Order<'a> {
     calls: &'a [Vec<usize>],
-    /// Whether all that a rule calls has been visited.
+    /// Whether everything that a rule calls has been visited.
     seen: Vec<Option<bool>>,
     callees_first: Vec<usize>,
 }
 
 impl Order<'_> {
-    /// Calls itself as deep as there are rules, which are bounded. The error is a rule that comes to itself.
+    /// Recurses at most as deep as there are rules, which are bounded. The error is a left-recursive rule.
     fn visit(&mut self, rule: usize) -> Result<(), usize> {
         match self.seen[rule] {
             Some(true) => return Ok(()),
@@ -377,15 +377,15 @@ impl Order<'_> {
     }
 }
 
-/// A node, and the number of the set of those to go back to when its rule has been read.
+/// A node, and the number of the set of places to return to at the end of its rule.
 type Place = (NodeId, u32);
 
-/// Sets of places, each with a number.
+/// Interned sets of places.
 #[derive(Default)]
 struct Sets {
     sets: Vec<Arc<[Place]>>,
     numbers: HashMap<Arc<[Place]>, u32>,
-    /// How many places they hold.
+    /// How many places they hold in total.
     size: usize,
 }
 
@@ -408,28 +408,29 @@ impl Sets {
     }
 }
 
-/// Nothing goes on from here: the number of the empty set.
+/// A dead end: the number of the empty set.
 const DEAD: u32 = 0;
 const UNKNOWN: u32 = u32::MAX;
 
-/// A text so far, and what may follow.
+/// A text so far, and what may come next.
 pub struct Matcher {
     grammar: Arc<Nodes>,
     vocab: Arc<Sorted>,
     ends: Box<[Token]>,
-    /// Those to go back to. A set names only sets that are older than itself.
+    /// Places to return to. A set refers only to older sets.
     stacks: Sets,
-    /// Where a text may stand.
+    /// Where a text may be.
     states: Sets,
-    /// Where the text stands.
+    /// Where the text is.
     state: u32,
-    /// From a state, with a byte of a class, to a state.
+    /// The transitions: from a state, by a class of bytes, to a state.
     steps: Vec<u32>,
     fuel: usize,
-    /// Of each token, whether it may come next, and in which state: within a string it is the same for many tokens.
+    /// For each token, whether it may come next, and the state in which that holds: within a string it is the same for many
+    /// tokens.
     allowed: Vec<bool>,
     allowed_in: Option<u32>,
-    // Kept for their memory.
+    // Kept to reuse their memory.
     seen: HashSet<Place>,
     path: Vec<u32>,
 }
@@ -457,7 +458,7 @@ impl Matcher {
         Ok(matcher)
     }
 
-    /// Of each token, whether it may come next.
+    /// For each token, whether it may come next.
     pub fn allowed(&mut self) -> Result<&[bool], TooAmbiguous> {
         self.fuel = FUEL;
         self.forget()?;
@@ -475,7 +476,7 @@ impl Matcher {
     }
 
     fn find(&mut self, vocab: &Sorted, allowed: &mut [bool]) -> Result<(), TooAmbiguous> {
-        // Of the token before, and as far as it went.
+        // The states of the previous token, as far as it got.
         let mut path = std::mem::take(&mut self.path);
         path.clear();
         path.push(self.state);
@@ -521,7 +522,7 @@ impl Matcher {
         Ok(())
     }
 
-    /// Goes on with a token that is allowed.
+    /// Appends an allowed token.
     pub fn accept(&mut self, token: Token) -> Result<(), TooAmbiguous> {
         if self.ends.contains(&token) {
             return Ok(());
@@ -579,7 +580,7 @@ impl Matcher {
             .collect();
         self.spend(cost)?;
         let to = self.close(places)?;
-        // For a new state's steps.
+        // For the transitions of a new state.
         if self.states.sets.len() > states {
             self.spend(self.grammar.class_count / 8)?;
         }
@@ -589,11 +590,11 @@ impl Matcher {
         Ok(to)
     }
 
-    /// The state of a text that stands at these places: follows forks, calls and returns up to where something is read.
+    /// The state of a text that is at these places: follows forks, calls and returns up to where something is consumed.
     ///
-    /// A rule is called once, for all who call it here. They are all known by then: whoever calls it before reading
-    /// anything has a lower rank, and a rule that can read nothing is left as soon as it is called, so that a return
-    /// brings nothing new.
+    /// A rule is called once, for all its callers here. They are all known by then: a rule that calls it before consuming
+    /// anything has a lower rank, and a rule that matches the empty text is left as soon as it is called, so that a return
+    /// adds nothing new.
     fn close(&mut self, mut work: Vec<Place>) -> Result<u32, TooAmbiguous> {
         let grammar = Arc::clone(&self.grammar);
         let mut kept = Vec::new();
@@ -611,8 +612,7 @@ impl Matcher {
                     Node::Return => work.extend_from_slice(self.stacks.get(stack)),
                     &Node::Call { rule, next } => {
                         let back = calls.entry(grammar.ranks[rule]).or_default();
-                        // A rule that ends with a call needs no going back to: however long a list, it stands at one
-                        // place.
+                        // A tail call does not return to its caller: however long a list, it is at one place.
                         if grammar.nodes[next as usize] == Node::Return {
                             back.extend_from_slice(self.stacks.get(stack));
                         } else {
@@ -634,7 +634,7 @@ impl Matcher {
         Ok(self.states.number(kept))
     }
 
-    /// Forgets all but where the text stands, if too much is known.
+    /// Clears all but the current state, if the cache is too large.
     fn forget(&mut self) -> Result<(), TooAmbiguous> {
         if self.stacks.size + self.states.size + self.steps.len() <= MAX_KNOWN {
             return Ok(());
@@ -670,7 +670,7 @@ impl Matcher {
             .map(|(node, stack)| (node, renamed[stack as usize]));
         self.state = self.states.number(state.collect());
         self.steps = Vec::new();
-        // It would be gone through for each token.
+        // The state itself is too large to go through for each token.
         if self.stacks.size + self.states.size > MAX_KNOWN / 2 {
             return Err(TooAmbiguous);
         }
@@ -679,17 +679,19 @@ impl Matcher {
 }
 
 impl Follow for Matcher {
-    fn allowed(&mut self) -> Result<&[bool], Stuck> {
+    fn allowed(&mut self) -> Result<&[bool], ConstraintError> {
         Ok(Self::allowed(self)?)
     }
 
-    fn accept(&mut self, token: Token) -> Result<(), Stuck> {
-        // Of a text that is there already many tokens come one after the other, and what is allowed between is not asked.
+    fn accept(&mut self, token: Token) -> Result<(), ConstraintError> {
+        // The tokens of an existing text come one after the other, without `allowed` between them.
         self.fuel = FUEL;
         self.forget()?;
         Self::accept(self, token)?;
         if self.state == DEAD {
-            return Err(Stuck::new("it does not allow what the text begins with"));
+            return Err(ConstraintError::new(
+                "it does not allow what the text begins with",
+            ));
         }
         Ok(())
     }
@@ -714,12 +716,12 @@ pub(super) mod tests {
         })
     }
 
-    /// At a grammar's beginning, over tokens of these bytes; the one after them ends a text.
+    /// A matcher over tokens of these bytes; the token after them ends a text.
     pub(in crate::sampling) fn gbnf(text: &str, tokens: &[&[u8]]) -> Matcher {
         matcher(nodes(text).expect("a grammar"), tokens)
     }
 
-    /// Over tokens of these bytes; the last one ends a text.
+    /// A vocabulary of tokens of these bytes; the last one ends a text.
     fn matcher(nodes: Nodes, tokens: &[&[u8]]) -> Matcher {
         let sorted = Sorted::new(tokens.iter().copied().chain([&[][..]]));
         let end = Token(tokens.len() as i32);
@@ -1021,7 +1023,7 @@ pub(super) mod tests {
             assert!(!takes("root ::= .", broken), "{broken:x?}");
             assert!(!takes("root ::= [^a]", broken), "{broken:x?}");
         }
-        // Numbers that are no characters: nothing goes on.
+        // Numbers that are not characters: a dead end.
         for none in [
             "\"\\ud800\"",
             "[\\ud800-\\udfff]",

@@ -1,7 +1,7 @@
-//! JSON schemas, regular expressions, Lark grammars and lists of choices, as llguidance follows them.
+//! JSON schemas, regular expressions, Lark grammars and lists of choices, by llguidance.
 //!
-//! What it may spend is bounded: bytes by the settings, the work of one mask and of reading a grammar by its own limits,
-//! depth and what it has no limit for here. It runs on stacks that hold any depth it allows, and what panics in it is an
+//! Its cost is bounded: bytes by the settings, the work of one mask and of parsing a grammar by its own limits, depth and
+//! what it does not limit by the checks here. It runs on stacks that hold any depth it allows, and a panic in it becomes an
 //! error.
 
 use std::collections::HashMap;
@@ -17,23 +17,23 @@ use llguidance::toktrie::{
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::Value;
 
-use super::constraint::{ConstraintError, Follow, Rules, Stuck};
+use super::constraint::{ConstraintError, Follow, InvalidConstraint, Rules};
 use crate::model::{Sorted, Token, Vocab};
 
-/// Between two parts of a JSON value: nothing, a space, or a line break and its indentation. Small models are at home in
-/// any of these; with no bound some write nothing but white space.
+/// Between two parts of a JSON value: nothing, a space, or a line break with indentation. Small models handle any of these;
+/// without a bound some write nothing but white space.
 const WHITE_SPACE: &str = r"\x20|\n\x20{0,24}";
 /// A token of more bytes is never allowed: llguidance's tree of tokens is no deeper than 1,024.
 const TOKEN_BYTES: usize = 512;
-/// What reads a grammar calls itself as deep as the grammar is nested.
+/// The parser of grammars recurses as deep as they are nested.
 const STACK_BYTES: usize = 64 << 20;
-/// Each two of an object's `patternProperties` are held against each other, in a quarter of a millisecond at worst.
+/// Every pair of an object's `patternProperties` is compared, in a quarter of a millisecond at worst.
 const MOST_PAIRS: usize = 2_000;
-/// An object that may leave out any of more properties has too many ways to go on.
+/// An object with more optional properties has too many ways to continue.
 const MOST_PROPERTIES: usize = 1000;
-/// Reading an expression takes time by the square of how many parts of it can be left out.
+/// Parsing an expression takes time quadratic in the number of its optional parts.
 const MOST_OPTIONAL: usize = 4_000;
-/// Of a message of llguidance's.
+/// The most characters shown of a message of llguidance.
 const MOST_MESSAGE_CHARACTERS: usize = 300;
 
 const LIMITS: ParserLimits = ParserLimits {
@@ -49,25 +49,25 @@ const LIMITS: ParserLimits = ParserLimits {
     verbose_errors: false,
 };
 
-/// A vocabulary as llguidance wants it. It is made once for a model, which takes a tenth of a second.
+/// A vocabulary in the form that llguidance needs. Built once for each model, which takes a tenth of a second.
 pub(super) struct Guidance {
     factory: ParserFactory,
-    /// Tokens with the bytes of another, which stands first and is the one that llguidance knows.
+    /// Pairs of tokens with equal bytes; llguidance knows only the first of each.
     twins: Vec<(Token, Token)>,
     ends: Box<[Token]>,
 }
 
 impl Guidance {
-    pub(super) fn of(vocab: &Vocab) -> Result<Arc<Self>, ConstraintError> {
-        let made: Arc<Result<Arc<Self>, ConstraintError>> = vocab.derived(|vocab| {
+    pub(super) fn of(vocab: &Vocab) -> Result<Arc<Self>, InvalidConstraint> {
+        let made: Arc<Result<Arc<Self>, InvalidConstraint>> = vocab.derived(|vocab| {
             let control = |token| vocab.bytes(token).is_empty().then(|| vocab.literal(token));
             guarded(|| Self::new(&vocab.sorted(), vocab.ends(), control)).map(Arc::new)
         });
         Result::clone(&made)
     }
 
-    /// `control` gives what a control token is called. Such tokens stand apart from all text: only a grammar that names
-    /// them, as `<|tool_call|>`, allows them.
+    /// `control` gives the name of a control token. Such tokens are not part of any text: only a grammar that names them, as
+    /// `<|tool_call|>`, allows them.
     fn new<'a>(
         sorted: &Sorted,
         ends: &[Token],
@@ -87,7 +87,7 @@ impl Guidance {
                 word.push(TokTrie::SPECIAL_TOKEN_MARKER);
                 word.extend_from_slice(name);
             } else if word.contains(&TokTrie::SPECIAL_TOKEN_MARKER) {
-                // It is part of no text, and means something else to llguidance.
+                // It is not part of any text, and has a special meaning to llguidance.
                 word.clear();
             }
             if word.len() > TOKEN_BYTES {
@@ -129,8 +129,8 @@ impl Guidance {
         })
     }
 
-    /// Reads a grammar, and finds what it begins with.
-    fn compile(self: &Arc<Self>, grammar: TopLevelGrammar) -> Result<Compiled, ConstraintError> {
+    /// Parses a grammar and computes what may come first.
+    fn compile(self: &Arc<Self>, grammar: TopLevelGrammar) -> Result<Compiled, InvalidConstraint> {
         let matcher = guarded(|| {
             let parser = self.factory.create_parser(grammar);
             let parser = parser.map_err(|error| error.to_string())?;
@@ -149,26 +149,29 @@ impl Guidance {
     pub(super) fn json_schema(
         self: &Arc<Self>,
         schema: &Value,
-    ) -> Result<Arc<dyn Rules>, ConstraintError> {
+    ) -> Result<Arc<dyn Rules>, InvalidConstraint> {
         if check_schema(schema)? > MOST_PAIRS {
             return Err(TOO_MANY_PAIRS);
         }
         match self.compile(TopLevelGrammar::from_json_schema(with_options(schema))) {
             Ok(compiled) => Ok(Arc::new(compiled)),
-            Err(ConstraintError::Refused(why)) => {
+            Err(InvalidConstraint::Refused(why)) => {
                 let place = find_fault(self, schema, &why);
-                Err(ConstraintError::Schema(why, place))
+                Err(InvalidConstraint::Schema(why, place))
             }
             Err(other) => Err(other),
         }
     }
 
-    pub(super) fn regex(self: &Arc<Self>, regex: &str) -> Result<Arc<dyn Rules>, ConstraintError> {
+    pub(super) fn regex(
+        self: &Arc<Self>,
+        regex: &str,
+    ) -> Result<Arc<dyn Rules>, InvalidConstraint> {
         check_optional(&[regex])?;
-        // It names the place better than llguidance, which knows the rest.
+        // regex-syntax reports positions better; llguidance checks the rest.
         if let Err(error) = regex_syntax::ast::parse::Parser::new().parse(regex) {
             let place = error.span().start;
-            return Err(ConstraintError::Refused(format!(
+            return Err(InvalidConstraint::Refused(format!(
                 "{} (line {}, character {})",
                 error.kind(),
                 place.line,
@@ -177,19 +180,19 @@ impl Guidance {
         }
         match self.compile(TopLevelGrammar::from_regex(regex)) {
             Ok(compiled) => Ok(Arc::new(compiled)),
-            // It is read as part of a Lark grammar, whose places say nothing.
-            Err(ConstraintError::Refused(why)) => {
+            // The expression is parsed within a Lark grammar, so its positions are meaningless.
+            Err(InvalidConstraint::Refused(why)) => {
                 let said = why
                     .split_once("(in regex): ")
                     .map_or(&*why, |(_, said)| said);
                 let said = said.split(" (line ").next().unwrap_or(said);
-                Err(ConstraintError::Refused(said.to_owned()))
+                Err(InvalidConstraint::Refused(said.to_owned()))
             }
             Err(other) => Err(other),
         }
     }
 
-    pub(super) fn lark(self: &Arc<Self>, text: &str) -> Result<Arc<dyn Rules>, ConstraintError> {
+    pub(super) fn lark(self: &Arc<Self>, text: &str) -> Result<Arc<dyn Rules>, InvalidConstraint> {
         let text = with_checked_schemas(text)?;
         Ok(Arc::new(self.compile(TopLevelGrammar::from_lark(text))?))
     }
@@ -197,7 +200,7 @@ impl Guidance {
     pub(super) fn choice(
         self: &Arc<Self>,
         texts: &[String],
-    ) -> Result<Arc<dyn Rules>, ConstraintError> {
+    ) -> Result<Arc<dyn Rules>, InvalidConstraint> {
         let escaped: Vec<String> = texts
             .iter()
             .map(|text| regex_syntax::escape(text))
@@ -207,8 +210,10 @@ impl Guidance {
     }
 }
 
-/// Runs what calls itself deeply, and may panic.
-fn guarded<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, ConstraintError> {
+/// Runs work that recurses deeply and may panic.
+fn guarded<T: Send>(
+    work: impl FnOnce() -> Result<T, String> + Send,
+) -> Result<T, InvalidConstraint> {
     let work = AssertUnwindSafe(work);
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
@@ -217,19 +222,19 @@ fn guarded<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T
             .spawn_scoped(scope, || catch_unwind(work));
         let outcome = match thread.map(std::thread::ScopedJoinHandle::join) {
             Ok(Ok(Ok(outcome))) => outcome,
-            _ => return Err(ConstraintError::Panicked),
+            _ => return Err(InvalidConstraint::Panicked),
         };
         outcome.map_err(|message| {
             if message.starts_with("panic: ") {
-                ConstraintError::Panicked
+                InvalidConstraint::Panicked
             } else {
-                ConstraintError::Refused(plain(&message))
+                InvalidConstraint::Refused(plain(&message))
             }
         })
     })
 }
 
-/// What llguidance says, in one line, without the pieces of the grammar that it shows.
+/// llguidance's message in one line, without the excerpts of the grammar.
 fn plain(message: &str) -> String {
     let message = message.split("\n<").next().unwrap_or_default();
     let first = message.lines().next().unwrap_or_default();
@@ -238,13 +243,13 @@ fn plain(message: &str) -> String {
         .lines()
         .find_map(|line| line.strip_prefix("error: "))
     {
-        // regex-syntax shows the expression, and what is wrong below it.
+        // regex-syntax shows the expression with the error below it.
         Some(error) => error,
         None if said == "NoExtensionBias" => "nothing can follow",
         None if said.contains("Only absolute $ref's") => {
             "a `$ref` must point into the schema itself, as `#/…`"
         }
-        // Its advice is for who calls it.
+        // Its advice is for its caller.
         None => {
             let advice = ["; following special", "; consider ", "; either increase"];
             let end = advice.iter().find_map(|advice| said.find(advice));
@@ -265,7 +270,7 @@ fn plain(message: &str) -> String {
     }
 }
 
-/// A message's `at LINE(CHARACTER): `, if it begins so, and the rest.
+/// A message's leading `at LINE(CHARACTER): `, if there is one, and the rest.
 fn placed(message: &str) -> (Option<(usize, usize)>, &str) {
     let read = || {
         let (line, rest) = message
@@ -278,15 +283,15 @@ fn placed(message: &str) -> (Option<(usize, usize)>, &str) {
     read().map_or((None, message), |(place, said)| (Some(place), said))
 }
 
-/// A grammar that was read.
+/// A parsed grammar.
 struct Compiled {
     guidance: Arc<Guidance>,
-    /// At a text's beginning; it is copied for each text.
+    /// In the initial state; copied for each text.
     matcher: Mutex<Matcher>,
 }
 
 impl Rules for Compiled {
-    fn follow(&self) -> Result<Box<dyn Follow>, Stuck> {
+    fn follow(&self) -> Result<Box<dyn Follow>, ConstraintError> {
         let matcher = self.matcher.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Box::new(Text {
             guidance: Arc::clone(&self.guidance),
@@ -302,16 +307,17 @@ struct Text {
     guidance: Arc<Guidance>,
     matcher: Matcher,
     allowed: Vec<bool>,
-    /// Whether `allowed` is what may come next.
+    /// Whether `allowed` is up to date.
     is_known: bool,
 }
 
 impl Follow for Text {
-    fn allowed(&mut self) -> Result<&[bool], Stuck> {
+    fn allowed(&mut self) -> Result<&[bool], ConstraintError> {
         if self.is_known {
             return Ok(&self.allowed);
         }
-        let stuck = |error: &dyn std::fmt::Display| Stuck::new(plain(&error.to_string()));
+        let failed =
+            |error: &dyn std::fmt::Display| ConstraintError::new(plain(&error.to_string()));
         let trie = self.guidance.factory.tok_env().tok_trie();
         self.allowed.clear();
         self.allowed.resize(trie.vocab_size(), false);
@@ -319,13 +325,15 @@ impl Follow for Text {
             true
         } else {
             let mask = self.matcher.compute_mask();
-            let mask = mask.map_err(|error| stuck(&error))?;
+            let mask = mask.map_err(|error| failed(&error))?;
             mask.iter_set_entries(|token| {
                 if let Some(allowed) = self.allowed.get_mut(token) {
                     *allowed = true;
                 }
             });
-            self.matcher.is_accepting().map_err(|error| stuck(&error))?
+            self.matcher
+                .is_accepting()
+                .map_err(|error| failed(&error))?
         };
         for &(first, twin) in &self.guidance.twins {
             self.allowed[twin.index()] = self.allowed[first.index()];
@@ -337,7 +345,7 @@ impl Follow for Text {
         Ok(&self.allowed)
     }
 
-    fn accept(&mut self, token: Token) -> Result<(), Stuck> {
+    fn accept(&mut self, token: Token) -> Result<(), ConstraintError> {
         self.is_known = false;
         let guidance = &self.guidance;
         if guidance.ends.contains(&token) {
@@ -347,11 +355,11 @@ impl Follow for Text {
         let known = first.map_or(token, |&(first, _)| first);
         self.matcher
             .consume_token(u32::try_from(known.0).unwrap_or(INVALID_TOKEN))
-            .map_err(|error| Stuck::new(plain(&error.to_string())))
+            .map_err(|error| ConstraintError::new(plain(&error.to_string())))
     }
 }
 
-/// llguidance's own word for its options; a client may not set them.
+/// llguidance's key for its options, which clients may not set.
 const OPTIONS: &str = "x-guidance";
 
 fn with_options(schema: &Value) -> Value {
@@ -367,8 +375,8 @@ fn with_options(schema: &Value) -> Value {
     schema
 }
 
-/// The Lark grammar with our options in each schema that it holds (`%json {…}`), which were checked as others are.
-fn with_checked_schemas(text: &str) -> Result<String, ConstraintError> {
+/// The Lark grammar with our options in each embedded schema (`%json {…}`), after the same checks as other schemas.
+fn with_checked_schemas(text: &str) -> Result<String, InvalidConstraint> {
     const KEYWORD: &str = "%json";
     let (mut checked, mut expressions) = (String::new(), Vec::new());
     let (mut rest, mut pairs) = (text, 0_usize);
@@ -376,7 +384,7 @@ fn with_checked_schemas(text: &str) -> Result<String, ConstraintError> {
         let (before, after) = rest.split_at(place + KEYWORD.len());
         let mut values = serde_json::Deserializer::from_str(after).into_iter::<Value>();
         let Some(Ok(schema)) = values.next() else {
-            return Err(ConstraintError::Refused(
+            return Err(InvalidConstraint::Refused(
                 "`%json` must be followed by a JSON schema".to_owned(),
             ));
         };
@@ -395,19 +403,19 @@ fn with_checked_schemas(text: &str) -> Result<String, ConstraintError> {
     Ok(checked)
 }
 
-const TOO_MANY_PAIRS: ConstraintError = ConstraintError::TooMuch(
+const TOO_MANY_PAIRS: InvalidConstraint = InvalidConstraint::TooMuch(
     "there are too many `patternProperties` in an object, or too many of `$ref`, `allOf`, `anyOf` and `oneOf` beside them",
 );
 
-/// Refuses what llguidance has no bound for; how many pairs of patterns it will hold against each other.
-fn check_schema(schema: &Value) -> Result<usize, ConstraintError> {
+/// Refuses what llguidance does not bound. Returns how many pairs of patterns it will compare.
+fn check_schema(schema: &Value) -> Result<usize, InvalidConstraint> {
     if schema.get(OPTIONS).is_some() {
-        return Err(ConstraintError::Refused(
+        return Err(InvalidConstraint::Refused(
             "`x-guidance` is not for clients to set".to_owned(),
         ));
     }
     let mut expressions: Vec<&str> = Vec::new();
-    // Pairs of patterns that must not match the same name, and what multiplies an object.
+    // Pairs of patterns that must not match the same name, and the number of schemas that are combined.
     let (mut pairs, mut combined) = (0_usize, 1_usize);
     let mut left = vec![schema];
     while let Some(value) = left.pop() {
@@ -417,7 +425,7 @@ fn check_schema(schema: &Value) -> Result<usize, ConstraintError> {
                 left.extend(fields.values());
                 let inner = |name: &str| fields.get(name).and_then(Value::as_object);
                 if inner("properties").is_some_and(|inner| inner.len() > MOST_PROPERTIES) {
-                    return Err(ConstraintError::TooMuch(
+                    return Err(InvalidConstraint::TooMuch(
                         "an object of a schema may have 1000 properties",
                     ));
                 }
@@ -435,12 +443,12 @@ fn check_schema(schema: &Value) -> Result<usize, ConstraintError> {
             _ => {}
         }
     }
-    // Where schemas are combined, an object may come as often as there are ways to.
+    // Combining schemas can repeat an object once for each combination.
     check_optional(&expressions)?;
     Ok(combined.saturating_pow(2).saturating_mul(pairs))
 }
 
-fn check_optional(expressions: &[&str]) -> Result<(), ConstraintError> {
+fn check_optional(expressions: &[&str]) -> Result<(), InvalidConstraint> {
     let optional: usize = expressions
         .iter()
         .map(|text| {
@@ -450,7 +458,7 @@ fn check_optional(expressions: &[&str]) -> Result<(), ConstraintError> {
         })
         .sum();
     if optional > MOST_OPTIONAL {
-        return Err(ConstraintError::TooMuch(
+        return Err(InvalidConstraint::TooMuch(
             "expressions may have 4000 parts that can be left out or repeated",
         ));
     }
@@ -459,7 +467,7 @@ fn check_optional(expressions: &[&str]) -> Result<(), ConstraintError> {
 
 /// The innermost part of a schema that is refused for the same reason, as a JSON pointer.
 fn find_fault(guidance: &Arc<Guidance>, schema: &Value, why: &str) -> String {
-    /// It helps the reader, and is worth no more.
+    /// The place only helps the reader.
     const MOST_TIME: Duration = Duration::from_millis(200);
     let started = Instant::now();
     let mut place = "#".to_owned();
@@ -478,7 +486,7 @@ fn find_fault(guidance: &Arc<Guidance>, schema: &Value, why: &str) -> String {
                 }
             }
             let outcome = guidance.compile(TopLevelGrammar::from_json_schema(with_options(&alone)));
-            if matches!(outcome, Err(ConstraintError::Refused(same)) if same == why) {
+            if matches!(outcome, Err(InvalidConstraint::Refused(same)) if same == why) {
                 place.push_str(&step);
                 part = inner;
                 continue 'deeper;
@@ -604,7 +612,7 @@ mod tests {
         let guidance = guidance(&tokens);
         // Tokens, a control token that text never allows, the end.
         let end = tokens.len() + 1;
-        let check = |rules: Result<Arc<dyn Rules>, ConstraintError>, same: &str, least: usize| {
+        let check = |rules: Result<Arc<dyn Rules>, InvalidConstraint>, same: &str, least: usize| {
             let rules = rules.unwrap_or_else(|error| panic!("{same}: {error}"));
             let other = || {
                 let mut tokens = tokens.to_vec();

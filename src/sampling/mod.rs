@@ -1,7 +1,7 @@
-//! A row of logits and [`SamplingParams`] become a token, stage by stage (`stages` has the table). The arithmetic of each
-//! is llama.cpp's own, in the order of llama-cpp-python, so that a seed draws the very tokens that it draws there.
-//! Grammars are followed here: llama.cpp keeps every way to read a text, which can double with each character, and ends
-//! the process on some. So is DRY (`dry` says why). JSON schemas, regular expressions and Lark grammars are llguidance's.
+//! Turns a row of logits and [`SamplingParams`] into a token, stage by stage (`stages` has the table). The arithmetic of
+//! each stage is llama.cpp's own, in llama-cpp-python's order, so that a seed draws the same tokens as there. Grammars are
+//! implemented here, because llama.cpp keeps every way to parse a text, which can double with each character, and ends the
+//! process on some. So is DRY (`dry` says why). JSON schemas, regular expressions and Lark grammars are llguidance's.
 
 mod constraint;
 mod dry;
@@ -16,55 +16,72 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
-pub use constraint::{Constraint, ConstraintError, Follow, Follower, Rules, Stuck};
+pub use constraint::{Constraint, ConstraintError, Follow, Follower, InvalidConstraint, Rules};
 pub use dry::Breakers;
 pub use grammar::{GrammarError, TooAmbiguous};
 pub use observe::{Draw, Mode, Observed, Recording, Trace, TracedStage, Watch};
-pub use params::{Mirostat, SamplingParams};
+pub use params::SamplingParams;
 pub use stages::SamplerName;
 
 use std::sync::Arc;
 
 use crate::logprobs::Likeliest;
 use crate::model::{Model, Token, Vocab};
-use stages::{DIST, Ground, Stage, Stages, add};
+use stages::{DIST, SamplerInputs, Stage, Stages, add};
 
-/// Beyond this many candidates, finding them costs as much as looking at the whole vocabulary.
+/// With more candidates than this, finding them costs as much as scanning the whole vocabulary.
 const FEW: usize = 512;
 
 /// The samplers of one sequence, with their state. It stays with the sequence on the worker's thread.
 pub struct Sampler {
     /// Added to the logits of single tokens.
     bias: Vec<(Token, f32)>,
-    /// Banned while fewer than `min_tokens` have been drawn.
-    ends: Vec<Token>,
-    min_tokens: usize,
-    drawn: usize,
+    ends: Ends,
     bad_words: Arc<[Vec<Token>]>,
-    /// Tokens that stand before the last of the longest bad word.
+    /// How many tokens precede the last one in the longest bad word.
     looks_back: usize,
-    /// The last generated tokens: as many as that, and up to as many again.
+    /// The last generated tokens: at least that many, and at most twice as many.
     recent: Vec<Token>,
-    /// Tokens that would complete a bad word now: first those that are one by themselves, ascending.
+    /// Tokens that would complete a bad word now: first those that are a whole one, ascending.
     completing: Vec<Token>,
-    /// How many are one by themselves.
+    /// How many are a whole one.
     whole_words: usize,
     /// All others are banned; ascending.
     allowed: Option<Arc<[Token]>>,
     constraint: Option<Follower>,
     /// Comes next, whatever is drawn.
-    given: Option<Token>,
+    forced: Option<Token>,
     stages: Stages,
-    /// Candidates that the first cut leaves, whatever the others are; `None`: the whole vocabulary must be looked at.
+    /// How many candidates the first cut keeps, whatever they are; `None`: it must look at the whole vocabulary.
     keeps: Option<usize>,
-    /// The candidates as llama.cpp's samplers want them; kept from token to token, as is the list below.
+    /// The candidates in llama.cpp's form; its memory is reused for each token, as is that of `touched`.
     candidates: LlamaTokenDataArray,
     /// Tokens whose logits are about to be changed.
     touched: Vec<Token>,
 }
 
+/// Bans the end of the generation at its beginning.
+struct Ends {
+    /// The tokens that end it; none without `min_tokens`.
+    tokens: Vec<Token>,
+    min_tokens: usize,
+    /// How many tokens have been drawn.
+    drawn: usize,
+}
+
+impl Ends {
+    /// The tokens that are banned now.
+    fn banned(&self) -> &[Token] {
+        if self.drawn < self.min_tokens {
+            &self.tokens
+        } else {
+            &[]
+        }
+    }
+}
+
 impl Sampler {
-    /// For a text that begins with `prompt`, which DRY looks at.
+    /// For a text that begins with `prompt`, which DRY searches, too.
     pub fn new(model: &Model, params: &SamplingParams, prompt: &[Token]) -> Self {
         let vocab = model.vocab();
         Self::over(vocab.len(), vocab.ends(), params, prompt)
@@ -77,7 +94,7 @@ impl Sampler {
         params: &SamplingParams,
         prompt: &[Token],
     ) -> Self {
-        let stages = Stages::new(&Ground {
+        let stages = Stages::new(&SamplerInputs {
             params,
             n_vocab: i32::try_from(vocabulary).unwrap_or(i32::MAX),
             prompt,
@@ -102,13 +119,15 @@ impl Sampler {
         completing.dedup();
         Self {
             bias,
-            ends: if params.min_tokens > 0 {
-                [ends, &params.stop_tokens].concat()
-            } else {
-                Vec::new()
+            ends: Ends {
+                tokens: if params.values.min_tokens > 0 {
+                    [ends, &params.stop_tokens].concat()
+                } else {
+                    Vec::new()
+                },
+                min_tokens: params.values.min_tokens,
+                drawn: 0,
             },
-            min_tokens: params.min_tokens,
-            drawn: 0,
             bad_words: Arc::clone(&params.bad_words),
             looks_back: words.map(Vec::len).max().unwrap_or(0).saturating_sub(1),
             recent: Vec::new(),
@@ -116,7 +135,7 @@ impl Sampler {
             completing,
             allowed: params.allowed_tokens.clone(),
             constraint: params.constraint.as_ref().map(Follower::new),
-            given: None,
+            forced: None,
             stages,
             keeps,
             candidates: LlamaTokenDataArray::new(Vec::new(), false),
@@ -124,11 +143,11 @@ impl Sampler {
         }
     }
 
-    /// How many of the likeliest tokens [`Sampler::sample`] wants to be told; it does not look at the rest of the row
-    /// then. 0: it looks at the row only.
+    /// How many of the likeliest tokens [`Sampler::sample`] needs; it then does not read the rest of the row. 0: it reads
+    /// the whole row.
     pub fn wants(&self) -> usize {
         self.keeps
-            // One more than are kept: whether an equal follows decides whether the cut is clear.
+            // One more than are kept: whether an equal logit follows decides whether the cut is clear.
             .map(|keeps| keeps.saturating_add(self.touched().count() + 1))
             .filter(|&count| count <= FEW)
             .unwrap_or(0)
@@ -151,19 +170,18 @@ impl Sampler {
         changes.iter().chain(picks).map(|stage| stage.name)
     }
 
-    /// Has this token come next, in place of the one that is drawn: of all that can ban a token only what the text must
-    /// follow has a say.
-    pub fn give(&mut self, token: Token) {
-        self.given = Some(token);
+    /// Makes this token come next instead of the one that is drawn. Of all bans, only the constraint applies to it.
+    pub fn force(&mut self, token: Token) {
+        self.forced = Some(token);
     }
 
-    /// Draws the next token, given a row of logits and its [`Sampler::wants`] likeliest tokens. `None`: no token is
-    /// allowed, not even an end.
+    /// Draws the next token from a row of logits and its [`Sampler::wants`] likeliest tokens. `None`: no token is allowed,
+    /// not even an end.
     pub fn sample(
         &mut self,
         logits: &[f32],
         likeliest: &Likeliest,
-    ) -> Result<Option<Token>, Stuck> {
+    ) -> Result<Option<Token>, ConstraintError> {
         if !self.gather_few(logits, likeliest) {
             self.gather_all(logits);
             self.change(None);
@@ -172,12 +190,12 @@ impl Sampler {
         self.finish(None)
     }
 
-    /// Draws the same token, and records what each stage does, for which the whole row is looked at.
+    /// Draws the same token and records what each stage does, for which the whole row is read.
     pub fn sample_watched(
         &mut self,
         logits: &[f32],
         recording: &mut Recording,
-    ) -> Result<Option<Token>, Stuck> {
+    ) -> Result<Option<Token>, ConstraintError> {
         recording.begin(logits);
         self.gather_all(logits);
         self.change(Some(recording));
@@ -188,16 +206,19 @@ impl Sampler {
         self.finish(Some(recording))
     }
 
-    fn finish(&mut self, mut recording: Option<&mut Recording>) -> Result<Option<Token>, Stuck> {
+    fn finish(
+        &mut self,
+        mut recording: Option<&mut Recording>,
+    ) -> Result<Option<Token>, ConstraintError> {
         let mut next = self.pick(recording.as_deref_mut());
-        if let Some(given) = self.given.take() {
+        if let Some(forced) = self.forced.take() {
             if let Some(constraint) = &mut self.constraint {
-                constraint.check(given)?;
+                constraint.check(forced)?;
             }
             if let Some(recording) = recording {
                 recording.forget_draw();
             }
-            next = Some(given);
+            next = Some(forced);
         }
         if let Some(token) = next {
             self.accept(token);
@@ -205,24 +226,15 @@ impl Sampler {
         Ok(next)
     }
 
-    /// The tokens that end a generation, while they are banned.
-    fn banned_ends(&self) -> &[Token] {
-        if self.drawn < self.min_tokens {
-            &self.ends
-        } else {
-            &[]
-        }
-    }
-
-    /// Tokens whose logits are about to be changed; some of them twice.
+    /// Tokens whose logits are about to be changed; may repeat tokens.
     fn touched(&self) -> impl Iterator<Item = Token> {
         let biased = self.bias.iter().map(|&(token, _)| token);
-        let banned = self.banned_ends().iter().chain(&self.completing).copied();
+        let banned = self.ends.banned().iter().chain(&self.completing).copied();
         let changed = self.stages.changes.iter().flat_map(Stage::touched);
         biased.chain(banned).chain(changed)
     }
 
-    /// Makes candidates of the whole row, each at its own id.
+    /// Fills the candidates with the whole row, each at its own id.
     fn gather_all(&mut self, logits: &[f32]) {
         let candidates = &mut self.candidates;
         candidates.data.clear();
@@ -235,13 +247,12 @@ impl Sampler {
         candidates.selected = None;
     }
 
-    /// Makes candidates of those that the first cut leaves, changed and sorted as llama.cpp would have them from the
-    /// whole row. `false`: that cannot be told from the likeliest alone.
+    /// Fills the candidates with those that the first cut keeps, changed and sorted as llama.cpp would do it with the whole
+    /// row. `false`: the likeliest alone do not determine them.
     ///
-    /// Of the likeliest, at least one more than are kept have logits that nothing changes. So whatever stands outside
-    /// the likeliest and is not changed either is no more than the last of them; if the last that is kept is more than
-    /// that, none from outside belongs to those kept. Among equals llama.cpp's order depends on its sort: then, too,
-    /// the whole row is looked at.
+    /// Of the likeliest, at least one more than are kept have logits that nothing changes. So an unchanged logit outside
+    /// the likeliest is at most the last of them; if the last that is kept is larger than that, none from outside belongs
+    /// to those kept. Among equal logits llama.cpp's order depends on its sort: then, too, the whole row is needed.
     fn gather_few(&mut self, logits: &[f32], likeliest: &Likeliest) -> bool {
         let wants = self.wants();
         let (Some(keeps), Some(&(outside, _))) = (self.keeps, likeliest.as_slice().last()) else {
@@ -293,11 +304,7 @@ impl Sampler {
         for &(token, bias) in &self.bias {
             add(candidates, token, bias);
         }
-        let ends: &[Token] = if self.drawn < self.min_tokens {
-            &self.ends
-        } else {
-            &[]
-        };
+        let ends = self.ends.banned();
         for &token in ends.iter().chain(&self.completing) {
             add(candidates, token, f32::NEG_INFINITY);
         }
@@ -313,8 +320,8 @@ impl Sampler {
         }
     }
 
-    /// Bans what the constraint does not allow, and what is not among the tokens that are allowed, in the whole row.
-    fn mask(&mut self) -> Result<(), Stuck> {
+    /// Bans, in the whole row, what the constraint or the list of allowed tokens does not allow.
+    fn mask(&mut self) -> Result<(), ConstraintError> {
         let candidates = &mut self.candidates.data;
         if let Some(constraint) = &mut self.constraint {
             for (candidate, &allowed) in candidates.iter_mut().zip(constraint.allowed()?) {
@@ -353,7 +360,7 @@ impl Sampler {
             return Some(token);
         }
         for stage in &mut self.stages.picks {
-            // llama.cpp's samplers make numbers that are none of bans alone, or end the process.
+            // With nothing but bans llama.cpp's samplers compute NaN or end the process.
             let all_banned = candidates
                 .data
                 .iter()
@@ -372,9 +379,9 @@ impl Sampler {
         (chosen.logit() != f32::NEG_INFINITY).then_some(Token(chosen.id().0))
     }
 
-    /// Goes on with a token of the text.
+    /// Appends a token of the text.
     pub fn accept(&mut self, token: Token) {
-        self.drawn += 1;
+        self.ends.drawn += 1;
         if let Some(constraint) = &mut self.constraint {
             constraint.accept(token);
         }
@@ -383,7 +390,7 @@ impl Sampler {
             stage.accept(token);
         }
         if self.looks_back > 0 {
-            // Now and then, so that a token costs no moving of all.
+            // Only now and then, so that not every token moves the whole list.
             if self.recent.len() == 2 * self.looks_back {
                 self.recent.drain(..=self.looks_back);
             }
@@ -392,7 +399,7 @@ impl Sampler {
         }
     }
 
-    /// Finds the tokens that would complete a bad word of several.
+    /// Finds the tokens that would complete a bad word of several tokens.
     fn find_completing(&mut self) {
         self.completing.truncate(self.whole_words);
         for word in self.bad_words.iter() {
@@ -407,9 +414,8 @@ impl Sampler {
     }
 }
 
-/// A word that is not to be generated, as tokens: by itself and behind a space, as vLLM has it. (There the latter is left
-/// out where it has another number of tokens; then words are generated that were forbidden.) Empty if nothing is left
-/// of the word without its leading spaces.
+/// A word that must not be generated, as tokens: by itself and after a space, as in vLLM. (vLLM drops the latter when it
+/// has another number of tokens, and then generates forbidden words.) Empty if the word is only spaces.
 pub fn bad_word(vocab: &Vocab, word: &str) -> Vec<Vec<Token>> {
     let word = word.trim_start();
     if word.is_empty() {
@@ -428,6 +434,7 @@ pub fn bad_word(vocab: &Vocab, word: &str) -> Vec<Vec<Token>> {
 mod tests {
     use super::*;
     use crate::logprobs::tests::logits;
+    use crate::params::ParamValues;
 
     /// Random logits, rounded: the coarser the steps, the more equals.
     fn row(count: usize, seed: u64, steps: f32) -> Vec<f32> {
@@ -479,72 +486,84 @@ mod tests {
     fn few_candidates_draw_what_the_whole_vocabulary_draws() {
         let variants = [
             SamplingParams::default(),
-            SamplingParams {
+            SamplingParams::from(ParamValues {
                 temperature: 0.0,
-                ..SamplingParams::default()
-            },
-            SamplingParams {
+                ..ParamValues::default()
+            }),
+            SamplingParams::from(ParamValues {
                 top_k: 1,
-                ..SamplingParams::default()
-            },
-            SamplingParams {
+                ..ParamValues::default()
+            }),
+            SamplingParams::from(ParamValues {
                 typical_p: 0.5,
                 top_p: 0.7,
                 temperature: 1.7,
-                ..SamplingParams::default()
-            },
-            SamplingParams {
+                ..ParamValues::default()
+            }),
+            SamplingParams::from(ParamValues {
                 repeat_penalty: 1.3,
                 presence_penalty: -1.5,
                 frequency_penalty: 0.5,
-                ..SamplingParams::default()
-            },
+                ..ParamValues::default()
+            }),
             SamplingParams {
+                values: ParamValues {
+                    min_tokens: 20,
+                    repeat_penalty: 1.1,
+                    ..ParamValues::default()
+                },
                 logit_bias: vec![
                     (Token(3), 30.0),
                     (Token(5), 14.0),
                     (Token(900), f32::NEG_INFINITY),
                 ],
-                min_tokens: 20,
-                repeat_penalty: 1.1,
                 ..SamplingParams::default()
             },
             SamplingParams {
-                temperature: 0.0,
-                repeat_penalty: 2.0,
+                values: ParamValues {
+                    temperature: 0.0,
+                    repeat_penalty: 2.0,
+                    ..ParamValues::default()
+                },
                 logit_bias: (0..50).map(|id| (Token(id), 4.0)).collect(),
                 ..SamplingParams::default()
             },
         ];
         let mut variants = variants.to_vec();
         variants.extend([
-            SamplingParams {
+            SamplingParams::from(ParamValues {
                 dry_multiplier: 2.0,
                 dry_allowed_length: 1,
                 repeat_penalty: 1.1,
-                ..SamplingParams::default()
-            },
-            SamplingParams {
+                ..ParamValues::default()
+            }),
+            SamplingParams::from(ParamValues {
                 xtc_probability: 0.5,
                 xtc_threshold: 0.05,
                 dynatemp_range: 0.5,
-                ..SamplingParams::default()
-            },
+                ..ParamValues::default()
+            }),
             SamplingParams {
+                values: ParamValues {
+                    temperature: 0.0,
+                    ..ParamValues::default()
+                },
                 ignore_eos: true,
                 logit_bias: vec![(Token(3), 30.0), (Token(998), 30.0)],
                 bad_words: words(&[&[1], &[2, 3], &[500]]),
-                temperature: 0.0,
                 ..SamplingParams::default()
             },
             SamplingParams {
+                values: ParamValues {
+                    min_tokens: 20,
+                    dry_multiplier: 1.0,
+                    dry_allowed_length: 0,
+                    presence_penalty: 1.0,
+                    top_n_sigma: 1.0,
+                    ..ParamValues::default()
+                },
                 stop_tokens: (0..200).map(Token).collect(),
-                min_tokens: 20,
                 samplers: names(&["dry", "top_k", "penalties", "top_n_sigma", "temperature"]),
-                dry_multiplier: 1.0,
-                dry_allowed_length: 0,
-                presence_penalty: 1.0,
-                top_n_sigma: 1.0,
                 ..SamplingParams::default()
             },
         ]);
@@ -563,31 +582,33 @@ mod tests {
         };
         check(&SamplingParams::default(), 41);
         check(
-            &SamplingParams {
+            &SamplingParams::from(ParamValues {
                 temperature: 0.0,
-                ..SamplingParams::default()
-            },
+                ..ParamValues::default()
+            }),
             2,
         );
         check(
-            &SamplingParams {
+            &SamplingParams::from(ParamValues {
                 top_k: 0,
-                ..SamplingParams::default()
-            },
+                ..ParamValues::default()
+            }),
             0,
         );
         check(
-            &SamplingParams {
-                mirostat: Mirostat::V2 { tau: 5.0, eta: 0.1 },
-                ..SamplingParams::default()
-            },
+            &SamplingParams::from(ParamValues {
+                mirostat_mode: 2,
+                mirostat_tau: 5.0,
+                mirostat_eta: 0.1,
+                ..ParamValues::default()
+            }),
             0,
         );
         check(
-            &SamplingParams {
+            &SamplingParams::from(ParamValues {
                 top_k: 600,
-                ..SamplingParams::default()
-            },
+                ..ParamValues::default()
+            }),
             0,
         );
     }
@@ -606,10 +627,10 @@ mod tests {
     }
 
     fn greedy() -> SamplingParams {
-        SamplingParams {
+        SamplingParams::from(ParamValues {
             temperature: 0.0,
-            ..SamplingParams::default()
-        }
+            ..ParamValues::default()
+        })
     }
 
     #[test]
@@ -618,14 +639,14 @@ mod tests {
             let sampler = Sampler::over(1000, &[], &params, &[]);
             assert_eq!(sampler.stages().collect::<Vec<_>>(), expect);
         };
-        let everything = SamplingParams {
+        let everything = SamplingParams::from(ParamValues {
             repeat_penalty: 1.1,
             dry_multiplier: 0.8,
             top_n_sigma: 1.0,
             typical_p: 0.9,
             xtc_probability: 0.5,
-            ..SamplingParams::default()
-        };
+            ..ParamValues::default()
+        });
         check(
             SamplingParams::default(),
             &["top_k", "top_p", "min_p", "temperature", "dist"],
@@ -662,7 +683,12 @@ mod tests {
         );
         check(
             SamplingParams {
-                mirostat: Mirostat::V2 { tau: 5.0, eta: 0.1 },
+                values: ParamValues {
+                    mirostat_mode: 2,
+                    mirostat_tau: 5.0,
+                    mirostat_eta: 0.1,
+                    ..everything.values
+                },
                 ..everything.clone()
             },
             &["penalties", "dry", "mirostat"],
@@ -670,15 +696,21 @@ mod tests {
         // At a temperature of 0 the likeliest is taken, unless something may leave it out.
         check(
             SamplingParams {
-                temperature: 0.0,
-                xtc_probability: 0.0,
+                values: ParamValues {
+                    temperature: 0.0,
+                    xtc_probability: 0.0,
+                    ..everything.values
+                },
                 ..everything.clone()
             },
             &["penalties", "dry"],
         );
         check(
             SamplingParams {
-                temperature: 0.0,
+                values: ParamValues {
+                    temperature: 0.0,
+                    ..everything.values
+                },
                 samplers: names(&["top_k", "xtc", "temperature"]),
                 ..everything
             },
@@ -695,8 +727,11 @@ mod tests {
         let rows = vec![row; 200];
         let distinct = |samplers: &[&str]| {
             let params = SamplingParams {
-                temperature: 50.0,
-                min_p: 0.1,
+                values: ParamValues {
+                    temperature: 50.0,
+                    min_p: 0.1,
+                    ..ParamValues::default()
+                },
                 samplers: names(samplers),
                 ..SamplingParams::default()
             };
@@ -714,7 +749,10 @@ mod tests {
         assert!((3..20).contains(&plain.len()), "{plain:?}");
         // A temperature of 0 that is not named has no effect either.
         let params = SamplingParams {
-            temperature: 0.0,
+            values: ParamValues {
+                temperature: 0.0,
+                ..ParamValues::default()
+            },
             samplers: Vec::new(),
             ..SamplingParams::default()
         };
@@ -727,23 +765,23 @@ mod tests {
         let rows: Vec<Vec<f32>> = (0..60).map(|seed| row(300, seed, 1e6)).collect();
         for params in [
             SamplingParams::default(),
-            SamplingParams {
+            SamplingParams::from(ParamValues {
                 xtc_probability: 0.5,
                 xtc_threshold: 0.01,
                 temperature: 2.0,
-                ..SamplingParams::default()
-            },
+                ..ParamValues::default()
+            }),
             // XTC alone draws here.
-            SamplingParams {
+            SamplingParams::from(ParamValues {
                 xtc_probability: 0.5,
                 xtc_threshold: 0.01,
                 temperature: 0.0,
-                ..SamplingParams::default()
-            },
-            SamplingParams {
+                ..ParamValues::default()
+            }),
+            SamplingParams::from(ParamValues {
                 dynatemp_range: 2.0,
-                ..SamplingParams::default()
-            },
+                ..ParamValues::default()
+            }),
         ] {
             let with = |seed| {
                 let params = SamplingParams {
@@ -778,7 +816,10 @@ mod tests {
         );
         check(
             SamplingParams {
-                min_tokens: 2,
+                values: ParamValues {
+                    min_tokens: 2,
+                    ..greedy().values
+                },
                 stop_tokens: vec![Token(1)],
                 ..greedy()
             },
@@ -849,15 +890,28 @@ mod tests {
             let check = |params| assert_eq!(drawn(&params, &rows, &[Token(0), Token(1)]), expect);
             check(ban.clone());
             check(SamplingParams {
-                temperature: 0.0,
+                values: ParamValues {
+                    temperature: 0.0,
+                    ..ban.values
+                },
                 ..ban.clone()
             });
             check(SamplingParams {
-                mirostat: Mirostat::V1 { tau: 5.0, eta: 0.1 },
+                values: ParamValues {
+                    mirostat_mode: 1,
+                    mirostat_tau: 5.0,
+                    mirostat_eta: 0.1,
+                    ..ban.values
+                },
                 ..ban.clone()
             });
             check(SamplingParams {
-                mirostat: Mirostat::V2 { tau: 5.0, eta: 0.1 },
+                values: ParamValues {
+                    mirostat_mode: 2,
+                    mirostat_tau: 5.0,
+                    mirostat_eta: 0.1,
+                    ..ban.values
+                },
                 ..ban.clone()
             });
             // Each sampler first.
@@ -866,13 +920,16 @@ mod tests {
                 samplers.retain(|&name| name != first);
                 samplers.insert(0, first);
                 check(SamplingParams {
+                    values: ParamValues {
+                        repeat_penalty: 1.1,
+                        dry_multiplier: 1.0,
+                        top_n_sigma: 1.0,
+                        typical_p: 0.5,
+                        xtc_probability: 1.0,
+                        dynatemp_range: 2.0,
+                        ..ban.values
+                    },
                     samplers,
-                    repeat_penalty: 1.1,
-                    dry_multiplier: 1.0,
-                    top_n_sigma: 1.0,
-                    typical_p: 0.5,
-                    xtc_probability: 1.0,
-                    dynatemp_range: 2.0,
                     ..ban.clone()
                 });
             }

@@ -1,21 +1,21 @@
-//! What each stage makes of a row: recorded while a token is drawn, told afterwards. The row is kept after every stage,
-//! as logits by token id with −∞ for what is no candidate; all that is told is read off these rows, by the arithmetic
-//! that logprobs are made by.
+//! What each stage does to a row: recorded while a token is drawn, reported afterwards. The row after every stage is kept,
+//! as logits by token id, −∞ for tokens that are not candidates; everything reported is computed from these rows, with the
+//! same arithmetic as logprobs.
 
 use std::sync::Arc;
 
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use rand_mt::Mt;
 
-use crate::logprobs::{Likeliest, Tell, TokenLogprob, log_sum_exp, score};
+use crate::logprobs::{Likeliest, LogprobSpec, TokenLogprob, log_sum_exp, score};
 use crate::model::Token;
 
-/// What is told of how a token was drawn.
+/// What to report of how a token is drawn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watch {
-    /// The distributions of which logprobs are told.
+    /// The distributions whose logprobs are reported.
     pub modes: Arc<[Mode]>,
-    /// Whether each stage is told of, with so many of the likeliest tokens before and after it.
+    /// Whether each stage is reported, with this many of the likeliest tokens before and after it.
     pub trace: Option<usize>,
 }
 
@@ -24,13 +24,13 @@ pub struct Watch {
 pub enum Mode {
     /// The model's.
     Raw,
-    /// Behind bias and bans of single tokens.
+    /// After bias and bans of single tokens.
     Biased,
-    /// Behind the penalties, and DRY, too.
+    /// After the penalties, DRY included.
     Penalized,
-    /// What is left of that by constraint and allowed tokens.
+    /// What constraint and allowed tokens leave of that.
     Masked,
-    /// Behind all samplers: what the draw is made from. A greedy choice leaves one token.
+    /// After all samplers: what the token is drawn from. A greedy choice leaves one token.
     Sampled,
 }
 
@@ -60,40 +60,40 @@ impl Mode {
 
 /// The rows of the token that is being drawn, and the random numbers of the sequence.
 pub struct Recording {
-    /// The first `used` are this token's; the others are room for more.
+    /// The first `used` are of this token; the rest is spare capacity.
     steps: Vec<Step>,
     used: usize,
-    /// The same as those of llama.cpp's `dist` sampler, which tells nobody of them.
+    /// The same numbers as llama.cpp's `dist` sampler, which does not expose them.
     random: Mt,
     draw: Option<Draw>,
 }
 
 struct Step {
     stage: &'static str,
-    /// The distribution that this row is, or is on the way to.
+    /// The distribution that this row is or leads to.
     mode: Mode,
     row: Vec<f32>,
 }
 
-/// A random number and what it fell on.
+/// A random number and the interval it fell into.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Draw {
     /// In [0, 1).
     pub random: f64,
-    /// The candidates' probabilities are added up in their order until the sum reaches the random number: the sum before
-    /// the token that was drawn.
+    /// The candidates' probabilities are added up in order until the sum reaches the random number: the sum before the
+    /// drawn token.
     pub low: f64,
-    /// The sum with it.
+    /// The sum including it.
     pub high: f64,
 }
 
-/// What is told of a token that was drawn.
+/// What was recorded of a drawn token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
-    /// For each mode that was asked for; the top holds candidates only.
+    /// For each requested mode; the top holds candidates only.
     pub modes: Vec<TokenLogprob>,
-    /// The probability, before constraint and allowed tokens, of all that they allow together; 1 without them. Told with
-    /// the modes.
+    /// The total probability, before constraint and allowed tokens, of what they allow; 1 without them. Reported with the
+    /// modes.
     pub kept_mass: f32,
     pub trace: Option<Trace>,
 }
@@ -101,7 +101,7 @@ pub struct Observed {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trace {
     pub stages: Vec<TracedStage>,
-    /// None of a greedy choice, and of mirostat, which keeps its number to itself.
+    /// `None` for a greedy choice, and for mirostat, which does not expose its number.
     pub draw: Option<Draw>,
 }
 
@@ -110,7 +110,7 @@ pub struct TracedStage {
     pub name: &'static str,
     pub candidates_in: usize,
     pub candidates_out: usize,
-    /// The probability before the stage of all that it left out.
+    /// The total probability, before the stage, of the tokens it removed.
     pub cut_mass: f32,
     /// The likeliest before it, the likeliest after it, and the token that was drawn; likeliest before it first.
     pub tokens: Vec<TracedToken>,
@@ -119,14 +119,14 @@ pub struct TracedStage {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TracedToken {
     pub token: Token,
-    /// Its probability before the stage, 0 if it was no candidate.
+    /// Its probability before the stage, 0 if it was not a candidate.
     pub before: f32,
     /// And after it.
     pub after: f32,
 }
 
 impl Recording {
-    /// For a sequence of this seed; `None` if nothing is asked for.
+    /// For a sequence with this seed; `None` if nothing is to be recorded.
     pub fn new(watch: &Watch, seed: u32) -> Option<Self> {
         let wanted = watch.trace.is_some() || !watch.modes.is_empty();
         wanted.then(|| Self {
@@ -137,7 +137,7 @@ impl Recording {
         })
     }
 
-    /// The next token is drawn from this row.
+    /// Starts the next token, which is drawn from this row.
     pub(super) fn begin(&mut self, logits: &[f32]) {
         self.used = 0;
         self.draw = None;
@@ -146,7 +146,7 @@ impl Recording {
         row.extend_from_slice(logits);
     }
 
-    /// A stage has left these.
+    /// Records what a stage has left.
     pub(super) fn record(
         &mut self,
         stage: &'static str,
@@ -164,7 +164,7 @@ impl Recording {
         }
     }
 
-    /// The likeliest was taken.
+    /// Records that the likeliest token was taken.
     pub(super) fn record_greedy(&mut self, token: Token) {
         let before = self.used - 1;
         let (vocabulary, logit) = {
@@ -179,10 +179,10 @@ impl Recording {
         }
     }
 
-    /// `dist` has drawn one of these.
+    /// Records what `dist` has drawn.
     pub(super) fn record_draw(&mut self, candidates: &LlamaTokenDataArray) {
         let random = uniform(&mut self.random);
-        // As llama.cpp adds them up.
+        // Summed as in llama.cpp.
         let logits = || candidates.data.iter().map(|candidate| candidate.logit());
         let largest = logits().fold(f32::NEG_INFINITY, f32::max);
         let powers = || logits().map(|logit| f64::from((logit - largest).exp()));
@@ -196,7 +196,7 @@ impl Recording {
         });
     }
 
-    /// The token was not drawn.
+    /// Discards the draw: another token was forced.
     pub(super) fn forget_draw(&mut self) {
         self.draw = None;
     }
@@ -226,18 +226,20 @@ impl Recording {
         last.map_or(&[], |step| &step.row)
     }
 
-    /// What is told of the token that was drawn last; logprobs as `tell` has them.
-    pub fn observed(&self, token: Token, watch: &Watch, tell: Option<&Tell>) -> Observed {
+    /// The report on the last drawn token, with logprobs as `spec` asks for.
+    pub fn observed(&self, token: Token, watch: &Watch, spec: Option<&LogprobSpec>) -> Observed {
         let mut likeliest = Likeliest::default();
         let mut modes = Vec::new();
-        if let Some(tell) = tell {
+        if let Some(spec) = spec {
             for &mode in watch.modes.iter() {
                 let row = self.row(mode);
-                // A row that is mostly cut holds many equals, which it takes long to find the first of.
-                likeliest.find(row, tell.top.min(candidates(row)));
-                let mut told = score(row, &likeliest, token, tell);
-                told.top.retain(|&(_, logprob)| logprob > f32::NEG_INFINITY);
-                modes.push(told);
+                // A row that is mostly cut holds many equal logits, among which finding the first takes long.
+                likeliest.find(row, spec.top.min(candidates(row)));
+                let mut scored = score(row, &likeliest, token, spec);
+                scored
+                    .top
+                    .retain(|&(_, logprob)| logprob > f32::NEG_INFINITY);
+                modes.push(scored);
             }
         }
         let kept = log_sum_exp(self.row(Mode::Masked)) - log_sum_exp(self.row(Mode::Penalized));
@@ -249,7 +251,7 @@ impl Recording {
     }
 
     fn trace(&self, token: Token, top: usize) -> Trace {
-        // What one stage leaves is what the next one gets: each row is looked at once.
+        // What one stage leaves is what the next one gets: each row is read once.
         let sides = self.steps().iter().map(|step| Side::new(step, top));
         let sides: Vec<Side> = sides.collect();
         let stages = sides.windows(2).map(|pair| {
@@ -322,7 +324,7 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// The probability of all that the other side has not.
+    /// The total probability of the tokens that the other side lacks.
     fn outside(&self, other: &Side) -> f64 {
         let pairs = self.row.iter().zip(other.row);
         pairs
@@ -332,14 +334,14 @@ impl<'a> Side<'a> {
     }
 }
 
-/// How many tokens of a row are not banned, or cut.
+/// How many tokens of a row are neither banned nor cut.
 fn candidates(row: &[f32]) -> usize {
     row.iter()
         .filter(|logit| **logit > f32::NEG_INFINITY)
         .count()
 }
 
-/// What C++'s `std::uniform_real_distribution<double>(0, 1)` of GNU's library makes of two numbers of the Mersenne
+/// A number as libstdc++'s `std::uniform_real_distribution<double>(0, 1)` makes it from two numbers of the Mersenne
 /// Twister: the first is the lower half of 64 bits.
 fn uniform(random: &mut Mt) -> f64 {
     const BITS_32: f64 = 4_294_967_296.0;
@@ -353,7 +355,8 @@ fn uniform(random: &mut Mt) -> f64 {
 mod tests {
     use super::*;
     use crate::logprobs::tests::logits;
-    use crate::sampling::{Mirostat, Sampler, SamplerName, SamplingParams};
+    use crate::params::ParamValues;
+    use crate::sampling::{Sampler, SamplerName, SamplingParams};
 
     fn watch(modes: &[Mode], trace: Option<usize>) -> Watch {
         Watch {
@@ -385,39 +388,56 @@ mod tests {
         };
         let mut all = ids(default.clone());
         all.push(SamplingParams {
-            temperature: 0.0,
+            values: ParamValues {
+                temperature: 0.0,
+                ..default.values
+            },
             ..default.clone()
         });
         all.push(SamplingParams {
-            temperature: 1.7,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
+            values: ParamValues {
+                temperature: 1.7,
+                top_k: 0,
+                top_p: 1.0,
+                min_p: 0.0,
+                repeat_penalty: 1.3,
+                frequency_penalty: 0.5,
+                ..default.values
+            },
             logit_bias: vec![(Token(5), 3.0), (Token(9), f32::NEG_INFINITY)],
-            repeat_penalty: 1.3,
-            frequency_penalty: 0.5,
             ..default.clone()
         });
         all.push(SamplingParams {
+            values: ParamValues {
+                typical_p: 0.7,
+                xtc_probability: 0.5,
+                ..default.values
+            },
             allowed_tokens: Some((100..200).map(Token).collect()),
-            typical_p: 0.7,
-            xtc_probability: 0.5,
             ..default.clone()
         });
         all.push(SamplingParams {
+            values: ParamValues {
+                presence_penalty: 1.0,
+                ..default.values
+            },
             samplers: named(&["temperature", "top_k", "penalties"]),
-            presence_penalty: 1.0,
             ..default.clone()
         });
         all.push(SamplingParams {
-            mirostat: Mirostat::V2 { tau: 3.0, eta: 0.1 },
+            values: ParamValues {
+                mirostat_mode: 2,
+                mirostat_tau: 3.0,
+                mirostat_eta: 0.1,
+                ..default.values
+            },
             ..default.clone()
         });
         all
     }
 
     #[test]
-    fn who_is_watched_draws_the_same() {
+    fn a_watched_sampler_draws_the_same() {
         for params in all_params() {
             let make = || Sampler::over(600, &[Token(3)], &params, &[]);
             let (mut plain, mut watched) = (make(), make());
@@ -444,11 +464,11 @@ mod tests {
             let mut sampler = Sampler::over(600, &[], &params, &[]);
             let watch = watch(&[Mode::Sampled], Some(3));
             let mut recording = Recording::new(&watch, params.seed).expect("watched");
-            let draws = !matches!(params.mirostat, Mirostat::V2 { .. }) && params.temperature > 0.0;
+            let draws = !params.uses_mirostat() && params.values.temperature > 0.0;
             for row in rows() {
                 let token = sampler.sample_watched(&row, &mut recording);
                 let token = token.expect("not stuck").expect("a token");
-                let told = recording.observed(token, &watch, Some(&Tell::top(0)));
+                let told = recording.observed(token, &watch, Some(&LogprobSpec::top(0)));
                 let draw = told.trace.expect("asked for").draw;
                 assert_eq!(draw.is_some(), draws);
                 if let Some(Draw { random, low, high }) = draw {
@@ -479,12 +499,15 @@ mod tests {
     fn each_distribution_is_what_its_definition_says() {
         let bias = (Token(7), 2.5);
         let params = SamplingParams {
+            values: ParamValues {
+                temperature: 0.5,
+                top_k: 4,
+                top_p: 1.0,
+                min_p: 0.0,
+                presence_penalty: 1.5,
+                ..ParamValues::default()
+            },
             seed: 5,
-            temperature: 0.5,
-            top_k: 4,
-            top_p: 1.0,
-            min_p: 0.0,
-            presence_penalty: 1.5,
             logit_bias: vec![bias],
             allowed_tokens: Some((0..300).map(Token).collect()),
             ..SamplingParams::default()
@@ -496,7 +519,7 @@ mod tests {
         for row in rows().take(30) {
             let token = sampler.sample_watched(&row, &mut recording);
             let token = token.expect("not stuck").expect("a token");
-            let told = recording.observed(token, &watch, Some(&Tell::top(600)));
+            let told = recording.observed(token, &watch, Some(&LogprobSpec::top(600)));
             // Each step by hand, in f64.
             let raw: Vec<f64> = row.iter().map(|&logit| f64::from(logit)).collect();
             let mut biased = raw.clone();

@@ -1,5 +1,5 @@
-//! The samplers that a request may name, and what it takes to make and apply each: a table, in the default order. Who adds
-//! a sampler adds a row here, and its field to the request.
+//! The samplers that a request may name, and how each is made and applied: a table, in the default order. To add a
+//! sampler, add a row here and its parameters to `crate::params`.
 
 use std::collections::VecDeque;
 
@@ -9,54 +9,59 @@ use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
 use super::dry::Dry;
-use super::params::{Mirostat, SamplingParams};
+use super::params::SamplingParams;
 use crate::model::Token;
+use crate::params::ParamValues;
 
-/// Generated tokens that the penalties look back on: llama-cpp-python's `last_n_tokens_size`.
+/// How many generated tokens the penalties look back on: llama-cpp-python's `last_n_tokens_size`.
 const PENALTY_WINDOW: u8 = 64;
-/// Below it the likeliest token is certain, and dividing by it overflows.
+/// Below this temperature the likeliest token is certain, and dividing by the temperature overflows.
 const COLDEST: f32 = 1e-6;
-/// Candidates that every cut leaves, as in llama-cpp-python.
+/// Candidates that every cut keeps, as in llama-cpp-python.
 const LEAST: usize = 1;
 
-/// The stage that draws by chance, of the probabilities that are left.
+/// The stage that draws from the remaining probabilities.
 pub const DIST: &str = "dist";
 
 /// A row of the table.
-struct Known {
+struct SamplerSpec {
     /// llama-server's name.
     name: &'static str,
-    /// Another name for it.
     alias: Option<&'static str>,
-    /// Whether it changes single tokens' logits, whatever the others are, and leaves no candidate out. Those of that
-    /// kind that stand first come before the constraint.
+    /// Whether it changes the logits of single tokens, independently of the others, and removes no candidate. Samplers of
+    /// that kind that come first are applied before the constraint.
     changes: bool,
     /// Makes it, if it is on.
-    make: fn(&Ground) -> Option<Act>,
+    make: fn(&SamplerInputs) -> Option<Act>,
 }
 
 /// What samplers are made from.
-pub struct Ground<'a> {
+pub struct SamplerInputs<'a> {
     pub params: &'a SamplingParams,
-    /// Tokens of the vocabulary.
+    /// The size of the vocabulary.
     pub n_vocab: i32,
     pub prompt: &'a [Token],
 }
 
-static TABLE: [Known; 9] = [
-    Known {
+impl SamplerInputs<'_> {
+    fn values(&self) -> &ParamValues {
+        &self.params.values
+    }
+}
+
+static TABLE: [SamplerSpec; 9] = [
+    SamplerSpec {
         name: "penalties",
         alias: None,
         changes: true,
-        make: |&Ground {
-                   params, n_vocab, ..
-               }| {
+        make: |inputs| {
+            let params = inputs.values();
             let on = params.repeat_penalty != 1.0
                 || params.frequency_penalty != 0.0
                 || params.presence_penalty != 0.0;
             on.then(|| Act::Penalties {
                 sampler: LlamaSampler::penalties(
-                    n_vocab,
+                    inputs.n_vocab,
                     i32::from(PENALTY_WINDOW),
                     params.repeat_penalty,
                     params.frequency_penalty,
@@ -66,32 +71,34 @@ static TABLE: [Known; 9] = [
             })
         },
     },
-    Known {
+    SamplerSpec {
         name: "dry",
         alias: None,
         changes: true,
-        make: |ground| {
-            let on = ground.params.uses_dry();
+        make: |inputs| {
+            let on = inputs.params.uses_dry();
             on.then(|| Act::Dry {
-                dry: Dry::new(ground.params, ground.prompt),
+                dry: Dry::new(inputs.params, inputs.prompt),
                 by_id: None,
             })
         },
     },
-    Known {
+    SamplerSpec {
         name: "top_n_sigma",
         alias: None,
         changes: false,
-        make: |&Ground { params, .. }| {
+        make: |inputs| {
+            let params = inputs.values();
             let on = params.top_n_sigma > 0.0;
             on.then(|| Act::Llama(LlamaSampler::top_n_sigma(params.top_n_sigma)))
         },
     },
-    Known {
+    SamplerSpec {
         name: "top_k",
         alias: None,
         changes: false,
-        make: |&Ground { params, .. }| {
+        make: |inputs| {
+            let params = inputs.values();
             let count = usize::try_from(params.top_k).ok().filter(|&k| k > 0)?;
             Some(Act::TopK {
                 sampler: LlamaSampler::top_k(params.top_k),
@@ -99,52 +106,57 @@ static TABLE: [Known; 9] = [
             })
         },
     },
-    Known {
+    SamplerSpec {
         name: "typ_p",
         alias: Some("typical_p"),
         changes: false,
-        make: |&Ground { params, .. }| {
+        make: |inputs| {
+            let params = inputs.values();
             let on = params.typical_p < 1.0;
             on.then(|| Act::Typical(LlamaSampler::typical(params.typical_p, LEAST)))
         },
     },
-    Known {
+    SamplerSpec {
         name: "top_p",
         alias: None,
         changes: false,
-        make: |&Ground { params, .. }| {
+        make: |inputs| {
+            let params = inputs.values();
             let on = params.top_p < 1.0;
             on.then(|| Act::Llama(LlamaSampler::top_p(params.top_p, LEAST)))
         },
     },
-    Known {
+    SamplerSpec {
         name: "min_p",
         alias: None,
         changes: false,
-        make: |&Ground { params, .. }| {
+        make: |inputs| {
+            let params = inputs.values();
             let on = params.min_p > 0.0;
             on.then(|| Act::Llama(LlamaSampler::min_p(params.min_p, LEAST)))
         },
     },
-    Known {
+    SamplerSpec {
         name: "xtc",
         alias: None,
         changes: false,
-        make: |&Ground { params, .. }| {
+        make: |inputs| {
+            let params = inputs.values();
             let (probability, threshold) = (params.xtc_probability, params.xtc_threshold);
             let on = probability > 0.0 && threshold <= 0.5;
             on.then(|| Act::Xtc {
-                sampler: LlamaSampler::xtc(probability, threshold, LEAST, params.seed),
-                // A banned one's probability is not below it.
+                sampler: LlamaSampler::xtc(probability, threshold, LEAST, inputs.params.seed),
+                // The probability of a banned token is not below it.
                 takes_banned: threshold <= 0.0,
             })
         },
     },
-    Known {
+    SamplerSpec {
         name: "temperature",
         alias: None,
         changes: false,
-        make: |&Ground { params, .. }| {
+        make: |inputs| {
+            let params = inputs.values();
             let (range, exponent) = (params.dynatemp_range, params.dynatemp_exponent);
             let is_cold = params.temperature < COLDEST;
             let temperature = if is_cold { 0.0 } else { params.temperature };
@@ -160,7 +172,7 @@ static TABLE: [Known; 9] = [
     },
 ];
 
-/// The name of a sampler that there is.
+/// The name of an existing sampler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SamplerName(&'static str);
 
@@ -169,21 +181,21 @@ impl SamplerName {
     pub fn read(name: &str) -> Option<Self> {
         TABLE
             .iter()
-            .find(|known| known.name == name || known.alias == Some(name))
-            .map(|known| Self(known.name))
+            .find(|spec| spec.name == name || spec.alias == Some(name))
+            .map(|spec| Self(spec.name))
     }
 
     /// All of them, in the default order.
     pub fn all() -> impl Iterator<Item = Self> {
-        TABLE.iter().map(|known| Self(known.name))
+        TABLE.iter().map(|spec| Self(spec.name))
     }
 
     pub fn as_str(self) -> &'static str {
         self.0
     }
 
-    fn known(self) -> Option<&'static Known> {
-        TABLE.iter().find(|known| known.name == self.0)
+    fn spec(self) -> Option<&'static SamplerSpec> {
+        TABLE.iter().find(|spec| spec.name == self.0)
     }
 }
 
@@ -195,7 +207,7 @@ pub struct Stage {
 
 enum Act {
     Llama(LlamaSampler),
-    /// llama.cpp's, which makes no number of a candidate whose probability is 0: those are left out first.
+    /// llama.cpp's, which computes NaN for a candidate whose probability is 0: those are removed first.
     Typical(LlamaSampler),
     TopK {
         sampler: LlamaSampler,
@@ -203,75 +215,71 @@ enum Act {
     },
     Penalties {
         sampler: LlamaSampler,
-        /// The generated tokens that they look back on.
+        /// The generated tokens that the penalties look back on.
         recent: VecDeque<Token>,
     },
     Dry {
         dry: Dry,
-        /// Behind samplers that put candidates in another order: room for a number for each token, all 0 between two
-        /// uses. A penalty is not looked for among all candidates then.
+        /// After samplers that reorder candidates: room for a number for each token, all 0 between two uses, so that
+        /// no penalty has to search all candidates for its token.
         by_id: Option<Vec<f32>>,
     },
-    /// It may leave out the likeliest candidate.
+    /// May remove the likeliest candidate.
     Xtc {
         sampler: LlamaSampler,
-        /// It would leave a banned one rather than another: those are left out first. Not otherwise, for of a single
-        /// candidate llama.cpp draws no random number.
+        /// It would keep a banned candidate rather than another: banned ones are removed first. Only then, because
+        /// llama.cpp draws no random number for a single candidate.
         takes_banned: bool,
     },
     DynamicTemperature(LlamaSampler),
-    /// Leaves the likeliest candidate only.
+    /// Keeps only the likeliest candidate.
     Cold(LlamaSampler),
 }
 
 /// A request's stages.
 pub struct Stages {
-    /// Those that come before the constraint: each changes the logits of single tokens.
+    /// Applied before the constraint: each changes the logits of single tokens.
     pub changes: Vec<Stage>,
-    /// Those after it; the last one draws. None at all: the likeliest is taken.
+    /// Applied after it; the last one draws. Empty: the likeliest token is taken.
     pub picks: Vec<Stage>,
 }
 
 impl Stages {
-    pub fn new(ground: &Ground) -> Self {
+    pub fn new(inputs: &SamplerInputs) -> Self {
         let mut changes = Vec::new();
         let mut picks = Vec::new();
         let mut leading = true;
-        for known in ground
-            .params
-            .samplers
-            .iter()
-            .filter_map(|name| name.known())
-        {
-            leading &= known.changes;
-            if let Some(mut act) = (known.make)(ground) {
+        let samplers = inputs.params.samplers.iter();
+        for spec in samplers.filter_map(|name| name.spec()) {
+            leading &= spec.changes;
+            if let Some(mut act) = (spec.make)(inputs) {
                 if !leading && let Act::Dry { by_id, .. } = &mut act {
-                    *by_id = Some(vec![0.0; usize::try_from(ground.n_vocab).unwrap_or(0)]);
+                    *by_id = Some(vec![0.0; usize::try_from(inputs.n_vocab).unwrap_or(0)]);
                 }
-                let name = known.name;
+                let name = spec.name;
                 let list = if leading { &mut changes } else { &mut picks };
                 list.push(Stage { name, act });
             }
         }
-        // Whatever else stands there leaves the likeliest in (typical alone may not; llama-cpp-python does not ask it).
+        // All other samplers keep the likeliest token. (Typical alone may not; llama-cpp-python does not ask it.)
         let greedy = picks.iter().any(|stage| matches!(stage.act, Act::Cold(_)))
             && !picks
                 .iter()
                 .any(|stage| stage.changes() || matches!(stage.act, Act::Xtc { .. }));
         if greedy {
             picks.clear();
-        } else if let Some(mirostat) = mirostat(ground) {
+        } else if let Some(mirostat) = mirostat(inputs) {
             picks = vec![mirostat];
         } else {
             picks.push(Stage {
                 name: DIST,
-                act: Act::Llama(LlamaSampler::dist(ground.params.seed)),
+                act: Act::Llama(LlamaSampler::dist(inputs.params.seed)),
             });
         }
         Self { changes, picks }
     }
 
-    /// Candidates that the first cut leaves, whatever the others are; `None`: all of them must be looked at.
+    /// How many candidates the first cut keeps, whatever they are; `None`: it must look at all of them.
     pub fn keeps(&self) -> Option<usize> {
         match self.picks.first().map(|stage| &stage.act) {
             None => Some(1),
@@ -281,14 +289,17 @@ impl Stages {
     }
 }
 
-fn mirostat(ground: &Ground) -> Option<Stage> {
-    /// What llama-cpp-python gives mirostat 1 for its estimate, as the paper does.
+/// Mirostat (<https://arxiv.org/abs/2007.14966>), if it is on.
+fn mirostat(inputs: &SamplerInputs) -> Option<Stage> {
+    /// How many tokens mirostat 1 estimates from in llama-cpp-python, as in the paper.
     const MIROSTAT_M: i32 = 100;
-    let (n_vocab, seed) = (ground.n_vocab, ground.params.seed);
-    let sampler = match ground.params.mirostat {
-        Mirostat::Off => return None,
-        Mirostat::V1 { tau, eta } => LlamaSampler::mirostat(n_vocab, seed, tau, eta, MIROSTAT_M),
-        Mirostat::V2 { tau, eta } => LlamaSampler::mirostat_v2(seed, tau, eta),
+    let (n_vocab, seed) = (inputs.n_vocab, inputs.params.seed);
+    let values = inputs.values();
+    let (tau, eta) = (values.mirostat_tau, values.mirostat_eta);
+    let sampler = match values.mirostat_mode {
+        1 => LlamaSampler::mirostat(n_vocab, seed, tau, eta, MIROSTAT_M),
+        2 => LlamaSampler::mirostat_v2(seed, tau, eta),
+        _ => return None,
     };
     Some(Stage {
         name: "mirostat",
@@ -301,7 +312,7 @@ impl Stage {
         matches!(self.act, Act::Penalties { .. } | Act::Dry { .. })
     }
 
-    /// Applies it to candidates of which one at least is not banned.
+    /// Applies the stage to candidates, at least one of which is not banned.
     pub fn apply(&mut self, candidates: &mut LlamaTokenDataArray) {
         match &mut self.act {
             Act::Llama(sampler)
@@ -338,7 +349,7 @@ impl Stage {
             }
             Act::DynamicTemperature(sampler) => {
                 candidates.apply_sampler(sampler);
-                // So cold that what was divided is not finite any more: the first, which is the likeliest, is certain.
+                // So cold that the quotient is no longer finite: the first candidate, the likeliest, is certain.
                 if let Some(first) = candidates.data.first()
                     && !first.logit().is_finite()
                 {
@@ -350,7 +361,7 @@ impl Stage {
         }
     }
 
-    /// Hears of the token that was drawn.
+    /// Updates the stage with the token that was drawn.
     pub fn accept(&mut self, token: Token) {
         let accepted = LlamaToken::new(token.0);
         match &mut self.act {
@@ -371,7 +382,7 @@ impl Stage {
         }
     }
 
-    /// The tokens whose logits it is about to change, if it is one that changes single tokens.
+    /// The tokens whose logits the stage is about to change, if it changes single tokens.
     pub fn touched(&self) -> impl Iterator<Item = Token> {
         let (recent, repeated) = match &self.act {
             Act::Penalties { recent, .. } => (Some(recent), None),
@@ -383,7 +394,7 @@ impl Stage {
     }
 }
 
-/// Leaves out the candidates whose probability is 0 in llama.cpp's arithmetic, or all but.
+/// Removes the candidates whose probability is 0, or nearly, in llama.cpp's arithmetic.
 fn keep_likely(candidates: &mut LlamaTokenDataArray) {
     /// Twice the smallest f32 that is not 0: the last bit of an exponential may differ between libraries.
     const LEAST_PROBABILITY: f32 = 2.8e-45;
@@ -392,12 +403,12 @@ fn keep_likely(candidates: &mut LlamaTokenDataArray) {
     let sum: f32 = logits().map(|logit| (logit - largest).exp()).sum();
     candidates.data.retain(|candidate| {
         let probability = (candidate.logit() - largest).exp() / sum;
-        // llama.cpp ends the process if none is left: what is no number stays.
+        // llama.cpp ends the process if none is left: NaN stays.
         probability > LEAST_PROBABILITY || probability.is_nan()
     });
 }
 
-/// Takes penalties from the logits of candidates in whatever order, in one pass over them.
+/// Subtracts penalties from the logits of candidates in any order, in one pass.
 fn subtract(candidates: &mut LlamaTokenDataArray, penalties: &[(Token, f32)], by_id: &mut [f32]) {
     for &(token, penalty) in penalties {
         if let Some(place) = by_id.get_mut(token.index()) {
@@ -421,7 +432,7 @@ fn subtract(candidates: &mut LlamaTokenDataArray, penalties: &[(Token, f32)], by
 pub fn add(candidates: &mut LlamaTokenDataArray, token: Token, bias: f32) {
     let id = LlamaToken::new(token.0);
     let data = &mut candidates.data;
-    // In the whole row each stands at its own id.
+    // In the whole row each candidate is at its own id.
     let place = match data.get(token.index()) {
         Some(candidate) if candidate.id() == id => Some(token.index()),
         _ => data.iter().position(|candidate| candidate.id() == id),
@@ -442,7 +453,7 @@ mod tests {
             samplers: SamplerName::read(name).into_iter().collect(),
             ..params
         };
-        let Stages { changes, picks } = Stages::new(&Ground {
+        let Stages { changes, picks } = Stages::new(&SamplerInputs {
             params: &params,
             n_vocab: row.len() as i32,
             prompt: &[],
@@ -513,10 +524,10 @@ mod tests {
                 let expect: Vec<usize> = (0..row.len())
                     .filter(|&id| f64::from(row[id]) >= least - 1e-5)
                     .collect();
-                let params = SamplingParams {
+                let params = SamplingParams::from(ParamValues {
                     top_n_sigma: sigma,
-                    ..SamplingParams::default()
-                };
+                    ..ParamValues::default()
+                });
                 let left = after("top_n_sigma", params, &row);
                 assert_eq!(ids(&left), expect, "{sigma} {row:?}");
                 assert!(left.iter().all(|&(id, logit)| logit == row[id]));
@@ -539,10 +550,12 @@ mod tests {
                     .filter(|id| row[*id].is_finite() && !above.contains(id))
                     .collect();
                 cuts += usize::from(!above.is_empty());
-                let params = |xtc_probability| SamplingParams {
-                    xtc_probability,
-                    xtc_threshold: threshold,
-                    ..SamplingParams::default()
+                let params = |xtc_probability| {
+                    SamplingParams::from(ParamValues {
+                        xtc_probability,
+                        xtc_threshold: threshold,
+                        ..ParamValues::default()
+                    })
                 };
                 let left = after("xtc", params(1.0), &row);
                 assert_eq!(ids(&left), expect, "{threshold} {row:?}");
@@ -556,12 +569,12 @@ mod tests {
         }
         assert!(cuts > 20, "{cuts}");
         // Two cannot both be above a half.
-        let off = SamplingParams {
+        let off = SamplingParams::from(ParamValues {
             xtc_probability: 1.0,
             xtc_threshold: 0.500_01,
-            ..SamplingParams::default()
-        };
-        let stages = Stages::new(&Ground {
+            ..ParamValues::default()
+        });
+        let stages = Stages::new(&SamplerInputs {
             params: &off,
             n_vocab: 2,
             prompt: &[],
@@ -582,12 +595,12 @@ mod tests {
             let least = f64::from((temperature - range).max(0.0));
             let most = f64::from(temperature + range);
             let expect = least + (most - least) * normalised.powf(f64::from(exponent));
-            let params = SamplingParams {
+            let params = SamplingParams::from(ParamValues {
                 temperature,
                 dynatemp_range: range,
                 dynatemp_exponent: exponent,
-                ..SamplingParams::default()
-            };
+                ..ParamValues::default()
+            });
             for (id, logit) in after("temperature", params, row) {
                 let divided = f64::from(row[id]) / expect;
                 let off = (f64::from(logit) - divided).abs();
@@ -609,12 +622,12 @@ mod tests {
         for exponent in [
             0.0, 1.0, 1.1, 1.2, 1.21, 1.22, 1.23, 1.24, 1.25, 1.3, 1.4, 2.0, 100.0,
         ] {
-            let params = SamplingParams {
+            let params = SamplingParams::from(ParamValues {
                 temperature: 0.0,
                 dynatemp_range: 1.0,
                 dynatemp_exponent: exponent,
-                ..SamplingParams::default()
-            };
+                ..ParamValues::default()
+            });
             let left = after("temperature", params, &row);
             assert_eq!(left.first().map(|&(id, _)| id), Some(0), "{exponent}");
             assert!(left.iter().all(|&(_, logit)| logit.is_finite()), "{left:?}");
@@ -627,11 +640,11 @@ mod tests {
     fn xtc_at_a_threshold_of_zero_leaves_no_banned_one() {
         for mut row in rows() {
             row.push(f32::NEG_INFINITY);
-            let params = SamplingParams {
+            let params = SamplingParams::from(ParamValues {
                 xtc_probability: 1.0,
                 xtc_threshold: 0.0,
-                ..SamplingParams::default()
-            };
+                ..ParamValues::default()
+            });
             let least = row.iter().copied().filter(|logit| logit.is_finite());
             let least = least.fold(f32::MAX, f32::min);
             let left = after("xtc", params, &row);
@@ -644,13 +657,16 @@ mod tests {
     fn dry_takes_the_same_from_candidates_in_any_order() {
         let prompt: Vec<Token> = [7, 8, 9, 7, 8, 3, 7, 8].map(Token).repeat(3);
         let params = |samplers: &[&str]| SamplingParams {
-            dry_multiplier: 2.0,
-            dry_allowed_length: 1,
+            values: ParamValues {
+                dry_multiplier: 2.0,
+                dry_allowed_length: 1,
+                top_k: 200,
+                ..ParamValues::default()
+            },
             samplers: samplers
                 .iter()
                 .filter_map(|name| SamplerName::read(name))
                 .collect(),
-            top_k: 200,
             ..SamplingParams::default()
         };
         let row = logits(200, 1);
@@ -677,7 +693,7 @@ mod tests {
             left
         };
         let of = |params: &SamplingParams| {
-            Stages::new(&Ground {
+            Stages::new(&SamplerInputs {
                 params,
                 n_vocab: 200,
                 prompt: &prompt,
@@ -700,9 +716,11 @@ mod tests {
     fn typical_takes_no_notice_of_what_can_hardly_be() {
         // For the last row: e^-103 is more than 0, but not its share of the sum.
         let check = |row: &[f32], far: &[f32]| {
-            let params = || SamplingParams {
-                typical_p: 0.5,
-                ..SamplingParams::default()
+            let params = || {
+                SamplingParams::from(ParamValues {
+                    typical_p: 0.5,
+                    ..ParamValues::default()
+                })
             };
             let with = [row, far].concat();
             assert_eq!(
@@ -726,9 +744,11 @@ mod tests {
     #[test]
     fn typical_takes_no_notice_of_what_is_banned() {
         for row in rows() {
-            let params = || SamplingParams {
-                typical_p: 0.5,
-                ..SamplingParams::default()
+            let params = || {
+                SamplingParams::from(ParamValues {
+                    typical_p: 0.5,
+                    ..ParamValues::default()
+                })
             };
             let mut banned = row.clone();
             banned.extend([f32::NEG_INFINITY; 3]);

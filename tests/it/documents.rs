@@ -101,7 +101,7 @@ fn the_page_shows_every_route_and_field_and_runs_nothing() {
         for (name, schema) in body["properties"].as_object().into_iter().flatten() {
             // The page leaves out what has no effect.
             assert!(
-                schema["description"] == "Changes nothing."
+                schema["description"] == "No effect."
                     || page.body.contains(&format!("<code>{name}</code>")),
                 "{path} {name}"
             );

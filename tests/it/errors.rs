@@ -8,6 +8,7 @@ mod made;
 
 use std::collections::HashSet;
 
+use candor::sampling::SamplerName;
 use serde_json::{Value, json};
 
 use crate::raw::{Request, Response};
@@ -31,6 +32,12 @@ const SCORE: &str = include_str!("errors/score.txt");
 const PERPLEXITY: &str = include_str!("errors/perplexity.txt");
 const LIMITS: &str = include_str!("errors/limits.txt");
 const KEYS: &str = include_str!("errors/keys.txt");
+
+/// The cases of `fields.txt`, with the names of all samplers.
+fn fields() -> String {
+    let names: Vec<&str> = SamplerName::all().map(SamplerName::as_str).collect();
+    FIELDS.replace("{SAMPLERS}", &names.join(", "))
+}
 
 /// Bodies for `/v1/completions`.
 fn bodies(table: &str) -> Vec<Case> {
@@ -199,7 +206,7 @@ fn usual(server: &TestServer, normal: &Request) -> Value {
 
 #[test]
 fn bodies_that_are_written_out() {
-    check(tiny(), &bodies(FIELDS), &normal());
+    check(tiny(), &bodies(&fields()), &normal());
 }
 
 #[test]
@@ -287,7 +294,7 @@ fn keys_of_the_server() {
 #[test]
 fn there_are_many_cases_and_each_is_another() {
     let tables = [
-        bodies(FIELDS),
+        bodies(&fields()),
         bodies_for("/v1/chat/completions", CHAT),
         bodies_for("/v1/embeddings", EMBEDDINGS),
         bodies_for("/v1/score", SCORE),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use candor::config::Config;
 use candor::engine::{self, Delta, Engine, Rows};
 use candor::model::{Adapters, Token};
-use candor::sampling::{Constraint, Follow, Rules, SamplingParams, Stuck, Watch};
+use candor::sampling::{Constraint, ConstraintError, Follow, Rules, SamplingParams, Watch};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -188,17 +188,17 @@ fn before_the_queue() {
 struct SlowRules(Arc<Gate>);
 
 impl Rules for SlowRules {
-    fn follow(&self) -> Result<Box<dyn Follow>, Stuck> {
+    fn follow(&self) -> Result<Box<dyn Follow>, ConstraintError> {
         Ok(Box::new(Self(Arc::clone(&self.0))))
     }
 }
 
 impl Follow for SlowRules {
-    fn allowed(&mut self) -> Result<&[bool], Stuck> {
+    fn allowed(&mut self) -> Result<&[bool], ConstraintError> {
         self.0.pass();
-        Err(Stuck::new("nothing is allowed"))
+        Err(ConstraintError::new("nothing is allowed"))
     }
-    fn accept(&mut self, _: Token) -> Result<(), Stuck> {
+    fn accept(&mut self, _: Token) -> Result<(), ConstraintError> {
         Ok(())
     }
 }

@@ -21,6 +21,7 @@ mod numbers;
 mod observe;
 mod overload;
 mod pages;
+mod params;
 mod parity;
 mod playground;
 mod process;

@@ -448,7 +448,7 @@ fn every_field_is_shown(pages: &[&Page], document: &Value) {
             .collect();
         for field in tables::fields(document, "POST", path) {
             // The same on every route, and one table tells of it.
-            let without_effect = field.1["description"] == "Changes nothing.";
+            let without_effect = field.1["description"] == "No effect.";
             let is_shown = without_effect && everywhere.contains(&field.0);
             if !is_shown && !rows.contains(field.0) {
                 missing.push(format!("{route}: no table shows `{}`", field.0));

@@ -17,7 +17,7 @@ fn everything() -> Value {
 }
 
 #[test]
-fn a_receipt_tells_what_the_answer_was_made_of() {
+fn a_receipt_says_how_the_answer_was_made() {
     let server = tiny();
     let answer = server.complete(everything());
     let receipt = &answer["receipt"];
@@ -183,7 +183,7 @@ fn an_answer_is_held_against_its_receipt() {
         &json!({"id": "cmpl-1"}),
         &own,
         2,
-        &["no receipt", "\"receipt\": true"],
+        &["not a valid receipt", "\"receipt\": true"],
     );
     check(
         &change("/engine/batch_tokens", json!(0)),
@@ -279,7 +279,77 @@ fn conversations_have_receipts_too() {
 }
 
 #[test]
-fn adapters_stand_in_a_receipt() {
+fn every_setting_of_the_sampler_can_be_verified() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        let values = &mut config.sampling.values;
+        // The least that settings accept.
+        values.repeat_penalty = 0.01;
+        values.top_n_sigma = 2.5;
+        values.xtc_probability = 0.5;
+        values.dry_multiplier = 0.8;
+        values.min_tokens = 2;
+        config.sampling.max_tokens = 9;
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = tiny_model();
+    let check = |receipt: &Value, flags: &[&str]| {
+        let flags = [&["--model", model.as_str()], flags].concat();
+        let (ended, said) = verify(folder.path(), receipt, &flags);
+        assert_eq!(ended, Some(0), "{said}");
+    };
+    let answer = server.complete(json!({"prompt": "One", "seed": 3, "receipt": true}));
+    let request = &answer["receipt"]["request"];
+    assert_eq!(request["repeat_penalty"], 0.01);
+    assert_eq!(request["xtc_probability"], 0.5);
+    assert_eq!(request["max_tokens"], 9);
+    check(&answer, &[]);
+    // Mirostat turns off what the settings turn on, and a receipt's request says so.
+    let body = json!({"prompt": "One", "seed": 3, "mirostat_mode": 2, "receipt": true});
+    let answer = server.complete(body);
+    assert_eq!(answer["receipt"]["request"]["xtc_probability"], 0.0);
+    check(&answer, &["--set", "sampling.top_n_sigma=1"]);
+}
+
+#[test]
+fn a_receipt_of_an_older_form_is_verified_whatever_the_settings() {
+    let mut answer = tiny().complete(everything());
+    let receipt = &mut answer["receipt"];
+    let request = receipt["request"].as_object_mut().expect("an object");
+    // They were no settings, and are not in it.
+    for name in [
+        "top_n_sigma",
+        "xtc_probability",
+        "xtc_threshold",
+        "dynatemp_range",
+        "dynatemp_exponent",
+        "dry_multiplier",
+        "dry_base",
+        "dry_allowed_length",
+        "dry_penalty_last_n",
+    ] {
+        request.remove(name).expect("it is there");
+    }
+    let engine = receipt["engine"].as_object_mut().expect("an object");
+    for name in ["bits_class", "routines"] {
+        engine.remove(name).expect("it is there");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = ["sampling.top_n_sigma=0.1", "sampling.xtc_probability=1"];
+    let model = tiny_model();
+    let flags = [
+        "--model",
+        &model,
+        "--set",
+        settings[0],
+        "--set",
+        settings[1],
+    ];
+    let (ended, said) = verify(folder.path(), &answer, &flags);
+    assert_eq!(ended, Some(0), "{said}");
+}
+
+#[test]
+fn adapters_are_in_a_receipt() {
     let adapter = crate::server::root().join("tests/models/lora-tiny-a.gguf");
     let setting = format!("harbour={}@0.5", adapter.display());
     let server = TestServer::start_with(&tiny_model(), |config| {

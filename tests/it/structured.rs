@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use candor::config::{Config, Mode};
 use candor::engine::{Delta, Engine, EngineError, FinishReason, Generation, Request, Rows};
-use candor::logprobs::Tell;
+use candor::logprobs::LogprobSpec;
 use candor::model::{Token, contexts};
-use candor::sampling::{Constraint, Follow, Rules, SamplingParams, Stuck, Watch};
+use candor::params::ParamValues;
+use candor::sampling::{Constraint, ConstraintError, Follow, Rules, SamplingParams, Watch};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -31,7 +32,7 @@ struct Following {
 }
 
 impl Rules for Everything {
-    fn follow(&self) -> Result<Box<dyn Follow>, Stuck> {
+    fn follow(&self) -> Result<Box<dyn Follow>, ConstraintError> {
         Ok(Box::new(Following {
             allowed: vec![true; self.vocabulary],
             asked: AtomicUsize::new(0),
@@ -42,7 +43,7 @@ impl Rules for Everything {
 }
 
 impl Follow for Following {
-    fn allowed(&mut self) -> Result<&[bool], Stuck> {
+    fn allowed(&mut self) -> Result<&[bool], ConstraintError> {
         if !self.is_known {
             (self.before)(self.asked.fetch_add(1, Ordering::SeqCst));
             self.is_known = true;
@@ -50,7 +51,7 @@ impl Follow for Following {
         Ok(&self.allowed)
     }
 
-    fn accept(&mut self, _: Token) -> Result<(), Stuck> {
+    fn accept(&mut self, _: Token) -> Result<(), ConstraintError> {
         self.is_known = false;
         Ok(())
     }
@@ -87,12 +88,15 @@ impl Bench {
             kept: Arc::default(),
             given: None,
             max_tokens: 12,
-            logprobs: Some(Tell::top(0)),
+            logprobs: Some(LogprobSpec::top(0)),
             rows: Rows::None,
             watch: Watch::default(),
             prompt_logprobs: None,
             sampling: SamplingParams {
-                temperature: 0.0,
+                values: ParamValues {
+                    temperature: 0.0,
+                    ..ParamValues::default()
+                },
                 constraint,
                 ..SamplingParams::default()
             },
@@ -209,7 +213,7 @@ fn a_constraint_that_panics_ends_one_sequence() {
         let (deltas, last) = bench.end(bad);
         // The prompt, and what was drawn before.
         assert_eq!(deltas.len(), 1 + panics);
-        let Delta::Failed(EngineError::Stuck(stuck)) = last else {
+        let Delta::Failed(EngineError::Constraint(stuck)) = last else {
             panic!("{last:?}");
         };
         assert_eq!(stuck.field, "regex");
@@ -414,8 +418,8 @@ fn numbers_are_raw(model: &str, tolerance: f32) {
             kept: Arc::default(),
             given: None,
             max_tokens,
-            logprobs: logprobs.map(Tell::top),
-            prompt_logprobs: (max_tokens == 0).then(|| Tell::top(3)),
+            logprobs: logprobs.map(LogprobSpec::top),
+            prompt_logprobs: (max_tokens == 0).then(|| LogprobSpec::top(3)),
             rows: Rows::None,
             watch: Watch::default(),
             sampling: SamplingParams {

@@ -24,12 +24,12 @@ use super::generate::{Entries, Generate, Room, Wanted};
 use super::guard::Client;
 use super::input::{Input, Tokenising};
 use super::models::{Served, model_field};
-use super::receipt::{Draft, Receipt};
+use super::receipt::{PendingReceipt, Receipt, ReceiptRoute};
 use super::route::Route;
 use super::stream;
 use super::structured::Structured;
 use crate::engine::{Generation, Request, Rows};
-use crate::logprobs::Tell;
+use crate::logprobs::LogprobSpec;
 use crate::model::Token;
 use crate::sampling::Watch;
 use answer::{ChatPiece, Choice, Streamed, View};
@@ -67,11 +67,11 @@ async fn create(
         prompt,
         sequences,
         entries,
-        draft,
+        pending,
     } = prepared;
     let prompt_tokens = prompt.len();
-    let receipt = match draft {
-        Some(draft) => Some(draft.begin(PATH, &generate, &served).await?),
+    let receipt = match pending {
+        Some(pending) => Some(pending.begin(&generate, &served).await?),
         None => None,
     };
     let generations = served
@@ -119,12 +119,12 @@ struct Prepared {
     /// What the answer may come to.
     entries: Entries,
     /// If a receipt is asked for.
-    draft: Option<Draft>,
+    pending: Option<PendingReceipt>,
 }
 
 /// Checks a request and writes out its conversation: pure work, of milliseconds if it is long.
 fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
-    let draft = Draft::of(&body.0);
+    let pending = PendingReceipt::new(ReceiptRoute::Chat, &body.0);
     let ChatRequest {
         conversation,
         max_tokens,
@@ -184,7 +184,7 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
         kept: Arc::default(),
         given: None,
         max_tokens,
-        logprobs: scored.map(Tell::top),
+        logprobs: scored.map(LogprobSpec::top),
         prompt_logprobs: None,
         rows: Rows::None,
         watch: Watch::default(),
@@ -198,7 +198,7 @@ fn prepare(body: JsonObject, served: &Served) -> Result<Prepared, ApiError> {
         prompt: prompt.tokens,
         sequences,
         entries,
-        draft,
+        pending,
     })
 }
 

@@ -28,12 +28,12 @@ use super::generate::{Entries, Generate, Room, Wanted};
 use super::guard::Client;
 use super::input::{Input, Tokenising};
 use super::models::{Served, model_field};
-use super::receipt::{Draft, Receipt};
+use super::receipt::{PendingReceipt, Receipt, ReceiptRoute};
 use super::route::Route;
 use super::stream;
 use crate::config::Mode;
 use crate::engine::{Generation, Request};
-use crate::logprobs::Tell;
+use crate::logprobs::LogprobSpec;
 use answer::{Choice, Streamed, View};
 use fork::Forked;
 pub use prompt::Prompt;
@@ -75,10 +75,10 @@ async fn create(
         prompts,
         sequences,
         entries,
-        draft,
+        pending,
     } = prepared;
-    let receipt = match draft {
-        Some(draft) => Some(draft.begin(PATH, &generate, &served).await?),
+    let receipt = match pending {
+        Some(pending) => Some(pending.begin(&generate, &served).await?),
         None => None,
     };
     let generations = served
@@ -157,7 +157,7 @@ struct Prepared {
     /// What the answer may come to.
     entries: Entries,
     /// If a receipt is asked for.
-    draft: Option<Draft>,
+    pending: Option<PendingReceipt>,
 }
 
 /// A prompt of a request.
@@ -175,7 +175,7 @@ fn prepare(
     recent: &Recent,
     client: &str,
 ) -> Result<Prepared, ApiError> {
-    let draft = Draft::of(&body.0);
+    let pending = PendingReceipt::new(ReceiptRoute::Completions, &body.0);
     let CompletionRequest {
         prompts,
         fork,
@@ -200,7 +200,7 @@ fn prepare(
     let logprobs = telling
         .tell
         .clone()
-        .or((best_of > generate.n || generate.receipt).then(Tell::default));
+        .or((best_of > generate.n || generate.receipt).then(LogprobSpec::default));
     if let Some(fork) = fork {
         check_fork(&generate, served)?;
         let Forked {
@@ -235,7 +235,7 @@ fn prepare(
             max_tokens,
             logprobs: logprobs.clone(),
             // So that the prompt has the bits that it had.
-            prompt_logprobs: past.scored.then(|| Tell::top(0)),
+            prompt_logprobs: past.scored.then(|| LogprobSpec::top(0)),
             rows: telling.rows_of(false, length),
             watch: telling.watch.clone(),
             sequences: best_of,
@@ -304,7 +304,7 @@ fn prepare(
         prompts: asked,
         sequences,
         entries,
-        draft,
+        pending,
     })
 }
 

@@ -11,7 +11,7 @@ use crate::api::fields::{Fields, strings, wrong};
 use crate::api::generate::ids;
 use crate::api::models::Served;
 use crate::engine::Rows;
-use crate::logprobs::Tell;
+use crate::logprobs::LogprobSpec;
 use crate::model::{Token, Vocab};
 use crate::sampling::{Mode, Watch};
 
@@ -24,7 +24,7 @@ const STAGES: usize = 12;
 #[derive(Debug, Clone, Default)]
 pub struct Telling {
     /// `logprobs`, and what goes with them; `None`: no arrays.
-    pub tell: Option<Tell>,
+    pub tell: Option<LogprobSpec>,
     pub watch: Watch,
     /// Whether the modes are told side by side; else there is one, which the four arrays hold.
     pub side_by_side: bool,
@@ -95,7 +95,7 @@ impl Telling {
             }
         }
         Ok(Self {
-            tell: logprobs.map(|top| Tell {
+            tell: logprobs.map(|top| LogprobSpec {
                 top,
                 detail,
                 named: named.into(),
@@ -123,7 +123,7 @@ impl Telling {
     }
 
     /// What of a prompt's tokens must be found out, if they come back, or rows of them do.
-    pub fn of_prompt(&self, echo: bool, tokens: usize) -> Option<Tell> {
+    pub fn of_prompt(&self, echo: bool, tokens: usize) -> Option<LogprobSpec> {
         if echo && self.tell.is_some() {
             return self.tell.clone();
         }
@@ -134,7 +134,7 @@ impl Telling {
                 .iter()
                 .any(|position| (1..tokens).contains(position)),
         };
-        some.then(|| Tell::top(0))
+        some.then(|| LogprobSpec::top(0))
     }
 
     /// The rows of a sequence whose prompt has so many tokens.

@@ -466,7 +466,7 @@ impl Worker<'_> {
             }
             Err(error) => {
                 flush(sequence);
-                return Some(Delta::Failed(EngineError::Stuck(error)));
+                return Some(Delta::Failed(EngineError::Constraint(error)));
             }
         };
         sequence.drawn += 1;

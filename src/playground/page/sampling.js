@@ -31,6 +31,7 @@ export function raw(top, vocabulary, tail) {
  * @type {{name: string, isOn: (s: Values) => boolean, apply: (d: Distribution, s: Values) => Left}[]}
  */
 const STAGES = [
+  { name: "others", isOn: (s) => Object.keys(s).some((name) => !PARAMETERS.has(name)), apply: unknown },
   { name: "penalties", isOn: (s) => s.repeat_penalty !== 1 || s.frequency_penalty !== 0 || s.presence_penalty !== 0, apply: unknown },
   { name: "dry", isOn: (s) => s.dry_multiplier !== 0, apply: unknown },
   { name: "greedy", isOn: isGreedy, apply: (d) => first(d, 1) },
@@ -46,6 +47,12 @@ const STAGES = [
     apply: (d, s) => (d.others || s.dynatemp_range > 0 ? null : tempered(d, s.temperature)),
   },
 ];
+
+/** The parameters of these stages. With others only the server knows what they do. */
+const PARAMETERS = new Set([
+  "temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dynatemp_range",
+  "repeat_penalty", "frequency_penalty", "presence_penalty", "dry_multiplier", "mirostat_mode",
+]);
 
 /** Temperatures below are 0 to the server. */
 const COLDEST = 1e-6;

@@ -1,29 +1,12 @@
-// The sampling settings as controls: a slider and a number for each. Bounds, defaults and help come from the server.
+// The sampling settings as controls: a slider and a number for each. Names, bounds, defaults and help come from the server,
+// and so do the ends of the sliders, which are closer together; a number beyond them can be typed.
 
 import { element } from "./dom.js";
 
-/** @import { Body, Field } from "./types.js" */
+/** @import { Body, Field, Slider } from "./types.js" */
 
-/**
- * The sliders' own ends: those of the server are too far apart to be set by hand. A number beyond them can be typed.
- * @type {{name: string, label: string, from: number, to: number, step: number, isMain?: boolean}[]}
- */
-const SETTINGS = [
-  { name: "temperature", label: "temperature", from: 0, to: 3, step: 0.05, isMain: true },
-  { name: "top_k", label: "top_k", from: 0, to: 100, step: 1, isMain: true },
-  { name: "top_p", label: "top_p", from: 0, to: 1, step: 0.01, isMain: true },
-  { name: "min_p", label: "min_p", from: 0, to: 1, step: 0.01, isMain: true },
-  { name: "typical_p", label: "typical_p", from: 0, to: 1, step: 0.01 },
-  { name: "top_n_sigma", label: "top_n_sigma", from: 0, to: 5, step: 0.05 },
-  { name: "xtc_probability", label: "xtc_probability", from: 0, to: 1, step: 0.05 },
-  { name: "xtc_threshold", label: "xtc_threshold", from: 0, to: 0.5, step: 0.01 },
-  { name: "dynatemp_range", label: "dynatemp_range", from: 0, to: 3, step: 0.05 },
-  { name: "repeat_penalty", label: "repeat_penalty", from: 0.5, to: 2, step: 0.05 },
-  { name: "frequency_penalty", label: "frequency_penalty", from: -2, to: 2, step: 0.1 },
-  { name: "presence_penalty", label: "presence_penalty", from: -2, to: 2, step: 0.1 },
-  { name: "dry_multiplier", label: "dry_multiplier", from: 0, to: 5, step: 0.1 },
-  { name: "mirostat_mode", label: "mirostat_mode", from: 0, to: 2, step: 1 },
-];
+/** The parameters that are always shown; the others are under "More samplers". */
+const MAIN = ["temperature", "top_k", "top_p", "min_p"];
 
 /** Their values, by name. @typedef {Record<string, number>} Values */
 
@@ -43,9 +26,9 @@ export class Settings {
     const further = element("details", { class: "further" }, element("summary", {}, "More samplers"));
     const main = element("div", { class: "sliders" });
     const rest = element("div", { class: "sliders" });
-    for (const setting of SETTINGS) {
-      const field = fields[setting.name];
-      if (field) (setting.isMain ? main : rest).append(this.#control(setting, field, prefix));
+    for (const [name, field] of Object.entries(fields)) {
+      const ends = field["x-candor-slider"];
+      if (ends) (MAIN.includes(name) ? main : rest).append(this.#control(name, field, ends, prefix));
     }
     further.append(rest);
     const reset = element("button", { type: "button", class: "quiet" }, "Back to the server's defaults");
@@ -54,15 +37,16 @@ export class Settings {
   }
 
   /**
-   * @param {typeof SETTINGS[number]} setting
+   * @param {string} name
    * @param {Field} field
+   * @param {Slider} ends
    * @param {string} prefix
    */
-  #control(setting, field, prefix) {
-    const id = `${prefix}-${setting.name}`;
+  #control(name, field, ends, prefix) {
+    const id = `${prefix}-${name}`;
     const standard = Number(field.default ?? 0);
-    const ends = { min: setting.from, max: setting.to, step: setting.step };
-    const slider = element("input", { type: "range", ...ends, "aria-labelledby": `${id}-label`, tabindex: 0 });
+    const { minimum: min, maximum: max, step } = ends;
+    const slider = element("input", { type: "range", min, max, step, "aria-labelledby": `${id}-label`, tabindex: 0 });
     const number = element("input", {
       type: "number", id, step: "any", min: field.minimum, max: field.maximum, "aria-describedby": `${id}-help`,
     });
@@ -78,10 +62,10 @@ export class Settings {
         this.#changed();
       }
     });
-    this.#controls.set(setting.name, { number, standard, put });
+    this.#controls.set(name, { number, standard, put });
     return element(
       "div", { class: "setting", title: field.description ?? "" },
-      element("label", { for: id, id: `${id}-label` }, setting.label), slider, number,
+      element("label", { for: id, id: `${id}-label` }, name), slider, number,
       element("span", { id: `${id}-help`, class: "hidden" }, field.description ?? ""),
     );
   }

@@ -112,6 +112,14 @@ export interface Field {
   maximum?: number;
   default?: unknown;
   description?: string;
+  "x-candor-slider"?: Slider;
+}
+
+/** The ends of a field's slider. */
+export interface Slider {
+  minimum: number;
+  maximum: number;
+  step: number;
 }
 
 /** A token at its place, with what was told of it. */

@@ -334,12 +334,12 @@ fn sizes() -> Vec<Case> {
         body(
             "a long unknown field",
             format!("{{\"{}\": 1}}", "x".repeat(5000)),
-            r#"400 {"message":"The field `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…` is not known here, and an answer that ignored it could be another than you asked for.","type":"invalid_request_error","param":"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…","code":"unknown_field"}"#,
+            r#"400 {"message":"Unknown field `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…`. Candor rejects fields it does not know instead of ignoring them (`server.unknown_fields`).","type":"invalid_request_error","param":"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…","code":"unknown_field"}"#,
         ),
         body(
             "a long unknown field of two-byte characters",
             format!("{{\"{}\": 1}}", "é".repeat(5000)),
-            r#"400 {"message":"The field `éééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé…` is not known here, and an answer that ignored it could be another than you asked for.","type":"invalid_request_error","param":"éééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé…","code":"unknown_field"}"#,
+            r#"400 {"message":"Unknown field `éééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé…`. Candor rejects fields it does not know instead of ignoring them (`server.unknown_fields`).","type":"invalid_request_error","param":"éééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé…","code":"unknown_field"}"#,
         ),
         body(
             "a long unknown option of streams",
@@ -347,7 +347,7 @@ fn sizes() -> Vec<Case> {
                 "{{\"stream\": true, \"stream_options\": {{\"{}\": 1}}}}",
                 "x".repeat(5000)
             ),
-            r#"400 {"message":"`stream_options` holds `include_usage` only; `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…` is not known here.","type":"invalid_request_error","param":"stream_options.xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…","code":"unknown_field"}"#,
+            r#"400 {"message":"`stream_options` accepts only `include_usage`; `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…` is unknown.","type":"invalid_request_error","param":"stream_options.xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…","code":"unknown_field"}"#,
         ),
         body(
             "a long key that stands twice",
@@ -363,7 +363,7 @@ fn sizes() -> Vec<Case> {
                     .collect::<Vec<_>>()
                     .join(",")
             ),
-            r#"400 {"message":"The field `x0` is not known here, and an answer that ignored it could be another than you asked for.","type":"invalid_request_error","param":"x0","code":"unknown_field"}"#,
+            r#"400 {"message":"Unknown field `x0`. Candor rejects fields it does not know instead of ignoring them (`server.unknown_fields`).","type":"invalid_request_error","param":"x0","code":"unknown_field"}"#,
         ),
         body(
             "no JSON after many spaces",

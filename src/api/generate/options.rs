@@ -1,0 +1,141 @@
+//! The fields that say how an answer is delivered and where it ends.
+
+use serde_json::{Value, json};
+
+use crate::api::body::cut;
+use crate::api::error::ApiError;
+use crate::api::fields::{Fields, strings, whole, wrong};
+use crate::api::models::Served;
+use crate::config::Mode;
+
+pub fn stop(fields: &mut Fields, served: &Served) -> Result<Vec<String>, ApiError> {
+    let limits = &served.config.limits;
+    let value = fields
+        .field("stop", "The text ends before the first of these; the tokens drawn so far stay in the arrays.")
+        .value(|| json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string", "minLength": 1}}]}));
+    let Some(value) = value else {
+        return Ok(Vec::new());
+    };
+    let strings = strings(value, "stop", limits.stop_strings)?;
+    for text in &strings {
+        if text.is_empty() {
+            return Err(ApiError::field(
+                "stop",
+                "`stop` must not hold an empty string: it would stop every text at once.",
+            ));
+        }
+        if text.len() > limits.stop_bytes {
+            return Err(ApiError::field(
+                "stop",
+                format!(
+                    "A string of `stop` must not be longer than {} bytes, but one has {}.",
+                    limits.stop_bytes,
+                    text.len()
+                ),
+            ));
+        }
+    }
+    Ok(strings)
+}
+
+/// The reference takes seeds modulo 2^32. −1 asks for a random one, and so does 2^32 − 1, which is how llama.cpp writes
+/// it.
+pub fn seed(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
+    let value = fields
+        .field(
+            "seed",
+            "The same seed and request give the same answer. -1 or absent: a random seed.",
+        )
+        .value(|| json!({"type": "integer"}));
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    let wide = value
+        .as_u64()
+        .map(i128::from)
+        .or_else(|| whole(&value).map(i128::from));
+    let seed = wide.ok_or_else(|| {
+        wrong(
+            "seed",
+            "a whole number from -2^63 to 2^64 - 1 (-1 asks for a random one)",
+            &value,
+        )
+    })?;
+    let reduced = seed.rem_euclid(1 << 32) as u32;
+    Ok((reduced != u32::MAX).then_some(reduced))
+}
+
+pub fn exact(fields: &mut Fields, served: &Served) -> Result<bool, ApiError> {
+    let exact = fields
+        .field(
+            "exact",
+            "Makes the bits of the answer independent of other requests and of the cache. In exact mode they always are; in \
+             throughput mode its tokens are then evaluated one by one.",
+        )
+        .boolean(false)?;
+    let shares = served.engine.mode() == Some(Mode::Throughput);
+    if exact && shares && served.config.model.gpu_layers > 0 {
+        return Err(ApiError::field(
+            "exact",
+            "This server does not support `exact`: layers of the model are on a GPU (`model.gpu_layers`), where bits \
+             depend on how prompts are split. Leave it out, or use a server that runs on a CPU.",
+        ));
+    }
+    Ok(exact)
+}
+
+pub fn receipt(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
+    let receipt = fields
+        .field(
+            "receipt",
+            "Adds a `receipt` to the answer, with which `candor verify` repeats the request and compares every bit.",
+        )
+        .boolean(false)?;
+    if receipt && stream {
+        return Err(ApiError::field(
+            "receipt",
+            "`receipt` is not allowed with `stream`: it covers the whole answer. Streamed, the same request with the same \
+             seed has the same bits.",
+        ));
+    }
+    Ok(receipt)
+}
+
+pub fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
+    let value = fields
+        .field(
+            "stream_options",
+            "`include_usage`: adds an event with the token usage before `[DONE]`.",
+        )
+        .value(|| json!({"type": "object", "properties": {"include_usage": {"type": "boolean"}}}));
+    match value {
+        None => Ok(false),
+        Some(_) if !stream => Err(ApiError::field(
+            "stream_options",
+            "`stream_options` is allowed only with `stream: true`.",
+        )),
+        Some(Value::Object(mut object)) => {
+            let include = match object.remove("include_usage") {
+                None | Some(Value::Null) => false,
+                Some(Value::Bool(include)) => include,
+                Some(other) => {
+                    let name = "stream_options.include_usage";
+                    return Err(wrong(name, "true or false", &other));
+                }
+            };
+            match object.keys().next().map(String::as_str) {
+                // OpenAI pads chunks against traffic analysis; that changes no answer.
+                None | Some("include_obfuscation") => Ok(include),
+                Some(name) => Err(ApiError::field(
+                    format!("stream_options.{}", cut(name)),
+                    format!(
+                        "`stream_options` accepts only `include_usage`; `{}` is unknown.",
+                        cut(name)
+                    ),
+                )
+                .code("unknown_field")),
+            }
+        }
+        Some(other) => Err(wrong("stream_options", "an object", &other)),
+    }
+}
