@@ -42,7 +42,7 @@ pub enum InvalidConstraint {
     Refused(String),
     #[error("{0}, in the schema at {1}")]
     Schema(String, String),
-    #[error("it is too much: {0}")]
+    #[error("it is too large: {0}")]
     TooMuch(&'static str),
     #[error("it could not be read, which is a fault of the server's")]
     Panicked,

@@ -85,13 +85,13 @@ impl Breakers {
             return text.len();
         }
         for after in 0..text.len() {
-            let (before, behind) = text.split_at(text.len() - after);
+            let (before, following) = text.split_at(text.len() - after);
             let Some(tails) = before.last().and_then(|head| self.0.get(head)) else {
                 continue;
             };
             let longest = tails
                 .iter()
-                .filter(|tail| behind.starts_with(tail))
+                .filter(|tail| following.starts_with(tail))
                 .map(|tail| tail.len())
                 .max();
             if let Some(longest) = longest {
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn the_longest_repetition_that_a_token_would_go_on_with_counts() {
-        // By trying each token behind each beginning.
+        // By trying each token after each beginning.
         let definition = |text: &[Token], allowed: usize| {
             let mut found = std::collections::BTreeMap::new();
             for (place, &token) in text.iter().enumerate().skip(1) {

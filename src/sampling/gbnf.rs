@@ -205,7 +205,7 @@ impl Reader<'_> {
         }
         let (least, most) = (least as usize, most.map(|most| most as usize));
         if least > MAX_REPETITIONS {
-            return Err(self.syntax("a part can be asked for at most 2000 times"));
+            return Err(self.syntax("a part can be repeated at most 2000 times"));
         }
         Ok((least, most.filter(|&most| most <= MAX_REPETITIONS)))
     }

@@ -426,7 +426,7 @@ fn check_schema(schema: &Value) -> Result<usize, InvalidConstraint> {
                 let inner = |name: &str| fields.get(name).and_then(Value::as_object);
                 if inner("properties").is_some_and(|inner| inner.len() > MOST_PROPERTIES) {
                     return Err(InvalidConstraint::TooMuch(
-                        "an object of a schema may have 1000 properties",
+                        "an object of a schema may have at most 1000 properties",
                     ));
                 }
                 if let Some(patterns) = inner("patternProperties") {
@@ -459,7 +459,7 @@ fn check_optional(expressions: &[&str]) -> Result<(), InvalidConstraint> {
         .sum();
     if optional > MOST_OPTIONAL {
         return Err(InvalidConstraint::TooMuch(
-            "expressions may have 4000 parts that can be left out or repeated",
+            "expressions may have at most 4000 optional or repeated parts",
         ));
     }
     Ok(())
@@ -821,12 +821,12 @@ mod tests {
         let many: Value = serde_json::from_str(&many).expect("JSON");
         let rules = guidance.json_schema(&many).expect("it shows later");
         let mut text = rules.follow().expect("a beginning");
-        let stuck = text
+        let failed = text
             .allowed()
             .map(drop)
             .and_then(|()| text.accept(Token(i32::from(b'{') - 1)))
             .and_then(|()| text.allowed().map(drop));
-        let said = stuck.expect_err("too many ways to go on").to_string();
+        let said = failed.expect_err("too many ways to go on").to_string();
         assert!(
             said.contains("any further: Current row has 2100 items; max is 2000."),
             "{said}"

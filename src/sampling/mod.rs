@@ -834,7 +834,7 @@ mod tests {
             &[0],
             &[3; 5],
         );
-        // The last token of a bad word, where the others stand at the end.
+        // The last token of a bad word, where the text ends with the others.
         check(
             SamplingParams {
                 bad_words: words(&[&[0, 0, 1, 0], &[0, 0, 0], &[0, 0, 1, 1]]),

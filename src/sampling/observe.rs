@@ -468,12 +468,12 @@ mod tests {
             for row in rows() {
                 let token = sampler.sample_watched(&row, &mut recording);
                 let token = token.expect("not stuck").expect("a token");
-                let told = recording.observed(token, &watch, Some(&LogprobSpec::top(0)));
-                let draw = told.trace.expect("asked for").draw;
+                let observed = recording.observed(token, &watch, Some(&LogprobSpec::top(0)));
+                let draw = observed.trace.expect("requested").draw;
                 assert_eq!(draw.is_some(), draws);
                 if let Some(Draw { random, low, high }) = draw {
                     assert!(low <= random && random <= high, "{random} {low} {high}");
-                    let probability = f64::from(told.modes[0].logprob).exp();
+                    let probability = f64::from(observed.modes[0].logprob).exp();
                     assert!((high - low - probability).abs() < 1e-6);
                     spread = spread.max(random);
                 }
@@ -519,7 +519,7 @@ mod tests {
         for row in rows().take(30) {
             let token = sampler.sample_watched(&row, &mut recording);
             let token = token.expect("not stuck").expect("a token");
-            let told = recording.observed(token, &watch, Some(&LogprobSpec::top(600)));
+            let observed = recording.observed(token, &watch, Some(&LogprobSpec::top(600)));
             // Each step by hand, in f64.
             let raw: Vec<f64> = row.iter().map(|&logit| f64::from(logit)).collect();
             let mut biased = raw.clone();
@@ -539,13 +539,13 @@ mod tests {
                 sampled[id] = masked[id] / 0.5;
             }
             let log_sum = |row: &[f64]| row.iter().map(|x| x.exp()).sum::<f64>().ln();
-            for (row, told) in [&raw, &biased, &penalized, &masked, &sampled]
+            for (row, observed) in [&raw, &biased, &penalized, &masked, &sampled]
                 .iter()
-                .zip(&told.modes)
+                .zip(&observed.modes)
             {
                 let candidates = row.iter().filter(|logit| logit.is_finite()).count();
-                assert_eq!(told.top.len(), candidates);
-                for &(token, logprob) in told.top.iter().chain([&(token, told.logprob)]) {
+                assert_eq!(observed.top.len(), candidates);
+                for &(token, logprob) in observed.top.iter().chain([&(token, observed.logprob)]) {
                     let expect = row[token.index()] - log_sum(row);
                     assert!(
                         (f64::from(logprob) - expect).abs() < 1e-5,
@@ -554,9 +554,9 @@ mod tests {
                 }
             }
             let kept = (log_sum(&masked) - log_sum(&penalized)).exp();
-            assert!((f64::from(told.kept_mass) - kept).abs() < 1e-5);
+            assert!((f64::from(observed.kept_mass) - kept).abs() < 1e-5);
 
-            let trace = told.trace.expect("asked for");
+            let trace = observed.trace.expect("requested");
             let names: Vec<&str> = trace.stages.iter().map(|stage| stage.name).collect();
             assert_eq!(
                 names,

@@ -700,11 +700,11 @@ mod tests {
             })
         };
         let first = of(&params(&["dry"]));
-        let behind = of(&params(&["top_k", "dry"]));
-        assert!(behind.changes.is_empty());
+        let reordered = of(&params(&["top_k", "dry"]));
+        assert!(reordered.changes.is_empty());
         let first = apply(&mut first.changes.into_iter(), &["dry"]);
-        let behind = apply(&mut behind.picks.into_iter(), &["top_k", "dry"]);
-        assert_eq!(first, behind);
+        let reordered = apply(&mut reordered.picks.into_iter(), &["top_k", "dry"]);
+        assert_eq!(first, reordered);
         let changed = first
             .iter()
             .filter(|&&(id, logit)| row[id as usize] != logit)
