@@ -36,7 +36,10 @@ pub(super) enum FetchError {
 
 impl FetchError {
     /// The error itself if it is the file system's, else what `explain` makes of its text.
-    pub(super) fn or(self, explain: impl FnOnce(String) -> SourceError) -> SourceError {
+    pub(super) fn into_source_error(
+        self,
+        explain: impl FnOnce(String) -> SourceError,
+    ) -> SourceError {
         match self {
             Self::Status(status) => explain(format!("the server answered {status}")),
             Self::Failed(reason) => explain(reason),

@@ -433,7 +433,7 @@ impl<'a> Hub<'a> {
                     status: status.as_u16(),
                 }
             }
-            error => error.or(|reason| self.failed(reason)),
+            error => error.into_source_error(|reason| self.failed(reason)),
         }
     }
 }

@@ -87,7 +87,9 @@ pub fn fetch_package(
     loop {
         if !holds(&wheel, link.sha256.as_deref())? {
             let downloaded = client.download(&link.url, &wheel, &package.wheel);
-            downloaded.map_err(|error| error.or(|reason| failed(package, &link.url, reason)))?;
+            downloaded.map_err(|error| {
+                error.into_source_error(|reason| failed(package, &link.url, reason))
+            })?;
         }
         match unpack(package, &wheel, link.sha256.as_deref(), &file) {
             Ok(()) => break,
@@ -254,7 +256,7 @@ fn find(
     let link = match client.text(&url, "text/html") {
         Ok((page, from)) => find_link(&page, &from, &package.wheel),
         Err(FetchError::Status(StatusCode::NOT_FOUND)) => None,
-        Err(error) => return Err(error.or(|reason| failed(package, &url, reason))),
+        Err(error) => return Err(error.into_source_error(|reason| failed(package, &url, reason))),
     };
     link.ok_or_else(|| SourceError::NotInIndex {
         wheel: package.wheel.clone(),
