@@ -418,9 +418,11 @@ fn the_types_hold_all_that_is_allowed_and_every_word_differs() {
         };
         let mut configs = Vec::new();
         for value in values {
-            // Flash attention lets quantized values pass, and a name lets models be loaded at the first use.
+            // What some values need: flash attention for quantized ones, lanes for pinned prefixes, a name for models that
+            // are loaded at the first use.
             let flags = vec![
                 set("engine.flash_attention", "true"),
+                set("engine.cache_lanes", "64"),
                 set("model.name", "a"),
                 set(setting.key, &value),
             ];
