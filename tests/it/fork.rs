@@ -542,7 +542,9 @@ fn answers_are_kept_for_a_while_and_for_their_own() {
             );
             let message = error["message"].as_str().expect("text");
             assert!(
-                message.contains("The last 2 of /v1/completions are kept, of at most 30 tokens"),
+                message.contains(
+                    "The last 2 answers of /v1/completions are kept, with at most 30 tokens"
+                ),
                 "{message}"
             );
         }

@@ -194,7 +194,7 @@ fn sizes() -> Vec<Case> {
         body(
             "a text that is too long to be truncated",
             long("prompt", (1 << 20) + 1).replace('}', ", \"truncate_prompt_tokens\": 5}"),
-            "400 {\"message\":\"`prompt` that is to be truncated must not come to more than 1048576 bytes, but it comes to \
+            "400 {\"message\":\"`prompt` with `truncate_prompt_tokens` must not have more than 1048576 bytes, but it has \
              1048577.\",\"type\":\"invalid_request_error\",\"param\":\"prompt\",\"code\":null}",
         ),
         body(
