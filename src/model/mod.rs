@@ -8,7 +8,7 @@
 //! | [`loaded`] | [`Model`]: weights, vocabulary and adapters |
 //! | [`vocab`], [`adapter`] | the vocabulary, and LoRA adapters |
 //! | [`runner`], [`context`] | what evaluates tokens: a trait, and llama.cpp's context |
-//! | [`llama`], [`backend`], [`cpu_libraries`] | other calls of llama.cpp |
+//! | [`llama`], [`backend`], `cpu_libraries` | other calls of llama.cpp |
 //! | [`routines`], [`specimen`] | llama.cpp's CPU routines, and a small model to try them on |
 //! | [`huge_pages`], [`simd`] | memory and instructions of this machine |
 
