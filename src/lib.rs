@@ -31,7 +31,7 @@
 //! 3. [`engine::Engine::submit`] waits for a place (`engine::places`): a permit and a worker with room. Clients take turns
 //!    (`engine::queue`), as they do before that at the cores for making tokens.
 //! 4. The worker (`engine::worker`) gives the sequence a lane, with the cells that another lane already has
-//!    (`engine::lanes`), evaluates the rest of the prompt in chunks (`engine::plan`), and then one token a round with
+//!    (`engine::cache`), evaluates the rest of the prompt in chunks (`engine::plan`), and then one token a round with
 //!    everyone else (`engine::schedule`). How many sequences share a decode, and how many contexts there are, was
 //!    measured (`engine::tune`), and which decodes have the bits of single rows (`engine::exact`), at the start or in idle
 //!    moments (`engine::idle`); how many threads a decode gets depends on who else wants the cores (`engine::cores`).

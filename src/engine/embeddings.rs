@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::alive::Alive;
 use super::error::EngineError;
 use super::memory::{Need, mib};
 use super::places::{Lease, Places};
-use super::supervisor::Alive;
-use super::worker::Shared;
+use super::shared::Shared;
 use super::{StartError, WORKER_STACK_BYTES, fitting_rows};
 use crate::config::{self, Config};
 use crate::metrics;

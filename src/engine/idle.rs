@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::cores;
+use super::shared::Shared;
 use super::tune::{Moment, Step, Tuning};
-use super::worker::Shared;
 
 /// How long nothing must have been evaluated; twice as long after each try that something disturbed, up to a bound.
 const QUIET: Duration = Duration::from_millis(500);

@@ -1,14 +1,13 @@
-//! Threads that find which tokens a constraint allows next, while the decode that they are wanted after runs. They are
-//! few; what one of them finds slowly keeps no decode waiting.
+//! Threads that compute which tokens a constraint allows next, while the decode of the token before runs. There are few; a
+//! constraint that is slow delays no decode.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::worker::Message;
 use crate::sampling::Follower;
 
-/// Grammars nest, and what follows them calls itself.
+/// Grammars nest, and the matcher recurses.
 const STACK_BYTES: usize = 16 << 20;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -16,15 +15,15 @@ type Job = Box<dyn FnOnce() + Send>;
 /// The threads end when this is dropped.
 pub struct Masks(Sender<Job>);
 
-/// What is lent to one of the threads comes back here. Once this is dropped, it is not worked on any further.
-pub struct Lent {
-    back: Receiver<Follower>,
+/// A mask that is being computed. Dropping it stops the computation.
+pub struct PendingMask {
+    result: Receiver<Follower>,
     _wanted: Arc<()>,
 }
 
-/// Nothing comes back any more.
+/// The computation panicked, or its thread is gone.
 #[derive(Debug)]
-pub struct Lost;
+pub struct MaskLost;
 
 impl Masks {
     pub fn start(threads: usize) -> Result<Self, std::io::Error> {
@@ -37,13 +36,11 @@ impl Masks {
                 .stack_size(STACK_BYTES)
                 .spawn(move || {
                     loop {
-                        // In a statement of its own, so that others may wait while this one works.
+                        // In a statement of its own, so that the lock is released before the job runs.
                         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(job) = job else { return };
                         if catch_unwind(AssertUnwindSafe(job)).is_err() {
-                            tracing::error!(
-                                "what finds the tokens that a constraint allows panicked"
-                            );
+                            tracing::error!("computing a constraint's allowed tokens panicked");
                         }
                     }
                 })?;
@@ -51,32 +48,36 @@ impl Masks {
         Ok(Self(sender))
     }
 
-    /// Has it found what is allowed next; the worker with this mailbox is told when it is.
-    pub fn find(&self, mut follower: Follower, mailbox: Sender<Message>) -> Lent {
-        let (back, lent) = channel();
+    /// Starts to compute what is allowed next, and calls `wake` when that is done. It is not called for a mask that was
+    /// dropped.
+    pub fn start_mask(
+        &self,
+        mut follower: Follower,
+        wake: impl FnOnce() + Send + 'static,
+    ) -> PendingMask {
+        let (sender, result) = channel();
         let wanted = Arc::new(());
         let is_wanted = Arc::downgrade(&wanted);
         let _ = self.0.send(Box::new(move || {
             follower.prepare_while(|| is_wanted.strong_count() > 0);
-            // Nobody takes it back if the sequence has ended.
-            if back.send(follower).is_ok() {
-                let _ = mailbox.send(Message::Allowed);
+            if sender.send(follower).is_ok() {
+                wake();
             }
         }));
-        Lent {
-            back: lent,
+        PendingMask {
+            result,
             _wanted: wanted,
         }
     }
 }
 
-impl Lent {
-    /// What was lent, if it is back.
-    pub fn take_back(&self) -> Result<Option<Follower>, Lost> {
-        match self.back.try_recv() {
+impl PendingMask {
+    /// The follower with its mask; `None` if it is not ready yet.
+    pub fn try_finish(&self) -> Result<Option<Follower>, MaskLost> {
+        match self.result.try_recv() {
             Ok(follower) => Ok(Some(follower)),
             Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(Lost),
+            Err(TryRecvError::Disconnected) => Err(MaskLost),
         }
     }
 }
@@ -110,21 +111,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lent_comes_back_and_the_worker_is_told() {
+    fn masks_come_back_and_wake_the_worker() {
         let masks = Masks::start(2).expect("threads");
-        let (mailbox, messages) = channel();
+        let (wakes, woken) = channel();
+        let wake = || {
+            let wakes = wakes.clone();
+            move || {
+                let _ = wakes.send(());
+            }
+        };
         let follower = |only| Follower::new(&Constraint::new(Arc::new(Only(only))));
-        let mut lent: Vec<Lent> = (0..3)
-            .map(|only| masks.find(follower(Some(only)), mailbox.clone()))
+        let mut pending: Vec<PendingMask> = (0..3)
+            .map(|only| masks.start_mask(follower(Some(only)), wake()))
             .collect();
-        lent.push(masks.find(follower(None), mailbox.clone()));
-        // The one that panics is told of as well, and its thread lives on.
+        pending.push(masks.start_mask(follower(None), wake()));
+        // One that panics wakes the worker too, and its thread lives on.
         for _ in 0..4 {
-            assert!(matches!(messages.recv(), Ok(Message::Allowed)));
+            woken.recv().expect("a wake-up");
         }
-        let mut back: Vec<Follower> = lent
+        let mut back: Vec<Follower> = pending
             .iter()
-            .map(|lent| lent.take_back().expect("not lost").expect("back"))
+            .map(|mask| mask.try_finish().expect("not lost").expect("ready"))
             .collect();
         assert!(back.pop().expect("the last").allowed().is_err());
         for (only, follower) in back.iter_mut().enumerate() {
@@ -132,17 +139,17 @@ mod tests {
             follower.accept(Token(0));
             assert!(follower.allowed().expect("allowed")[(only + 1) % 3]);
         }
-        // Whoever is not waited for is not told of.
-        drop(masks.find(follower(None), mailbox.clone()));
-        let last = masks.find(follower(Some(0)), mailbox.clone());
+        // A mask that was dropped wakes nobody.
+        drop(masks.start_mask(follower(None), wake()));
+        let last = masks.start_mask(follower(Some(0)), wake());
         drop(masks);
-        assert!(matches!(messages.recv(), Ok(Message::Allowed)));
-        while last.take_back().is_ok_and(|back| back.is_none()) {
+        woken.recv().expect("a wake-up");
+        while last.try_finish().is_ok_and(|back| back.is_none()) {
             std::thread::yield_now();
         }
     }
 
-    /// Tells of each token, and waits for leave to go on.
+    /// Reports each token, and waits for permission to continue.
     struct Slow(Sender<()>, Arc<Mutex<Receiver<()>>>);
 
     impl Rules for Slow {
@@ -157,28 +164,33 @@ mod tests {
         }
         fn accept(&mut self, _: Token) -> Result<(), Stuck> {
             let _ = self.0.send(());
-            let _ = self.1.lock().expect("leave").recv();
+            let _ = self.1.lock().expect("not poisoned").recv();
             Ok(())
         }
     }
 
     #[test]
-    fn what_nobody_waits_for_is_given_up() {
+    fn a_dropped_mask_is_given_up() {
         let masks = Masks::start(1).expect("threads");
-        let (mailbox, messages) = channel();
-        let (told, tokens) = channel();
-        let (leave, waits) = channel();
-        let slow = Slow(told, Arc::new(Mutex::new(waits)));
+        let (wakes, woken) = channel();
+        let (seen, tokens) = channel();
+        let (permit, waits) = channel();
+        let slow = Slow(seen, Arc::new(Mutex::new(waits)));
         let mut follower = Follower::new(&Constraint::new(Arc::new(slow)));
         (0..3).for_each(|id| follower.accept(Token(id)));
-        let lent = masks.find(follower, mailbox.clone());
+        let unwanted = wakes.clone();
+        let pending = masks.start_mask(follower, move || {
+            let _ = unwanted.send(());
+        });
         tokens.recv().expect("the first of the three");
-        drop(lent);
-        leave.send(()).expect("it waits");
-        // The thread goes on with the next job, and the other two tokens are never looked at.
+        drop(pending);
+        permit.send(()).expect("it waits");
+        // The thread continues with the next job, and never looks at the other two tokens.
         let next = Follower::new(&Constraint::new(Arc::new(Only(Some(0)))));
-        let _next = masks.find(next, mailbox);
-        assert!(matches!(messages.recv(), Ok(Message::Allowed)));
+        let _next = masks.start_mask(next, move || {
+            let _ = wakes.send(());
+        });
+        woken.recv().expect("a wake-up");
         assert!(tokens.try_recv().is_err());
     }
 }

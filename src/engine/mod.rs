@@ -1,20 +1,22 @@
 //! The engine: a [`Request`] becomes a [`Generation`], a stream of [`Delta`]s.
 //!
 //! A pool of contexts over one model, each on a thread of its own ([`worker`]). A sequence takes a place ([`places`]),
-//! is sent to that place's worker, gets a lane there ([`lanes`]), and advances with all others, a step a round
+//! is sent to that place's worker, gets a lane there ([`cache`]), and advances with all others, a step a round
 //! ([`schedule`]). How prompts are cut and prefixes reused without moving a bit is [`plan`]; text and stop strings are
 //! [`text`]. Vectors of texts are made beside all that ([`embeddings`]).
 
+mod alive;
 mod bits_class;
+mod cache;
 mod cores;
 mod draft;
 mod embeddings;
 mod error;
 mod exact;
 mod idle;
-mod lanes;
 mod masks;
 mod memory;
+mod message;
 mod models;
 mod places;
 mod plan;
@@ -22,6 +24,7 @@ mod queue;
 mod request;
 mod schedule;
 mod score;
+mod shared;
 mod sharing;
 mod supervisor;
 mod tally;
@@ -62,19 +65,21 @@ use crate::metrics::{self, Cells, Load};
 use crate::model::{
     self, Adapters, ContextShape, FileHash, Heads, Model, Output, Routines, Runners,
 };
+use alive::Alive;
 use bits_class::bits_class;
+use cache::{Directory, Filled};
 use cores::Cores;
 use embeddings::Embeddings;
-use lanes::{Directory, Filled};
 use masks::Masks;
 use memory::{Need, mib};
+use message::{Job, Message};
 use models::Use;
 use places::{Lease, Places};
 use plan::Cuts;
+use shared::Shared;
 use sharing::Sharing;
-use supervisor::{Alive, Supervisor};
+use supervisor::Supervisor;
 use tune::{Arrangement, Tuning};
-use worker::{Job, Message, Shared};
 
 /// A worker's stack, as large as that of a program's first thread, on which llama.cpp mostly runs.
 const WORKER_STACK_BYTES: usize = 8 << 20;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::alive::Alive;
 use super::error::EngineError;
 use super::queue::FairQueue;
-use super::supervisor::Alive;
 
 /// All places of a model, over all its workers.
 #[derive(Debug)]

@@ -1,18 +1,18 @@
-//! How a prompt is cut into decodes, and what of a known prefix may be used again, so that every bit is that of the
-//! prompt evaluated whole on a fresh context. All of it is arithmetic on lengths.
+//! How a prompt is cut into decodes, and how much of a cached prefix may be reused, so that every bit is that of the prompt
+//! evaluated alone on a fresh context. Everything here is arithmetic on lengths.
 
 use crate::model::{Adapters, Token};
 
-/// llama.cpp's kernels take rows four at a time and compute what is left over by another routine, with other low bits;
-/// and decodes of fewer than eight rows differ throughout. So prompts are cut at multiples of this, and no decode is
-/// smaller: then each row falls into the same group as in the whole prompt.
+/// llama.cpp's kernels take rows four at a time and compute the rest by another routine, with other low bits; and decodes
+/// of fewer than eight rows differ throughout. So prompts are cut at multiples of this, and no decode is smaller: then each
+/// row falls into the same group as in the uncut prompt.
 ///
 /// Measured on Gemma 3's K-quants, where a cut elsewhere moves logits by up to 1; Q4_1 is the same wherever it is cut.
-/// `engine::exact` finds on each machine whether it holds there, and what does if not.
+/// `engine::exact` checks it on each machine, and finds what holds there if it does not.
 pub const GROUP_ROWS: usize = 8;
 
-/// Rows of a prompt's decode, at most, where flash attention is on: from 64 rows on llama.cpp has another routine for it.
-/// Prompts are cut in other places where their beginning is known, and when they are scored.
+/// Most rows of a prompt's decode with flash attention: from 64 rows on llama.cpp uses another routine for it, and prompts
+/// are cut in other places if their beginning is cached or they are scored.
 pub const FLASH_ROWS: usize = 56;
 
 /// Where prompts are cut.
@@ -20,7 +20,7 @@ pub const FLASH_ROWS: usize = 56;
 pub struct Cuts {
     /// The reference cuts prompts at multiples of this many tokens; a multiple of `rows`.
     pub batch_tokens: usize,
-    /// At multiples of this many tokens a prompt may be cut, into decodes of no fewer.
+    /// A prompt may be cut at multiples of this many tokens, into decodes of no fewer.
     pub rows: usize,
 }
 
@@ -29,8 +29,8 @@ pub struct Cuts {
 pub struct PromptPlan {
     /// Tokens of the prompt.
     length: usize,
-    /// Where the reference starts its last decode if that has fewer rows than a group, which then have bits of their own;
-    /// else the prompt's length.
+    /// Where the reference starts its last decode if that has fewer rows than a group, whose bits are their own; else the
+    /// prompt's length.
     border: usize,
     /// Rows of a group.
     group: usize,
@@ -51,13 +51,13 @@ impl PromptPlan {
         }
     }
 
-    /// Tokens whose cells any other prompt may use, once they are evaluated: whole groups.
+    /// Tokens whose cells any other prompt may reuse once they are evaluated: whole groups.
     pub fn shareable(&self) -> usize {
         self.floor(self.border)
     }
 
-    /// How many cells to take over when the first `known` tokens are known: whole groups, and what is left to evaluate
-    /// must be a decode of its own.
+    /// How many cells to reuse when those of the first `known` tokens are cached: whole groups, and enough tokens must be
+    /// left for a decode.
     pub fn reuse(&self, known: usize) -> usize {
         if self.border < self.length && known >= self.border {
             return self.border;
@@ -80,23 +80,23 @@ impl PromptPlan {
         }
     }
 
-    /// Down to whole groups.
+    /// Rounded down to whole groups.
     fn floor(&self, rows: usize) -> usize {
         rows / self.group * self.group
     }
 }
 
-/// All that cells depend on: tokens, and the adapters under which they are evaluated. Here alone it is decided whether
-/// what one sequence has evaluated is what another begins with.
+/// Everything cells depend on: tokens, and the adapters under which they are evaluated. Cells of one sequence are reused by
+/// another only as far as their keys agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stem<'a> {
+pub struct PrefixKey<'a> {
     pub tokens: &'a [Token],
     pub adapters: &'a Adapters,
 }
 
-impl Stem<'_> {
+impl PrefixKey<'_> {
     /// Tokens that both begin with; none if their adapters differ.
-    pub fn common(self, other: Stem<'_>) -> usize {
+    pub fn common(self, other: PrefixKey<'_>) -> usize {
         if self.adapters != other.adapters {
             return 0;
         }
@@ -115,7 +115,7 @@ pub mod tests {
     };
 
     #[test]
-    fn whole_groups_are_taken_over_and_a_decode_is_left() {
+    fn whole_groups_are_reused_and_a_decode_is_left() {
         let check = |length, known, expect| {
             assert_eq!(
                 PromptPlan::new(length, CUTS).reuse(known),
@@ -131,7 +131,7 @@ pub mod tests {
         check(24, 20, 16);
         check(24, 7, 0);
         check(512, 512, 504);
-        // The reference evaluates 512, then 3: those 3 rows stand alone.
+        // The reference evaluates 512, then 3: those 3 rows are a decode of their own.
         check(515, 515, 512);
         check(515, 512, 512);
         check(515, 511, 504);
@@ -188,19 +188,19 @@ pub mod tests {
     }
 
     #[test]
-    fn stems_are_common_under_equal_adapters() {
+    fn prefixes_are_common_under_equal_adapters() {
         let none = Adapters::default();
         let half = Adapters::new([(0, 0.5), (1, 0.0)]);
         let same = Adapters::new([(0, 0.5)]);
         let other = Adapters::new([(1, 0.5)]);
         let tokens: Vec<Token> = (0..9).map(Token).collect();
         let check = |a: &Adapters, b: &Adapters, expect| {
-            let stem = |adapters, length| Stem {
+            let key = |adapters, length| PrefixKey {
                 tokens: &tokens[..length],
                 adapters,
             };
-            assert_eq!(stem(a, 9).common(stem(b, 5)), expect, "{a:?} {b:?}");
-            assert_eq!(stem(a, 9) == stem(b, 9), expect > 0, "{a:?} {b:?}");
+            assert_eq!(key(a, 9).common(key(b, 5)), expect, "{a:?} {b:?}");
+            assert_eq!(key(a, 9) == key(b, 9), expect > 0, "{a:?} {b:?}");
         };
         check(&none, &none, 5);
         check(&half, &same, 5);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::plan::Stem;
+use super::plan::PrefixKey;
 use crate::logprobs::{Tell, TokenLogprob};
 use crate::model::{Adapters, Token};
 use crate::sampling::{Observed, SamplingParams, Watch};
@@ -77,8 +77,8 @@ impl Request {
     }
 
     /// What the cells of its prompt depend on.
-    pub(super) fn stem(&self) -> Stem<'_> {
-        Stem {
+    pub(super) fn prefix_key(&self) -> PrefixKey<'_> {
+        PrefixKey {
             tokens: &self.prompt,
             adapters: &self.adapters,
         }
@@ -87,19 +87,6 @@ impl Request {
     /// Whether it goes on from within an earlier answer.
     pub(super) fn is_fork(&self) -> bool {
         !self.kept.is_empty() || self.given.is_some()
-    }
-
-    /// Cells that it may take over at most, of its prompt and of what it keeps: the last token that is kept is evaluated in
-    /// any case, for the row that tells what follows.
-    pub(super) fn most_cells(&self) -> usize {
-        self.prompt.len() + self.kept.len().saturating_sub(1)
-    }
-
-    /// Of these tokens, which were generated after its prompt, how many it need not evaluate again.
-    pub(super) fn resumed(&self, generated: &[Token]) -> usize {
-        let most = self.kept.len().saturating_sub(1);
-        let pairs = self.kept[..most].iter().zip(generated);
-        pairs.take_while(|(a, b)| a == b).count()
     }
 }
 

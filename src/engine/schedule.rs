@@ -1,24 +1,24 @@
-//! Who advances next: a pure function of the sequences and of who went last.
+//! Which sequences advance next: a pure function of the sequences and of the round before.
 
-/// Where a sequence stands.
+/// What a sequence needs next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// It waits for cells of another lane; nothing can be done for it.
+    /// It waits: for a lane, for cells, or for a mask.
     Waiting,
-    /// This many tokens of its prompt are still to be evaluated.
+    /// This many tokens of its prompt are left to evaluate.
     Prompt { left: usize },
     /// It has a token to evaluate.
     Generating,
 }
 
-/// One round: a token for everyone who generates, then one chunk of a prompt. So a stream waits for no more than one
-/// chunk, and prompts are not starved by streams. It is filled anew each time.
+/// One round: a token for each sequence that generates, then one chunk of a prompt. So a stream never waits for more than one
+/// chunk, and prompts are not starved by streams. It is reused from round to round.
 #[derive(Debug, Default)]
 pub struct Round {
     /// Sequences whose newest token is evaluated, in order of arrival.
     pub tokens: Vec<usize>,
-    /// The sequence whose prompt gets a chunk: the shortest first, so that a short request does not wait for a long
-    /// prompt; but each time one has overtaken an older one, that one is next, so that no prompt is starved.
+    /// The sequence whose prompt gets a chunk: the shortest, so that a short request does not wait for a long prompt. After a
+    /// prompt has overtaken an older one, the oldest is next, so that no prompt is starved.
     pub prompt: Option<usize>,
     /// Whether the last prompt overtook an older one.
     overtook: bool,
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn everyone_gets_a_token_and_one_prompt_a_chunk() {
+    fn every_sequence_gets_a_token_and_one_prompt_a_chunk() {
         let mut round = Round::default();
         check(&mut round, &[], &[], None);
         check(&mut round, &[Waiting], &[], None);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_prompt_overtakes_a_long_one_which_goes_on_all_the_same() {
+    fn a_short_prompt_overtakes_a_long_one_without_starving_it() {
         let mut round = Round::default();
         let long = Prompt { left: 4000 };
         check(&mut round, &[long], &[], Some(0));
@@ -93,7 +93,7 @@ mod tests {
         check(&mut round, &both, &[], Some(0));
         check(&mut round, &both, &[], Some(1));
         check(&mut round, &[long, Generating], &[1], Some(0));
-        // Whoever has just come is first, if no other overtook in the round before.
+        // A new prompt is first, unless another overtook in the round before.
         check(&mut round, &[long, Prompt { left: 8 }], &[], Some(1));
     }
 }

@@ -1,14 +1,14 @@
-//! Scores the rows of a prompt, side by side.
+//! Scores the rows of a prompt, on several threads.
 
 use std::sync::Arc;
 
 use crate::logprobs::{self, Likeliest, Tell, TokenLogprob};
 use crate::model::Token;
 
-/// Numbers that one thread reads in the time that starting another takes.
+/// About as many logits as one thread reads in the time it takes to start another.
 const WORTH_A_THREAD: usize = 1 << 20;
 
-/// What each row tells of its token; on up to `threads` threads, where there is enough to do.
+/// The score of each row's token; on up to `threads` threads if there is enough work.
 pub fn score_rows(rows: &[(&[f32], Token)], tell: &Tell, threads: usize) -> Vec<Arc<TokenLogprob>> {
     let numbers: usize = rows.iter().map(|(logits, _)| logits.len()).sum();
     let threads = threads.min(numbers / WORTH_A_THREAD).max(1);
@@ -26,7 +26,7 @@ pub fn score_rows(rows: &[(&[f32], Token)], tell: &Tell, threads: usize) -> Vec<
             match other.map(|other| other.join()) {
                 Ok(Ok(part)) => scores.extend(part),
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),
-                // The system gives no thread: it is done here.
+                // No thread could be started.
                 Err(_) => scores.extend(score_part(part, tell)),
             }
         }

@@ -1,9 +1,9 @@
-//! How many of a context's sequences share a decode. Idle moments may find more than the start did ([`super::idle`]), so
-//! it can change while the engine runs.
+//! How many sequences of a context share a decode. Tuning in idle moments ([`super::idle`]) may find wider decodes than the
+//! start did, so this can change while the engine runs.
 
 use std::sync::{PoisonError, RwLock};
 
-/// How many sequences share the next decode, by how many have a token to evaluate.
+/// How many sequences share the next decode, by the number of those with a token to evaluate.
 #[derive(Debug)]
 pub struct Sharing(RwLock<Vec<usize>>);
 
@@ -19,13 +19,13 @@ impl Sharing {
         groups[count.min(groups.len() - 1)]
     }
 
-    /// Most rows of such a decode.
+    /// Most sequences in a decode.
     pub fn width(&self) -> usize {
         let groups = self.0.read().unwrap_or_else(PoisonError::into_inner);
         groups.iter().copied().max().unwrap_or(1)
     }
 
-    /// From the next decode on. `false`: it was so already.
+    /// Takes effect at the next decode. `false`: nothing changed.
     pub fn change(&self, groups: Vec<usize>) -> bool {
         let mut now = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let differs = *now != groups;

@@ -1,48 +1,21 @@
 //! A worker's thread: it runs the worker, and makes it anew when it is lost.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::StartError;
 use super::error::EngineError;
+use super::message::Message;
 use super::request::Delta;
-use super::worker::{Ended, Message, Shared, Worker};
+use super::shared::Shared;
+use super::worker::{Ended, Worker};
 use crate::metrics;
 use crate::model::{Context, ContextShape, Model, Runner, Runners};
 
 /// Between two tries to make what a lost worker ran on.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// Which workers run.
-#[derive(Debug, Clone)]
-pub struct Alive(Arc<[AtomicBool]>);
-
-impl Alive {
-    pub fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| AtomicBool::new(true)).collect())
-    }
-
-    pub fn is(&self, worker: usize) -> bool {
-        self.0[worker].load(Ordering::Relaxed)
-    }
-
-    pub fn set(&self, worker: usize, alive: bool) {
-        self.0[worker].store(alive, Ordering::Relaxed);
-    }
-
-    /// Those that do not.
-    pub fn down(&self) -> impl Iterator<Item = usize> {
-        (0..self.workers()).filter(|&worker| !self.is(worker))
-    }
-
-    /// How many there are, running or not.
-    pub fn workers(&self) -> usize {
-        self.0.len()
-    }
-}
 
 /// All that it takes to make a worker, and to make it anew.
 pub struct Supervisor {
@@ -126,7 +99,7 @@ impl Supervisor {
                         let _ = deltas.send(Delta::Failed(EngineError::worker_down(self.number)));
                     }
                     // Dropped, which answers it.
-                    Message::Want(_) | Message::Gift { .. } | Message::Allowed => {}
+                    Message::Fetch(_) | Message::Transfer { .. } | Message::MaskReady => {}
                     Message::Close => return None,
                 }
             }

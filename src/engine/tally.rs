@@ -50,7 +50,7 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lanes::tests::request;
+    use super::super::cache::tests::request;
     use super::*;
 
     #[tokio::test]

@@ -91,7 +91,7 @@ pub struct Row {
 }
 
 /// A lane's cells, to be put into a lane of another context of the same shape.
-pub struct LaneState(Vec<u8>);
+pub struct LaneState(pub(crate) Vec<u8>);
 
 /// A llama.cpp context. It stays on the thread that made it.
 pub struct Context {
@@ -306,7 +306,7 @@ impl Runner for Context {
 
     /// What is cut off stays in memory, and llama.cpp multiplies it with zero as it goes over a lane: with what is not a
     /// number, as adapters at a large scale can make it, that is no zero. So a lane that nobody uses is written over it.
-    fn cleanse(&mut self, lane: usize) {
+    fn scrub(&mut self, lane: usize) {
         debug_assert!(lane < self.shape.lanes);
         if spare_lanes(&self.model, self.shape.output) > 0 {
             self.copies_pending = true;
@@ -400,7 +400,7 @@ impl Drop for Context {
 }
 
 /// Lanes of a context beyond those of its shape, in which nothing is ever evaluated: where adapters are loaded, one for
-/// `cleanse`. A context for embeddings is made anew instead.
+/// `scrub`. A context for embeddings is made anew instead.
 pub fn spare_lanes(model: &Model, output: Output) -> usize {
     usize::from(output == Output::Logits && !model.adapters().is_empty())
 }

@@ -18,8 +18,8 @@ pub trait Runner {
     fn embedding(&self, row: usize) -> Option<&[f32]>;
     /// Forgets what the lane holds from this position on. `false`: the model cannot cut there.
     fn cut(&mut self, lane: usize, from: usize) -> bool;
-    /// Empties a lane, of which nothing is left in memory either.
-    fn cleanse(&mut self, lane: usize);
+    /// Empties a lane and overwrites its memory: NaN in cells that are only cut would still reach what is computed later.
+    fn scrub(&mut self, lane: usize);
     /// Replaces what one lane holds by all that another holds.
     fn copy(&mut self, from: usize, to: usize);
     /// All that the lane holds, for another runner over the same model, if it can be had now.

@@ -134,14 +134,14 @@ impl Sampler {
             .unwrap_or(0)
     }
 
-    /// Lends out what knows the tokens that the constraint allows, so that another thread finds them. Until it is given
-    /// back, nothing can be drawn. `None`: every token is allowed.
-    pub fn lend(&mut self) -> Option<Follower> {
+    /// Gives out what computes the tokens that the constraint allows, for another thread. Nothing can be drawn until
+    /// [`Sampler::finish_mask`]. `None`: every token is allowed.
+    pub fn start_mask(&mut self) -> Option<Follower> {
         self.constraint.as_mut().map(Follower::take)
     }
 
-    /// Takes back what was lent.
-    pub fn give_back(&mut self, follower: Follower) {
+    /// Takes back what [`Sampler::start_mask`] gave out.
+    pub fn finish_mask(&mut self, follower: Follower) {
         self.constraint = Some(follower);
     }
 

@@ -63,8 +63,8 @@ impl Runner for Faulty {
     fn cut(&mut self, lane: usize, from: usize) -> bool {
         self.context.cut(lane, from)
     }
-    fn cleanse(&mut self, lane: usize) {
-        self.context.cleanse(lane);
+    fn scrub(&mut self, lane: usize) {
+        self.context.scrub(lane);
     }
     fn copy(&mut self, from: usize, to: usize) {
         self.context.copy(from, to);

@@ -450,7 +450,7 @@ fn a_cut_leaves_in_a_lane_what_cleansing_removes() {
         kv_type_v: KvType::f16,
     };
     let mut context = Context::new(&Arc::new(model), shape).expect("a context");
-    let mut last_row = |adapters: &Adapters, length: usize, cleanse: bool| {
+    let mut last_row = |adapters: &Adapters, length: usize, scrub: bool| {
         let rows: Vec<Row> = (0..length)
             .map(|position| Row {
                 token: Token(position as i32 * 31 + 7),
@@ -460,8 +460,8 @@ fn a_cut_leaves_in_a_lane_what_cleansing_removes() {
             })
             .collect();
         context.cut(0, 0);
-        if cleanse {
-            context.cleanse(0);
+        if scrub {
+            context.scrub(0);
         }
         context.adapt(adapters);
         context.decode(&rows, 1).expect("decoded");

@@ -1,0 +1,73 @@
+//! Evaluating rows. The cache owns the runner, so that no other module can touch its cells.
+
+use super::cells::Cells;
+use super::{Cache, Lane};
+use crate::metrics;
+use crate::model::{Adapters, DecodeError, Model, Row};
+
+impl Cache {
+    pub fn model(&self) -> &Model {
+        self.cells.model()
+    }
+
+    /// Evaluates rows under these adapters; a second time, if that may help.
+    pub fn decode(
+        &mut self,
+        rows: &[Row],
+        adapters: &Adapters,
+        threads: usize,
+    ) -> Result<(), DecodeError> {
+        let outcome = self.try_decode(rows, adapters, threads);
+        if !outcome.is_err_and(DecodeError::may_pass) {
+            return outcome;
+        }
+        // Cells that were evaluated of them would be in the way.
+        for lane_rows in rows.chunk_by(|row, next| row.lane == next.lane) {
+            let first = &lane_rows[0];
+            self.cut(first.lane, first.position);
+        }
+        self.try_decode(rows, adapters, threads)
+    }
+
+    fn try_decode(
+        &mut self,
+        rows: &[Row],
+        adapters: &Adapters,
+        threads: usize,
+    ) -> Result<(), DecodeError> {
+        self.cells.adapt(adapters);
+        let outcome = self.cells.decode(rows, threads);
+        metrics::decoded(outcome.is_ok());
+        outcome
+    }
+
+    /// The logits of a row of the last decode; `None` if none were asked for.
+    pub fn logits(&self, row: usize) -> Option<&[f32]> {
+        self.cells.logits(row)
+    }
+}
+
+impl<C: Cells> Cache<C> {
+    /// Drops cells that were evaluated in vain, from this position on: of drafts, of bridges, of rows that failed.
+    pub fn cut(&mut self, lane: usize, from: usize) {
+        self.cells.cut(lane, from);
+    }
+
+    /// Cells of this lane may hold NaN: rows were evaluated under adapters, which at a large scale can make numbers
+    /// overflow, and their logits have not been looked at.
+    pub fn mark_maybe_nan(&mut self, lane: usize) {
+        self.lanes[lane].maybe_nan = true;
+    }
+
+    /// The first position of a lane that holds nothing, if the lane can take a token there and drop it again. A lane whose
+    /// sequence generates cannot.
+    pub fn bridge_position(&self, lane: usize) -> Option<usize> {
+        let Lane { prefix, lease, .. } = &self.lanes[lane];
+        let position = match lease {
+            None => prefix.holding().cells(),
+            Some(lease) if lease.evaluated < lease.prompt.len() => lease.evaluated,
+            Some(_) => return None,
+        };
+        (self.cells.can_cut() && position < self.rules.lane_tokens).then_some(position)
+    }
+}

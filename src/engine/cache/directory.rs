@@ -1,0 +1,130 @@
+//! What the workers know of each other's lanes.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::holding::Holding;
+use super::policy::Source;
+use super::reach::{Ask, reach};
+use crate::engine::plan::PromptPlan;
+use crate::engine::request::Request;
+
+/// What each worker's lanes hold or are about to hold. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Directory(Arc<Mutex<Vec<Vec<Option<Holding>>>>>);
+
+impl Directory {
+    pub fn new(workers: usize, lanes: usize) -> Self {
+        Self(Arc::new(Mutex::new(vec![vec![None; lanes]; workers])))
+    }
+
+    /// `None`: the lane holds nothing.
+    pub(super) fn publish(&self, worker: usize, lane: usize, holding: Option<Holding>) {
+        let mut workers = self.lock();
+        let lanes = workers.get_mut(worker);
+        if let Some(slot) = lanes.and_then(|lanes| lanes.get_mut(lane)) {
+            *slot = holding;
+        }
+    }
+
+    /// A worker's lanes hold nothing any more.
+    pub fn forget(&self, worker: usize) {
+        if let Some(lanes) = self.lock().get_mut(worker) {
+            lanes.fill(None);
+        }
+    }
+
+    /// The worker, other than the excepted one, and its lane that a request could reuse most cells of.
+    pub(super) fn best(
+        &self,
+        except: Option<usize>,
+        ask: &Ask,
+        plan: &PromptPlan,
+    ) -> Option<(usize, Source)> {
+        let workers = self.lock();
+        let others = workers.iter().enumerate();
+        others
+            .filter(|(worker, _)| Some(*worker) != except)
+            .flat_map(|(worker, lanes)| {
+                let lanes = lanes.iter().enumerate();
+                lanes.map(move |(lane, holding)| (worker, lane, holding))
+            })
+            .filter_map(|(worker, lane, holding)| {
+                let cells = reach(ask, holding.as_ref()?, plan);
+                (cells > 0).then_some((worker, Source { lane, cells }))
+            })
+            .max_by_key(|(_, source)| source.cells)
+    }
+
+    /// The worker that has most cells of a request's prompt.
+    pub fn best_worker(&self, request: &Request, plan: &PromptPlan) -> Option<usize> {
+        let (worker, _) = self.best(None, &Ask::of(request), plan)?;
+        Some(worker)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<Option<Holding>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many cells of a context are filled, for metrics.
+#[derive(Debug, Default)]
+pub struct Filled {
+    running: AtomicUsize,
+    cached: AtomicUsize,
+}
+
+impl Filled {
+    pub fn set(&self, running: usize, cached: usize) {
+        self.running.store(running, Ordering::Relaxed);
+        self.cached.store(cached, Ordering::Relaxed);
+    }
+
+    /// Those of running sequences, and those that are cached.
+    pub fn get(&self) -> (usize, usize) {
+        (
+            self.running.load(Ordering::Relaxed),
+            self.cached.load(Ordering::Relaxed),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::cache::tests::request;
+    use crate::engine::plan::tests::CUTS;
+    use crate::logprobs::Tell;
+    use crate::model::Token;
+
+    #[test]
+    fn other_workers_are_asked_for_what_they_hold_or_will_hold() {
+        let directory = Directory::new(2, 2);
+        let plan = PromptPlan::new(100, CUTS);
+        let holding = |len: usize, scored: bool| {
+            Some(Holding {
+                tokens: (0..80).map(Token).collect(),
+                len,
+                exact_len: len,
+                scores: if scored { len - 1 } else { 0 },
+                score_spec: Tell::top(if scored { 3 } else { 0 }),
+                ..Holding::default()
+            })
+        };
+        directory.publish(0, 1, holding(80, false));
+        directory.publish(1, 0, holding(40, true));
+        let best = |except, top| {
+            let request = request(0..100, top);
+            directory.best(Some(except), &Ask::of(&request), &plan)
+        };
+        assert_eq!(best(1, None), Some((0, Source { lane: 1, cells: 80 })));
+        assert_eq!(best(0, None), Some((1, Source { lane: 0, cells: 40 })));
+        assert_eq!(best(0, Some(3)), Some((1, Source { lane: 0, cells: 32 })));
+        assert_eq!(best(0, Some(4)), None);
+        assert_eq!(best(1, Some(0)), None);
+        directory.publish(0, 1, None);
+        assert_eq!(best(1, None), None);
+        directory.forget(1);
+        assert_eq!(best(0, None), None);
+    }
+}

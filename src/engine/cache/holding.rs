@@ -1,0 +1,208 @@
+//! What a lane holds, or will hold once a running prompt is evaluated.
+
+use std::sync::Arc;
+
+use crate::engine::plan::PrefixKey;
+use crate::logprobs::{Tell, TokenLogprob};
+use crate::model::{Adapters, Token};
+
+/// Facts about a lane's cells: everything [`super::reach`] looks at. A lane has one for its cells as they are, a running
+/// prompt has one for the cells it will leave, and other workers see a copy of either.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// The adapters under which all cells were evaluated.
+    pub adapters: Adapters,
+    /// The lane's tokens. Those after `len` and `complete` are not evaluated.
+    pub tokens: Arc<[Token]>,
+    /// Any prompt may reuse the cells of the first `len` tokens: they were evaluated as those of a prompt are.
+    pub len: usize,
+    /// The cells of the first `exact_len` of these are exact to the last bit: all in exact mode. In throughput mode, cells
+    /// of generated tokens and those evaluated after them are not.
+    pub exact_len: usize,
+    /// Known scores: those of the tokens from the second on.
+    pub scores: usize,
+    /// What each score contains.
+    pub score_spec: Tell,
+    /// Present if a prompt was evaluated to its end.
+    pub complete_prompt: Option<CompletePrompt>,
+    /// In exact mode: the tokens generated after the complete prompt. Their cells were evaluated one row at a time, so only
+    /// a fork, which does the same, may reuse them.
+    pub generated: Vec<Token>,
+}
+
+/// A prompt that was evaluated to its end. A request for the same prompt has nothing to evaluate: the choices of one
+/// request, and repeated requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompletePrompt {
+    /// It is the first `len` tokens. At most a group of them lies after [`Holding::len`].
+    pub len: usize,
+    /// Scored prompts have a row of logits for each token, others only for the last one. With some weights (F16) llama.cpp
+    /// computes a single row by another routine than several, so neither is used in place of the other.
+    pub scored: bool,
+    /// As [`Holding::exact_len`], of all its cells.
+    pub exact: bool,
+}
+
+impl Holding {
+    /// Filled cells.
+    pub fn cells(&self) -> usize {
+        let complete = self.complete_prompt.map_or(0, |prompt| prompt.len);
+        self.len.max(complete + self.generated.len())
+    }
+
+    /// Whether all reusable cells are exact.
+    pub fn is_exact(&self) -> bool {
+        self.exact_len == self.len
+    }
+
+    /// The first `len` tokens.
+    pub fn prefix(&self, len: usize) -> PrefixKey<'_> {
+        PrefixKey {
+            tokens: &self.tokens[..len],
+            adapters: &self.adapters,
+        }
+    }
+
+    /// The complete prompt, if it is this one.
+    pub fn complete(&self, prompt: PrefixKey<'_>) -> Option<CompletePrompt> {
+        self.complete_prompt
+            .filter(|complete| self.prefix(complete.len) == prompt)
+    }
+
+    /// Whether the first `cells` cells of a prompt can be copied from here.
+    pub fn covers(&self, prompt: PrefixKey<'_>, cells: usize) -> bool {
+        self.prefix(self.len).common(prompt) >= cells || self.complete(prompt).is_some()
+    }
+
+    /// Whether the numbers agree with each other.
+    fn is_consistent(&self) -> bool {
+        let complete = self.complete_prompt.map_or(0, |prompt| prompt.len);
+        self.exact_len <= self.len
+            && self.scores <= self.len
+            && self.len.max(complete) <= self.tokens.len()
+    }
+}
+
+/// A lane's [`Holding`], and what is kept beside its cells.
+#[derive(Debug, Default, Clone)]
+pub struct CachedPrefix {
+    holding: Holding,
+    /// `scores[i]` is that of token `i + 1`.
+    scores: Vec<Arc<TokenLogprob>>,
+    /// Of the complete prompt.
+    output: Option<CachedOutput>,
+}
+
+/// What a request for a complete prompt is answered from.
+#[derive(Debug, Clone)]
+pub struct CachedOutput {
+    /// Of all tokens but the first; empty if the prompt was not scored.
+    pub scores: Vec<Arc<TokenLogprob>>,
+    /// The row of logits that predicts what follows.
+    pub last_row: Arc<[f32]>,
+}
+
+impl CachedPrefix {
+    pub fn holding(&self) -> &Holding {
+        &self.holding
+    }
+
+    /// What a request for the complete prompt is answered from.
+    pub fn output(&self) -> Option<&CachedOutput> {
+        self.output.as_ref()
+    }
+
+    /// Keeps the first `cells` cells, from which `prompt` is evaluated further. `score_spec`: what its scores contain, if
+    /// it is scored.
+    pub fn start_prompt(
+        &mut self,
+        prompt: &Arc<[Token]>,
+        adapters: &Adapters,
+        cells: usize,
+        score_spec: Option<&Tell>,
+    ) {
+        // The score after the last kept cell is that of the token that comes next. `reach` has found that the scored prompt's
+        // own; of any other it is not known.
+        let scores = cells.saturating_sub(usize::from(score_spec.is_none()));
+        self.scores.truncate(scores);
+        if self.scores.is_empty() {
+            self.holding.score_spec = score_spec.cloned().unwrap_or_default();
+        }
+        self.output = None;
+        self.holding = Holding {
+            adapters: adapters.clone(),
+            tokens: Arc::clone(prompt),
+            len: cells,
+            exact_len: self.holding.exact_len.min(cells),
+            scores: self.scores.len(),
+            score_spec: std::mem::take(&mut self.holding.score_spec),
+            complete_prompt: None,
+            generated: Vec::new(),
+        };
+    }
+
+    /// Keeps the complete prompt, which is `prompt`, and `generated` of the tokens after it; `shareable` of its cells are
+    /// for any prompt.
+    pub fn start_complete(&mut self, prompt: &Arc<[Token]>, shareable: usize, generated: usize) {
+        let holding = &mut self.holding;
+        holding.tokens = Arc::clone(prompt);
+        holding.len = holding.len.min(shareable);
+        holding.exact_len = holding.exact_len.min(holding.len);
+        holding.generated.truncate(generated);
+    }
+
+    /// The first `len` cells are evaluated. `exact`: by decodes with the bits of exact ones. Returns whether all cells are
+    /// exact.
+    pub fn extend(
+        &mut self,
+        len: usize,
+        scores: impl IntoIterator<Item = Arc<TokenLogprob>>,
+        exact: bool,
+    ) -> bool {
+        let exact = exact && self.holding.is_exact();
+        self.holding.len = self.holding.len.max(len);
+        if exact {
+            self.holding.exact_len = self.holding.len;
+        }
+        self.scores.extend(scores);
+        self.holding.scores = self.scores.len();
+        exact
+    }
+
+    /// The prompt is evaluated to its end.
+    pub fn complete(&mut self, scored: bool, last_row: Arc<[f32]>, exact: bool) {
+        self.holding.complete_prompt = Some(CompletePrompt {
+            len: self.holding.tokens.len(),
+            scored,
+            exact,
+        });
+        let scores = if scored {
+            self.scores.clone()
+        } else {
+            Vec::new()
+        };
+        self.output = Some(CachedOutput { scores, last_row });
+        // Scores after the shareable cells are of use to this prompt alone.
+        self.scores.truncate(self.holding.len);
+        self.holding.scores = self.scores.len();
+    }
+
+    /// A token after the complete prompt is evaluated, for forks only.
+    pub fn push_generated(&mut self, token: Token) {
+        self.holding.generated.push(token);
+    }
+
+    /// In throughput mode: any prompt may reuse the cells of the whole prompt and of `generated`.
+    pub fn extend_with_generated(&mut self, generated: &[Token]) {
+        let holding = &mut self.holding;
+        holding.tokens = [&holding.tokens[..], generated].concat().into();
+        holding.len = holding.tokens.len();
+    }
+
+    /// Whether the facts are those of what is kept.
+    pub fn is_consistent(&self) -> bool {
+        self.holding.is_consistent()
+            && self.holding.scores == self.scores.len()
+            && self.holding.complete_prompt.is_some() == self.output.is_some()
+    }
+}

@@ -1,0 +1,101 @@
+//! What the workers of a model share.
+
+use std::sync::mpsc::Sender;
+
+use super::alive::Alive;
+use super::cache::{Directory, Filled};
+use super::cores::Cores;
+use super::masks::{Masks, PendingMask};
+use super::message::Message;
+use super::plan::{self, Cuts, PromptPlan};
+use super::request::Request;
+use super::sharing::Sharing;
+use crate::sampling::Sampler;
+
+pub struct Shared {
+    pub directory: Directory,
+    pub alive: Alive,
+    /// Each worker's mailbox, by number.
+    pub mailboxes: Vec<Sender<Message>>,
+    /// Filled cells of each worker when its last round began, by number.
+    pub cells: Vec<Filled>,
+    pub masks: Masks,
+    pub cores: Cores,
+    /// Exact mode: every sequence is evaluated exactly. Otherwise only those whose requests ask for it.
+    pub exact: bool,
+    /// Threads of every exact decode where the result depends on their number: with flash attention. It then also depends
+    /// on whether a decode has more than [`plan::FLASH_ROWS`].
+    pub fixed_threads: Option<usize>,
+    /// How many sequences share a decode.
+    pub sharing: Sharing,
+    /// Whether sequences with adapters share decodes: not in exact mode.
+    pub shares_adapted: bool,
+    /// Whether any prompt may reuse cells of generated tokens: not in exact mode, for they were not evaluated as a prompt is.
+    pub reuses_generated: bool,
+    /// Most tokens of a draft; 0 in exact mode.
+    pub draft_tokens: usize,
+    /// Most prompt tokens of a decode.
+    pub chunk_tokens: usize,
+    /// Most rows of logits of a decode.
+    pub logits_rows: usize,
+    pub cuts: Cuts,
+    /// Tokens that a lane holds.
+    pub lane_tokens: usize,
+}
+
+impl Shared {
+    /// Threads for one decode: as many as there are cores that neither another process nor another worker uses, unless the
+    /// decode must be exact and the number would move bits.
+    pub fn threads(&self, exact: bool) -> usize {
+        match self.fixed_threads {
+            Some(fixed) if exact || self.exact => fixed,
+            _ => self.cores.share(),
+        }
+    }
+
+    /// Whether a request shares no decode with others, because its bits would depend on them.
+    pub(super) fn runs_alone(&self, request: &Request) -> bool {
+        request.exact && !self.exact
+    }
+
+    /// Most rows of a decode of this prompt.
+    pub(super) fn prompt_rows(&self, request: &Request) -> usize {
+        let mut rows = self.chunk_tokens;
+        if request.prompt_logprobs.is_some() {
+            rows = rows.min(self.logits_rows);
+        }
+        if self.fixed_threads.is_some() && (self.exact || request.exact) {
+            rows = rows.min(plan::FLASH_ROWS);
+        }
+        rows
+    }
+
+    /// Whether a decode of this size has the bits of an exact one.
+    pub(super) fn is_exact(&self, rows: usize, threads: usize) -> bool {
+        self.fixed_threads
+            .is_none_or(|fixed| threads == fixed && rows <= plan::FLASH_ROWS)
+    }
+
+    /// Whether all decodes of a request's prompt have the bits of exact ones.
+    pub(super) fn evaluates_exactly(&self, request: &Request) -> bool {
+        self.exact || request.exact || self.fixed_threads.is_none()
+    }
+
+    /// The worker that has most cells of a request's prompt.
+    pub fn prefer(&self, request: &Request) -> Option<usize> {
+        if !request.cache_prompt {
+            return None;
+        }
+        let plan = PromptPlan::new(request.prompt.len(), self.cuts);
+        self.directory.best_worker(request, &plan)
+    }
+
+    /// Starts to compute what the constraint of a worker's sequence allows next, if it has one.
+    pub(super) fn start_mask(&self, worker: usize, sampler: &mut Sampler) -> Option<PendingMask> {
+        let follower = sampler.start_mask()?;
+        let mailbox = self.mailboxes[worker].clone();
+        Some(self.masks.start_mask(follower, move || {
+            let _ = mailbox.send(Message::MaskReady);
+        }))
+    }
+}
