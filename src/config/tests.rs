@@ -301,6 +301,13 @@ fn settings_that_contradict_each_other_are_refused() {
         ("CANDOR_ENGINE__FLASH_ATTENTION", "true"),
     ])
     .unwrap();
+    let pins = |number| from_environment(&[("CANDOR_ENGINE__PINNED_PREFIXES", number)]);
+    let error = message(pins("3"));
+    assert!(
+        error.starts_with("engine.pinned_prefixes is above engine.cache_lanes"),
+        "{error}"
+    );
+    pins("2").unwrap();
 }
 
 #[test]
