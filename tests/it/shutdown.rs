@@ -82,7 +82,7 @@ fn what_runs_and_waits_is_answered_within_the_grace() {
     );
     let ended = server.wait();
     assert_eq!(ended.status, Some(0), "{}", ended.log);
-    assert!(!ended.log.contains("were cut"), "{}", ended.log);
+    assert!(!ended.log.contains("were cancelled"), "{}", ended.log);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn what_takes_longer_is_cut_with_an_error() {
     );
     let ended = server.wait();
     assert_eq!(ended.status, Some(0), "{}", ended.log);
-    assert!(ended.log.contains("were cut"), "{}", ended.log);
+    assert!(ended.log.contains("were cancelled"), "{}", ended.log);
 }
 
 #[test]
