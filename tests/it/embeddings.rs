@@ -509,11 +509,11 @@ fn over_http_it_is_openais_shape() {
     };
     refuse(
         json!(vec![5; most + 1]),
-        "at place 0 of `input` has 2049 tokens",
+        "at index 0 of `input` has 2049 tokens",
     );
     refuse(
         json!(["a", "word ".repeat(2100)]),
-        "at place 1 of `input` has",
+        "at index 1 of `input` has",
     );
     refuse(json!("a".repeat(1_000_000)), "has at least");
 }
