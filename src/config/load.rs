@@ -619,6 +619,8 @@ fn not_together(config: &Config) -> Option<Problem> {
     ));
     let why = if config.engine.kv_type_v == KvType::q8_0 && !config.engine.flash_attention {
         "engine.kv_type_v = \"q8_0\" needs engine.flash_attention = true: llama.cpp cannot read quantized values without it."
+    } else if config.engine.pinned_prefixes > config.engine.cache_lanes {
+        "engine.pinned_prefixes is above engine.cache_lanes: each pinned prefix takes one of these lanes. Raise cache_lanes, or pin fewer."
     } else if config.model.gpu_layers > 0 && !has_gpu {
         "model.gpu_layers is above 0, but this build has no GPU back end. Build with `--features cuda` (or metal, vulkan, rocm), or set it to 0."
     } else if config.server.tls_certificate.is_empty() != config.server.tls_key.is_empty() {

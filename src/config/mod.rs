@@ -201,6 +201,8 @@ pub struct Engine {
     pub parallel_sequences: usize,
     /// Lanes kept beyond the running sequences, for each context: they hold finished prompts as cache.
     pub cache_lanes: usize,
+    /// Prefixes that each context keeps because many prompts begin with them; at most `cache_lanes`.
+    pub pinned_prefixes: usize,
     /// Tokens that one sequence (prompt and completion) may hold.
     pub context_length: usize,
     /// Prompt tokens of one decode, at most. Other sequences wait for no more than one such chunk.

@@ -199,6 +199,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("engine.draft_tokens", Allowed::Integer(0, 32)),
     setting("engine.parallel_sequences", Allowed::Integer(1, 192)),
     setting("engine.cache_lanes", Allowed::Integer(0, 64)),
+    setting("engine.pinned_prefixes", Allowed::Integer(0, 64)),
     setting("engine.context_length", Allowed::Integer(16, 1_048_576)),
     setting(
         "engine.prompt_chunk_tokens",

@@ -301,6 +301,13 @@ fn settings_that_contradict_each_other_are_refused() {
         ("CANDOR_ENGINE__FLASH_ATTENTION", "true"),
     ])
     .unwrap();
+    let pins = |number| from_environment(&[("CANDOR_ENGINE__PINNED_PREFIXES", number)]);
+    let error = message(pins("3"));
+    assert!(
+        error.starts_with("engine.pinned_prefixes is above engine.cache_lanes"),
+        "{error}"
+    );
+    pins("2").unwrap();
 }
 
 #[test]
@@ -413,9 +420,11 @@ fn the_types_hold_all_that_is_allowed_and_every_word_differs() {
         };
         let mut configs = Vec::new();
         for value in values {
-            // Flash attention lets quantized values pass, and a name lets models be loaded at the first use.
+            // Flash attention lets quantized values pass, lanes let prefixes be pinned, and a name lets models be loaded at the
+            // first use.
             let flags = vec![
                 set("engine.flash_attention", "true"),
+                set("engine.cache_lanes", "64"),
                 set("model.name", "a"),
                 set(setting.key, &value),
             ];

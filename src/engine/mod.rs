@@ -733,6 +733,7 @@ impl Pool {
                 rows: tuning.cut_rows(),
             },
             lane_tokens: settings.context_length,
+            pinned_prefixes: settings.pinned_prefixes,
         });
         let mut starting = Starting {
             shared: Arc::clone(&shared),

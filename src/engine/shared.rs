@@ -41,6 +41,8 @@ pub struct Shared {
     pub cuts: Cuts,
     /// Tokens that a lane holds.
     pub lane_tokens: usize,
+    /// Prefixes that each context keeps for the prompts that share them.
+    pub pinned_prefixes: usize,
 }
 
 impl Shared {

@@ -142,6 +142,41 @@ fn lanes_are_given_to_others_while_stems_are_shared() {
     });
 }
 
+#[test]
+fn a_pinned_stem_survives_a_flood_of_one_off_prompts() {
+    let ask = |prompt: String| json!({"prompt": prompt, "max_tokens": 2, "temperature": 0, "logprobs": 1});
+    let stem = STEM.repeat(3);
+    let shared = |user: usize| ask(format!("{stem}Question {user}: who lit the lamp?"));
+    for pinned_prefixes in [0, 1] {
+        let server = TestServer::start_with(&server::default_model(), |config| {
+            config.engine.contexts = 1;
+            config.engine.parallel_sequences = 2;
+            config.engine.cache_lanes = 2;
+            config.engine.pinned_prefixes = pinned_prefixes;
+        });
+        let expected = alone(&server, shared(9));
+        for user in 0..3 {
+            server.complete(shared(user));
+        }
+        // More of them than there are lanes, and two at once.
+        std::thread::scope(|scope| {
+            for client in 0..2 {
+                let (server, ask) = (&server, &ask);
+                scope.spawn(move || {
+                    for number in 0..4 {
+                        let text = format!("{client}{number} {}", STEM.repeat(number % 2 + 1));
+                        server.complete(ask(text));
+                    }
+                });
+            }
+        });
+        let answer = server.complete(shared(9));
+        assert_eq!(answer["choices"], expected);
+        let survived = cached(&answer) > 100;
+        assert_eq!(survived, pinned_prefixes > 0, "{answer}");
+    }
+}
+
 /// Throughput mode: answers differ from exact ones by what the shape of a decode moves, which is told here and bounded
 /// far below what would be a mistake: another row, another lane, another position.
 fn throughput(model: &str, bound: f64) {

@@ -66,7 +66,7 @@ impl<'a> Worker<'a> {
     ) -> Self {
         let rules = Rules {
             lane_tokens: shared.lane_tokens,
-            pinned_prefixes: 0,
+            pinned_prefixes: shared.pinned_prefixes,
             reuses_generated: shared.reuses_generated,
         };
         Self {
