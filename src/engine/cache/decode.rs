@@ -1,7 +1,8 @@
 //! Evaluating rows. The cache owns the runner, so that no other module can touch its cells.
 
 use super::cells::Cells;
-use super::{Cache, Lane};
+use super::lane::Lane;
+use super::state::Cache;
 use crate::metrics;
 use crate::model::{Adapters, DecodeError, Model, Row};
 
@@ -10,7 +11,7 @@ impl Cache {
         self.cells.model()
     }
 
-    /// Evaluates rows under these adapters; a second time, if that may help.
+    /// Evaluates rows under these adapters, and retries once if that may help.
     pub fn decode(
         &mut self,
         rows: &[Row],
@@ -21,7 +22,7 @@ impl Cache {
         if !outcome.is_err_and(DecodeError::may_pass) {
             return outcome;
         }
-        // Cells that were evaluated of them would be in the way.
+        // Drops the cells that the first attempt filled.
         for lane_rows in rows.chunk_by(|row, next| row.lane == next.lane) {
             let first = &lane_rows[0];
             self.cut(first.lane, first.position);
@@ -48,7 +49,7 @@ impl Cache {
 }
 
 impl<C: Cells> Cache<C> {
-    /// Drops cells that were evaluated in vain, from this position on: of drafts, of bridges, of rows that failed.
+    /// Drops cells from this position on that are not needed: of drafts, of bridges, of rows that failed.
     pub fn cut(&mut self, lane: usize, from: usize) {
         self.cells.cut(lane, from);
     }
@@ -59,8 +60,8 @@ impl<C: Cells> Cache<C> {
         self.lanes[lane].maybe_nan = true;
     }
 
-    /// The first position of a lane that holds nothing, if the lane can take a token there and drop it again. A lane whose
-    /// sequence generates cannot.
+    /// The first empty position of a lane, if the lane can take a token there and drop it again. A lane whose sequence
+    /// generates cannot.
     pub fn bridge_position(&self, lane: usize) -> Option<usize> {
         let Lane { prefix, permit, .. } = &self.lanes[lane];
         let position = match permit {

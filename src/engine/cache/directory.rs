@@ -27,14 +27,14 @@ impl Directory {
         }
     }
 
-    /// A worker's lanes hold nothing any more.
+    /// A worker's lanes no longer hold anything.
     pub fn forget(&self, worker: usize) {
         if let Some(lanes) = self.lock().get_mut(worker) {
             lanes.fill(None);
         }
     }
 
-    /// The worker, other than the excepted one, and its lane that a request could reuse most cells of.
+    /// The worker, other than the excepted one, and its lane that a request could reuse the most cells of.
     pub(super) fn best(
         &self,
         except: Option<usize>,
@@ -56,7 +56,7 @@ impl Directory {
             .max_by_key(|(_, source)| source.cells)
     }
 
-    /// The worker that has most cells of a request's prompt.
+    /// The worker that has the most cells of a request's prompt.
     pub fn best_worker(&self, request: &Request, plan: &PromptPlan) -> Option<usize> {
         let (worker, _) = self.best(None, &Ask::of(request), plan)?;
         Some(worker)
@@ -80,7 +80,7 @@ impl Filled {
         self.cached.store(cached, Ordering::Relaxed);
     }
 
-    /// Those of running sequences, and those that are cached.
+    /// Cells of running sequences, and cached cells.
     pub fn get(&self) -> (usize, usize) {
         (
             self.running.load(Ordering::Relaxed),

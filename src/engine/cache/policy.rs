@@ -1,4 +1,4 @@
-//! Which free lane is given up, and whether cells are worth waiting for or fetching. Everything here is arithmetic.
+//! Which free lane is evicted, and whether cells are worth waiting for or fetching. Everything here is arithmetic.
 
 /// Cells that must be gained for a sequence to wait until a neighbour in the same context has evaluated them. Evaluating
 /// fewer again is quicker.
@@ -48,8 +48,8 @@ pub fn is_worth_waiting(here: usize, promised: usize, prompt_len: usize) -> bool
     promised >= here + WORTH_WAITING || (here < prompt_len && promised >= prompt_len)
 }
 
-/// **The eviction policy**: the free lane whose cells are given up. It is the least recently used one: first those that
-/// hold nothing, last those that hold a pinned prefix. `keep` is given up only if no other lane is free.
+/// **The eviction policy**: the free lane whose cells are evicted. It is the least recently used one: first those that
+/// hold nothing, last those that hold a pinned prefix. `keep` is evicted only if no other lane is free.
 pub fn victim(lanes: &[Candidate], placement: Placement, keep: Option<usize>) -> Option<usize> {
     let key = |lane: usize| {
         let candidate = &lanes[lane];

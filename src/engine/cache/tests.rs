@@ -1,13 +1,17 @@
 //! The cache without llama.cpp: its cells are hashes here.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
+use super::cells::Cells;
+use super::fetch::KvTransfer;
 use super::*;
 use crate::engine::plan::tests::CUTS;
-use crate::engine::plan::{Cuts, GROUP_ROWS};
-use crate::engine::request::Rows;
-use crate::model::LaneState;
+use crate::engine::plan::{Cuts, GROUP_ROWS, PromptPlan};
+use crate::engine::request::{Request, Rows};
+use crate::logprobs::{LogprobSpec, TokenLogprob};
+use crate::model::{Adapters, LaneState, Token};
 use crate::sampling::{SamplingParams, Watch};
 
 pub(in crate::engine) fn request(

@@ -1,78 +1,14 @@
 //! Cells that go from one context to another.
 
-use std::sync::Arc;
-
 use super::cells::Cells;
+use super::fetch::{KvFetch, KvTransfer};
 use super::holding::CachedPrefix;
+use super::lane::Lane;
 use super::policy::{self, Placement, WORTH_FETCHING};
-use super::{Cache, Lane};
-use crate::engine::plan::PrefixKey;
-use crate::model::{Adapters, LaneState, Token};
-
-type Reply = Box<dyn FnOnce(Option<KvTransfer>) + Send>;
-
-/// A request for a lane of another worker. It is answered as soon as the lane holds what is asked for, or when it is clear
-/// that it never will.
-pub struct KvFetch {
-    lane: usize,
-    cells: usize,
-    prompt: Arc<[Token]>,
-    adapters: Adapters,
-    reply: Option<Reply>,
-}
-
-/// A lane's cells, and what is known of them.
-pub struct KvTransfer {
-    prefix: CachedPrefix,
-    /// As of the lane that it comes from.
-    maybe_nan: bool,
-    state: LaneState,
-}
-
-impl KvFetch {
-    pub(super) fn new(
-        lane: usize,
-        cells: usize,
-        prompt: &Arc<[Token]>,
-        adapters: &Adapters,
-    ) -> Self {
-        Self {
-            lane,
-            cells,
-            prompt: Arc::clone(prompt),
-            adapters: adapters.clone(),
-            reply: None,
-        }
-    }
-
-    /// Has the answer go there.
-    pub fn reply_to(&mut self, reply: impl FnOnce(Option<KvTransfer>) + Send + 'static) {
-        self.reply = Some(Box::new(reply));
-    }
-
-    fn prompt(&self) -> PrefixKey<'_> {
-        PrefixKey {
-            tokens: &self.prompt,
-            adapters: &self.adapters,
-        }
-    }
-
-    fn answer(&mut self, transfer: Option<KvTransfer>) {
-        if let Some(reply) = self.reply.take() {
-            reply(transfer);
-        }
-    }
-}
-
-impl Drop for KvFetch {
-    /// It is always answered, also by a worker that goes down.
-    fn drop(&mut self) {
-        self.answer(None);
-    }
-}
+use super::state::Cache;
 
 impl<C: Cells> Cache<C> {
-    /// Another worker asks for a lane.
+    /// Takes a request of another worker for a lane.
     pub fn enqueue(&mut self, fetch: KvFetch) {
         self.fetches.push(fetch);
     }
@@ -89,7 +25,7 @@ impl<C: Cells> Cache<C> {
         }
     }
 
-    /// Whether the lane holds what is asked for, or will not hold it.
+    /// Whether the lane holds what is asked for, or never will.
     fn can_answer(&self, fetch: &KvFetch) -> bool {
         let Lane { prefix, permit, .. } = &self.lanes[fetch.lane];
         let comes = permit.as_ref().is_some_and(|permit| {
@@ -113,8 +49,8 @@ impl<C: Cells> Cache<C> {
         })
     }
 
-    /// Puts cells that were fetched for a sequence into a free lane. The sequence may run in another one; they are copied
-    /// there then.
+    /// Puts cells that were fetched for a sequence into a free lane. If the sequence then runs in another one, they are
+    /// copied there.
     pub fn import_fetched(&mut self, sequence: u64, transfer: Option<KvTransfer>) {
         self.cancel_fetch(sequence);
         let Some(transfer) = transfer else { return };
@@ -136,7 +72,7 @@ impl<C: Cells> Cache<C> {
         self.publish(lane);
     }
 
-    /// A sequence does not wait for its fetch any more.
+    /// A sequence no longer waits for its fetch.
     pub fn cancel_fetch(&mut self, sequence: u64) {
         self.fetching.retain(|fetch| fetch.sequence != sequence);
     }

@@ -1,0 +1,206 @@
+//! Leasing a lane to a sequence.
+
+use std::sync::Arc;
+
+use super::cells::Cells;
+use super::fetch::{Fetching, KvFetch};
+use super::holding::{CachedPrefix, CompletePrompt, Holding};
+use super::lane::Permit;
+use super::policy::{self, Placement, Source};
+use super::reach::{Ask, reach};
+use super::state::Cache;
+use crate::engine::plan::{PrefixKey, PromptPlan};
+use crate::engine::request::Request;
+
+/// A sequence that wants a lane.
+pub struct Order<'a> {
+    pub sequence: u64,
+    pub request: &'a Request,
+    pub plan: &'a PromptPlan,
+    /// Whether its prompt is evaluated exactly.
+    pub is_exact: bool,
+    /// Whether it may wait for cells of another worker.
+    pub may_fetch: bool,
+    pub placement: Placement,
+}
+
+/// The outcome of an [`Order`].
+pub enum Acquired {
+    /// A lane with the first `cells` cells of its prompt and, if that is complete, of its forced prefix.
+    Lane { lane: usize, cells: usize },
+    /// Another worker has much more. The fetch goes to that worker, and its answer to [`Cache::import_fetched`].
+    Fetch { worker: usize, fetch: KvFetch },
+    /// A neighbour is evaluating or fetching the prompt, or no lane is free: try again in the next round.
+    NotYet,
+}
+
+impl<C: Cells> Cache<C> {
+    /// Leases a lane, unless it pays to wait.
+    pub fn acquire(&mut self, order: &Order) -> Acquired {
+        let Order { request, plan, .. } = order;
+        let ask = Ask::of(request);
+        let reuses = request.cache_prompt && self.cells.can_cut();
+        let source = if reuses {
+            self.best_source(&ask, plan)
+        } else {
+            None
+        };
+        let here = source.map_or(0, |source| source.cells);
+        if reuses && here < ask.most_cells() {
+            if policy::is_worth_waiting(here, self.promised(&ask, plan), ask.prompt_len()) {
+                return Acquired::NotYet;
+            }
+            if order.may_fetch
+                && let Some((worker, there)) = self.directory.best(Some(self.worker), &ask, plan)
+                && there.cells >= here + policy::WORTH_FETCHING
+            {
+                return self.fetch(order, worker, there);
+            }
+        }
+        let candidates = self.candidates();
+        // The source, if the request may continue in its lane.
+        let continued = source.filter(|&source| {
+            !request.is_fork() || policy::may_cut(&candidates, source, ask.prompt_len())
+        });
+        let Some(lane) = policy::place(&candidates, continued, order.placement) else {
+            return Acquired::NotYet;
+        };
+        self.pins.count(request, here);
+        if let Some(to) = policy::spill_target(&candidates, lane, source) {
+            self.spill(lane, to);
+        }
+        if let Some(source) = source
+            && source.lane != lane
+        {
+            self.copy(source.lane, lane);
+        }
+        let cells = self.cut_back(lane, here);
+        self.permit(order, lane, cells);
+        Acquired::Lane { lane, cells }
+    }
+
+    /// The lane that a request can reuse the most cells of. Among equals a free one, which needs no copy.
+    fn best_source(&self, ask: &Ask, plan: &PromptPlan) -> Option<Source> {
+        let lanes = self.lanes.iter().enumerate();
+        lanes
+            .map(|(lane, state)| Source {
+                lane,
+                cells: reach(ask, state.prefix.holding(), plan),
+            })
+            .filter(|source| source.cells > 0)
+            .max_by_key(|source| (source.cells, self.lanes[source.lane].permit.is_none()))
+    }
+
+    /// Cells that a request could reuse once running prompts and forced prefixes are evaluated. Sequences with a lane
+    /// never wait, so waiting for them ends.
+    fn promised(&self, ask: &Ask, plan: &PromptPlan) -> usize {
+        let leases = self.lanes.iter().filter_map(|lane| lane.permit.as_ref());
+        leases
+            .filter_map(|permit| permit.promise.as_ref())
+            .map(|promise| reach(ask, promise, plan))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Fetches from another worker, unless a neighbour is fetching the same, from which it can be copied later.
+    fn fetch(&mut self, order: &Order, worker: usize, there: Source) -> Acquired {
+        let Request {
+            prompt, adapters, ..
+        } = order.request;
+        let is_coming = self.fetching.iter().any(|fetching| {
+            let coming = PrefixKey {
+                tokens: &fetching.prompt,
+                adapters: &fetching.adapters,
+            };
+            coming.common(order.request.prefix_key()) >= there.cells.min(prompt.len())
+        });
+        if is_coming {
+            return Acquired::NotYet;
+        }
+        self.fetching.push(Fetching {
+            sequence: order.sequence,
+            prompt: Arc::clone(prompt),
+            adapters: adapters.clone(),
+        });
+        Acquired::Fetch {
+            worker,
+            fetch: KvFetch::new(there.lane, there.cells, prompt, adapters),
+        }
+    }
+
+    /// Moves what a free lane holds to another.
+    fn spill(&mut self, lane: usize, to: usize) {
+        self.copy(lane, to);
+        self.lanes[to].last_use = self.lanes[lane].last_use;
+        self.lanes[lane].prefix = CachedPrefix::default();
+        self.publish(to);
+    }
+
+    /// Keeps the first `cells` cells of a lane, or none if the model cannot cut there.
+    fn cut_back(&mut self, lane: usize, mut cells: usize) -> usize {
+        if !self.cells.cut(lane, cells) {
+            cells = 0;
+            self.cells.cut(lane, 0);
+        }
+        if cells == 0 && std::mem::take(&mut self.lanes[lane].maybe_nan) {
+            self.cells.scrub(lane);
+        }
+        cells
+    }
+
+    /// Leases a lane that holds the first `cells` cells of the order.
+    fn permit(&mut self, order: &Order, lane: usize, cells: usize) {
+        let Order { request, plan, .. } = order;
+        let prompt_len = request.prompt.len();
+        let score_spec = request.prompt_logprobs.as_ref();
+        let prefix = &mut self.lanes[lane].prefix;
+        if cells >= prompt_len {
+            prefix.start_complete(&request.prompt, plan.shareable(), cells - prompt_len);
+        } else {
+            prefix.start_prompt(&request.prompt, &request.adapters, cells, score_spec);
+        }
+        let promise = promise(order, prefix.holding());
+        // Other workers could not wait for the forced prefix.
+        let published = Holding {
+            generated: Vec::new(),
+            ..promise.clone()
+        };
+        self.directory.publish(self.worker, lane, Some(published));
+        self.lanes[lane].permit = Some(Permit {
+            sequence: order.sequence,
+            prompt: Arc::clone(&request.prompt),
+            adapters: request.adapters.clone(),
+            scored: score_spec.is_some(),
+            shareable: plan.shareable(),
+            evaluated: cells.min(prompt_len),
+            promise: Some(promise).filter(|_| cells < Ask::of(request).most_cells()),
+        });
+    }
+}
+
+/// What a lane with this holding will hold once the order's prompt and forced prefix are evaluated.
+fn promise(order: &Order, holding: &Holding) -> Holding {
+    let Order { request, plan, .. } = order;
+    let scored = request.prompt_logprobs.is_some();
+    let is_exact = order.is_exact && holding.is_exact();
+    let shareable = plan.shareable();
+    let complete_prompt = holding.complete_prompt.unwrap_or(CompletePrompt {
+        len: request.prompt.len(),
+        scored,
+        exact: is_exact,
+    });
+    Holding {
+        adapters: request.adapters.clone(),
+        tokens: Arc::clone(&request.prompt),
+        len: shareable,
+        exact_len: if is_exact {
+            shareable
+        } else {
+            holding.exact_len
+        },
+        scores: if scored { shareable } else { holding.scores },
+        score_spec: holding.score_spec.clone(),
+        complete_prompt: Some(complete_prompt),
+        generated: request.forced_prefix.to_vec(),
+    }
+}

@@ -1,0 +1,106 @@
+//! What happens to a leased lane, up to its release.
+
+use std::sync::Arc;
+
+use super::cells::Cells;
+use super::holding::{CachedOutput, CachedPrefix};
+use super::lane::Lane;
+use super::state::Cache;
+use crate::logprobs::{LogprobSpec, TokenLogprob};
+use crate::model::Token;
+
+/// Prompt cells that were evaluated.
+pub struct Evaluated {
+    /// Tokens of the prompt that are evaluated now.
+    pub end: usize,
+    /// One for each token that the new rows predict, if the prompt is scored. They contain what [`Cache::score_spec`] says.
+    pub scores: Vec<Arc<TokenLogprob>>,
+    /// Whether the decode had the bits of an exact one.
+    pub exact: bool,
+    /// After the whole prompt: the row of logits that predicts what follows.
+    pub last_row: Option<Arc<[f32]>>,
+}
+
+impl<C: Cells> Cache<C> {
+    /// What the scores of a lane's tokens contain, including those of the prompt being evaluated.
+    pub fn score_spec(&self, lane: usize) -> &LogprobSpec {
+        &self.lanes[lane].prefix.holding().score_spec
+    }
+
+    /// Prompt cells of a leased lane are evaluated.
+    pub fn commit(&mut self, lane: usize, evaluated: Evaluated) {
+        let Lane {
+            prefix,
+            permit: Some(permit),
+            maybe_nan,
+            ..
+        } = &mut self.lanes[lane]
+        else {
+            return;
+        };
+        let Evaluated {
+            end,
+            scores,
+            exact,
+            last_row,
+        } = evaluated;
+        permit.evaluated = end;
+        let exact = prefix.extend(end.min(permit.shareable), scores, exact);
+        if let Some(row) = last_row {
+            prefix.complete(permit.scored, row, exact);
+            // The row depends on all cells, and was checked.
+            *maybe_nan = false;
+            permit
+                .promise
+                .take_if(|promise| promise.generated.len() < 2);
+        }
+    }
+
+    /// What a complete prompt is answered from.
+    pub fn output(&self, lane: usize) -> Option<&CachedOutput> {
+        self.lanes[lane].prefix.output()
+    }
+
+    /// A token after the prompt is evaluated. In throughput mode, [`Cache::release`] takes these instead.
+    pub fn push_generated(&mut self, lane: usize, token: Token) {
+        if self.rules.reuses_generated {
+            return;
+        }
+        let Lane { prefix, permit, .. } = &mut self.lanes[lane];
+        prefix.push_generated(token);
+        let generated = prefix.holding().generated.len();
+        if let Some(permit) = permit {
+            permit
+                .promise
+                .take_if(|promise| promise.generated.len() <= generated + 1);
+        }
+    }
+
+    /// A decode failed or returned invalid numbers: what the leased lane holds is unknown.
+    pub fn abandon(&mut self, lane: usize) {
+        self.cells.cut(lane, 0);
+        let state = &mut self.lanes[lane];
+        state.prefix = CachedPrefix::default();
+        if let Some(permit) = &mut state.permit {
+            permit.evaluated = 0;
+            permit.promise = None;
+            state.maybe_nan |= !permit.adapters.is_empty();
+        }
+    }
+
+    /// The lane's sequence has ended; its cells stay as cache. `generated`: the tokens evaluated after its complete prompt,
+    /// which any prompt may reuse in throughput mode.
+    pub fn release(&mut self, lane: usize, generated: Option<&[Token]>) {
+        let last_use = self.tick();
+        let state = &mut self.lanes[lane];
+        state.permit = None;
+        state.last_use = last_use;
+        if let Some(generated) = generated.filter(|_| self.rules.reuses_generated) {
+            state.prefix.extend_with_generated(generated);
+        }
+        // Then no cells are filled but the known ones, which `bridge_position` relies on.
+        let cells = state.prefix.holding().cells();
+        self.cells.cut(lane, cells);
+        self.publish(lane);
+    }
+}

@@ -1,0 +1,47 @@
+//! A lane of the cache, and the sequence that leases it.
+
+use std::sync::Arc;
+
+use super::holding::{CachedPrefix, Holding};
+use crate::engine::plan::PrefixKey;
+use crate::model::{Adapters, Token};
+
+/// What is known of a lane.
+#[derive(Debug, Default)]
+pub struct Lane {
+    pub prefix: CachedPrefix,
+    /// Present while a sequence runs in it.
+    pub permit: Option<Permit>,
+    /// When it was last released.
+    pub last_use: u64,
+    /// Whether its cells may hold NaN: see [`super::Cache::mark_maybe_nan`].
+    pub maybe_nan: bool,
+}
+
+/// The lease of a lane by a sequence.
+#[derive(Debug)]
+pub struct Permit {
+    pub sequence: u64,
+    pub prompt: Arc<[Token]>,
+    pub adapters: Adapters,
+    pub scored: bool,
+    /// Cells of the prompt that others may reuse.
+    pub shareable: usize,
+    /// Tokens of the prompt that are evaluated.
+    pub evaluated: usize,
+    /// What the lane will hold after the prompt and the forced prefix; `None` once it does.
+    pub promise: Option<Holding>,
+}
+
+impl Permit {
+    pub fn evaluates_prompt(&self) -> bool {
+        self.evaluated < self.prompt.len()
+    }
+
+    pub fn prompt(&self) -> PrefixKey<'_> {
+        PrefixKey {
+            tokens: &self.prompt,
+            adapters: &self.adapters,
+        }
+    }
+}
