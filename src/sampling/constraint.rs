@@ -1,83 +1,22 @@
 //! What a text must follow, whichever engine interprets it: checked when a request comes in, then followed token by token.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::grammar::{Grammar, GrammarError, TooAmbiguous};
+use super::error::{ConstraintError, InvalidConstraint};
+use super::grammar::Grammar;
 use super::guidance::Guidance;
+use super::rules::{Follow, Rules};
 use crate::model::{Model, Sorted, Token};
 
 /// A checked constraint on a text.
 #[derive(Clone)]
 pub struct Constraint {
-    rules: Arc<dyn Rules>,
+    pub(super) rules: Arc<dyn Rules>,
     /// The request field it came in.
-    field: &'static str,
-}
-
-/// Checked rules.
-pub trait Rules: Send + Sync {
-    /// Starts a text.
-    fn follow(&self) -> Result<Box<dyn Follow>, ConstraintError>;
-}
-
-/// A text so far, and what may come next.
-pub trait Follow: Send {
-    /// For each token, whether it may come next. A second call returns at once.
-    fn allowed(&mut self) -> Result<&[bool], ConstraintError>;
-    /// Appends an allowed token.
-    fn accept(&mut self, token: Token) -> Result<(), ConstraintError>;
-}
-
-/// Why a constraint was refused, written for the person who sent it.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum InvalidConstraint {
-    #[error(transparent)]
-    Grammar(#[from] GrammarError),
-    /// In the engine's words, with the position.
-    #[error("{0}")]
-    Refused(String),
-    #[error("{0}, in the schema at {1}")]
-    Schema(String, String),
-    #[error("it is too large: {0}")]
-    TooMuch(&'static str),
-    #[error("it could not be read, which is a fault of the server's")]
-    Panicked,
-}
-
-/// A constraint turned out, as the text grew, not to be followable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConstraintError {
-    /// The request field.
-    pub field: &'static str,
-    why: String,
-}
-
-impl ConstraintError {
-    pub fn new(why: impl Into<String>) -> Self {
-        Self {
-            field: "",
-            why: why.into(),
-        }
-    }
-}
-
-impl fmt::Display for ConstraintError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { field, why } = self;
-        write!(f, "`{field}` cannot be followed any further: {why}.")
-    }
-}
-
-impl std::error::Error for ConstraintError {}
-
-impl From<TooAmbiguous> for ConstraintError {
-    fn from(error: TooAmbiguous) -> Self {
-        Self::new(error.to_string())
-    }
+    pub(super) field: &'static str,
 }
 
 impl Constraint {
@@ -156,113 +95,5 @@ impl Rules for Gbnf {
     fn follow(&self) -> Result<Box<dyn Follow>, ConstraintError> {
         let matcher = self.grammar.matcher(Arc::clone(&self.vocab), &self.ends)?;
         Ok(Box::new(matcher))
-    }
-}
-
-/// Follows a constraint through one text. Slow work is deferred until the allowed tokens are needed, so that any thread can
-/// do it; a panic in it becomes an error.
-pub struct Follower {
-    state: State,
-    field: &'static str,
-    /// Drawn tokens that the state has not seen yet.
-    drawn: Vec<Token>,
-}
-
-enum State {
-    New(Arc<dyn Rules>),
-    Running(Box<dyn Follow>),
-    Failed(ConstraintError),
-}
-
-impl Follower {
-    pub fn new(constraint: &Constraint) -> Self {
-        Self {
-            state: State::New(Arc::clone(&constraint.rules)),
-            field: constraint.field,
-            drawn: Vec::new(),
-        }
-    }
-
-    /// Takes it out; the rest allows nothing.
-    pub(super) fn take(&mut self) -> Self {
-        let away = ConstraintError {
-            field: self.field,
-            why: "what it allows is not known yet".to_owned(),
-        };
-        let left = Self {
-            state: State::Failed(away),
-            field: self.field,
-            drawn: Vec::new(),
-        };
-        std::mem::replace(self, left)
-    }
-
-    /// Appends an allowed token.
-    pub fn accept(&mut self, token: Token) {
-        self.drawn.push(token);
-    }
-
-    /// Checks that a token that was not drawn may come next.
-    pub fn check(&mut self, token: Token) -> Result<(), ConstraintError> {
-        let field = self.field;
-        if self.allowed()?.get(token.index()) == Some(&true) {
-            return Ok(());
-        }
-        Err(ConstraintError {
-            field,
-            why: "it does not allow the token that is given to come next".to_owned(),
-        })
-    }
-
-    /// Computes what is allowed, however long that takes, so that [`Follower::allowed`] returns at once.
-    pub fn prepare(&mut self) {
-        self.prepare_while(|| true);
-    }
-
-    /// Like [`Follower::prepare`], but gives up between two tokens once the result is no longer wanted: a fork may start with
-    /// many tokens.
-    pub fn prepare_while(&mut self, is_wanted: impl Fn() -> bool) {
-        let step = AssertUnwindSafe(|| self.step(is_wanted));
-        if let Err(error) = catch_unwind(step).unwrap_or_else(|_| {
-            tracing::error!(field = self.field, "a constraint panicked");
-            Err(ConstraintError::new("it ran into a fault of the server's"))
-        }) {
-            // The state may be inconsistent.
-            self.state = State::Failed(ConstraintError {
-                field: self.field,
-                ..error
-            });
-        }
-    }
-
-    fn step(&mut self, is_wanted: impl Fn() -> bool) -> Result<(), ConstraintError> {
-        if let State::New(rules) = &self.state {
-            self.state = State::Running(rules.follow()?);
-        }
-        let follow = match &mut self.state {
-            State::Running(follow) => follow,
-            State::Failed(error) => return Err(error.clone()),
-            State::New(_) => return Ok(()),
-        };
-        let check = || {
-            let unwanted = || ConstraintError::new("nobody waits for it");
-            is_wanted().then_some(()).ok_or_else(unwanted)
-        };
-        for token in self.drawn.drain(..) {
-            check()?;
-            follow.accept(token)?;
-        }
-        check()?;
-        follow.allowed().map(drop)
-    }
-
-    /// For each token, whether it may come next.
-    pub fn allowed(&mut self) -> Result<&[bool], ConstraintError> {
-        self.prepare();
-        match &mut self.state {
-            State::Running(follow) => follow.allowed(),
-            State::Failed(error) => Err(error.clone()),
-            State::New(_) => Ok(&[]),
-        }
     }
 }

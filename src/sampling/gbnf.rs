@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::GrammarError;
+use super::error::GrammarError;
 use crate::model::Token;
 
 /// The deepest nesting of groups: parsing and compiling them recurses.

@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use regex_syntax::utf8::{Utf8Sequence, Utf8Sequences};
 
-use super::constraint::{ConstraintError, Follow};
+use super::error::{ConstraintError, GrammarError, MAX_NODES, TooAmbiguous};
 use super::gbnf::{self, Part, Rule};
+use super::rules::Follow;
 use crate::model::{Model, Sorted, Token};
 
-/// The most nodes of a grammar; each takes some 16 bytes.
-const MAX_NODES: usize = 250_000;
 /// The most steps for one token: a tenth of a second at worst.
 const FUEL: usize = 1_000_000;
 /// The cache of places is cleared beyond this size; some 16 bytes each.
@@ -23,40 +22,6 @@ const MAX_KNOWN: usize = 1 << 20;
 /// A checked grammar.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Grammar(Arc<Nodes>);
-
-/// Why a grammar was refused, written for the person who sent it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum GrammarError {
-    #[error("it has no rule named \"root\"")]
-    NoRoot,
-    #[error("its groups are nested more than 64 deep (line {line})")]
-    TooDeep { line: usize },
-    #[error("it has more than 4096 rules")]
-    TooManyRules,
-    #[error("it has more than {MAX_NODES} parts when its repetitions are written out")]
-    TooLarge,
-    #[error(
-        "its rule \"{rule}\" refers to itself before it reads anything (left recursion); write it as a repetition"
-    )]
-    LeftRecursion { rule: String },
-    #[error("its rule \"{rule}\" is used but not defined")]
-    Undefined { rule: String },
-    #[error("it names the token \"{token}\", which the model does not have (line {line})")]
-    UnknownToken { token: String, line: usize },
-    #[error(
-        "it names a token that ends a generation, which is allowed wherever the grammar may end, and nowhere else"
-    )]
-    EndToken,
-    #[error(transparent)]
-    TooAmbiguous(#[from] TooAmbiguous),
-    #[error("it is not valid GBNF: {what} (line {line})")]
-    Syntax { what: &'static str, line: usize },
-}
-
-/// Computing what may come next takes too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it can be read in so many ways that following it takes too long")]
-pub struct TooAmbiguous;
 
 impl Grammar {
     /// Checks a grammar; takes milliseconds, and a tenth of a second at worst.

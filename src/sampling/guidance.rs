@@ -17,7 +17,8 @@ use llguidance::toktrie::{
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::Value;
 
-use super::constraint::{ConstraintError, Follow, InvalidConstraint, Rules};
+use super::error::{ConstraintError, InvalidConstraint};
+use super::rules::{Follow, Rules};
 use crate::model::{Sorted, Token, Vocab};
 
 /// Between two parts of a JSON value: nothing, a space, or a line break with indentation. Small models handle any of these;

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::dry::Breakers;
-use super::stages::SamplerName;
+use super::breakers::Breakers;
+use super::constraint::Constraint;
+use super::sampler_name::SamplerName;
 use crate::model::Token;
 use crate::params::ParamValues;
 
@@ -29,7 +30,7 @@ pub struct SamplingParams {
     /// Added to the logits of these tokens. Each id is within the vocabulary.
     pub logit_bias: Vec<(Token, f32)>,
     /// What the text must follow.
-    pub constraint: Option<super::Constraint>,
+    pub constraint: Option<Constraint>,
     /// State of the random numbers, those of XTC too. The same seed draws the same tokens as in llama-cpp-python.
     pub seed: u32,
 }

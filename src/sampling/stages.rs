@@ -1,5 +1,5 @@
-//! The samplers that a request may name, and how each is made and applied: a table, in the default order. To add a
-//! sampler, add a row here and its parameters to `crate::params`.
+//! How each sampler is made and applied. To add a sampler, add its name to [`SamplerName`], how it is made here, and its
+//! parameters to `crate::params`.
 
 use std::collections::VecDeque;
 
@@ -8,8 +8,10 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
+use super::candidates::add;
 use super::dry::Dry;
 use super::params::SamplingParams;
+use super::sampler_name::SamplerName;
 use crate::model::Token;
 use crate::params::ParamValues;
 
@@ -22,18 +24,6 @@ const LEAST: usize = 1;
 
 /// The stage that draws from the remaining probabilities.
 pub const DIST: &str = "dist";
-
-/// A row of the table.
-struct SamplerSpec {
-    /// llama-server's name.
-    name: &'static str,
-    alias: Option<&'static str>,
-    /// Whether it changes the logits of single tokens, independently of the others, and removes no candidate. Samplers of
-    /// that kind that come first are applied before the constraint.
-    changes: bool,
-    /// Makes it, if it is on.
-    make: fn(&SamplerInputs) -> Option<Act>,
-}
 
 /// What samplers are made from.
 pub struct SamplerInputs<'a> {
@@ -49,154 +39,99 @@ impl SamplerInputs<'_> {
     }
 }
 
-static TABLE: [SamplerSpec; 9] = [
-    SamplerSpec {
-        name: "penalties",
-        alias: None,
-        changes: true,
-        make: |inputs| {
-            let params = inputs.values();
-            let on = params.repeat_penalty != 1.0
-                || params.frequency_penalty != 0.0
-                || params.presence_penalty != 0.0;
-            on.then(|| Act::Penalties {
-                sampler: LlamaSampler::penalties(
-                    inputs.n_vocab,
-                    i32::from(PENALTY_WINDOW),
-                    params.repeat_penalty,
-                    params.frequency_penalty,
-                    params.presence_penalty,
-                ),
-                recent: VecDeque::new(),
-            })
-        },
-    },
-    SamplerSpec {
-        name: "dry",
-        alias: None,
-        changes: true,
-        make: |inputs| {
-            let on = inputs.params.uses_dry();
-            on.then(|| Act::Dry {
-                dry: Dry::new(inputs.params, inputs.prompt),
-                by_id: None,
-            })
-        },
-    },
-    SamplerSpec {
-        name: "top_n_sigma",
-        alias: None,
-        changes: false,
-        make: |inputs| {
-            let params = inputs.values();
-            let on = params.top_n_sigma > 0.0;
-            on.then(|| Act::Llama(LlamaSampler::top_n_sigma(params.top_n_sigma)))
-        },
-    },
-    SamplerSpec {
-        name: "top_k",
-        alias: None,
-        changes: false,
-        make: |inputs| {
-            let params = inputs.values();
-            let count = usize::try_from(params.top_k).ok().filter(|&k| k > 0)?;
-            Some(Act::TopK {
-                sampler: LlamaSampler::top_k(params.top_k),
-                count,
-            })
-        },
-    },
-    SamplerSpec {
-        name: "typ_p",
-        alias: Some("typical_p"),
-        changes: false,
-        make: |inputs| {
-            let params = inputs.values();
-            let on = params.typical_p < 1.0;
-            on.then(|| Act::Typical(LlamaSampler::typical(params.typical_p, LEAST)))
-        },
-    },
-    SamplerSpec {
-        name: "top_p",
-        alias: None,
-        changes: false,
-        make: |inputs| {
-            let params = inputs.values();
-            let on = params.top_p < 1.0;
-            on.then(|| Act::Llama(LlamaSampler::top_p(params.top_p, LEAST)))
-        },
-    },
-    SamplerSpec {
-        name: "min_p",
-        alias: None,
-        changes: false,
-        make: |inputs| {
-            let params = inputs.values();
-            let on = params.min_p > 0.0;
-            on.then(|| Act::Llama(LlamaSampler::min_p(params.min_p, LEAST)))
-        },
-    },
-    SamplerSpec {
-        name: "xtc",
-        alias: None,
-        changes: false,
-        make: |inputs| {
-            let params = inputs.values();
-            let (probability, threshold) = (params.xtc_probability, params.xtc_threshold);
-            let on = probability > 0.0 && threshold <= 0.5;
-            on.then(|| Act::Xtc {
-                sampler: LlamaSampler::xtc(probability, threshold, LEAST, inputs.params.seed),
-                // The probability of a banned token is not below it.
-                takes_banned: threshold <= 0.0,
-            })
-        },
-    },
-    SamplerSpec {
-        name: "temperature",
-        alias: None,
-        changes: false,
-        make: |inputs| {
-            let params = inputs.values();
-            let (range, exponent) = (params.dynatemp_range, params.dynatemp_exponent);
-            let is_cold = params.temperature < COLDEST;
-            let temperature = if is_cold { 0.0 } else { params.temperature };
-            if range > 0.0 {
-                let sampler = LlamaSampler::temp_ext(temperature, range, exponent);
-                return Some(Act::DynamicTemperature(sampler));
-            }
-            if is_cold {
-                return Some(Act::Cold(LlamaSampler::temp(0.0)));
-            }
-            (temperature != 1.0).then(|| Act::Llama(LlamaSampler::temp(temperature)))
-        },
-    },
-];
-
-/// The name of an existing sampler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SamplerName(&'static str);
-
-impl SamplerName {
-    /// Reads a name as a request has it.
-    pub fn read(name: &str) -> Option<Self> {
-        TABLE
-            .iter()
-            .find(|spec| spec.name == name || spec.alias == Some(name))
-            .map(|spec| Self(spec.name))
+/// Makes a sampler, if it is on.
+fn make(name: SamplerName, inputs: &SamplerInputs) -> Option<Act> {
+    match name {
+        SamplerName::Penalties => penalties(inputs),
+        SamplerName::Dry => dry(inputs),
+        SamplerName::TopNSigma => top_n_sigma(inputs),
+        SamplerName::TopK => top_k(inputs),
+        SamplerName::TypicalP => typical_p(inputs),
+        SamplerName::TopP => top_p(inputs),
+        SamplerName::MinP => min_p(inputs),
+        SamplerName::Xtc => xtc(inputs),
+        SamplerName::Temperature => temperature(inputs),
     }
+}
 
-    /// All of them, in the default order.
-    pub fn all() -> impl Iterator<Item = Self> {
-        TABLE.iter().map(|spec| Self(spec.name))
-    }
+fn penalties(inputs: &SamplerInputs) -> Option<Act> {
+    let params = inputs.values();
+    let on = params.repeat_penalty != 1.0
+        || params.frequency_penalty != 0.0
+        || params.presence_penalty != 0.0;
+    on.then(|| Act::Penalties {
+        sampler: LlamaSampler::penalties(
+            inputs.n_vocab,
+            i32::from(PENALTY_WINDOW),
+            params.repeat_penalty,
+            params.frequency_penalty,
+            params.presence_penalty,
+        ),
+        recent: VecDeque::new(),
+    })
+}
 
-    pub fn as_str(self) -> &'static str {
-        self.0
-    }
+fn dry(inputs: &SamplerInputs) -> Option<Act> {
+    let on = inputs.params.uses_dry();
+    on.then(|| Act::Dry {
+        dry: Dry::new(inputs.params, inputs.prompt),
+        by_id: None,
+    })
+}
 
-    fn spec(self) -> Option<&'static SamplerSpec> {
-        TABLE.iter().find(|spec| spec.name == self.0)
+fn top_n_sigma(inputs: &SamplerInputs) -> Option<Act> {
+    let sigma = inputs.values().top_n_sigma;
+    (sigma > 0.0).then(|| Act::Llama(LlamaSampler::top_n_sigma(sigma)))
+}
+
+fn top_k(inputs: &SamplerInputs) -> Option<Act> {
+    let top_k = inputs.values().top_k;
+    let count = usize::try_from(top_k).ok().filter(|&k| k > 0)?;
+    Some(Act::TopK {
+        sampler: LlamaSampler::top_k(top_k),
+        count,
+    })
+}
+
+fn typical_p(inputs: &SamplerInputs) -> Option<Act> {
+    let typical_p = inputs.values().typical_p;
+    (typical_p < 1.0).then(|| Act::Typical(LlamaSampler::typical(typical_p, LEAST)))
+}
+
+fn top_p(inputs: &SamplerInputs) -> Option<Act> {
+    let top_p = inputs.values().top_p;
+    (top_p < 1.0).then(|| Act::Llama(LlamaSampler::top_p(top_p, LEAST)))
+}
+
+fn min_p(inputs: &SamplerInputs) -> Option<Act> {
+    let min_p = inputs.values().min_p;
+    (min_p > 0.0).then(|| Act::Llama(LlamaSampler::min_p(min_p, LEAST)))
+}
+
+fn xtc(inputs: &SamplerInputs) -> Option<Act> {
+    let params = inputs.values();
+    let (probability, threshold) = (params.xtc_probability, params.xtc_threshold);
+    let on = probability > 0.0 && threshold <= 0.5;
+    on.then(|| Act::Xtc {
+        sampler: LlamaSampler::xtc(probability, threshold, LEAST, inputs.params.seed),
+        // The probability of a banned token is not below it.
+        takes_banned: threshold <= 0.0,
+    })
+}
+
+fn temperature(inputs: &SamplerInputs) -> Option<Act> {
+    let params = inputs.values();
+    let (range, exponent) = (params.dynatemp_range, params.dynatemp_exponent);
+    let is_cold = params.temperature < COLDEST;
+    let temperature = if is_cold { 0.0 } else { params.temperature };
+    if range > 0.0 {
+        let sampler = LlamaSampler::temp_ext(temperature, range, exponent);
+        return Some(Act::DynamicTemperature(sampler));
     }
+    if is_cold {
+        return Some(Act::Cold(LlamaSampler::temp(0.0)));
+    }
+    (temperature != 1.0).then(|| Act::Llama(LlamaSampler::temp(temperature)))
 }
 
 /// One step from a row to a token.
@@ -249,14 +184,13 @@ impl Stages {
         let mut changes = Vec::new();
         let mut picks = Vec::new();
         let mut leading = true;
-        let samplers = inputs.params.samplers.iter();
-        for spec in samplers.filter_map(|name| name.spec()) {
-            leading &= spec.changes;
-            if let Some(mut act) = (spec.make)(inputs) {
+        for &name in &inputs.params.samplers {
+            leading &= name.changes_single_logits();
+            if let Some(mut act) = make(name, inputs) {
                 if !leading && let Act::Dry { by_id, .. } = &mut act {
                     *by_id = Some(vec![0.0; usize::try_from(inputs.n_vocab).unwrap_or(0)]);
                 }
-                let name = spec.name;
+                let name = name.as_str();
                 let list = if leading { &mut changes } else { &mut picks };
                 list.push(Stage { name, act });
             }
@@ -425,20 +359,6 @@ fn subtract(candidates: &mut LlamaTokenDataArray, penalties: &[(Token, f32)], by
         if let Some(place) = by_id.get_mut(token.index()) {
             *place = 0.0;
         }
-    }
-}
-
-/// Adds to the logit of one token, if it is a candidate.
-pub fn add(candidates: &mut LlamaTokenDataArray, token: Token, bias: f32) {
-    let id = LlamaToken::new(token.0);
-    let data = &mut candidates.data;
-    // In the whole row each candidate is at its own id.
-    let place = match data.get(token.index()) {
-        Some(candidate) if candidate.id() == id => Some(token.index()),
-        _ => data.iter().position(|candidate| candidate.id() == id),
-    };
-    if let Some(place) = place {
-        data[place] = LlamaTokenData::new(id, data[place].logit() + bias, 0.0);
     }
 }
 
