@@ -16,8 +16,8 @@ pub struct Breakers(Arc<HashMap<Token, Tails>>);
 type Tails = Vec<Arc<[Token]>>;
 
 impl Breakers {
-    /// Finds the tokens that contain one of these texts or in which one begins, in one pass over the vocabulary of some
-    /// milliseconds. Empty texts break nothing.
+    /// Finds the tokens that contain one of these texts or in which one begins, in one pass over the vocabulary that
+    /// takes a few milliseconds. Empty texts break nothing.
     pub fn new(vocab: &Vocab, texts: &[String]) -> Self {
         if texts.iter().all(String::is_empty) {
             return Self::default();
@@ -28,7 +28,7 @@ impl Breakers {
                 begin_with[usize::from(first)].push(number);
             }
         }
-        // For each breaker, by how many of its leading bytes are left out.
+        // For each breaker, its rest by the number of leading bytes left out.
         let mut rests: Vec<Vec<Option<Arc<[Token]>>>> =
             texts.iter().map(|text| vec![None; text.len()]).collect();
         let whole: Arc<[Token]> = Arc::new([]);

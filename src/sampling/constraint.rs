@@ -1,4 +1,4 @@
-//! What a text must follow, whichever engine interprets it: checked when a request comes in, then followed token by token.
+//! Constraints on a text, of any engine: checked when a request comes in, then followed token by token.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub struct Constraint {
 }
 
 impl Constraint {
-    /// A GBNF grammar; takes milliseconds, and a tenth of a second at worst.
+    /// A GBNF grammar. Takes milliseconds; 100 ms at worst.
     pub fn gbnf(model: &Model, text: &str) -> Result<Self, InvalidConstraint> {
         let vocab = model.vocab();
         Ok(Self::new(Arc::new(Gbnf {

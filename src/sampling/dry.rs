@@ -2,9 +2,8 @@
 //! (<https://github.com/oobabooga/text-generation-webui/pull/5677>.)
 //!
 //! Penalties and breakers equal llama.cpp's to the bit; a test compares them. They are computed here because llama.cpp
-//! scans the vocabulary for each breaker of each request, on the thread that others wait for: a tenth of a second for the
-//! usual four and 262,144 tokens, and as much for each long one. It also writes a whole row where only a few tokens
-//! change.
+//! scans the vocabulary for each breaker of each request, on the worker's thread: 100 ms for the usual four breakers and
+//! 262,144 tokens, and as much for each long one. It also writes a whole row where only a few tokens change.
 
 use std::collections::HashMap;
 
@@ -55,7 +54,7 @@ impl Dry {
 
     pub fn accept(&mut self, token: Token) {
         self.text.push(token);
-        // Only now and then, so that not every token moves the whole text.
+        // Drained only now and then, so that not every token moves the whole text.
         if self.text.len() / 2 > self.window {
             self.text.drain(..self.text.len() - self.window);
         }

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-/// The most nodes of a grammar; each takes some 16 bytes.
+/// The most nodes of a grammar; each takes about 16 bytes.
 pub(super) const MAX_NODES: usize = 250_000;
 
-/// Why a grammar was refused, written for the person who sent it.
+/// Why a grammar was refused, in words for the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GrammarError {
     #[error("it has no rule named \"root\"")]
@@ -39,7 +39,7 @@ pub enum GrammarError {
 #[error("it can be read in so many ways that following it takes too long")]
 pub struct TooAmbiguous;
 
-/// Why a constraint was refused, written for the person who sent it.
+/// Why a constraint was refused, in words for the client.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum InvalidConstraint {
     #[error(transparent)]
@@ -55,7 +55,7 @@ pub enum InvalidConstraint {
     Panicked,
 }
 
-/// A constraint turned out, as the text grew, not to be followable.
+/// A constraint could not be followed any further as the text grew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConstraintError {
     /// The request field.

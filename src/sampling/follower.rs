@@ -9,7 +9,7 @@ use super::rules::{Follow, Rules};
 use crate::model::Token;
 
 /// Follows a constraint through one text. Slow work is deferred until the allowed tokens are needed, so that any thread can
-/// do it; a panic in it becomes an error.
+/// do it. A panic in it becomes an error.
 pub struct Follower {
     state: State,
     field: &'static str,
@@ -32,7 +32,7 @@ impl Follower {
         }
     }
 
-    /// Takes it out; the rest allows nothing.
+    /// Takes the follower out. What is left allows nothing.
     pub(super) fn take(&mut self) -> Self {
         let away = ConstraintError {
             field: self.field,
@@ -51,7 +51,7 @@ impl Follower {
         self.drawn.push(token);
     }
 
-    /// Checks that a token that was not drawn may come next.
+    /// Checks that a forced token may come next.
     pub fn check(&mut self, token: Token) -> Result<(), ConstraintError> {
         let field = self.field;
         if self.allowed()?.get(token.index()) == Some(&true) {
@@ -68,7 +68,7 @@ impl Follower {
         self.prepare_while(|| true);
     }
 
-    /// Like [`Follower::prepare`], but gives up between two tokens once the result is no longer wanted: a fork may start with
+    /// Like [`Follower::prepare`], but stops between two tokens once the result is no longer wanted: a fork may start with
     /// many tokens.
     pub fn prepare_while(&mut self, is_wanted: impl Fn() -> bool) {
         let step = AssertUnwindSafe(|| self.step(is_wanted));

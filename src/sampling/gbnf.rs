@@ -353,7 +353,7 @@ impl Reader<'_> {
         name
     }
 
-    /// Space and comments; newlines only where the rule continues.
+    /// Skips space and comments; newlines only where the rule continues.
     fn space(&mut self, newlines: bool) {
         while let Some(&c) = self.rest.peek() {
             match c {

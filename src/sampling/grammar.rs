@@ -2,7 +2,7 @@
 //!
 //! The rules are compiled to the nodes of a recursive automaton. A text so far is at several nodes at once, each with its
 //! set of callers. This is cheap because the sets are interned and compared by number: a rule that is called several times
-//! in one place is followed once, and what is computed for a place is reused wherever the place recurs.
+//! in one place is followed once, and what is computed for a place is reused wherever it recurs.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use super::gbnf::{self, Part, Rule};
 use super::rules::Follow;
 use crate::model::{Model, Sorted, Token};
 
-/// The most steps for one token: a tenth of a second at worst.
+/// The most steps for one token: 100 ms at worst.
 const FUEL: usize = 1_000_000;
-/// The cache of places is cleared beyond this size; some 16 bytes each.
+/// The cache of places is cleared beyond this size; each takes about 16 bytes.
 const MAX_KNOWN: usize = 1 << 20;
 
 /// A checked grammar.
@@ -24,7 +24,7 @@ const MAX_KNOWN: usize = 1 << 20;
 pub struct Grammar(Arc<Nodes>);
 
 impl Grammar {
-    /// Checks a grammar; takes milliseconds, and a tenth of a second at worst.
+    /// Checks a grammar. Takes milliseconds; 100 ms at worst.
     pub fn new(model: &Model, gbnf: &str) -> Result<Self, GrammarError> {
         let vocab = model.vocab();
         let named = |text: &str| {
@@ -158,7 +158,7 @@ impl Nodes {
 /// Compiles rules to nodes, from the last part to the first.
 struct Writer<'a> {
     nodes: Vec<Node>,
-    /// Parts written so far, including those that took no node.
+    /// Parts compiled so far, including those that took no node.
     parts: usize,
     ends: &'a [Token],
 }
@@ -391,8 +391,8 @@ pub struct Matcher {
     /// The transitions: from a state, by a class of bytes, to a state.
     steps: Vec<u32>,
     fuel: usize,
-    /// For each token, whether it may come next, and the state in which that holds: within a string it is the same for many
-    /// tokens.
+    /// For each token, whether it may come next, and the state in which that holds: within a string that state stays the same
+    /// for many tokens.
     allowed: Vec<bool>,
     allowed_in: Option<u32>,
     // Kept to reuse their memory.
@@ -441,7 +441,7 @@ impl Matcher {
     }
 
     fn find(&mut self, vocab: &Sorted, allowed: &mut [bool]) -> Result<(), TooAmbiguous> {
-        // The states of the previous token, as far as it got.
+        // The states after each byte of the previous token, up to a dead end.
         let mut path = std::mem::take(&mut self.path);
         path.clear();
         path.push(self.state);
@@ -635,7 +635,7 @@ impl Matcher {
             .map(|(node, stack)| (node, renamed[stack as usize]));
         self.state = self.states.number(state.collect());
         self.steps = Vec::new();
-        // The state itself is too large to go through for each token.
+        // The state itself is too large to scan for each token.
         if self.stacks.size + self.states.size > MAX_KNOWN / 2 {
             return Err(TooAmbiguous);
         }
@@ -649,7 +649,7 @@ impl Follow for Matcher {
     }
 
     fn accept(&mut self, token: Token) -> Result<(), ConstraintError> {
-        // The tokens of an existing text come one after the other, without `allowed` between them.
+        // The tokens of an existing text are accepted in a row, without `allowed` between them.
         self.fuel = FUEL;
         self.forget()?;
         Self::accept(self, token)?;

@@ -1,7 +1,7 @@
 //! JSON schemas, regular expressions, Lark grammars and lists of choices, by llguidance.
 //!
-//! Its cost is bounded: bytes by the settings, the work of one mask and of parsing a grammar by its own limits, depth and
-//! what it does not limit by the checks here. It runs on stacks that hold any depth it allows, and a panic in it becomes an
+//! Its cost is bounded: the settings limit bytes, llguidance itself limits the work of one mask and of parsing a grammar, and
+//! the checks here limit depth and the rest. It runs on stacks that hold any depth it allows, and a panic in it becomes an
 //! error.
 
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ use super::rules::{Follow, Rules};
 use crate::model::{Sorted, Token, Vocab};
 
 /// Between two parts of a JSON value: nothing, a space, or a line break with indentation. Small models handle any of these;
-/// without a bound some write nothing but white space.
+/// without a bound some generate nothing but white space.
 const WHITE_SPACE: &str = r"\x20|\n\x20{0,24}";
 /// A token of more bytes is never allowed: llguidance's tree of tokens is no deeper than 1,024.
 const TOKEN_BYTES: usize = 512;
@@ -40,17 +40,17 @@ const MOST_MESSAGE_CHARACTERS: usize = 300;
 const LIMITS: ParserLimits = ParserLimits {
     max_items_in_row: 2_000,
     initial_lexer_fuel: 1_000_000,
-    // Some 15 ms.
+    // About 15 ms.
     step_lexer_fuel: 200_000,
     step_max_items: 50_000,
-    // Some kB each.
+    // A few kB each.
     max_lexer_states: 20_000,
     max_grammar_size: 200_000,
     precompute_large_lexemes: true,
     verbose_errors: false,
 };
 
-/// A vocabulary in the form that llguidance needs. Built once for each model, which takes a tenth of a second.
+/// A vocabulary in the form that llguidance needs. Built once for each model, which takes 100 ms.
 pub(super) struct Guidance {
     factory: ParserFactory,
     /// Pairs of tokens with equal bytes; llguidance knows only the first of each.
@@ -67,8 +67,8 @@ impl Guidance {
         Result::clone(&made)
     }
 
-    /// `control` gives the name of a control token. Such tokens are not part of any text: only a grammar that names them, as
-    /// `<|tool_call|>`, allows them.
+    /// `control` gives the name of a control token. Such tokens are not part of any text: only a grammar that names them,
+    /// for example `<|tool_call|>`, allows them.
     fn new<'a>(
         sorted: &Sorted,
         ends: &[Token],
@@ -250,7 +250,7 @@ fn plain(message: &str) -> String {
         None if said.contains("Only absolute $ref's") => {
             "a `$ref` must point into the schema itself, as `#/…`"
         }
-        // Its advice is for its caller.
+        // Drops its advice, which is for its caller.
         None => {
             let advice = ["; following special", "; consider ", "; either increase"];
             let end = advice.iter().find_map(|advice| said.find(advice));
@@ -468,7 +468,7 @@ fn check_optional(expressions: &[&str]) -> Result<(), InvalidConstraint> {
 
 /// The innermost part of a schema that is refused for the same reason, as a JSON pointer.
 fn find_fault(guidance: &Arc<Guidance>, schema: &Value, why: &str) -> String {
-    /// The place only helps the reader.
+    /// The place is only a hint for the reader.
     const MOST_TIME: Duration = Duration::from_millis(200);
     let started = Instant::now();
     let mut place = "#".to_owned();
@@ -497,7 +497,7 @@ fn find_fault(guidance: &Arc<Guidance>, schema: &Value, why: &str) -> String {
     }
 }
 
-/// The schemas that a schema holds, each with the way to it.
+/// The schemas within a schema, each with its relative JSON pointer.
 fn parts(schema: &Value) -> Vec<(String, &Value)> {
     let escaped = |name: &str| name.replace('~', "~0").replace('/', "~1");
     let mut parts = Vec::new();

@@ -10,7 +10,7 @@ use rand_mt::Mt;
 use crate::logprobs::{Likeliest, LogprobSpec, TokenLogprob, log_sum_exp, score};
 use crate::model::Token;
 
-/// What to report of how a token is drawn.
+/// What to report about how a token is drawn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watch {
     /// The distributions whose logprobs are reported.
@@ -146,7 +146,7 @@ impl Recording {
         row.extend_from_slice(logits);
     }
 
-    /// Records what a stage has left.
+    /// Records the candidates after a stage.
     pub(super) fn record(
         &mut self,
         stage: &'static str,
@@ -196,7 +196,7 @@ impl Recording {
         });
     }
 
-    /// Discards the draw: another token was forced.
+    /// Discards the draw, because another token was forced.
     pub(super) fn forget_draw(&mut self) {
         self.draw = None;
     }
@@ -233,7 +233,7 @@ impl Recording {
         if let Some(spec) = spec {
             for &mode in watch.modes.iter() {
                 let row = self.row(mode);
-                // A row that is mostly cut holds many equal logits, among which finding the first takes long.
+                // A row that is mostly cut holds many equal logits, among which finding the first is slow.
                 likeliest.find(row, spec.top.min(candidates(row)));
                 let mut scored = score(row, &likeliest, token, spec);
                 scored
@@ -251,7 +251,7 @@ impl Recording {
     }
 
     fn trace(&self, token: Token, top: usize) -> Trace {
-        // What one stage leaves is what the next one gets: each row is read once.
+        // The output of a stage is the input of the next one, so each row is read once.
         let sides = self.steps().iter().map(|step| Side::new(step, top));
         let sides: Vec<Side> = sides.collect();
         let stages = sides.windows(2).map(|pair| {
@@ -341,7 +341,7 @@ fn candidates(row: &[f32]) -> usize {
         .count()
 }
 
-/// A number as libstdc++'s `std::uniform_real_distribution<double>(0, 1)` makes it from two numbers of the Mersenne
+/// A number computed as libstdc++'s `std::uniform_real_distribution<double>(0, 1)` does from two numbers of the Mersenne
 /// Twister: the first is the lower half of 64 bits.
 fn uniform(random: &mut Mt) -> f64 {
     const BITS_32: f64 = 4_294_967_296.0;

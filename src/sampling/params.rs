@@ -1,4 +1,4 @@
-//! What a request asks of the sampler.
+//! The sampling parameters of a request.
 
 use std::sync::Arc;
 

@@ -11,7 +11,7 @@ pub trait Rules: Send + Sync {
 
 /// A text so far, and what may come next.
 pub trait Follow: Send {
-    /// For each token, whether it may come next. A second call returns at once.
+    /// For each token, whether it may come next. A repeated call returns at once.
     fn allowed(&mut self) -> Result<&[bool], ConstraintError>;
     /// Appends an allowed token.
     fn accept(&mut self, token: Token) -> Result<(), ConstraintError>;

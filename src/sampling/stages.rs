@@ -155,15 +155,15 @@ enum Act {
     },
     Dry {
         dry: Dry,
-        /// After samplers that reorder candidates: room for a number for each token, all 0 between two uses, so that
-        /// no penalty has to search all candidates for its token.
+        /// After samplers that reorder candidates: one number for each token, all 0 between two uses, so that no penalty
+        /// has to search all candidates for its token.
         by_id: Option<Vec<f32>>,
     },
     /// May remove the likeliest candidate.
     Xtc {
         sampler: LlamaSampler,
-        /// It would keep a banned candidate rather than another: banned ones are removed first. Only then, because
-        /// llama.cpp draws no random number for a single candidate.
+        /// At this threshold it would keep a banned candidate instead of another, so banned ones are removed first. Not
+        /// otherwise, because llama.cpp draws no random number for a single candidate.
         takes_banned: bool,
     },
     DynamicTemperature(LlamaSampler),
@@ -195,7 +195,7 @@ impl Stages {
                 list.push(Stage { name, act });
             }
         }
-        // All other samplers keep the likeliest token. (Typical alone may not; llama-cpp-python does not ask it.)
+        // All other samplers keep the likeliest token. (Typical may not, but llama-cpp-python does not apply it here either.)
         let greedy = picks.iter().any(|stage| matches!(stage.act, Act::Cold(_)))
             && !picks
                 .iter()
@@ -283,7 +283,7 @@ impl Stage {
             }
             Act::DynamicTemperature(sampler) => {
                 candidates.apply_sampler(sampler);
-                // So cold that the quotient is no longer finite: the first candidate, the likeliest, is certain.
+                // The temperature is so low that the quotient overflows: the first candidate, the likeliest, is certain.
                 if let Some(first) = candidates.data.first()
                     && !first.logit().is_finite()
                 {
@@ -337,7 +337,7 @@ fn keep_likely(candidates: &mut LlamaTokenDataArray) {
     let sum: f32 = logits().map(|logit| (logit - largest).exp()).sum();
     candidates.data.retain(|candidate| {
         let probability = (candidate.logit() - largest).exp() / sum;
-        // llama.cpp ends the process if none is left: NaN stays.
+        // NaN stays: llama.cpp ends the process if no candidate is left.
         probability > LEAST_PROBABILITY || probability.is_nan()
     });
 }
