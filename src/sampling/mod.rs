@@ -3,6 +3,7 @@
 //! implemented here, because llama.cpp keeps every way to parse a text, which can double with each character, and ends the
 //! process on some. So is DRY (`dry` says why). JSON schemas, regular expressions and Lark grammars are llguidance's.
 
+mod automaton;
 mod bans;
 mod breakers;
 mod candidates;
