@@ -364,7 +364,7 @@ impl Drop for Context {
 }
 
 /// Lanes of a context beyond those of its shape, in which nothing is ever evaluated: where adapters are loaded, one for
-/// `scrub`. A context for embeddings is made anew instead.
+/// `scrub`. A context for embeddings is replaced instead.
 pub fn spare_lanes(model: &Model, output: Output) -> usize {
     usize::from(output == Output::Logits && !model.adapters().is_empty())
 }
