@@ -53,7 +53,7 @@ impl FromRequest<AppState> for JsonObject {
                 {
                     too_large()
                 }
-                _ => ApiError::body("The body is incomplete, or not as its headers describe it."),
+                _ => ApiError::body("The body is incomplete or does not match its headers."),
             })?;
         if bytes.len() > READ_AT_ONCE_BYTES {
             return state.work(move || parse(&bytes)).await?.map(Self);

@@ -90,7 +90,7 @@ fn check_host_and_origin(state: &AppState, request: &Request) -> Result<(), ApiE
     {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
-            "Web pages of this origin may not use this server. `server.cors_origins` lists allowed origins.",
+            "Web pages from this origin may not use this server. `server.cors_origins` lists allowed origins.",
         )
         .code("origin_not_allowed"));
     }

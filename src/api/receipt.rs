@@ -107,8 +107,8 @@ pub struct ReceiptPrompt {
     /// With `echo` and `logprobs`: the log-probabilities of its tokens; null for the first, which nothing predicts. Each is
     /// the shortest decimal that identifies the f32.
     pub token_logprobs: Option<Vec<Option<f32>>>,
-    /// With alternatives: SHA-256 of the id (i32) and logprob (f32, both little-endian) of each, likeliest first, token by
-    /// token.
+    /// With alternatives: SHA-256 of the id (i32) and logprob (f32, both little-endian) of each, most likely first, token
+    /// by token.
     pub top_sha256: Option<String>,
 }
 

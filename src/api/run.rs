@@ -84,7 +84,7 @@ pub async fn run<T: Send + 'static>(
 }
 
 impl<T> Running<T> {
-    /// Collects the choices of the next prompt: `n` of `best_of`, the likeliest first if some are dropped.
+    /// Collects the choices of the next prompt: `n` of `best_of`, the most likely first if some are dropped.
     pub async fn choices(
         &mut self,
         prompt: &[Token],

@@ -95,7 +95,7 @@ pub(super) fn loaded_at_start(config: &Config) -> Option<Problem> {
     let most = config.limits.loaded_models;
     (most > 0 && wanted > most).then(|| {
         Problem::Conflict(format!(
-            "limits.loaded_models is {most}, but {wanted} models are to be loaded at the start: set load = \"first-use\" \
+            "limits.loaded_models is {most}, but {wanted} models are to be loaded at startup: set load = \"first-use\" \
              for some of them."
         ))
     })

@@ -269,7 +269,7 @@ pub struct Embeddings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pooling {
-    /// As the model's metadata say.
+    /// As the model's metadata says.
     Auto,
     /// Their mean.
     Mean,

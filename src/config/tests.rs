@@ -638,7 +638,7 @@ fn models_need_names_that_differ() {
     );
     check(
         "[limits]\nloaded_models = 1\n[[models]]\nsource = 'a'\n[[models]]\nsource = 'b'",
-        "limits.loaded_models is 1, but 2 models are to be loaded at the start: set load = \"first-use\" for some of them.",
+        "limits.loaded_models is 1, but 2 models are to be loaded at startup: set load = \"first-use\" for some of them.",
     );
     from_file(
         "first-use",

@@ -60,7 +60,7 @@ pub struct FileFacts {
     pub description: Option<String>,
     /// The tensor types of its matrices, by ggml's numbers.
     pub kinds: Vec<u32>,
-    /// Minimum bytes of its KV cache, if its metadata tell.
+    /// Minimum bytes of its KV cache, if its metadata says so.
     pub kv_cache: Option<u64>,
 }
 

@@ -93,7 +93,7 @@ impl Tokenizer {
     }
 }
 
-/// Properties of a model that llama.cpp derives; the metadata contain only some of them.
+/// Properties of a model that llama.cpp derives; the metadata contains only some of them.
 #[derive(Debug, Clone)]
 pub(super) struct ModelTraits {
     /// Whether it has a KV cache or a recurrent state, so that a text can be continued.

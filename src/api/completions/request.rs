@@ -58,7 +58,7 @@ impl CompletionRequest {
             echo: fields
                 .field(
                     "echo",
-                    "Whether the prompt comes back before the text; with `logprobs` it is scored, too.",
+                    "Whether the answer starts with the prompt; with `logprobs` it is scored, too.",
                 )
                 .boolean(false)?,
             best_of,
@@ -128,7 +128,7 @@ fn prompts(fields: &mut Fields, served: &Served) -> Result<Vec<Input>, ApiError>
         .field(
             "prompt",
             "The text to continue, or several, as strings or token ids. A string gets the special tokens that the model \
-             expects before it, and control tokens in it are recognised; ids are used as they are.",
+             expects before it, and control tokens in it are recognized; ids are used as they are.",
         )
         .value(|| {
             let mut schema = input::schema();
@@ -147,7 +147,7 @@ fn prompts(fields: &mut Fields, served: &Served) -> Result<Vec<Input>, ApiError>
 fn max_tokens(fields: &mut Fields, served: &Served) -> Result<Option<usize>, ApiError> {
     let field = fields.field(
         "max_tokens",
-        "The most tokens to generate. 0: none, the prompt is only scored. null: until the context is full.",
+        "Maximum number of tokens to generate. 0: none, the prompt is only scored. null: until the context is full.",
     );
     // null means until the context is full, and only an absent field the default.
     let given = field.given;

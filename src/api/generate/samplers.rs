@@ -84,7 +84,7 @@ fn order(fields: &mut Fields) -> Result<Option<Vec<SamplerName>>, ApiError> {
     let items = match value {
         None => return Ok(None),
         Some(Value::Array(items)) => items,
-        Some(other) => return Err(wrong("samplers", "an array of names of samplers", &other)),
+        Some(other) => return Err(wrong("samplers", "an array of sampler names", &other)),
     };
     let mut order: Vec<SamplerName> = Vec::new();
     for (place, item) in items.iter().enumerate() {
