@@ -305,7 +305,7 @@ impl Loop for SumMoments<'_> {
     }
 }
 
-/// e^x for x ≤ 0, to two units in the last place. Without a branch or a call, so that it vectorises; the standard
+/// e^x for x ≤ 0, to two units in the last place. Without a branch or a call, so that it vectorizes; the standard
 /// library's does not.
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2 / 2; e^r by the polynomial of Cephes' `expf` (S. L. Moshier), 2^n by the exponent's

@@ -1,4 +1,4 @@
-//! What answers have in common: their head, their choices, and the tokens used.
+//! What answers have in common: their header fields, their choices, and the tokens used.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

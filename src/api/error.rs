@@ -189,7 +189,7 @@ mod tests {
     fn all_four_fields_are_always_present() {
         let check = |error: ApiError, expect: &str| {
             assert_eq!(
-                serde_json::to_string(&error.as_body()).expect("serialises"),
+                serde_json::to_string(&error.as_body()).expect("serializes"),
                 expect
             );
         };

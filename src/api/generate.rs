@@ -20,7 +20,7 @@ use crate::random;
 use crate::sampling::{SamplingParams, Watch};
 pub use bans::ids;
 
-/// How text is to be generated.
+/// How text is generated.
 #[derive(Debug)]
 pub struct Generate {
     /// Choices for each prompt.

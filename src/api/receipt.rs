@@ -192,7 +192,7 @@ fn add_defaults(
     max_tokens: usize,
     values: &ParamValues,
 ) {
-    // Null fills the context there, and chats have no default.
+    // There, null fills the context, and chats have no default.
     if route == ReceiptRoute::Completions && !request.contains_key("max_tokens") {
         request.insert("max_tokens".to_owned(), max_tokens.into());
     }
@@ -217,8 +217,8 @@ fn adapters(applied: &Adapters, served: &Served) -> Vec<ReceiptAdapter> {
 }
 
 impl Receipt {
-    /// The request, to be sent again to any server: it says every sampling parameter. Older receipts lack those that were
-    /// not settings yet; they had the built-in defaults.
+    /// The request, to be sent again to any server: it contains every sampling parameter. Older receipts lack those that
+    /// were not settings yet; they had the built-in defaults.
     pub fn request(&self) -> Map<String, Value> {
         let mut request = self.request.clone();
         for param in PARAMS {

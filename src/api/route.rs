@@ -149,7 +149,7 @@ pub fn schema_of<T: ToSchema>(schemas: &mut Map<String, Value>) -> Value {
     schema_as::<T, T>(T::name().into_owned(), schemas)
 }
 
-/// As [`schema_of`], by a name of its own: types with a parameter, here `C`, have one name whatever that is.
+/// Like [`schema_of`], by a name of its own: types with a parameter, here `C`, have one name whatever that is.
 fn schema_as<T: ToSchema, C: ToSchema>(name: String, schemas: &mut Map<String, Value>) -> Value {
     let reference = json!({"$ref": format!("#/components/schemas/{name}")});
     let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! The frame of all routes whose requests run as sequences: prepare, submit, collect.
+//! The common steps of all routes whose requests run as sequences: prepare, submit, collect.
 
 use std::sync::Arc;
 use std::vec::IntoIter;
@@ -31,7 +31,7 @@ pub struct Kind {
 pub struct Prepared<T> {
     pub sequences: Vec<Request>,
     pub entries: Entries,
-    /// What the bits depend on beside model and tokens: the adapters, and whether the request asks for exactness.
+    /// What the bits depend on besides model and tokens: the adapters, and whether the request asks for exactness.
     pub adapters: Adapters,
     pub exact: bool,
     /// If the request asks for a receipt.
@@ -44,7 +44,7 @@ pub struct Prepared<T> {
 pub struct Running<T> {
     pub served: Served,
     pub head: Head,
-    /// Those that are not collected yet, in the order of the sequences.
+    /// The generations that are not collected yet, in the order of the sequences.
     pub generations: IntoIter<Generation>,
     pub entries: Entries,
     pub adapters: Adapters,

@@ -88,7 +88,7 @@ pub(super) fn names(config: &Config) -> Vec<Problem> {
     problems.into_iter().map(Problem::Conflict).collect()
 }
 
-/// More models to load at the start than may be loaded at once.
+/// More models to load at startup than may be loaded at once.
 pub(super) fn loaded_at_start(config: &Config) -> Option<Problem> {
     let at_start = |one: &&Config| one.model.load == LoadAt::Start;
     let wanted = config.of_each_model().iter().filter(at_start).count();

@@ -419,7 +419,7 @@ fn the_types_hold_all_that_is_allowed_and_every_word_differs() {
         let mut configs = Vec::new();
         for value in values {
             // What some values need: flash attention for quantized ones, lanes for pinned prefixes, a name for models that
-            // are loaded at the first use.
+            // are loaded on first use.
             let flags = vec![
                 set("engine.flash_attention", "true"),
                 set("engine.cache_lanes", "64"),

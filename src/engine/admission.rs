@@ -75,7 +75,7 @@ impl Admission {
         Ok(self.assign(permit, prefer))
     }
 
-    /// From now on nobody gets a slot.
+    /// Closes it: nobody gets a slot any more.
     pub fn close(&self) {
         self.queue.close();
     }

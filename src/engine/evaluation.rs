@@ -1,4 +1,4 @@
-//! How sequences are evaluated, for those who want to repeat it.
+//! How sequences are evaluated, so that it can be reproduced.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -7,7 +7,7 @@ use crate::config::{KvType, Mode};
 use crate::model::Routines;
 
 /// How a sequence is evaluated: what its bits may depend on besides weights, adapters, tokens, llama.cpp and the machine.
-/// Receipts hold it.
+/// Part of receipts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Evaluation {
     /// The name of everything that decides how numbers are rounded; empty in receipts of older versions.

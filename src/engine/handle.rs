@@ -92,7 +92,7 @@ impl Engine {
         self.loaded().is_none_or(|pool| pool.model.generates())
     }
 
-    /// Most tokens of a prompt and its completion together.
+    /// Maximum number of tokens of a prompt and its completion together.
     pub fn context_length(&self) -> usize {
         self.inner.settings.context_length
     }

@@ -28,9 +28,9 @@ pub struct Need {
 /// Bounds of the scores of a lane's prompt.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct ScoreBounds {
-    /// Most alternatives per token; `None`: nothing is scored.
+    /// Maximum number of alternatives per token; `None`: nothing is scored.
     alternatives: Option<usize>,
-    /// Most alternatives of all tokens together: those of one answer.
+    /// Maximum number of alternatives of all tokens together: those of one answer.
     entries: usize,
 }
 

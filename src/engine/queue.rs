@@ -66,7 +66,7 @@ impl FairQueue {
         Waiting::new(self, client, false)?.permit().await
     }
 
-    /// From now on nobody gets a permit.
+    /// Closes it: nobody gets a permit any more.
     pub fn close(&self) {
         self.permits.close();
     }

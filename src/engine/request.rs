@@ -20,7 +20,7 @@ pub struct Request {
     pub forced_token: Option<Token>,
     /// They apply to prompt and completion.
     pub adapters: Adapters,
-    /// Most tokens to generate; 0 only scores. Prompt and completion together fit the context.
+    /// Maximum number of tokens to generate; 0 only scores. Prompt and completion together fit the context.
     pub max_tokens: usize,
     /// Log-probabilities of the generated tokens.
     pub logprobs: Option<LogprobSpec>,

@@ -32,11 +32,11 @@ pub struct Shared {
     pub shares_adapted: bool,
     /// Whether any prompt may reuse cells of generated tokens: not in exact mode, for they were not evaluated as a prompt is.
     pub reuses_generated: bool,
-    /// Most tokens of a draft; 0 in exact mode.
+    /// Maximum number of tokens of a draft; 0 in exact mode.
     pub draft_tokens: usize,
-    /// Most prompt tokens of a decode.
+    /// Maximum number of prompt tokens of a decode.
     pub chunk_tokens: usize,
-    /// Most rows of logits of a decode.
+    /// Maximum number of rows of logits of a decode.
     pub logits_rows: usize,
     pub cuts: Cuts,
     /// Tokens that a lane holds.
@@ -60,7 +60,7 @@ impl Shared {
         request.exact && !self.exact
     }
 
-    /// Most rows of a decode of this prompt.
+    /// Maximum number of rows of a decode of this prompt.
     pub(super) fn prompt_rows(&self, request: &Request) -> usize {
         let mut rows = self.chunk_tokens;
         if request.prompt_logprobs.is_some() {

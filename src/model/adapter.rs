@@ -88,7 +88,7 @@ pub(super) struct Named {
 
 impl Named {
     /// The text after the last `@` is a scale if it is a number, and the text before the first `=` is a name if it has no
-    /// `/`. So every path can be written, with a name and a scale if need be.
+    /// `/`. So every path can be written, with a name and a scale if needed.
     fn parse(text: &str) -> Result<Self, LoadError> {
         let wrong = |why| LoadError::AdapterSetting {
             setting: text.to_owned(),

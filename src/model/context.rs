@@ -136,7 +136,7 @@ impl Context {
         Ok(context)
     }
 
-    /// Decodes a token with all adapters of the model at once. If llama.cpp aborts on one of them, it does so at the start
+    /// Decodes a token with all adapters of the model at once. If llama.cpp aborts on one of them, it does so at startup
     /// and not when a client asks for it.
     fn tries_adapters(&mut self) -> bool {
         let count = self.model.adapters().len();
@@ -268,8 +268,8 @@ impl Runner for Context {
         unsafe { sys::llama_memory_seq_rm(self.memory(), i32_of(lane), i32_of(from), -1) }
     }
 
-    /// What is cut off stays in memory, and llama.cpp multiplies it with zero as it goes over a lane: with what is not a
-    /// number, as adapters at a large scale can make it, that is no zero. So a lane that nobody uses is written over it.
+    /// What is cut off stays in memory, and llama.cpp multiplies it by zero as it goes over a lane. For a NaN, which
+    /// adapters at a large scale can produce, the product is not zero. So a spare lane is copied over it.
     fn scrub(&mut self, lane: usize) {
         debug_assert!(lane < self.shape.lanes);
         if spare_lanes(&self.model, self.shape.output) > 0 {

@@ -51,7 +51,7 @@ pub struct Facts {
 }
 
 impl Model {
-    /// As [`Model::load_with`], with all routines.
+    /// Like [`Model::load_with`], with all routines.
     pub fn load(path: &Path, settings: &config::Model) -> Result<Self, LoadError> {
         Self::load_with(&Heads::read(path)?, settings, Routines::ALL)
     }

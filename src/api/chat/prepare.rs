@@ -108,7 +108,7 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
     })
 }
 
-/// What a text must follow to be the arguments of this function.
+/// The constraint that makes a text the arguments of this function.
 fn arguments_of(name: &str, tools: &[Value]) -> Structured {
     let mut named = tools.iter().filter(|tool| tool["function"]["name"] == name);
     let schema = named

@@ -1,4 +1,4 @@
-//! The arrays of logprobs: the four of the contract, and those that a request asks for. They are serialised directly from
+//! The arrays of logprobs: the four of the contract, and those that a request asks for. They are serialized directly from
 //! the scores.
 
 use std::borrow::Cow;
@@ -23,7 +23,7 @@ pub struct CompletionLogprobs {
     pub entries: Vec<Entry>,
 }
 
-/// [`CompletionLogprobs`] as it is serialised, for the documents.
+/// [`CompletionLogprobs`] as it is serialized, for the documents.
 #[derive(ToSchema)]
 #[schema(as = CompletionLogprobs)]
 #[expect(dead_code, reason = "only a schema")]
@@ -283,7 +283,7 @@ impl Serialize for OfOne<'_> {
     }
 }
 
-/// An iterator that is serialised as an array.
+/// An iterator that is serialized as an array.
 struct Seq<F>(F);
 
 impl<F, I> Serialize for Seq<F>

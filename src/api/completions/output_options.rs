@@ -17,7 +17,7 @@ use crate::sampling::{Mode, Watch};
 
 /// Candidates that a trace shows by default.
 const TRACED: usize = 10;
-/// About the most stages that a trace has, to bound its size.
+/// Approximate maximum number of stages that a trace has, to bound its size.
 const STAGES: usize = 12;
 
 /// What a request asks for about its tokens.
@@ -174,7 +174,7 @@ impl OutputOptions {
         logprobs + self.watch.trace.map_or(0, |top| STAGES * (2 * top + 1))
     }
 
-    /// The most bytes of whole rows of a sequence with this many tokens.
+    /// Maximum number of bytes of whole rows of a sequence with this many tokens.
     pub fn row_bytes(&self, echoed: usize, generated: usize, vocab: &Vocab) -> usize {
         let Some(rows) = &self.rows else { return 0 };
         let count = match &rows.positions {

@@ -37,7 +37,7 @@ pub struct AskedPrompt {
     pub point: ForkPoint,
 }
 
-/// Checks a request and tokenises its prompts: CPU work, of milliseconds if a text is long or there is a grammar.
+/// Checks a request and tokenizes its prompts: CPU work, of milliseconds if a text is long or there is a grammar.
 /// A fork continues an answer that this client may use.
 pub fn prepare(
     body: Map<String, Value>,
@@ -254,7 +254,7 @@ fn check_fork(generate: &Generate, served: &Served) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Tokenises a prompt; one that cannot fit is refused first.
+/// Tokenizes a prompt; one that cannot fit is refused first.
 fn prompt(
     input: Input,
     suffix: Option<&str>,

@@ -27,7 +27,7 @@ pub struct CompletionRequest {
 }
 
 impl CompletionRequest {
-    /// Reads the fields. The documents of the route come from here, too.
+    /// Reads the fields. The documentation of the route is generated from here, too.
     pub fn read(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
         let limits = &served.config.limits;
         model_field(fields)?;

@@ -10,9 +10,9 @@ use crate::api::wording::describe;
 use crate::params::{PARAMS, ParamValues};
 use crate::sampling::{Breakers, SamplerName, SamplingParams};
 
-/// The most sequence breakers of a request.
+/// Maximum number of sequence breakers of a request.
 const BREAKERS: usize = 32;
-/// The most bytes of each; llama.cpp cuts longer ones.
+/// Maximum number of bytes of each; llama.cpp cuts longer ones.
 const BREAKER_BYTES: usize = 40;
 /// llama-server's.
 const DEFAULT_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];

@@ -18,7 +18,7 @@ pub struct PerplexityRequest {
 }
 
 impl PerplexityRequest {
-    /// Reads the fields. The documents of the route come from here, too.
+    /// Reads the fields. The documentation of the route is generated from here, too.
     pub fn read(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
         model_field(fields)?;
         let request = Self {

@@ -51,7 +51,7 @@ struct Chat {
 const ITEM: &str = "with `stem` or `messages`, and with `choices`";
 
 impl ScoreRequest {
-    /// Reads the fields. The documents of the route come from here, too.
+    /// Reads the fields. The documentation of the route is generated from here, too.
     pub fn read(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
         model_field(fields)?;
         let one = ItemFields::read(fields);

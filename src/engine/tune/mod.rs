@@ -3,9 +3,8 @@
 //! more than the time that one context of two threads takes for one, and whether wide decodes pay off depends on memory,
 //! on the vocabulary and on the layout of the weights.
 //!
-//! Exact mode only uses decodes that have the bits of single rows (`engine::exact`). A start measures
-//! for a few seconds, because somebody waits for it; the rest is measured in idle moments
-//! (`engine::idle`).
+//! Exact mode only uses decodes that have the bits of single rows (`engine::exact`). A start measures only for a few
+//! seconds, because someone is waiting for it; the rest is measured in idle moments (`engine::idle`).
 
 mod measure;
 mod results;
