@@ -33,7 +33,7 @@ pub type Route = route::Route<AppState>;
 pub struct AppState {
     pub models: Models,
     pub config: Arc<Config>,
-    /// All routes, those beside the API too.
+    /// All routes, including those outside the API.
     pub(super) routes: Arc<[Route]>,
     /// Whether only this machine can reach the server.
     pub(super) is_loopback: bool,

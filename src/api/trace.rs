@@ -124,7 +124,7 @@ impl Drop for End {
 }
 
 impl BodyHooks for End {
-    /// Logs what happens meanwhile under this request.
+    /// Logs what happens in the meantime as part of this request.
     fn poll(&mut self, poll: impl FnOnce() -> PolledFrame) -> PolledFrame {
         let span = self.span.clone();
         let polled = span.in_scope(poll);

@@ -41,7 +41,7 @@ impl Engine {
         }
     }
 
-    /// Starts to serve requests, unless the engine has been closed meanwhile.
+    /// Starts to serve requests, unless the engine has been closed in the meantime.
     pub(super) fn install(&self, pool: Pool) {
         let _ = self.inner.pool.set(pool);
         if self.inner.is_closing.load(Ordering::SeqCst) {

@@ -148,8 +148,8 @@ pub fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(MIB)
 }
 
-/// Whether there is twice the memory that another context of this shape needs. It is allocated beside the engine for a
-/// while.
+/// Whether there is twice the memory that another context of this shape needs. It is allocated in addition to the engine's
+/// memory for a while.
 pub fn holds_twice(model: &Model, shape: &ContextShape) -> bool {
     let need = Need::of(model, shape, 1);
     let taken = need.kv_cache.unwrap_or(u64::MAX / 4) + need.logits;

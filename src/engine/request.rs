@@ -68,7 +68,7 @@ impl Rows {
 }
 
 impl Request {
-    /// The first prompt token whose row is wanted. No row predicts the very first token.
+    /// The first prompt token whose row is requested. No row predicts the very first token.
     pub(super) fn first_prompt_row(&self) -> Option<usize> {
         let first = match &self.rows {
             Rows::None => None,

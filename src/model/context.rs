@@ -274,7 +274,7 @@ impl Runner for Context {
         debug_assert!(lane < self.shape.lanes);
         if spare_lanes(&self.model, self.shape.output) > 0 {
             self.copies_pending = true;
-            // SAFETY: both lanes exist, the spare one behind those of the shape.
+            // SAFETY: both lanes exist, the spare one after those of the shape.
             unsafe {
                 let (from, to) = (i32_of(self.shape.lanes), i32_of(lane));
                 sys::llama_memory_seq_rm(self.memory(), to, -1, -1);

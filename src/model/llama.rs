@@ -101,7 +101,7 @@ pub(super) struct ModelTraits {
     /// Whether a token attends only to earlier ones.
     pub(super) is_causal: bool,
     pub(super) pooling: NamedPooling,
-    /// Where its matrices lie.
+    /// The layouts of its matrices.
     pub(super) placements: Placements,
 }
 

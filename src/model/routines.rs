@@ -1,7 +1,7 @@
 //! llama.cpp's CPU routines: which of them may be used, and which are.
 //!
 //! For some tensor types and CPUs llama.cpp has routines that need the weights in a special layout. The layout of a matrix
-//! determines the routine that multiplies it, so the name of its buffer type stands for both.
+//! determines the routine that multiplies it, so the name of its buffer type identifies both.
 
 use std::collections::BTreeSet;
 use std::fmt;

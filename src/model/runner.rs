@@ -33,7 +33,7 @@ pub struct Row {
     /// Its position in the lane.
     pub position: usize,
     pub lane: usize,
-    /// Whether its row of logits is wanted.
+    /// Whether its row of logits is requested.
     pub logits: bool,
 }
 

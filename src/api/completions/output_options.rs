@@ -161,7 +161,7 @@ impl OutputOptions {
             || self.rows.is_some()
     }
 
-    /// The entries of the answer for each token, beside the token itself.
+    /// The entries of the answer for each token, in addition to the token itself.
     pub fn alternatives(&self) -> usize {
         let logprobs = self.logprobs.as_ref().map_or(0, |spec| {
             let modes = if self.side_by_side {

@@ -66,7 +66,7 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
     });
     let items = planned.collect::<Result<_, _>>()?;
     let lengths = plan.sequences.iter().map(|tokens| tokens.len()).collect();
-    // With the most likely token beside each, to tell whether it is that one.
+    // With the most likely token at each position, to tell whether it is the same one.
     let sequences = plan.sequences.into_iter();
     let sequences = sequences.map(|prompt| scoring::sequence(prompt, 1, &adapters, cache));
     Ok(Prepared {

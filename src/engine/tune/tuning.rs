@@ -339,7 +339,9 @@ impl Tuning {
             none => {
                 let settings = &self.config.engine;
                 if !memory::holds_twice(&self.model, &exact::shape(settings, widest)) {
-                    tracing::debug!("too little memory to compare decodes beside the engine");
+                    tracing::debug!(
+                        "too little memory to compare decodes while the engine is loaded"
+                    );
                     return Ok(true);
                 }
                 none.insert(Search::new(&self.model, settings, widest, found)?)

@@ -352,7 +352,7 @@ impl<'a> Hub<'a> {
         let Metadata { commit, etag, .. } = &metadata;
         let _locks = self.cache.lock(etag, part)?;
         let blob = self.cache.blob(etag);
-        // Another tool may have downloaded it meanwhile, or for another commit.
+        // Another tool may have downloaded it in the meantime, or for another commit.
         let fault = match blob.exists() {
             true => self.fault(&blob, &metadata)?,
             false => Some("it is not there".to_owned()),
