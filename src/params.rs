@@ -16,7 +16,7 @@ pub struct Param {
     /// The name of the setting that holds the server's default.
     pub setting: &'static str,
     pub range: Range,
-    /// What it does, for the documents.
+    /// What it does, for the documentation.
     pub about: &'static str,
     /// How the page shows it, if it does.
     pub slider: Option<Slider>,

@@ -83,7 +83,7 @@ impl Room {
             .min(context_length - length))
     }
 
-    /// Refuses a prompt that cannot fit, before it is tokenized or rendered. `tokens` is its length if `exact`, else a
+    /// Rejects a prompt that cannot fit, before it is tokenized or rendered. `tokens` is its length if `exact`, else a
     /// lower bound of it.
     pub fn check_length(self, tokens: usize, exact: bool, served: &Served) -> Result<(), ApiError> {
         if tokens <= served.engine.context_length() {

@@ -165,7 +165,7 @@ fn prepare(
     ))
 }
 
-/// The tokens of a text. One that is certainly too long is refused first.
+/// The tokens of a text. One that is certainly too long is rejected first.
 fn tokens(
     input: Input,
     place: usize,

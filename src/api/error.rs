@@ -77,7 +77,7 @@ impl ApiError {
         }
     }
 
-    /// Why the request was refused, in a word; `None` if it failed instead.
+    /// Why the request was rejected, in a word; `None` if it failed instead.
     fn refused(&self) -> Option<Refused> {
         let reason = match self.status {
             StatusCode::BAD_REQUEST => "invalid_request",

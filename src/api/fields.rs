@@ -35,7 +35,7 @@ pub struct Described {
     pub name: &'static str,
     pub shape: Shape,
     pub about: &'static str,
-    /// Whether a body without it is refused.
+    /// Whether a body without it is rejected.
     pub required: bool,
     /// How the page at `/` shows it, if it does.
     pub slider: Option<Slider>,
@@ -112,7 +112,7 @@ impl Fields {
         }
     }
 
-    /// The field of this name; `about` is its description in the documents.
+    /// The field of this name; `about` is its description in the documentation.
     pub fn field(&mut self, name: &'static str, about: &'static str) -> Field<'_> {
         let value = self.left.shift_remove(name);
         Field {

@@ -27,7 +27,7 @@ pub struct Tokenising {
 }
 
 impl Tokenising {
-    /// Refuses a prompt that cannot fit, before it is tokenized.
+    /// Rejects a prompt that cannot fit, before it is tokenized.
     pub fn check_length(self, input: &Input, room: Room, served: &Served) -> Result<(), ApiError> {
         /// Maximum number of bytes of a text to truncate, because all of it is tokenized.
         const TRUNCATED_BYTES: usize = 1 << 20;

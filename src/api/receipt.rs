@@ -72,7 +72,7 @@ pub struct ReceiptModel {
     pub files: Vec<FileHash>,
 }
 
-/// [`FileHash`], for the documents.
+/// [`FileHash`], for the documentation.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "it only describes")]
 struct ReceiptFile {

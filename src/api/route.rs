@@ -1,5 +1,5 @@
-//! What a route is. Each endpoint's file declares its own and `api::routes` lists them; the router, the check for keys, the
-//! message of 405 and the documents all use that list.
+//! Routes. Each endpoint's file declares its own, and `api::routes` lists them; the router, the check for keys, the
+//! message of 405 and the documentation all use that list.
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::Method;

@@ -53,7 +53,7 @@ pub struct Running<T> {
     receipt: Option<Receipt>,
 }
 
-/// Prepares a request on a thread for such work, and has its sequences run.
+/// Prepares a request on the blocking pool, and submits its sequences.
 pub async fn run<T: Send + 'static>(
     state: &AppState,
     client: Client,
@@ -100,7 +100,7 @@ impl<T> Running<T> {
         let generated = choices.iter().map(|it| it.tokens.len()).sum();
         self.usage.completion(generated);
         if best_of > n {
-            // Stable: of equal choices the earlier one stays in front.
+            // A stable sort: among equal choices the earlier one stays first.
             choices.sort_by(|a, b| b.mean_logprob().total_cmp(&a.mean_logprob()));
             choices.truncate(n);
         }

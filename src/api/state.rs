@@ -129,7 +129,7 @@ impl AppState {
     pub async fn serves(&self, body: &Map<String, Value>) -> Result<Served, ApiError> {
         match body.get("model") {
             Some(Value::String(name)) => self.serves_name(Some(name)).await,
-            // A value that is no string is refused where the field is read.
+            // A value that is no string is rejected where the field is read.
             _ => self.serves_name(None).await,
         }
     }
@@ -143,7 +143,7 @@ impl AppState {
         self.serves_name(name.as_deref()).await
     }
 
-    /// The model whose bounds the documents show: the first that is loaded, so that none is loaded for them.
+    /// The model whose bounds the documents show: the first that is loaded, so that none is loaded just for them.
     pub async fn serves_documents(&self) -> Result<Served, ApiError> {
         let loaded = self.models.at_hand();
         let mut names = self.models.names()?.into_iter();

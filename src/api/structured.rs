@@ -334,7 +334,7 @@ fn structured_outputs(value: Option<Value>, found: &mut Found) -> Result<(), Api
     Ok(())
 }
 
-/// Refuses fields that were not read, unless they are null.
+/// Rejects fields that were not read, unless they are null.
 fn nothing_else(object: &Map<String, Value>, name: &str, holds: &str) -> Result<(), ApiError> {
     match object.iter().find(|(_, value)| !value.is_null()) {
         None => Ok(()),

@@ -28,7 +28,7 @@ pub struct Request {
     pub prompt_logprobs: Option<LogprobSpec>,
     /// Rows of logits to return; those of the prompt only if it is scored.
     pub rows: Rows,
-    /// What to record of how each token is drawn.
+    /// What to record about how each token is drawn.
     pub watch: Watch,
     pub sampling: SamplingParams,
     /// The text ends before the first of these.
@@ -125,7 +125,7 @@ pub struct TokenOutput {
     pub details: TokenDetails,
 }
 
-/// What a request may ask for of a generated token besides its text.
+/// What a request may ask for about a generated token, besides its text.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TokenDetails {
     pub logprob: Option<Arc<TokenLogprob>>,

@@ -30,7 +30,8 @@ pub struct Shared {
     pub sharing: Sharing,
     /// Whether sequences with adapters share decodes: not in exact mode.
     pub shares_adapted: bool,
-    /// Whether any prompt may reuse cells of generated tokens: not in exact mode, for they were not evaluated as a prompt is.
+    /// Whether any prompt may reuse cells of generated tokens: not in exact mode, because they were not evaluated like a
+    /// prompt.
     pub reuses_generated: bool,
     /// Maximum number of tokens of a draft; 0 in exact mode.
     pub draft_tokens: usize,
@@ -83,7 +84,7 @@ impl Shared {
         self.exact || request.exact || self.fixed_threads.is_none()
     }
 
-    /// The worker that has most cells of a request's prompt.
+    /// The worker that has the most cells of a request's prompt.
     pub fn prefer(&self, request: &Request) -> Option<usize> {
         if !request.cache_prompt {
             return None;

@@ -203,7 +203,7 @@ fn is_half(name: &str) -> bool {
     name.ends_with(".lora_a") || name.ends_with(".lora_b")
 }
 
-/// Refuses adapters that llama.cpp would abort on, or apply wrongly, when it reads the file or first computes with it. It
+/// Rejects adapters that llama.cpp would abort on, or apply wrongly, when it reads the file or first computes with it. It
 /// refuses others itself.
 fn check(head: &Head, base: &Base) -> Result<(), String> {
     let text = |key| head.text(key).unwrap_or_default();

@@ -141,7 +141,7 @@ fn message(message: Value, name: &str) -> Result<Value, ApiError> {
             return Err(wrong_in(
                 "messages",
                 &format!("{name}.tool_calls"),
-                "an array, in a message of the role assistant",
+                "an array, in an assistant message",
                 &other,
             ));
         }

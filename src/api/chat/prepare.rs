@@ -24,7 +24,7 @@ use crate::logprobs::LogprobSpec;
 use crate::model::Token;
 use crate::sampling::Watch;
 
-/// What an answer needs to know of its request.
+/// What an answer needs to know about its request.
 pub struct Asked {
     pub generate: Arc<Generate>,
     pub view: View,

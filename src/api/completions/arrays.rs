@@ -23,7 +23,7 @@ pub struct CompletionLogprobs {
     pub entries: Vec<Entry>,
 }
 
-/// [`CompletionLogprobs`] as it is serialized, for the documents.
+/// [`CompletionLogprobs`] as it is serialized, for the documentation.
 #[derive(ToSchema)]
 #[schema(as = CompletionLogprobs)]
 #[expect(dead_code, reason = "only a schema")]

@@ -75,7 +75,7 @@ impl CompletionRequest {
         Ok(request)
     }
 
-    /// Refuses fields that do not go together.
+    /// Rejects combinations of fields that do not go together.
     fn check(&self, limits: &Limits) -> Result<(), ApiError> {
         let best_of = self.best_of;
         let most = limits.prompts.max(limits.n);

@@ -51,7 +51,8 @@ fn values(fields: &mut Fields, defaults: &ParamValues) -> Result<ParamValues, Ap
             if given.contains(&param.name) && f32::from(param.get(&values)) > 0.0 {
                 return Err(replaced(param.name));
             }
-            // Not refused if only the settings turn it on, and off then: a receipt holds a request that is accepted.
+            // If only the settings turn it on, it is turned off instead of being rejected: a receipt must contain an
+            // acceptable request.
             param.set(&mut values, param.default());
         }
     }

@@ -21,7 +21,7 @@ use crate::model::{Token, Vocab};
 /// Maximum number of bytes of all stems, each joined with each of its choices, that are tokenized.
 const JOINED_BYTES: usize = 32 << 20;
 
-/// What an answer needs to know of its request.
+/// What an answer needs to know about its request.
 #[derive(Default)]
 pub struct Asked {
     pub items: Vec<Planned>,
@@ -144,7 +144,7 @@ impl Plan<'_> {
         }
     }
 
-    /// Tokenizes a stem; one that cannot fit is refused first.
+    /// Tokenizes a stem; one that cannot fit is rejected first.
     fn stem(&self, stem: Input, param: &'static str) -> Result<Tokens, ApiError> {
         let (vocab, room) = (self.vocab(), self.room(param));
         let text = match stem {

@@ -111,7 +111,7 @@ fn is_named_by_hash(path: &Path) -> bool {
     verified::is_sha256(&name.to_string_lossy())
 }
 
-/// What the hub says of a file.
+/// What the hub says about a file.
 struct Metadata {
     commit: String,
     /// The name of the content in the cache; for a large file its SHA-256.
