@@ -76,7 +76,7 @@ impl fmt::Display for Report {
 
 /// Runs every check. Takes a second or two, or more if a cached model is hashed for the first time.
 pub fn run(config: &Config) -> Report {
-    // This initialises llama.cpp, on which other checks depend.
+    // This initializes llama.cpp, on which other checks depend.
     let devices = model::devices();
     let models: Vec<ModelInfo> = config.of_each_model().iter().map(ModelInfo::new).collect();
     let mut report = Report(Vec::new());
@@ -238,7 +238,7 @@ pub fn ask_health(server: &ServerAddress) -> Result<ureq::http::Response<ureq::B
     agent.get(format!("{}/health", server.url)).call()
 }
 
-/// Recognised by an answer in JSON with a request id, even if it cannot serve yet.
+/// Recognized by an answer in JSON with a request id, even if it cannot serve yet.
 fn is_candor(server: &ServerAddress) -> bool {
     ask_health(server).is_ok_and(|mut answer| {
         let has_id = answer.headers().contains_key("x-request-id");

@@ -35,7 +35,7 @@
 //!    already has (`engine::cache`). It evaluates the rest of the prompt in chunks (`engine::plan`), and then one token per
 //!    round together with all other sequences (`engine::schedule`). How many sequences share a decode, and how many
 //!    contexts there are, is measured (`engine::tune`), as is which decodes have the bits of single rows (`engine::exact`),
-//!    at the start or in idle moments (`engine::idle`). The threads of a decode depend on how many cores are free
+//!    at startup or in idle moments (`engine::idle`). The threads of a decode depend on how many cores are free
 //!    (`engine::cores`).
 //! 5. [`logprobs`] reduces each row of logits (`engine::score` for the rows of a prompt), and [`sampling`] draws a token
 //!    from it; `engine::text` finds characters, offsets and stop strings. Other threads (`engine::masks`) compute what a
@@ -85,7 +85,7 @@ use std::time::Duration;
 
 pub use serve::{cannot_listen, listen};
 
-/// Why the server ended by itself; for the person at the terminal.
+/// Why the server stopped by itself; for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error(transparent)]
@@ -154,8 +154,8 @@ pub async fn run_on(
     };
     handle.graceful_shutdown(None);
     let ended = tokio::time::timeout(grace, &mut server).await.is_ok();
-    // Stops what still runs, which ends its streams. On a thread of its own: a decode may take long, and the blocking
-    // threads may all be busy.
+    // Stops what is still running, which ends its streams. On its own thread: a decode may take long, and all blocking
+    // threads may be busy.
     let (closed, closing) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         models.close();

@@ -305,11 +305,11 @@ impl Loop for SumMoments<'_> {
     }
 }
 
-/// e^x for x ≤ 0, to two units in the last place. Without a branch or a call, so that it vectorises; the standard
+/// e^x for x ≤ 0, to two units in the last place. Without a branch or a call, so that it vectorizes; the standard
 /// library's does not.
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2 / 2; e^r by the polynomial of Cephes' `expf` (S. L. Moshier), 2^n by the exponent's
-/// bits. Below −87 the true value is below 1.6e-38, which is negligible beside the largest token's 1.
+/// bits. Below −87 the true value is below 1.6e-38, which is negligible compared with the largest token's 1.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
     /// 1.5 · 2^23: adding it rounds to a whole number, which then is in the lowest bits.

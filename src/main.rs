@@ -52,7 +52,7 @@ fn run(command: Command) -> Result<(), Failure> {
             start_logging(config.server.log_format, DEFAULT_LOG)?;
             let runtime = tokio::runtime::Runtime::new().map_err(failed)?;
             let outcome = runtime.block_on(serve(config));
-            // Dropping it would wait for work that nobody wants any more.
+            // Dropping it would wait for work that is no longer needed.
             runtime.shutdown_background();
             outcome
         }
@@ -174,7 +174,7 @@ fn verify(
     let unread = |error| {
         let path = asked.receipt.display();
         unable(format!(
-            "cannot read {path}: {error}. Give a file with the answer, or with its `receipt`."
+            "cannot read {path}: {error}. Pass a file with the answer, or with its `receipt`."
         ))
     };
     let mut receipt =
@@ -215,7 +215,7 @@ fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     tokio::spawn(async move {
         either(&mut interrupt, &mut terminate).await;
         tracing::info!(
-            "stopping: running requests may finish; a second signal ends the server at once"
+            "stopping: running requests may finish; a second signal stops the server immediately"
         );
         // The receiver is gone if the server has ended by itself.
         let _ = sender.send(());
@@ -236,7 +236,7 @@ async fn either(one: &mut Signal, other: &mut Signal) {
 
 /// The default of CANDOR_LOG. llama.cpp would log a hundred lines at each start.
 const DEFAULT_LOG: &str = "info,llama-cpp-2=warn,llama_cpp_2=error";
-/// The default for a command with a server of its own, which should be silent.
+/// The default for a command with its own server, which should be silent.
 const QUIET_LOG: &str = "warn,llama_cpp_2=error";
 /// The default for a command that prints warnings itself.
 const SILENT_LOG: &str = "error";

@@ -228,7 +228,7 @@ const COUNTERS: [(&str, &str); 13] = [
     ),
     (
         CONNECTIONS_REFUSED,
-        "Connections closed at once because the limit was reached",
+        "Connections closed immediately because a limit was reached",
     ),
 ];
 

@@ -116,7 +116,7 @@ fn headers_of(list: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Sends spans with our HTTP client. It may block, as it runs on a thread of its own.
+/// Sends spans with our HTTP client. It may block, as it runs on its own thread.
 #[derive(Debug)]
 struct Exporter {
     agent: ureq::Agent,

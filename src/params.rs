@@ -16,7 +16,7 @@ pub struct Param {
     /// The name of the setting that holds the server's default.
     pub setting: &'static str,
     pub range: Range,
-    /// What it does, for the documents.
+    /// What it does, for the documentation.
     pub about: &'static str,
     /// How the page shows it, if it does.
     pub slider: Option<Slider>,
@@ -155,32 +155,33 @@ const MOST_I32: i64 = i32::MAX as i64;
 const MOST_U32: i64 = u32::MAX as i64;
 
 params! {
-    /// Divides the logits before the draw: the higher, the more varied the text. 0: always the likeliest token.
+    /// Divides the logits before the draw: the higher, the more varied the text. 0: always the most likely token.
     temperature: f32 = 0.8, Real(0.0, 100.0), slider 0.0 to 3.0 by 0.05;
 
-    /// Keeps only this many of the likeliest tokens. 0 or -1: all.
+    /// Keeps only this many of the most likely tokens. 0 or -1: all.
     top_k: i32 = 40, Integer(-1, MOST_I32), slider 0.0 to 100.0 by 1.0;
 
-    /// Keeps the fewest of the likeliest tokens whose probabilities add up to at least this. 1: all.
+    /// Keeps the smallest set of most likely tokens whose probabilities add up to at least this. 1: all.
     top_p: f32 = 0.95, Real(0.0, 1.0), slider 0.0 to 1.0 by 0.01;
 
-    /// Keeps the tokens with at least this share of the likeliest token's probability. 0: all.
+    /// Keeps the tokens with at least this share of the most likely token's probability. 0: all.
     min_p: f32 = 0.05, Real(0.0, 1.0), slider 0.0 to 1.0 by 0.01;
 
-    /// Keeps the fewest of the most typical tokens whose probabilities add up to at least this (arXiv:2202.00666). 1: all.
+    /// Keeps the smallest set of most typical tokens whose probabilities add up to at least this (arXiv:2202.00666). 1:
+    /// all.
     typical_p: f32 = 1.0, Real(0.0, 1.0), slider 0.0 to 1.0 by 0.01;
 
     /// Keeps the tokens whose logits lie within this many standard deviations of the largest (arXiv:2411.07641). 0 or
     /// less: all.
     top_n_sigma: f32 = -1.0, Real(-1.0, 100.0), slider 0.0 to 5.0 by 0.05;
 
-    /// XTC: the probability, at each token, that the likeliest candidates are removed. 0: never.
+    /// XTC: the probability, at each token, that the most likely candidates are removed. 0: never.
     xtc_probability: f32 = 0.0, Real(0.0, 1.0), slider 0.0 to 1.0 by 0.05;
 
     /// XTC: removes the tokens with at least this probability, except the least likely of them. Above 0.5: none.
     xtc_threshold: f32 = 0.1, Real(0.0, 1.0), slider 0.0 to 0.5 by 0.01;
 
-    /// How far the temperature moves: down where the model is certain, up where it is not, never below 0
+    /// How far dynamic temperature moves: down where the model is certain, up where it is not, never below 0
     /// (arXiv:2309.02772). 0: it does not move.
     dynatemp_range: f32 = 0.0, Real(0.0, 100.0), slider 0.0 to 3.0 by 0.05;
 
@@ -214,13 +215,13 @@ params! {
     /// Mirostat 1 or 2 replaces all samplers after the penalties and the constraint (arXiv:2007.14966). 0: off.
     mirostat_mode: i32 = 0, Integer(0, 2), slider 0.0 to 2.0 by 1.0;
 
-    /// The surprise that mirostat aims at, in bits.
+    /// Mirostat's target surprise, in bits.
     mirostat_tau: f32 = 5.0, Real(0.0, 100.0);
 
     /// Mirostat's learning rate.
     mirostat_eta: f32 = 0.1, Real(0.0, 1.0);
 
-    /// The generation does not end before this many tokens.
+    /// Generation does not end before this many tokens.
     min_tokens: usize = 0, Integer(0, MOST_U32);
 }
 

@@ -1,10 +1,10 @@
-//! Runs this program again as a process of its own: for work that may take too long or crash.
+//! Runs this program again as a child process: for work that may take too long or crash.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Another program than this one; see [`run_with`].
+/// A program to run instead of this one; see [`run_with`].
 static OTHER: OnceLock<PathBuf> = OnceLock::new();
 
 /// Sets another program to run: tests are not the server.

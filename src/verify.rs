@@ -223,7 +223,7 @@ fn of_its_model(config: Config, receipt: &Receipt) -> Result<Config, Unable> {
         others.push(format!("{} has {}", path.display(), hashes(&files)));
     }
     Err(Unable(format!(
-        "The receipt is for {}, with SHA-256 {}, but {}. Give the model of the receipt with --model.",
+        "The receipt is for {}, with SHA-256 {}, but {}. Pass the receipt's model with --model.",
         receipt.model.name,
         hashes(&receipt.model.files),
         others.join(", and ")
@@ -286,7 +286,7 @@ impl Asked {
                 timeout.as_secs()
             )),
             _ => Unable(format!(
-                "{url} does not answer: {error}. Is the server running there?"
+                "{url} does not answer: {error}. Is a server running there?"
             )),
         };
         let mut answer = request.send(body.to_string().as_bytes()).map_err(silent)?;
@@ -304,7 +304,7 @@ impl Asked {
         let message = error["error"]["message"].as_str().unwrap_or(&text);
         let advice = match status.as_u16() {
             401 => "Set the key as CANDOR_SERVER__API_KEYS.",
-            404 => "Give another --url, or --model with a name of the server's model.",
+            404 => "Use another --url, or set --model to a name of the server's model.",
             400 | 413 => {
                 "If it is a limit, raise it (--set limits.…=…); if an adapter is missing, load it (--set model.lora=…)."
             }

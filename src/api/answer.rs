@@ -1,4 +1,4 @@
-//! What answers have in common: their head, their choices, and the tokens used.
+//! What answers have in common: their header fields, their choices, and the tokens used.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -61,7 +61,7 @@ pub struct Answer<C> {
 pub struct Usage {
     /// Each prompt counts once, however many choices it has.
     pub prompt_tokens: usize,
-    /// Generated tokens of all sequences, with those that `best_of` drops.
+    /// Generated tokens of all sequences, including those that `best_of` drops.
     pub completion_tokens: usize,
     /// The sum of both.
     pub total_tokens: usize,

@@ -13,8 +13,8 @@ use super::error::ApiError;
 use super::state::AppState;
 use super::wording::{cut, describe};
 
-/// A JSON object. Refused are another content type, charset or encoding (415), too many bytes (413), and what is not UTF-8,
-/// not JSON, not an object, or has a key twice (400).
+/// A JSON object. Rejects other content types, charsets and encodings (415), too many bytes (413), and bodies that are not
+/// UTF-8, not JSON, not an object, or have a key twice (400).
 #[derive(Debug)]
 pub struct JsonObject(pub Map<String, Value>);
 
@@ -53,7 +53,7 @@ impl FromRequest<AppState> for JsonObject {
                 {
                     too_large()
                 }
-                _ => ApiError::body("The body is incomplete, or not as its headers describe it."),
+                _ => ApiError::body("The body is incomplete or does not match its headers."),
             })?;
         if bytes.len() > READ_AT_ONCE_BYTES {
             return state.work(move || parse(&bytes)).await?.map(Self);

@@ -1,14 +1,15 @@
-//! What a request may come to: the size of its answer, and its tokens in the context.
+//! Bounds of a request: the size of its answer, and its tokens in the context.
 
 use super::error::ApiError;
 use super::served::Served;
 
-/// The most entries that an answer can have: its tokens, each with its alternatives. Grows with each prompt of a request.
+/// Maximum number of entries that an answer can have: its tokens, each with its alternatives. Grows with each prompt of a
+/// request.
 #[derive(Debug, Default)]
 pub struct Entries(pub usize);
 
 impl Entries {
-    /// Larger answers take milliseconds to serialise.
+    /// Larger answers take milliseconds to serialize.
     const WRITTEN_AT_ONCE: usize = 50_000;
 
     /// Adds `tokens` with this many `alternatives` each; 400 if that makes too many.
@@ -33,7 +34,7 @@ impl Entries {
         Ok(())
     }
 
-    /// Whether the answer is quick to serialise.
+    /// Whether the answer is quick to serialize.
     pub fn are_few(&self) -> bool {
         self.0 <= Self::WRITTEN_AT_ONCE
     }
@@ -65,7 +66,7 @@ impl Room {
         self.after_fork(length, served)
     }
 
-    /// As [`Room::after`], for the tokens of an earlier answer: `limits.prompt_tokens` does not apply to them.
+    /// Like [`Room::after`], for the tokens of an earlier answer: `limits.prompt_tokens` does not apply to them.
     pub fn after_fork(self, length: usize, served: &Served) -> Result<usize, ApiError> {
         let context_length = served.engine.context_length();
         let fits = if self.max_tokens == Some(0) {
@@ -82,8 +83,8 @@ impl Room {
             .min(context_length - length))
     }
 
-    /// Refuses a prompt that cannot fit, before it is tokenised or rendered. `tokens` is its length if `exact`, else a lower
-    /// bound of it.
+    /// Rejects a prompt that cannot fit, before it is tokenized or rendered. `tokens` is its length if `exact`, else a
+    /// lower bound of it.
     pub fn check_length(self, tokens: usize, exact: bool, served: &Served) -> Result<(), ApiError> {
         if tokens <= served.engine.context_length() {
             return Ok(());
@@ -97,7 +98,7 @@ impl Room {
         ApiError::field(
             self.param,
             format!(
-                // Clients recognise this error by its first words, or by "prompt is too long".
+                // Clients recognize this error by its first words, or by "prompt is too long".
                 "This model's maximum context length is {} tokens. However, your prompt is too long: it has {tokens} \
                  tokens{}. Please shorten it.",
                 served.engine.context_length(),

@@ -1,4 +1,4 @@
-//! Who sends a request.
+//! Who sent a request.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub fn current() -> Arc<str> {
         .unwrap_or_else(|_| "unknown".into())
 }
 
-/// One address for all that a host may have: loopback has many, and an IPv6 host usually owns a /64.
+/// One address for all that a host may have: loopback has many, and an IPv6 host usually has a /64.
 pub fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         address if address.is_loopback() => Ipv4Addr::LOCALHOST.into(),

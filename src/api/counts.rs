@@ -1,4 +1,4 @@
-//! How much each client does at once.
+//! How many requests and connections each client has at once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -28,7 +28,7 @@ pub fn route() -> Route {
 async fn docs(State(state): State<AppState>) -> Result<Response, ApiError> {
     let served = state.serves_documents().await?;
     let page = page(&state.routes, &served).map_err(|error| {
-        tracing::error!(%error, "cannot render the page of the documents");
+        tracing::error!(%error, "cannot render /docs");
         ApiError::internal()
     })?;
     Ok((policy(), Html(page)).into_response())

@@ -1,4 +1,4 @@
-//! Reads what is left of a request's body once the answer is there. If a connection is closed while its client is still
+//! Reads the rest of a request's body once the answer is ready. If a connection is closed while its client is still
 //! sending, the client gets a reset and may never see the answer.
 
 use std::time::Duration;

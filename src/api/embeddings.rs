@@ -79,7 +79,7 @@ enum Format {
     Base64,
 }
 
-/// Reads the fields. The documents of the route come from here, too.
+/// Reads the fields. The documentation of the route is generated from here, too.
 fn read(fields: &mut Fields, served: &Served) -> Result<EmbeddingFields, ApiError> {
     model_field(fields)?;
     let value = fields
@@ -125,7 +125,7 @@ fn read(fields: &mut Fields, served: &Served) -> Result<EmbeddingFields, ApiErro
     })
 }
 
-/// Checks a request and tokenises its texts: CPU work, of milliseconds if a text is long.
+/// Checks a request and tokenizes its texts: CPU work, of milliseconds if a text is long.
 fn prepare(
     body: Map<String, Value>,
     served: &Served,
@@ -165,7 +165,7 @@ fn prepare(
     ))
 }
 
-/// The tokens of a text. One that is certainly too long is refused first.
+/// The tokens of a text. One that is certainly too long is rejected first.
 fn tokens(
     input: Input,
     place: usize,

@@ -77,7 +77,7 @@ impl ApiError {
         }
     }
 
-    /// Why the request was refused, in a word; `None` if it failed instead.
+    /// Why the request was rejected, in a word; `None` if it failed instead.
     fn refused(&self) -> Option<Refused> {
         let reason = match self.status {
             StatusCode::BAD_REQUEST => "invalid_request",
@@ -189,7 +189,7 @@ mod tests {
     fn all_four_fields_are_always_present() {
         let check = |error: ApiError, expect: &str| {
             assert_eq!(
-                serde_json::to_string(&error.as_body()).expect("serialises"),
+                serde_json::to_string(&error.as_body()).expect("serializes"),
                 expect
             );
         };

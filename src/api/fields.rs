@@ -1,6 +1,6 @@
 //! Reads the fields of a JSON object one by one and remembers which were read: the name, shape and meaning of a field are
-//! given where it is read and nowhere else. `api::openapi` and `api::docs` are made from that. Each error message names the
-//! field, what is allowed, and what was sent.
+//! stated where it is read and nowhere else. `api::openapi` and `api::docs` are generated from that. Each error message
+//! names the field, what is allowed, and what was sent.
 
 use std::ops::RangeInclusive;
 
@@ -35,7 +35,7 @@ pub struct Described {
     pub name: &'static str,
     pub shape: Shape,
     pub about: &'static str,
-    /// Whether a body without it is refused.
+    /// Whether a body without it is rejected.
     pub required: bool,
     /// How the page at `/` shows it, if it does.
     pub slider: Option<Slider>,
@@ -112,7 +112,7 @@ impl Fields {
         }
     }
 
-    /// The field of this name; `about` is its description in the documents.
+    /// The field of this name; `about` is its description in the documentation.
     pub fn field(&mut self, name: &'static str, about: &'static str) -> Field<'_> {
         let value = self.left.shift_remove(name);
         Field {
@@ -163,7 +163,7 @@ impl Fields {
             _ => Map::new(),
         });
         if let Err(error) = read(&mut fields) {
-            tracing::error!(message = error.message, "a sample of a request is refused");
+            tracing::error!(message = error.message, "a sample request was rejected");
         }
         fields.known
     }

@@ -19,7 +19,7 @@ pub struct StoredAnswer {
     pub choices: Vec<ForkPoint>,
 }
 
-/// A choice, with all that its next token depends on.
+/// A choice, with everything that its next token depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ForkPoint {
     pub prompt: Arc<[Token]>,
@@ -131,7 +131,7 @@ mod tests {
         ForkCache::new(&limits)
     }
 
-    /// An answer of two choices, with prompts and completions of so many tokens.
+    /// An answer of two choices, with prompts and completions of these lengths.
     fn answer(prompt: usize, completion: usize, client: Option<&str>) -> StoredAnswer {
         let point = ForkPoint {
             prompt: vec![Token(7); prompt].into(),

@@ -20,7 +20,7 @@ use crate::random;
 use crate::sampling::{SamplingParams, Watch};
 pub use bans::ids;
 
-/// How text is to be generated.
+/// How text is generated.
 #[derive(Debug)]
 pub struct Generate {
     /// Choices for each prompt.
@@ -86,8 +86,8 @@ impl Generate {
             adapters: adapters::read(fields, &served.model)?,
             stop: options::stop(fields, served)?,
             include_stop: fields
-                .field("include_stop_str_in_output", "Keeps in the text the stop string, or the text of the token of \
-                                                      `stop_token_ids`, that it ended at.")
+                .field("include_stop_str_in_output", "Keeps the stop string, or the text of the stop token \
+                                                      (`stop_token_ids`), at the end of the text.")
                 .boolean(false)?,
             cache_prompt: fields
                 .field("cache_prompt", "Whether cached tokens of the prompt's beginning may be reused. `false`: the whole \

@@ -1,5 +1,5 @@
-//! Who may use the server: the name it is called by, the origin of a web page, the API key, and how many requests a client
-//! has at once.
+//! Who may use the server: the host name it is addressed by, the origin of a web page, the API key, and how many requests a
+//! client has at once.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -90,7 +90,7 @@ fn check_host_and_origin(state: &AppState, request: &Request) -> Result<(), ApiE
     {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
-            "Web pages of this origin may not use this server. `server.cors_origins` lists allowed origins.",
+            "Web pages from this origin may not use this server. `server.cors_origins` lists allowed origins.",
         )
         .code("origin_not_allowed"));
     }
@@ -159,7 +159,7 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Whether a page of this origin may ask: the server's own pages may, and those in the list.
+/// Whether a page of this origin may send requests: the server's own pages may, and those of the listed origins.
 fn may_ask(origin: &HeaderValue, host: Option<&str>, allowed: &[String]) -> bool {
     let Ok(origin) = origin.to_str() else {
         return false;

@@ -1,4 +1,4 @@
-//! `GET /health`: 200 `{"status": "ok"}`, or 503 with the reason while models load at the start or a worker is down.
+//! `GET /health`: 200 `{"status": "ok"}`, or 503 with the reason while models load at startup or a worker is down.
 
 use std::collections::BTreeSet;
 

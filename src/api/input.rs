@@ -17,7 +17,7 @@ pub enum Input {
     Tokens(Vec<Token>),
 }
 
-/// How prompts are tokenised.
+/// How prompts are tokenized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tokenising {
     /// Whether a text gets the special tokens that the model expects before it.
@@ -27,9 +27,9 @@ pub struct Tokenising {
 }
 
 impl Tokenising {
-    /// Refuses a prompt that cannot fit, before it is tokenised.
+    /// Rejects a prompt that cannot fit, before it is tokenized.
     pub fn check_length(self, input: &Input, room: Room, served: &Served) -> Result<(), ApiError> {
-        /// The most bytes of a text to truncate, because all of it is tokenised.
+        /// Maximum number of bytes of a text to truncate, because all of it is tokenized.
         const TRUNCATED_BYTES: usize = 1 << 20;
         match input {
             Input::Text(text) if self.keeps.is_none() => {

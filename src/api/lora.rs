@@ -26,7 +26,7 @@ pub fn route() -> Route {
 /// An adapter as llama-server lists it, without its path.
 #[derive(Debug, Serialize, ToSchema)]
 struct AdapterObject {
-    /// Its place in `model.lora`, from 0.
+    /// Its index in `model.lora`, from 0.
     id: usize,
     name: String,
     /// Its scale in requests without `lora`.

@@ -32,7 +32,7 @@ async fn metrics(State(state): State<AppState>) -> Response {
     (kind, text).into_response()
 }
 
-/// Counts each request by its route, and by the reason if it was refused.
+/// Counts each request by its route, and by the reason if it was rejected.
 pub async fn count(request: Request, next: Next) -> Response {
     let route = route::pattern(&request).to_owned();
     let response = next.run(request).await;

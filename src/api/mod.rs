@@ -63,7 +63,7 @@ use error::ApiError;
 use wording::cut;
 
 impl AppState {
-    /// The state of a server that serves `further` routes beside the API.
+    /// The state of a server that serves `further` routes in addition to the API.
     pub fn new(
         models: Models,
         config: Arc<Config>,

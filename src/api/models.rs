@@ -22,7 +22,7 @@ pub struct ModelObject {
     created: u64,
     /// Always "candor".
     owned_by: &'static str,
-    /// Tokens that a prompt and its completion may have together.
+    /// Maximum number of tokens of a prompt and its completion together.
     max_model_len: usize,
     status: ModelStatus,
     /// Servers in exact mode with equal classes compute equal bits for the same model (docs/reproducibility.md); null while

@@ -15,7 +15,7 @@ use crate::config::UnknownFields;
 use crate::params::Slider;
 
 pub fn route() -> Route {
-    let about = "This document.";
+    let about = "This API as an OpenAPI 3.1 document.";
     Route::get("/openapi.json", get(openapi), about).answers_with(Answers::Json(json_object))
 }
 

@@ -72,7 +72,7 @@ pub struct ReceiptModel {
     pub files: Vec<FileHash>,
 }
 
-/// [`FileHash`], for the documents.
+/// [`FileHash`], for the documentation.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "it only describes")]
 struct ReceiptFile {
@@ -107,8 +107,8 @@ pub struct ReceiptPrompt {
     /// With `echo` and `logprobs`: the log-probabilities of its tokens; null for the first, which nothing predicts. Each is
     /// the shortest decimal that identifies the f32.
     pub token_logprobs: Option<Vec<Option<f32>>>,
-    /// With alternatives: SHA-256 of the id (i32) and logprob (f32, both little-endian) of each, likeliest first, token by
-    /// token.
+    /// With alternatives: SHA-256 of the id (i32) and logprob (f32, both little-endian) of each, most likely first, token
+    /// by token.
     pub top_sha256: Option<String>,
 }
 
@@ -192,7 +192,7 @@ fn add_defaults(
     max_tokens: usize,
     values: &ParamValues,
 ) {
-    // Null fills the context there, and chats have no default.
+    // There, null fills the context, and chats have no default.
     if route == ReceiptRoute::Completions && !request.contains_key("max_tokens") {
         request.insert("max_tokens".to_owned(), max_tokens.into());
     }
@@ -217,8 +217,8 @@ fn adapters(applied: &Adapters, served: &Served) -> Vec<ReceiptAdapter> {
 }
 
 impl Receipt {
-    /// The request, to be sent again to any server: it says every sampling parameter. Older receipts lack those that were
-    /// not settings yet; they had the built-in defaults.
+    /// The request, to be sent again to any server: it contains every sampling parameter. Older receipts lack those that
+    /// were not settings yet; they had the built-in defaults.
     pub fn request(&self) -> Map<String, Value> {
         let mut request = self.request.clone();
         for param in PARAMS {

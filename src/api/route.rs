@@ -1,5 +1,5 @@
-//! What a route is. Each endpoint's file declares its own and `api::routes` lists them; the router, the check for keys, the
-//! message of 405 and the documents all use that list.
+//! Routes. Each endpoint's file declares its own, and `api::routes` lists them; the router, the check for keys, the
+//! message of 405 and the documentation all use that list.
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::Method;
@@ -149,7 +149,7 @@ pub fn schema_of<T: ToSchema>(schemas: &mut Map<String, Value>) -> Value {
     schema_as::<T, T>(T::name().into_owned(), schemas)
 }
 
-/// As [`schema_of`], by a name of its own: types with a parameter, here `C`, have one name whatever that is.
+/// Like [`schema_of`], by a name of its own: types with a parameter, here `C`, have one name whatever that is.
 fn schema_as<T: ToSchema, C: ToSchema>(name: String, schemas: &mut Map<String, Value>) -> Value {
     let reference = json!({"$ref": format!("#/components/schemas/{name}")});
     let mut all = Vec::new();

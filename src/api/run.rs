@@ -1,4 +1,4 @@
-//! The frame of all routes whose requests run as sequences: prepare, submit, collect.
+//! The common steps of all routes whose requests run as sequences: prepare, submit, collect.
 
 use std::sync::Arc;
 use std::vec::IntoIter;
@@ -31,7 +31,7 @@ pub struct Kind {
 pub struct Prepared<T> {
     pub sequences: Vec<Request>,
     pub entries: Entries,
-    /// What the bits depend on beside model and tokens: the adapters, and whether the request asks for exactness.
+    /// What the bits depend on besides model and tokens: the adapters, and whether the request asks for exactness.
     pub adapters: Adapters,
     pub exact: bool,
     /// If the request asks for a receipt.
@@ -44,7 +44,7 @@ pub struct Prepared<T> {
 pub struct Running<T> {
     pub served: Served,
     pub head: Head,
-    /// Those that are not collected yet, in the order of the sequences.
+    /// The generations that are not collected yet, in the order of the sequences.
     pub generations: IntoIter<Generation>,
     pub entries: Entries,
     pub adapters: Adapters,
@@ -53,7 +53,7 @@ pub struct Running<T> {
     receipt: Option<Receipt>,
 }
 
-/// Prepares a request on a thread for such work, and has its sequences run.
+/// Prepares a request on the blocking pool, and submits its sequences.
 pub async fn run<T: Send + 'static>(
     state: &AppState,
     client: Client,
@@ -84,7 +84,7 @@ pub async fn run<T: Send + 'static>(
 }
 
 impl<T> Running<T> {
-    /// Collects the choices of the next prompt: `n` of `best_of`, the likeliest first if some are dropped.
+    /// Collects the choices of the next prompt: `n` of `best_of`, the most likely first if some are dropped.
     pub async fn choices(
         &mut self,
         prompt: &[Token],
@@ -100,7 +100,7 @@ impl<T> Running<T> {
         let generated = choices.iter().map(|it| it.tokens.len()).sum();
         self.usage.completion(generated);
         if best_of > n {
-            // Stable: of equal choices the earlier one stays in front.
+            // A stable sort: among equal choices the earlier one stays first.
             choices.sort_by(|a, b| b.mean_logprob().total_cmp(&a.mean_logprob()));
             choices.truncate(n);
         }

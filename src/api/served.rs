@@ -26,7 +26,7 @@ pub struct Served {
 
 /// Reads the field `model`, by which the model was found before.
 pub fn model_field(fields: &mut Fields) -> Result<(), ApiError> {
-    let about = "A name of `GET /v1/models`. Default: the first of them.";
+    let about = "A name from `GET /v1/models`. Default: the first one.";
     fields.field("model", about).string().map(|_| ())
 }
 

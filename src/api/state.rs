@@ -33,7 +33,7 @@ pub type Route = route::Route<AppState>;
 pub struct AppState {
     pub models: Models,
     pub config: Arc<Config>,
-    /// All routes, those beside the API too.
+    /// All routes, including those outside the API.
     pub(super) routes: Arc<[Route]>,
     /// Whether only this machine can reach the server.
     pub(super) is_loopback: bool,
@@ -60,7 +60,8 @@ impl AppState {
             fork_cache: ForkCache::new(&config.limits),
             cpu_permits: Arc::new(FairQueue::new(
                 std::thread::available_parallelism().map_or(1, usize::from),
-                // As many as may wait for or hold a slot afterwards, so that none is refused here that has a chance there.
+                // As many as may wait for or hold a slot afterwards, so that no request is rejected here that would be
+                // accepted there.
                 config.limits.queue_length + config.engine.parallel_sequences,
                 Duration::from_millis(config.limits.queue_timeout_ms),
             )),
@@ -79,7 +80,7 @@ impl AppState {
         with_permit(permit, work).await
     }
 
-    /// As [`AppState::work`], for a request whose answer has been generated: it waits as long as it takes.
+    /// Like [`AppState::work`], for a request whose answer has been generated: it waits as long as it takes.
     pub async fn finish<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -88,7 +89,7 @@ impl AppState {
         with_permit(permit, work).await
     }
 
-    /// Answers with JSON; a large answer is serialised as [`AppState::finish`] runs work.
+    /// Answers with JSON; a large answer is serialized as [`AppState::finish`] runs work.
     pub async fn respond<T: Serialize + Send + 'static>(
         &self,
         answer: T,
@@ -112,7 +113,7 @@ impl AppState {
         Ok((served, prepared))
     }
 
-    /// Answers a body with JSON that needs no generation. The JSON is serialised there too: it may have megabytes.
+    /// Answers a body with JSON that needs no generation. The JSON is serialized there too: it may have megabytes.
     pub async fn compute<T: Serialize>(
         &self,
         body: Map<String, Value>,
@@ -123,17 +124,17 @@ impl AppState {
         Ok(response)
     }
 
-    /// The model that a body is for, loaded if need be. 404 if no model has this name; 503 while models load at the start,
+    /// The model that a body is for, loaded if needed. 404 if no model has this name; 503 while models load at startup,
     /// or if this one cannot be loaded, or not in time.
     pub async fn serves(&self, body: &Map<String, Value>) -> Result<Served, ApiError> {
         match body.get("model") {
             Some(Value::String(name)) => self.serves_name(Some(name)).await,
-            // A value that is no string is refused where the field is read.
+            // A value that is no string is rejected where the field is read.
             _ => self.serves_name(None).await,
         }
     }
 
-    /// As [`AppState::serves`], for a route without a body.
+    /// Like [`AppState::serves`], for a route without a body.
     pub async fn serves_query(
         &self,
         query: Result<Query<ModelQuery>, QueryRejection>,
@@ -142,7 +143,7 @@ impl AppState {
         self.serves_name(name.as_deref()).await
     }
 
-    /// The model whose bounds the documents show: the first that is loaded, so that none is loaded for them.
+    /// The model whose bounds the documents show: the first that is loaded, so that none is loaded just for them.
     pub async fn serves_documents(&self) -> Result<Served, ApiError> {
         let loaded = self.models.at_hand();
         let mut names = self.models.names()?.into_iter();

@@ -133,7 +133,7 @@ impl<S: Show> State<S> {
             Delta::Token(_) => self.usage.completion(1),
             Delta::Finished(_) => {}
             Delta::Failed(error) => {
-                // The status was sent long ago. A stream without [DONE] tells clients that it is incomplete.
+                // The status has already been sent. A stream without [DONE] tells clients that it is incomplete.
                 let last = event(&ApiError::from(error.clone()).as_body());
                 self.ready.push_back(last);
                 self.end();
@@ -155,8 +155,8 @@ fn event(body: &impl Serialize) -> Event {
     match serde_json::to_string(body) {
         Ok(json) => Event::default().data(json),
         Err(error) => {
-            // Cannot happen: strings, finite numbers and string keys always serialise.
-            tracing::error!(%error, "an event could not be serialised");
+            // Cannot happen: strings, finite numbers and string keys always serialize.
+            tracing::error!(%error, "cannot serialize an event");
             Event::default().comment("lost")
         }
     }

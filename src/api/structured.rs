@@ -69,7 +69,7 @@ impl Structured {
         found.push("regex", regex.string()?.map(Kind::Regex));
         let schema = fields.field(
             "json_schema",
-            "A JSON schema: the text is one value that is valid against it. Unsupported keywords are refused.",
+            "A JSON schema: the text is one value that is valid against it. Unsupported keywords are rejected.",
         );
         let schema = schema.value(|| json!({"type": ["object", "string"]}));
         found.push("json_schema", schema_of(schema, "json_schema")?);
@@ -107,7 +107,7 @@ impl Structured {
         );
         let grammar = fields.field(
             "guided_grammar",
-            "vLLM's older name for a grammar: GBNF if it holds `::=`, else Lark.",
+            "vLLM's older name for a grammar: GBNF if it contains `::=`, else Lark.",
         );
         found.push("guided_grammar", grammar.string()?.map(grammar_of));
         let found = found.one()?;
@@ -173,7 +173,7 @@ impl Structured {
             Err(InvalidConstraint::Panicked) => Err(ApiError::internal()),
             Err(error) => Err(ApiError::field(
                 field,
-                format!("`{field}` is refused: {error}."),
+                format!("`{field}` was rejected: {error}."),
             )),
         }
     }
@@ -205,7 +205,7 @@ fn schema_of(value: Option<Value>, name: &str) -> Result<Option<Kind>, ApiError>
         Some(value) => value,
     };
     if !schema.is_object() {
-        return Err(wrong(name, "a JSON schema, which is an object", &schema));
+        return Err(wrong(name, "a JSON Schema (an object)", &schema));
     }
     Ok(Some(Kind::Schema(schema)))
 }
@@ -220,7 +220,7 @@ fn choice_of(value: Option<Value>, name: &str) -> Result<Option<Kind>, ApiError>
     if items.is_empty() {
         return Err(ApiError::field(
             name,
-            format!("`{name}` must hold at least one string."),
+            format!("`{name}` must contain at least one string."),
         ));
     }
     let texts = items
@@ -229,7 +229,7 @@ fn choice_of(value: Option<Value>, name: &str) -> Result<Option<Kind>, ApiError>
         .map(|(place, item)| match item {
             Value::String(text) if text.is_empty() => Err(ApiError::field(
                 name,
-                format!("`{name}` must not hold an empty string: `{name}[{place}]` is one."),
+                format!("`{name}` must not contain an empty string: `{name}[{place}]` is one."),
             )),
             Value::String(text) => Ok(text),
             other => Err(ApiError::field(
@@ -288,7 +288,7 @@ fn response_format(value: Option<Value>) -> Result<Option<Kind>, ApiError> {
             ));
         }
     };
-    nothing_else(&rest, NAME, "`type` and what belongs to it")?;
+    nothing_else(&rest, NAME, "`type` and the field that belongs to it")?;
     Ok(kind)
 }
 
@@ -328,13 +328,13 @@ fn structured_outputs(value: Option<Value>, found: &mut Found) -> Result<(), Api
     if found.0.len() == before {
         return Err(ApiError::field(
             NAME,
-            "`structured_outputs` must hold one of `json`, `regex`, `choice`, `grammar` and `json_object`.",
+            "`structured_outputs` must contain one of `json`, `regex`, `choice`, `grammar` and `json_object`.",
         ));
     }
     Ok(())
 }
 
-/// Refuses fields that were not read, unless they are null.
+/// Rejects fields that were not read, unless they are null.
 fn nothing_else(object: &Map<String, Value>, name: &str, holds: &str) -> Result<(), ApiError> {
     match object.iter().find(|(_, value)| !value.is_null()) {
         None => Ok(()),

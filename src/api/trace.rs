@@ -1,4 +1,4 @@
-//! Request logs: each line has the request's id, and the last one says how the request ended. No line has any of its
+//! Request logs: each line has the request's id, and the last one says how the request ended. No line contains any of its
 //! content.
 
 use std::sync::Arc;
@@ -86,7 +86,7 @@ struct End {
     span: Span,
     arrived: Instant,
     tally: Arc<Tally>,
-    /// Whether monitoring asks for this route again and again.
+    /// Whether monitoring polls this route.
     is_probe: bool,
     has_body: bool,
     /// `None` until there is an answer.
@@ -124,7 +124,7 @@ impl Drop for End {
 }
 
 impl BodyHooks for End {
-    /// Logs what happens meanwhile under this request.
+    /// Logs what happens in the meantime as part of this request.
     fn poll(&mut self, poll: impl FnOnce() -> PolledFrame) -> PolledFrame {
         let span = self.span.clone();
         let polled = span.in_scope(poll);

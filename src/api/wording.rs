@@ -1,4 +1,4 @@
-//! Words that messages are made of.
+//! Building blocks of messages.
 
 use serde_json::Value;
 

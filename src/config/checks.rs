@@ -88,14 +88,14 @@ pub(super) fn names(config: &Config) -> Vec<Problem> {
     problems.into_iter().map(Problem::Conflict).collect()
 }
 
-/// More models to load at the start than may be loaded at once.
+/// More models to load at startup than may be loaded at once.
 pub(super) fn loaded_at_start(config: &Config) -> Option<Problem> {
     let at_start = |one: &&Config| one.model.load == LoadAt::Start;
     let wanted = config.of_each_model().iter().filter(at_start).count();
     let most = config.limits.loaded_models;
     (most > 0 && wanted > most).then(|| {
         Problem::Conflict(format!(
-            "limits.loaded_models is {most}, but {wanted} models are to be loaded at the start: set load = \"first-use\" \
+            "limits.loaded_models is {most}, but {wanted} models are to be loaded at startup: set load = \"first-use\" \
              for some of them."
         ))
     })

@@ -74,7 +74,7 @@ pub enum Command {
     /// The exit status is 0 if all are equal, 1 if any differs, and 2 if they could not be compared.
     #[command(after_help = VERIFY_HELP)]
     Verify(Verify),
-    /// Render the chat template read from standard input, as JSON. The server runs this in a process of its own for
+    /// Render the chat template read from standard input, as JSON. The server runs this in its own process for
     /// templates that clients send.
     #[command(hide = true)]
     RenderTemplate,

@@ -1,4 +1,4 @@
-//! Why settings are refused, for the person who starts the server.
+//! Why settings are rejected, for the person who starts the server.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -168,7 +168,7 @@ fn keys_in(path: &Path, problems: &mut Vec<Problem>) -> Result<Vec<String>, Conf
     // A file without a key would leave the server open to everyone.
     if keys.is_empty() || !Allowed::Keys.admits(&keys.clone().into()) {
         problems.push(Problem::Conflict(format!(
-            "server.api_keys_file, {}, must hold at least one key, one per line, of visible ASCII characters without \
+            "server.api_keys_file, {}, must contain at least one key, one per line, of visible ASCII characters without \
              spaces.",
             path.display()
         )));

@@ -9,7 +9,7 @@
 //! | [`load`] | merges the entries and checks the result |
 //! | [`checks`] | what no single setting can break: combinations, names of models |
 //! | [`display`] | entries as text: `candor config`, values in messages |
-//! | [`error`] | why settings are refused |
+//! | [`error`] | why settings are rejected |
 //! | [`cli`] | the command line |
 //!
 //! `config/default.toml` is compiled in: it holds the default of every setting and documents it. No other module knows

@@ -133,7 +133,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// The names of the model, as far as the settings tell; answers use the first. Empty: the file decides.
+    /// The names of the model, as far as the settings specify them; answers use the first. Empty: the file decides.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         let given = std::iter::once(&self.name).chain(&self.aliases);
@@ -269,7 +269,7 @@ pub struct Embeddings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pooling {
-    /// As the model's metadata say.
+    /// As the model's metadata says.
     Auto,
     /// Their mean.
     Mean,
@@ -333,7 +333,7 @@ pub struct Limits {
     pub loaded_models: usize,
 }
 
-/// Defaults for what a request does not say.
+/// Defaults for fields that a request does not set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// Tokens to generate at most; 0: the prompt is only scored.

@@ -1,4 +1,4 @@
-//! Reads each source into entries. What a source gets wrong is added to the problems, and the rest is read on.
+//! Reads each source into entries. Errors in a source are added to the problems, and the rest is still read.
 
 use std::ffi::OsString;
 use std::fs;
@@ -45,7 +45,7 @@ pub enum FlagValue {
     Repeated(Vec<String>),
 }
 
-/// What all sources say.
+/// The content of all sources.
 #[derive(Debug, Default)]
 pub(super) struct Read {
     /// The sections: of several entries for one setting the last wins.

@@ -419,7 +419,7 @@ fn the_types_hold_all_that_is_allowed_and_every_word_differs() {
         let mut configs = Vec::new();
         for value in values {
             // What some values need: flash attention for quantized ones, lanes for pinned prefixes, a name for models that
-            // are loaded at the first use.
+            // are loaded on first use.
             let flags = vec![
                 set("engine.flash_attention", "true"),
                 set("engine.cache_lanes", "64"),
@@ -638,7 +638,7 @@ fn models_need_names_that_differ() {
     );
     check(
         "[limits]\nloaded_models = 1\n[[models]]\nsource = 'a'\n[[models]]\nsource = 'b'",
-        "limits.loaded_models is 1, but 2 models are to be loaded at the start: set load = \"first-use\" for some of them.",
+        "limits.loaded_models is 1, but 2 models are to be loaded at startup: set load = \"first-use\" for some of them.",
     );
     from_file(
         "first-use",

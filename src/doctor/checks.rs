@@ -60,11 +60,11 @@ pub struct FileFacts {
     pub description: Option<String>,
     /// The tensor types of its matrices, by ggml's numbers.
     pub kinds: Vec<u32>,
-    /// Minimum bytes of its KV cache, if its metadata tell.
+    /// Minimum bytes of its KV cache, if its metadata says so.
     pub kv_cache: Option<u64>,
 }
 
-/// Memory of the models loaded at the start, as far as it is known. Layers on a GPU are in its own memory.
+/// Memory of the models loaded at startup, as far as it is known. Layers on a GPU are in its own memory.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct MemoryNeed {
     /// Weights read into memory.
@@ -153,7 +153,7 @@ pub fn routines(
 pub fn memory(total: Option<u64>, available: Option<u64>, need: MemoryNeed) -> Finding {
     const LESS_CACHE: &str = "Lower --context-length, --parallel-sequences or engine.cache_lanes";
     let (Some(total), Some(available)) = (total, available) else {
-        return Finding::ok("the system does not say how much is available");
+        return Finding::ok("the system does not report how much is available");
     };
     let weights = need.read + need.mapped;
     let mut text = format!(
@@ -195,7 +195,7 @@ pub fn huge_pages(enabled: Option<String>) -> Finding {
              echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
         ),
         Some((chosen, _)) => Finding::ok(chosen),
-        None => Finding::ok("unknown: the system does not say"),
+        None => Finding::ok("unknown: the system does not report it"),
     }
 }
 
@@ -452,7 +452,7 @@ mod tests {
             read: 9 * GIB,
             ..MemoryNeed::default()
         };
-        assert_is(memory(None, None, need), Outcome::Ok, &["does not say"]);
+        assert_is(memory(None, None, need), Outcome::Ok, &["does not report"]);
     }
 
     #[test]

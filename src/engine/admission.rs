@@ -28,7 +28,7 @@ pub struct Permit {
 }
 
 impl Drop for Permit {
-    /// The worker's load is reduced first, so that whoever gets the semaphore's permit next finds room.
+    /// The worker's load is reduced first, so that the next request to get the semaphore's permit finds room.
     fn drop(&mut self) {
         let mut loads = self
             .admission
@@ -75,7 +75,7 @@ impl Admission {
         Ok(self.assign(permit, prefer))
     }
 
-    /// From now on nobody gets a slot.
+    /// Closes it: nobody gets a slot any more.
     pub fn close(&self) {
         self.queue.close();
     }

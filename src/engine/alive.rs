@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Alive(Arc<[AtomicBool]>);
 
 impl Alive {
-    /// All are.
+    /// All workers are alive.
     pub fn new(workers: usize) -> Self {
         Self((0..workers).map(|_| AtomicBool::new(true)).collect())
     }
@@ -21,7 +21,7 @@ impl Alive {
         self.0[worker].store(alive, Ordering::Relaxed);
     }
 
-    /// The workers that are not.
+    /// The workers that are not alive.
     pub fn down(&self) -> impl Iterator<Item = usize> {
         (0..self.workers()).filter(|&worker| !self.is(worker))
     }

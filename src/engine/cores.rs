@@ -2,7 +2,7 @@
 //! there: if one of them waits for a core that another process holds, all of them wait. So a decode gets no more threads
 //! than there are free cores.
 //!
-//! Other processes use what the cores were busy for, minus what this process used (Linux: `/proc/stat` and
+//! The time used by other processes is the busy time of the cores minus the time of this process (Linux: `/proc/stat` and
 //! `/proc/self/stat`, both in ticks). Where that cannot be read, all cores count as free.
 
 use std::sync::Mutex;
@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 
 use super::procfs::Ticks;
 
-/// Twenty ticks of each core: enough to distinguish half a busy core from none.
+/// Twenty ticks of each core: enough to tell half a busy core from an idle one.
 const WINDOW: Duration = Duration::from_millis(200);
-/// A reading from before a pause, in which this process did little, is out of date: after it all cores are tried, for six
-/// ticks.
+/// A reading from before a pause in which this process did little is out of date: after the pause, all cores are tried for
+/// six ticks.
 const PAUSE: Duration = Duration::from_millis(1000);
 const TRIAL: Duration = Duration::from_millis(60);
 
 /// Threads of all models that are evaluating something now, for generation or embeddings. They share the cores.
 static EVALUATING: AtomicUsize = AtomicUsize::new(0);
-/// How often one has begun to.
+/// How often a thread has begun to evaluate.
 static TURNS: AtomicUsize = AtomicUsize::new(0);
 
 /// How often a worker of any model has begun to evaluate something; `None` while one does. If two calls return the same
@@ -75,7 +75,7 @@ pub fn free_cores() -> (usize, usize) {
 
 /// The cores that a model may use.
 pub struct Cores {
-    /// Most threads that this process uses at once.
+    /// Maximum number of threads that this process uses at once.
     most: usize,
     free: AtomicUsize,
     /// Workers of this model that are evaluating something.
@@ -122,7 +122,7 @@ impl Cores {
         }
     }
 
-    /// Most threads that this process uses at once.
+    /// Maximum number of threads that this process uses at once.
     pub fn most(&self) -> usize {
         self.most
     }

@@ -1,4 +1,4 @@
-//! How sequences are evaluated, for those who want to repeat it.
+//! How sequences are evaluated, so that it can be reproduced.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -7,7 +7,7 @@ use crate::config::{KvType, Mode};
 use crate::model::Routines;
 
 /// How a sequence is evaluated: what its bits may depend on besides weights, adapters, tokens, llama.cpp and the machine.
-/// Receipts hold it.
+/// Part of receipts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Evaluation {
     /// The name of everything that decides how numbers are rounded; empty in receipts of older versions.
@@ -27,17 +27,17 @@ pub struct Evaluation {
     /// Number format of the cached values.
     #[schema(value_type = String)]
     pub kv_type_v: KvType,
-    /// The most tokens of a sequence.
+    /// Maximum number of tokens of a sequence.
     pub context_length: usize,
     /// Prompts are always cut at multiples of this.
     pub batch_tokens: usize,
-    /// The most prompt tokens of a decode.
+    /// Maximum number of prompt tokens in one decode.
     pub prompt_chunk_tokens: usize,
-    /// The most rows of logits of a decode, where a prompt is scored.
+    /// Maximum number of rows of logits in one decode, where a prompt is scored.
     pub logits_rows: usize,
     /// llama.cpp contexts.
     pub contexts: usize,
-    /// The most sequences whose tokens share a decode.
+    /// Maximum number of sequences whose tokens share a decode.
     pub decode_width: usize,
     /// Threads of a decode, where their number changes bits (with flash attention); else null.
     pub threads: Option<usize>,

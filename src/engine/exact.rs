@@ -65,7 +65,7 @@ pub struct Search {
 const STEPS: usize = 2;
 /// Tokens of the longest prompt.
 const LONG: usize = 264;
-/// Most rows of a decode: an arriving request waits for no more than one.
+/// Maximum number of rows of a decode: an arriving request waits for no more than one.
 const PIECE: usize = 32;
 
 impl Search {
@@ -220,7 +220,7 @@ fn bits(context: &Context, row: usize) -> u64 {
 /// the bits of the prompt evaluated whole; `None` if all of them failed.
 ///
 /// AMX computes rows alike in every decode of two rows and more. Other kernels take rows four or eight at a time, and
-/// smaller decodes sometimes have other bits, so fewer than [`plan::GROUP_ROWS`] are not tried there.
+/// smaller decodes sometimes have different bits, so fewer than [`plan::GROUP_ROWS`] are not tried there.
 pub fn cut_rows(
     model: &Arc<Model>,
     settings: &config::Engine,
@@ -292,7 +292,7 @@ pub(super) mod tests {
     #[test]
     fn every_width_is_compared_and_none_that_differs_is_used() {
         let settings = Config::default().engine;
-        // On most CPUs, single F16 rows go through another routine than several.
+        // On most CPUs, single F16 rows go through a different routine than several.
         for kind in [Q4_1, F16] {
             let model = specimen(kind);
             let mut found = Found::default();

@@ -41,7 +41,7 @@ impl Engine {
         }
     }
 
-    /// Starts to serve requests, unless the engine has been closed meanwhile.
+    /// Starts to serve requests, unless the engine has been closed in the meantime.
     pub(super) fn install(&self, pool: Pool) {
         let _ = self.inner.pool.set(pool);
         if self.inner.is_closing.load(Ordering::SeqCst) {
@@ -92,7 +92,7 @@ impl Engine {
         self.loaded().is_none_or(|pool| pool.model.generates())
     }
 
-    /// Most tokens of a prompt and its completion together.
+    /// Maximum number of tokens of a prompt and its completion together.
     pub fn context_length(&self) -> usize {
         self.inner.settings.context_length
     }

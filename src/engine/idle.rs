@@ -46,7 +46,7 @@ pub fn start(mut tuning: Tuning, shared: Arc<Shared>) -> std::io::Result<(Stop, 
                     }
                     Ok(Step::Done) => return,
                     Err(error) => {
-                        tracing::warn!(%error, "measuring in idle moments failed, and ends");
+                        tracing::warn!(%error, "measuring in idle moments failed and will not be retried");
                         return;
                     }
                 }

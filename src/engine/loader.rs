@@ -1,4 +1,4 @@
-//! Loads a model and starts its engine, on a thread of its own.
+//! Loads a model and starts its engine, on its own thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -120,7 +120,7 @@ fn log_loaded(model: &Model, context_length: usize) {
     }
     if !model.can_cut() {
         tracing::info!(
-            "this model keeps one state per sequence: prompts are always evaluated whole"
+            "this model keeps one state per sequence, so prompts are always evaluated whole"
         );
     }
 }

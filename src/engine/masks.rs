@@ -139,7 +139,7 @@ mod tests {
             follower.accept(Token(0));
             assert!(follower.allowed().expect("allowed")[(only + 1) % 3]);
         }
-        // A mask that was dropped wakes nobody.
+        // A dropped mask wakes nobody.
         drop(masks.start_mask(follower(None), wake()));
         let last = masks.start_mask(follower(Some(0)), wake());
         drop(masks);

@@ -14,7 +14,7 @@ const MIB: u64 = 1 << 20;
 pub struct Need {
     /// Already loaded when this is computed.
     pub weights: u64,
-    /// Keys and values of all lanes; `None` if the model's metadata do not say.
+    /// Keys and values of all lanes; `None` if the model's metadata does not say.
     pub kv_cache: Option<u64>,
     /// Rows of logits that all contexts may return at once.
     pub logits: u64,
@@ -28,9 +28,9 @@ pub struct Need {
 /// Bounds of the scores of a lane's prompt.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct ScoreBounds {
-    /// Most alternatives per token; `None`: nothing is scored.
+    /// Maximum number of alternatives per token; `None`: nothing is scored.
     alternatives: Option<usize>,
-    /// Most alternatives of all tokens together: those of one answer.
+    /// Maximum number of alternatives of all tokens together: those of one answer.
     entries: usize,
 }
 
@@ -148,8 +148,8 @@ pub fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(MIB)
 }
 
-/// Whether there is twice the memory that another context of this shape needs. It is allocated beside the engine for a
-/// while.
+/// Whether there is twice the memory that another context of this shape needs. It is allocated in addition to the engine's
+/// memory for a while.
 pub fn holds_twice(model: &Model, shape: &ContextShape) -> bool {
     let need = Need::of(model, shape, 1);
     let taken = need.kv_cache.unwrap_or(u64::MAX / 4) + need.logits;
@@ -157,7 +157,7 @@ pub fn holds_twice(model: &Model, shape: &ContextShape) -> bool {
 }
 
 /// The least size in bytes of the KV cache of a model that is not loaded yet. More contexts, if they turn out to be faster,
-/// have more cache lanes. `None` if the model's metadata do not say.
+/// have more cache lanes. `None` if the model's metadata does not say.
 pub fn least_kv_cache(heads: &Heads, settings: &config::Engine) -> Option<u64> {
     let contexts = settings.contexts.clamp(1, settings.parallel_sequences);
     let lanes = contexts * (settings.parallel_sequences.div_ceil(contexts) + settings.cache_lanes);

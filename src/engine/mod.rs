@@ -1,9 +1,9 @@
 //! The engine: a [`Request`] becomes a [`Generation`], a stream of [`Delta`]s.
 //!
-//! A pool of contexts over one model, each on a thread of its own (`worker`). A sequence waits for a slot (`admission`),
-//! goes to that slot's worker, gets a lane there (`lanes`), and advances together with all others, a step per round
+//! A pool of contexts over one model, each on its own thread (`worker`). A sequence waits for a slot (`admission`),
+//! goes to that slot's worker, gets a lane there (`cache`), and advances together with all others, a step per round
 //! (`schedule`). How prompts are cut and prefixes reused without changing a bit is in `plan`; text and stop strings are in
-//! `text`. Embeddings are made apart from all that (`embeddings`).
+//! `text`. Embeddings are separate from all that (`embeddings`).
 
 mod admission;
 mod alive;

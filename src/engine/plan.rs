@@ -1,18 +1,18 @@
 //! How a prompt is cut into decodes, and how much of a cached prefix may be reused, so that every bit is that of the prompt
-//! evaluated alone on a fresh context. Everything here is arithmetic on lengths.
+//! evaluated alone on a fresh context. This is pure arithmetic on lengths.
 
 use crate::model::{Adapters, Token};
 
-/// llama.cpp's kernels take rows four at a time and compute the rest by another routine, with other low bits; and decodes
-/// of fewer than eight rows differ throughout. So prompts are cut at multiples of this, and no decode is smaller: then each
-/// row falls into the same group as in the uncut prompt.
+/// llama.cpp's kernels take rows four at a time and compute the rest with a different routine, which gives different low
+/// bits; and decodes of fewer than eight rows differ throughout. So prompts are cut at multiples of this, and no decode is
+/// smaller: then each row falls into the same group as in the uncut prompt.
 ///
 /// Measured on Gemma 3's K-quants, where a cut elsewhere moves logits by up to 1; Q4_1 is the same wherever it is cut.
 /// `engine::exact` checks it on each machine, and finds what holds there if it does not.
 pub const GROUP_ROWS: usize = 8;
 
-/// Most rows of a prompt's decode with flash attention: from 64 rows on llama.cpp uses another routine for it, and prompts
-/// are cut in other places if their beginning is cached or they are scored.
+/// Maximum number of rows of a prompt's decode with flash attention: from 64 rows on llama.cpp uses a different routine for
+/// it, and prompts are cut in other places if their beginning is cached or they are scored.
 pub const FLASH_ROWS: usize = 56;
 
 /// Where prompts are cut.

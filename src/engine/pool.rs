@@ -30,7 +30,7 @@ use crate::config::{Config, Mode};
 use crate::metrics::Cells;
 use crate::model::{self, ContextShape, FileHash, Model, Output, Runners};
 
-/// Most threads that compute what constraints allow.
+/// Maximum number of threads that compute what constraints allow.
 const MOST_MASK_THREADS: usize = 8;
 
 /// The workers over a loaded model.
@@ -40,7 +40,7 @@ pub struct Pool {
     pub bits_class: Arc<str>,
     /// Routines that this CPU supports and the settings allow, but that are not used.
     pub refused: Vec<Refused>,
-    /// The model's files with their hashes, once somebody has asked for them.
+    /// The model's files with their hashes, once requested.
     pub files: OnceCell<Arc<[FileHash]>>,
     pub admission: Arc<Admission>,
     pub shared: Arc<Shared>,
@@ -164,7 +164,7 @@ struct Layout {
     workers: usize,
     /// How many sequences share a decode ([`Arrangement::groups`]).
     groups: Vec<usize>,
-    /// Most rows of logits of one decode when a prompt is scored.
+    /// Maximum number of rows of logits of one decode when a prompt is scored.
     scored_rows: usize,
     shape: ContextShape,
 }
@@ -205,7 +205,7 @@ impl Layout {
     }
 }
 
-/// Most sequences that share a decode.
+/// Maximum number of sequences that share a decode.
 fn width(groups: &[usize]) -> usize {
     groups.iter().copied().max().unwrap_or(1)
 }
@@ -296,8 +296,8 @@ fn shared(
     Ok((shared, mailboxes))
 }
 
-/// The threads of a pool while it starts. If the start fails they are stopped and joined, so that they hold no memory at
-/// the next attempt.
+/// The threads of a pool while it starts. If the start fails, they are stopped and joined, so that they hold no memory
+/// during the next attempt.
 struct Starting {
     shared: Arc<Shared>,
     /// Empty once the pool owns them.

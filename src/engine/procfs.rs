@@ -1,8 +1,8 @@
-//! What Linux' `/proc` says of the cores.
+//! What Linux's `/proc` says about the cores.
 
 use std::collections::BTreeSet;
 
-/// The lines of Linux' `/proc/cpuinfo` about the first core with these names, joined by spaces.
+/// The lines of Linux's `/proc/cpuinfo` about the first core with these names, joined by spaces.
 pub fn cpu_info(names: &[&str]) -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = |name: &&str| text.lines().find(|line| line.starts_with(*name));

@@ -66,7 +66,7 @@ impl FairQueue {
         Waiting::new(self, client, false)?.permit().await
     }
 
-    /// From now on nobody gets a permit.
+    /// Closes it: nobody gets a permit any more.
     pub fn close(&self) {
         self.permits.close();
     }
@@ -77,7 +77,7 @@ impl FairQueue {
         (self.size, taken, waiting_in(&self.clients()))
     }
 
-    /// Whether nobody waits, for a first permit or a further one.
+    /// Whether no request is waiting, neither for a first permit nor for a further one.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.clients().is_empty()

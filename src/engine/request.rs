@@ -20,7 +20,7 @@ pub struct Request {
     pub forced_token: Option<Token>,
     /// They apply to prompt and completion.
     pub adapters: Adapters,
-    /// Most tokens to generate; 0 only scores. Prompt and completion together fit the context.
+    /// Maximum number of tokens to generate; 0 only scores. Prompt and completion together fit the context.
     pub max_tokens: usize,
     /// Log-probabilities of the generated tokens.
     pub logprobs: Option<LogprobSpec>,
@@ -28,7 +28,7 @@ pub struct Request {
     pub prompt_logprobs: Option<LogprobSpec>,
     /// Rows of logits to return; those of the prompt only if it is scored.
     pub rows: Rows,
-    /// What to record of how each token is drawn.
+    /// What to record about how each token is drawn.
     pub watch: Watch,
     pub sampling: SamplingParams,
     /// The text ends before the first of these.
@@ -68,7 +68,7 @@ impl Rows {
 }
 
 impl Request {
-    /// The first prompt token whose row is wanted. No row predicts the very first token.
+    /// The first prompt token whose row is requested. No row predicts the very first token.
     pub(super) fn first_prompt_row(&self) -> Option<usize> {
         let first = match &self.rows {
             Rows::None => None,
@@ -125,7 +125,7 @@ pub struct TokenOutput {
     pub details: TokenDetails,
 }
 
-/// What a request may ask for of a generated token besides its text.
+/// What a request may ask for about a generated token, besides its text.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TokenDetails {
     pub logprob: Option<Arc<TokenLogprob>>,

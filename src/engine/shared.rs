@@ -30,13 +30,14 @@ pub struct Shared {
     pub sharing: Sharing,
     /// Whether sequences with adapters share decodes: not in exact mode.
     pub shares_adapted: bool,
-    /// Whether any prompt may reuse cells of generated tokens: not in exact mode, for they were not evaluated as a prompt is.
+    /// Whether any prompt may reuse cells of generated tokens: not in exact mode, because they were not evaluated like a
+    /// prompt.
     pub reuses_generated: bool,
-    /// Most tokens of a draft; 0 in exact mode.
+    /// Maximum number of tokens of a draft; 0 in exact mode.
     pub draft_tokens: usize,
-    /// Most prompt tokens of a decode.
+    /// Maximum number of prompt tokens of a decode.
     pub chunk_tokens: usize,
-    /// Most rows of logits of a decode.
+    /// Maximum number of rows of logits of a decode.
     pub logits_rows: usize,
     pub cuts: Cuts,
     /// Tokens that a lane holds.
@@ -60,7 +61,7 @@ impl Shared {
         request.exact && !self.exact
     }
 
-    /// Most rows of a decode of this prompt.
+    /// Maximum number of rows of a decode of this prompt.
     pub(super) fn prompt_rows(&self, request: &Request) -> usize {
         let mut rows = self.chunk_tokens;
         if request.prompt_logprobs.is_some() {
@@ -83,7 +84,7 @@ impl Shared {
         self.exact || request.exact || self.fixed_threads.is_none()
     }
 
-    /// The worker that has most cells of a request's prompt.
+    /// The worker that has the most cells of a request's prompt.
     pub fn prefer(&self, request: &Request) -> Option<usize> {
         if !request.cache_prompt {
             return None;

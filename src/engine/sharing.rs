@@ -19,7 +19,7 @@ impl Sharing {
         groups[count.min(groups.len() - 1)]
     }
 
-    /// Most sequences in a decode.
+    /// Maximum number of sequences in a decode.
     pub fn width(&self) -> usize {
         let groups = self.0.read().unwrap_or_else(PoisonError::into_inner);
         groups.iter().copied().max().unwrap_or(1)

@@ -60,10 +60,7 @@ impl Supervisor {
             }
             self.shared.alive.set(self.number, false);
             self.shared.directory.forget(self.number);
-            tracing::error!(
-                worker = self.number,
-                "a worker died, and is being restarted"
-            );
+            tracing::error!(worker = self.number, "a worker died and is being restarted");
             next = self.restart();
             if next.is_some() {
                 metrics::worker_restarted();

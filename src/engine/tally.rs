@@ -23,7 +23,7 @@ impl Tally {
         CURRENT.scope(Arc::clone(self), work)
     }
 
-    /// The tally of the current task; if there is none, one that nobody reads.
+    /// The tally of the current task; if there is none, a dummy.
     pub(super) fn current() -> Arc<Self> {
         CURRENT.try_with(Arc::clone).unwrap_or_default()
     }

@@ -88,7 +88,7 @@ pub(super) struct Named {
 
 impl Named {
     /// The text after the last `@` is a scale if it is a number, and the text before the first `=` is a name if it has no
-    /// `/`. So every path can be written, with a name and a scale if need be.
+    /// `/`. So every path can be written, with a name and a scale if needed.
     fn parse(text: &str) -> Result<Self, LoadError> {
         let wrong = |why| LoadError::AdapterSetting {
             setting: text.to_owned(),
@@ -203,7 +203,7 @@ fn is_half(name: &str) -> bool {
     name.ends_with(".lora_a") || name.ends_with(".lora_b")
 }
 
-/// Refuses adapters that llama.cpp would abort on, or apply wrongly, when it reads the file or first computes with it. It
+/// Rejects adapters that llama.cpp would abort on, or apply wrongly, when it reads the file or first computes with it. It
 /// refuses others itself.
 fn check(head: &Head, base: &Base) -> Result<(), String> {
     let text = |key| head.text(key).unwrap_or_default();

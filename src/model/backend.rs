@@ -1,4 +1,4 @@
-//! llama.cpp as a whole: its initialisation, its devices, and what it says about itself.
+//! llama.cpp as a whole: its initialization, its devices, and what it says about itself.
 
 use std::sync::OnceLock;
 
@@ -11,7 +11,7 @@ use super::error::LoadError;
 use super::llama;
 use super::routines::{AMX, Routines};
 
-/// Initialises llama.cpp, once per process.
+/// Initializes llama.cpp, once per process.
 pub(super) fn backend() -> Result<&'static LlamaBackend, LoadError> {
     static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
     let initialise = || {
@@ -37,7 +37,7 @@ pub struct Device {
     pub memory_bytes: u64,
 }
 
-/// The devices that this build finds, including the CPU. Initialises llama.cpp.
+/// The devices that this build finds, including the CPU. Initializes llama.cpp.
 pub fn devices() -> Result<Vec<Device>, LoadError> {
     backend()?;
     let devices = llama_cpp_2::list_llama_ggml_backend_devices().into_iter();
@@ -71,7 +71,7 @@ pub fn llama_cpp_version() -> String {
 }
 
 impl Routines {
-    /// Those that this build and CPU have. Initialises llama.cpp.
+    /// Those that this build and CPU have. Initializes llama.cpp.
     pub fn here(self) -> Result<Self, LoadError> {
         backend()?;
         let names = llama::extra_buffer_types();

@@ -136,7 +136,7 @@ impl Context {
         Ok(context)
     }
 
-    /// Decodes a token with all adapters of the model at once. If llama.cpp aborts on one of them, it does so at the start
+    /// Decodes a token with all adapters of the model at once. If llama.cpp aborts on one of them, it does so at startup
     /// and not when a client asks for it.
     fn tries_adapters(&mut self) -> bool {
         let count = self.model.adapters().len();
@@ -268,13 +268,13 @@ impl Runner for Context {
         unsafe { sys::llama_memory_seq_rm(self.memory(), i32_of(lane), i32_of(from), -1) }
     }
 
-    /// What is cut off stays in memory, and llama.cpp multiplies it with zero as it goes over a lane: with what is not a
-    /// number, as adapters at a large scale can make it, that is no zero. So a lane that nobody uses is written over it.
+    /// What is cut off stays in memory, and llama.cpp multiplies it by zero as it goes over a lane. For a NaN, which
+    /// adapters at a large scale can produce, the product is not zero. So a spare lane is copied over it.
     fn scrub(&mut self, lane: usize) {
         debug_assert!(lane < self.shape.lanes);
         if spare_lanes(&self.model, self.shape.output) > 0 {
             self.copies_pending = true;
-            // SAFETY: both lanes exist, the spare one behind those of the shape.
+            // SAFETY: both lanes exist, the spare one after those of the shape.
             unsafe {
                 let (from, to) = (i32_of(self.shape.lanes), i32_of(lane));
                 sys::llama_memory_seq_rm(self.memory(), to, -1, -1);
@@ -364,7 +364,7 @@ impl Drop for Context {
 }
 
 /// Lanes of a context beyond those of its shape, in which nothing is ever evaluated: where adapters are loaded, one for
-/// `scrub`. A context for embeddings is made anew instead.
+/// `scrub`. A context for embeddings is replaced instead.
 pub fn spare_lanes(model: &Model, output: Output) -> usize {
     usize::from(output == Output::Logits && !model.adapters().is_empty())
 }

@@ -1,6 +1,6 @@
 //! Feature `portable`: llama.cpp's CPU code is in shared libraries, one for each kind of CPU, and llama.cpp loads the best
 //! one that runs here. By default it searches the program's directory and the working directory. An installed program has
-//! the libraries in a directory of their own, and nothing from a working directory must be run. The tests of this module
+//! the libraries in their own directory, and nothing from a working directory must be run. The tests of this module
 //! are part of every build; the calls of llama.cpp are not.
 
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use super::llama;
 /// Why a model could not be loaded, for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("llama.cpp could not be initialised: {0}")]
+    #[error("llama.cpp could not be initialized: {0}")]
     Backend(String),
     #[error("cannot read {path}: {source}")]
     Read {

@@ -1,4 +1,4 @@
-//! What the files of a model say before its weights are loaded.
+//! What can be read from the files of a model before its weights are loaded.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

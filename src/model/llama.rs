@@ -1,5 +1,5 @@
-//! The calls of llama.cpp about a model that llama-cpp-2 does not offer: its tokenizer, its adapters, what it is like, and
-//! where its weights lie. `context` has those about a context.
+//! The calls of llama.cpp about a model that llama-cpp-2 does not offer: its tokenizer, its adapters, its properties, and
+//! where its weights are. `context` has those about a context.
 #![expect(
     unsafe_code,
     reason = "calls into llama.cpp; each block states why it holds"
@@ -93,7 +93,7 @@ impl Tokenizer {
     }
 }
 
-/// Properties of a model that llama.cpp derives; the metadata contain only some of them.
+/// Properties of a model that llama.cpp derives; the metadata contains only some of them.
 #[derive(Debug, Clone)]
 pub(super) struct ModelTraits {
     /// Whether it has a KV cache or a recurrent state, so that a text can be continued.
@@ -101,7 +101,7 @@ pub(super) struct ModelTraits {
     /// Whether a token attends only to earlier ones.
     pub(super) is_causal: bool,
     pub(super) pooling: NamedPooling,
-    /// Where its matrices lie.
+    /// The layouts of its matrices.
     pub(super) placements: Placements,
 }
 
@@ -155,8 +155,8 @@ pub(super) fn model_traits(weights: &LlamaModel) -> Option<ModelTraits> {
     }
 }
 
-/// llama.cpp asks before each step of a decode whether its result is wanted. None is, but each multiplication shows the
-/// layout of its weights.
+/// llama.cpp asks before each step of a decode whether to observe its result. The answer is always no, but each
+/// multiplication shows the layout of its weights.
 extern "C" fn note_placement(step: *mut sys::ggml_tensor, _: bool, found: *mut c_void) -> bool {
     // SAFETY: llama.cpp passes a live tensor of a graph whose memory is allocated, and `model_traits`'s pointer.
     unsafe {
@@ -184,8 +184,8 @@ extern "C" fn note_placement(step: *mut sys::ggml_tensor, _: bool, found: *mut c
 
 /// llama.cpp's list of buffer types with special layouts, in the order in which it tries them for each tensor.
 ///
-/// One switch turns all of them off (`use_extra_bufts`), and none a single one. But a public function returns the list, as
-/// an array that ends with null and is read whenever a model is loaded: it can be shortened for that time.
+/// One switch turns all of them off (`use_extra_bufts`), and none turns off a single one. But a public function returns the
+/// list, as an array that ends with null and is read whenever a model is loaded: it can be shortened for that time.
 struct ExtraList(NonNull<sys::ggml_backend_buffer_type_t>);
 
 /// Locked for reading by readers of the list, and for writing while it is shortened.
@@ -193,8 +193,8 @@ static EXTRA_LIST: RwLock<()> = RwLock::new(());
 
 /// `None` if this build has none.
 fn extra_list() -> Option<ExtraList> {
-    // SAFETY: llama.cpp is initialised before weights are loaded and before `extra_buffer_types` is called; the function has
-    // the type that llama.cpp's header gives for this name.
+    // SAFETY: llama.cpp is initialized before weights are loaded and before `extra_buffer_types` is called; the function
+    // has the type that llama.cpp's header gives for this name.
     unsafe {
         let cpu = sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU);
         if cpu.is_null() {

@@ -51,7 +51,7 @@ pub struct Facts {
 }
 
 impl Model {
-    /// As [`Model::load_with`], with all routines.
+    /// Like [`Model::load_with`], with all routines.
     pub fn load(path: &Path, settings: &config::Model) -> Result<Self, LoadError> {
         Self::load_with(&Heads::read(path)?, settings, Routines::ALL)
     }
@@ -209,7 +209,7 @@ impl Model {
         !self.weights.is_recurrent() && !self.weights.is_hybrid()
     }
 
-    /// Bytes of a token in the KV cache, for the given bytes per number; `None` if the metadata do not tell.
+    /// Bytes of a token in the KV cache, for the given bytes per number; `None` if the metadata does not tell.
     pub fn kv_bytes_per_token(&self, bytes_k: f64, bytes_v: f64) -> Option<f64> {
         let architecture = self.weights.meta_val_str("general.architecture").ok()?;
         let attention = |name: &str| {

@@ -1,7 +1,7 @@
 //! llama.cpp's CPU routines: which of them may be used, and which are.
 //!
 //! For some tensor types and CPUs llama.cpp has routines that need the weights in a special layout. The layout of a matrix
-//! determines the routine that multiplies it, so the name of its buffer type stands for both.
+//! determines the routine that multiplies it, so the name of its buffer type identifies both.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -58,7 +58,7 @@ impl fmt::Display for Placement {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placements(pub(super) BTreeSet<Placement>);
 
-/// With this many rows or more, llama.cpp uses another routine for some tensor types (`ggml_tiled_min_batch`).
+/// With this many rows or more, llama.cpp uses a different routine for some tensor types (`ggml_tiled_min_batch`).
 const TILED_ROWS: usize = 8;
 
 /// These tensor types: K-quants and most IQ-quants (`ggml_tiled_supported` in ggml-cpu/tiled). Most rows then have the same

@@ -1,4 +1,4 @@
-//! What a worker runs sequences on.
+//! What a worker evaluates sequences with.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ pub enum DecodeError {
     Full,
     #[error("the decode was aborted")]
     Aborted,
-    #[error("the batch was refused: {0}")]
+    #[error("the batch was rejected: {0}")]
     Refused(&'static str),
     #[error("llama_decode returned {0}")]
     Failed(i32),
@@ -33,7 +33,7 @@ pub struct Row {
     /// Its position in the lane.
     pub position: usize,
     pub lane: usize,
-    /// Whether its row of logits is wanted.
+    /// Whether its row of logits is requested.
     pub logits: bool,
 }
 
@@ -52,9 +52,9 @@ pub trait Runner {
     fn logits(&self, row: usize) -> Option<&[f32]>;
     /// The embedding of a row of the last decode; `None` if not requested.
     fn embedding(&self, row: usize) -> Option<&[f32]>;
-    /// Forgets what the lane holds from this position on. `false`: the model cannot cut there.
+    /// Drops what the lane holds from this position on. `false`: the model cannot cut there.
     fn cut(&mut self, lane: usize, from: usize) -> bool;
-    /// Empties a lane and overwrites its memory: NaN in cells that are only cut would still reach what is computed later.
+    /// Empties a lane and overwrites its memory: NaN in cells that are merely cut off would still affect later results.
     fn scrub(&mut self, lane: usize);
     /// Replaces the content of one lane by that of another.
     fn copy(&mut self, from: usize, to: usize);

@@ -263,7 +263,7 @@ fn a_template_can_be_sent_and_its_scope_filled() {
     // A model without a template says so.
     let none = server.post("/v1/chat/completions", &json!({"messages": user}));
     assert_eq!(none.status, 400);
-    assert!(none.body.contains("need a chat template"), "{}", none.body);
+    assert!(none.body.contains("needs a chat template"), "{}", none.body);
 }
 
 #[test]

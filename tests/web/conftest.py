@@ -61,7 +61,7 @@ def troubles():
 
 @pytest.fixture
 def newcomer(request, browser, server, troubles):
-    """An empty page in a fresh profile, as at a first visit; `page.goto("/")` opens Candor's page."""
+    """An empty page in a fresh profile, as on a first visit; `page.goto("/")` opens Candor's page."""
     context = browser.new_context(base_url=server, viewport={"width": 1280, "height": 800})
     context.set_default_timeout(NEVER)
     # The browser reports policy violations on the console, as errors.

@@ -1,4 +1,4 @@
-"""The example answer at a first visit: shown to newcomers, and in nobody's way."""
+"""The example answer on a first visit: shown to newcomers, and in nobody's way."""
 
 import json
 import re
@@ -144,7 +144,7 @@ def test_it_waits_while_the_server_loads_its_first_model(newcomer, requests, tro
     for path in (MODELS, FIELDS):
         newcomer.route(path, lambda route: route.fulfill(status=503, json={"error": error}))
     newcomer.goto("/")
-    expect(newcomer.locator("#progress")).to_have_text("The model is still being loaded. This page waits for the server.")
+    expect(newcomer.locator("#progress")).to_have_text("The model is still being loaded. The page is waiting for the server.")
     expect(newcomer.locator("#generate")).to_be_disabled()
     expect_no_example(newcomer)
     assert not requests

@@ -91,12 +91,12 @@ pub struct ChatLogprobs {
     pub refusal: Option<Vec<TokenEntry>>,
 }
 
-/// A token with its likeliest alternatives.
+/// A token with its most likely alternatives.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TokenEntry {
     #[serde(flatten)]
     pub token: Scored,
-    /// The likeliest tokens at this position, likeliest first.
+    /// The most likely tokens at this position, most likely first.
     pub top_logprobs: Vec<Scored>,
 }
 
@@ -106,7 +106,7 @@ pub struct Scored {
     pub token: String,
     /// Log-softmax of the raw logits, in nats.
     pub logprob: f32,
-    /// Its bytes; several tokens may form one character. For a control token those of its name.
+    /// Its bytes; several tokens may form one character. For a control token, those of its name.
     pub bytes: Vec<u8>,
 }
 

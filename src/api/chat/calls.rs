@@ -361,7 +361,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads the text in pieces of each length, which must come to the same.
+    /// Reads the text in pieces of each length, which must give the same result.
     fn check(format: Format, text: &str, content: &str, calls: &[(&str, &str)]) {
         let tools = ["f", "g"].map(|name| json!({"function": {"name": name}}));
         check_with(Calls::new(format, &tools, true), text, content, calls);

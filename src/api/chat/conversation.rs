@@ -14,7 +14,7 @@ pub struct Conversation {
     pub tools: Vec<Value>,
     /// Instead of the model's own.
     pub template: Option<String>,
-    /// Further variables of the template.
+    /// Additional template variables.
     pub kwargs: Map<String, Value>,
     /// Whether the prompt ends with the start of an answer.
     pub add_generation_prompt: bool,
@@ -35,7 +35,7 @@ impl Conversation {
         let kwargs = fields
             .field(
                 "chat_template_kwargs",
-                "Further variables of the template, such as `{\"enable_thinking\": false}`.",
+                "Additional template variables, such as `{\"enable_thinking\": false}`.",
             )
             .value(|| json!({"type": "object"}));
         let kwargs = match kwargs {
@@ -77,8 +77,7 @@ fn messages(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
         .field(
             "messages",
             "The conversation. Each message has a `role` (system, developer, user, assistant or tool) and `content`: a \
-             string, or parts of type text. Messages of the assistant may have `tool_calls`, those of a tool \
-             `tool_call_id`.",
+             string, or parts of type text. Assistant messages may have `tool_calls`, and tool messages `tool_call_id`.",
         )
         .required()
         .value(|| {
@@ -142,7 +141,7 @@ fn message(message: Value, name: &str) -> Result<Value, ApiError> {
             return Err(wrong_in(
                 "messages",
                 &format!("{name}.tool_calls"),
-                "an array, and the message one of the assistant",
+                "an array, in an assistant message",
                 &other,
             ));
         }
@@ -341,7 +340,7 @@ fn tool_name<'a>(tool: &'a Value, place: &str) -> Result<&'a str, ApiError> {
     })?;
     let (parameters, description) = (&function["parameters"], &function["description"]);
     if !parameters.is_object() && !parameters.is_null() {
-        let allowed = "a JSON Schema, an object";
+        let allowed = "a JSON Schema (an object)";
         return Err(wrong("function.parameters", allowed, parameters));
     }
     if !description.is_string() && !description.is_null() {

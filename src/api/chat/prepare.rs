@@ -24,7 +24,7 @@ use crate::logprobs::LogprobSpec;
 use crate::model::Token;
 use crate::sampling::Watch;
 
-/// What an answer needs to know of its request.
+/// What an answer needs to know about its request.
 pub struct Asked {
     pub generate: Arc<Generate>,
     pub view: View,
@@ -108,7 +108,7 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
     })
 }
 
-/// What a text must follow to be the arguments of this function.
+/// The constraint that makes a text the arguments of this function.
 fn arguments_of(name: &str, tools: &[Value]) -> Structured {
     let mut named = tools.iter().filter(|tool| tool["function"]["name"] == name);
     let schema = named

@@ -28,7 +28,7 @@ pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendere
     let template = sent.or_else(|| model_template(served)).ok_or_else(|| {
         ApiError::field(
             "messages",
-            "`messages` need a chat template, and this model's file has none. Send one as `chat_template`, set \
+            "`messages` needs a chat template, and this model's file has none. Send one as `chat_template`, set \
              model.chat_template_file, or send a text to POST /v1/completions.",
         )
     })?;

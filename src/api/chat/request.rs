@@ -35,7 +35,7 @@ pub enum ToolChoice {
 }
 
 impl ChatRequest {
-    /// Reads the fields. The documents of the route come from here, too.
+    /// Reads the fields. The documentation of the route is generated from here, too.
     pub fn read(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
         let limits = &served.config.limits;
         model_field(fields)?;
@@ -43,7 +43,7 @@ impl ChatRequest {
         let max_completion_tokens = fields
             .field(
                 "max_completion_tokens",
-                "The most tokens to generate. Default: until the context is full.",
+                "Maximum number of tokens to generate. Default: until the context is full.",
             )
             .count(0..=u32::MAX as usize)?;
         let max_tokens = fields
@@ -69,7 +69,7 @@ impl ChatRequest {
         let top_logprobs = fields
             .field(
                 "top_logprobs",
-                "With `logprobs`: how many of the likeliest tokens at each position the answer has.",
+                "With `logprobs`: how many of the most likely tokens to return at each position.",
             )
             .count(0..=limits.logprobs)?;
         if top_logprobs.is_some_and(|count| count > 0) && !logprobs {

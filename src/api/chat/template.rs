@@ -23,7 +23,8 @@ const STACK_BYTES: usize = 128 << 20;
 /// The depth of nested calls.
 const RECURSION: usize = 100;
 
-/// Why a template did not render, as the rest of a sentence that begins with "the template". Its reader sent the request.
+/// Why a template did not render, as the rest of a sentence that begins with "the template". For the person who sent the
+/// request.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum TemplateError {
     /// The template rejects the messages by `raise_exception`.
@@ -61,16 +62,16 @@ struct Order {
     scope: Scope,
 }
 
-/// The most memory of such a process, with its program and stack.
+/// Maximum memory of such a process, with its program and stack.
 const PROCESS_BYTES: u64 = 1 << 30;
-/// The most CPU time of it, in seconds.
+/// Maximum CPU time of it, in seconds.
 const PROCESS_SECONDS: u64 = 3;
-/// The only variable of the server's environment that it gets: others may hold keys.
+/// The only environment variable of the server that it inherits: others may contain keys.
 const TIME_ZONE: &str = "TZ";
-/// The most bytes of its output.
+/// Maximum number of bytes of its output.
 const PROCESS_ANSWER_BYTES: u64 = 32 << 20;
 
-/// As [`render`], in a process of its own.
+/// Like [`render`], in its own process.
 pub fn render_apart(template: &str, scope: Scope) -> Result<String, TemplateError> {
     let order = Order {
         template: template.to_owned(),
@@ -105,7 +106,7 @@ pub fn render_apart(template: &str, scope: Scope) -> Result<String, TemplateErro
         // The operating system killed it.
         Ok(None) => Err(TemplateError::OutOfFuel),
         Err(error) => {
-            tracing::error!(%error, "the process of a chat template could not be run");
+            tracing::error!(%error, "cannot run the process for a chat template");
             Err(TemplateError::Failed("it could not be run".to_owned()))
         }
     }

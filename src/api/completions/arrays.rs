@@ -1,4 +1,4 @@
-//! The arrays of logprobs: the four of the contract, and those that a request asks for. They are serialised directly from
+//! The arrays of logprobs: the four of the contract, and those that a request asks for. They are serialized directly from
 //! the scores.
 
 use std::borrow::Cow;
@@ -16,14 +16,14 @@ use crate::model::{Token, Vocab};
 use crate::sampling::{Mode, Observed};
 
 /// Arrays of equal length: `text_offset` (characters), `token_logprobs` (nats), `tokens`, `top_logprobs` (objects text →
-/// nats, likeliest first), and optional ones.
+/// nats, most likely first), and optional ones.
 pub struct CompletionLogprobs {
     pub model: ModelInUse,
     pub options: Arc<OutputOptions>,
     pub entries: Vec<Entry>,
 }
 
-/// [`CompletionLogprobs`] as it is serialised, for the documents.
+/// [`CompletionLogprobs`] as it is serialized, for the documentation.
 #[derive(ToSchema)]
 #[schema(as = CompletionLogprobs)]
 #[expect(dead_code, reason = "only a schema")]
@@ -34,16 +34,16 @@ pub struct LogprobsSchema {
     token_logprobs: Vec<Option<f32>>,
     /// The text of each token, without incomplete UTF-8.
     tokens: Vec<String>,
-    /// For each token the likeliest tokens at its position, text → nats.
+    /// For each token the most likely tokens at its position, text → nats.
     top_logprobs: Vec<Option<std::collections::BTreeMap<String, f32>>>,
     /// With `logprobs_detail`: the id of each token.
     #[schema(required = false)]
     token_ids: Vec<i32>,
-    /// With `logprobs_detail`: the bytes of each token; for a control token those of its name.
+    /// With `logprobs_detail`: the bytes of each token; for a control token, those of its name.
     #[schema(required = false)]
     bytes: Vec<Vec<u8>>,
-    /// With `logprobs_detail`: for each token the likeliest tokens at its position, likeliest first; tokens with equal text
-    /// are all listed.
+    /// With `logprobs_detail`: for each token the most likely tokens at its position, most likely first; tokens with equal
+    /// text are all listed.
     #[schema(required = false)]
     top: Vec<Option<Vec<Alternative>>>,
     /// With `logprobs_detail`: each token's rank by likelihood, from 1.
@@ -58,8 +58,8 @@ pub struct LogprobsSchema {
     /// With `logprob_token_ids` or `logprob_tokens`: for each token the requested tokens, in that order.
     #[schema(required = false)]
     named: Vec<Option<Vec<Alternative>>>,
-    /// With `logprobs_mode`: for each token the probability, after bias and penalties, of what constraint and allowed tokens
-    /// leave.
+    /// With `logprobs_mode`: for each token, the total probability, after bias and penalties, of the tokens that the
+    /// constraint and `allowed_token_ids` allow.
     #[schema(required = false)]
     kept_mass: Vec<Option<f32>>,
     /// With an array as `logprobs_mode`: the arrays of each mode, without texts, ids and bytes.
@@ -283,7 +283,7 @@ impl Serialize for OfOne<'_> {
     }
 }
 
-/// An iterator that is serialised as an array.
+/// An iterator that is serialized as an array.
 struct Seq<F>(F);
 
 impl<F, I> Serialize for Seq<F>
@@ -296,8 +296,8 @@ where
     }
 }
 
-/// Text → logprob. Among tokens with equal text the likeliest counts, but the chosen token always does; it comes last if it
-/// is not among the likeliest.
+/// Text → logprob. Among tokens with equal text the most likely counts, but the chosen token always does; it comes last if
+/// it is not among the most likely.
 struct Top<'a> {
     score: &'a TokenLogprob,
     arrays: &'a CompletionLogprobs,

@@ -101,14 +101,14 @@ impl Fork {
         let mut count = |name: &str, most: usize, default: Option<usize>| {
             let Some(value) = take(name) else {
                 return default.ok_or_else(|| {
-                    let allowed = "the number of tokens to keep, from 0 on";
+                    let allowed = "the number of tokens to keep, 0 or more";
                     wrong(&format!("fork.{name}"), allowed, &Value::Null)
                 });
             };
             let number = whole(&value).and_then(|number| usize::try_from(number).ok());
             number.filter(|&number| number <= most).ok_or_else(|| {
                 let allowed = match most {
-                    usize::MAX => "a whole number from 0 on".to_owned(),
+                    usize::MAX => "a whole number, 0 or more".to_owned(),
                     most => format!("a token id from 0 to {most}"),
                 };
                 wrong(&format!("fork.{name}"), &allowed, &value)

@@ -17,7 +17,7 @@ use crate::sampling::{Mode, Watch};
 
 /// Candidates that a trace shows by default.
 const TRACED: usize = 10;
-/// About the most stages that a trace has, to bound its size.
+/// Approximate maximum number of stages that a trace has, to bound its size.
 const STAGES: usize = 12;
 
 /// What a request asks for about its tokens.
@@ -73,8 +73,8 @@ impl OutputOptions {
         let detail = fields
             .field(
                 "logprobs_detail",
-                "With `logprobs`: ids and bytes of the tokens, the likeliest tokens with theirs, and for each token its rank, \
-                 the distribution's entropy and the mass outside the likeliest tokens.",
+                "With `logprobs`: ids and bytes of the tokens, the most likely tokens with theirs, and for each token its \
+                 rank, the distribution's entropy and the mass outside the most likely tokens.",
             )
             .boolean(false)?;
         let named = named(fields, served)?;
@@ -161,7 +161,7 @@ impl OutputOptions {
             || self.rows.is_some()
     }
 
-    /// The entries of the answer for each token, beside the token itself.
+    /// The entries of the answer for each token, in addition to the token itself.
     pub fn alternatives(&self) -> usize {
         let logprobs = self.logprobs.as_ref().map_or(0, |spec| {
             let modes = if self.side_by_side {
@@ -174,7 +174,7 @@ impl OutputOptions {
         logprobs + self.watch.trace.map_or(0, |top| STAGES * (2 * top + 1))
     }
 
-    /// The most bytes of whole rows of a sequence with this many tokens.
+    /// Maximum number of bytes of whole rows of a sequence with this many tokens.
     pub fn row_bytes(&self, echoed: usize, generated: usize, vocab: &Vocab) -> usize {
         let Some(rows) = &self.rows else { return 0 };
         let count = match &rows.positions {
@@ -200,7 +200,8 @@ fn logprobs(fields: &mut Fields, served: &Served) -> Result<Option<usize>, ApiEr
     fields
         .field(
             "logprobs",
-            "Log-probabilities of the tokens and of this many likeliest tokens at each position. 0: of the tokens only.",
+            "Returns log-probabilities of the tokens, and of this many of the most likely tokens at each position. 0: \
+             of the tokens only.",
         )
         .count(0..=limits.logprobs)
 }
@@ -286,7 +287,7 @@ fn modes(fields: &mut Fields) -> Result<(Vec<Mode>, bool), ApiError> {
     });
     let Some(modes) = distinct else {
         let names = Mode::ALL.map(|mode| format!("\"{}\"", mode.as_str()));
-        let allowed = format!("one of {}, or an array of different ones", names.join(", "));
+        let allowed = format!("one of {}, or an array of distinct ones", names.join(", "));
         return Err(wrong(NAME, &allowed, &value));
     };
     Ok(match modes[..] {
@@ -300,8 +301,8 @@ fn trace(fields: &mut Fields, most: usize) -> Result<Option<usize>, ApiError> {
     let value = fields
         .field(
             "trace",
-            "Whether each choice shows what each stage of sampling did for every generated token, with the 10 likeliest tokens \
-             before and after it; a number instead of `true` sets how many.",
+            "Whether each choice shows what each stage of sampling did for every generated token, with the 10 most likely \
+             tokens before and after it; a number instead of `true` sets how many.",
         )
         .value(|| {
             json!({"default": false, "anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": 0}]})

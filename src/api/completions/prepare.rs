@@ -21,7 +21,7 @@ use crate::api::served::Served;
 use crate::config::Mode;
 use crate::logprobs::LogprobSpec;
 
-/// What an answer needs to know of its request.
+/// What an answer needs to know about its request.
 pub struct Asked {
     pub generate: Arc<Generate>,
     pub best_of: usize,
@@ -37,7 +37,7 @@ pub struct AskedPrompt {
     pub point: ForkPoint,
 }
 
-/// Checks a request and tokenises its prompts: CPU work, of milliseconds if a text is long or there is a grammar.
+/// Checks a request and tokenizes its prompts: CPU work, of milliseconds if a text is long or there is a grammar.
 /// A fork continues an answer that this client may use.
 pub fn prepare(
     body: Map<String, Value>,
@@ -204,7 +204,7 @@ impl Plan<'_> {
         Ok(())
     }
 
-    /// Counts what the answer has of a prompt's sequences, at most.
+    /// Adds the maximum size of the answer for a prompt's sequences.
     fn count(&mut self, echoed: usize, generated: usize) -> Result<(), ApiError> {
         let (served, sequences) = (self.served, self.best_of);
         let tokens = (echoed + generated) * sequences;
@@ -236,7 +236,7 @@ impl Plan<'_> {
     }
 }
 
-/// Refuses what a fork cannot have.
+/// Rejects what a fork cannot have.
 fn check_fork(generate: &Generate, served: &Served) -> Result<(), ApiError> {
     if generate.receipt {
         return Err(ApiError::field(
@@ -254,7 +254,7 @@ fn check_fork(generate: &Generate, served: &Served) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Tokenises a prompt; one that cannot fit is refused first.
+/// Tokenizes a prompt; one that cannot fit is rejected first.
 fn prompt(
     input: Input,
     suffix: Option<&str>,

@@ -27,7 +27,7 @@ pub struct CompletionRequest {
 }
 
 impl CompletionRequest {
-    /// Reads the fields. The documents of the route come from here, too.
+    /// Reads the fields. The documentation of the route is generated from here, too.
     pub fn read(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
         let limits = &served.config.limits;
         model_field(fields)?;
@@ -58,7 +58,7 @@ impl CompletionRequest {
             echo: fields
                 .field(
                     "echo",
-                    "Whether the prompt comes back before the text; with `logprobs` it is scored, too.",
+                    "Whether the answer starts with the prompt; with `logprobs` it is scored, too.",
                 )
                 .boolean(false)?,
             best_of,
@@ -75,7 +75,7 @@ impl CompletionRequest {
         Ok(request)
     }
 
-    /// Refuses fields that do not go together.
+    /// Rejects combinations of fields that do not go together.
     fn check(&self, limits: &Limits) -> Result<(), ApiError> {
         let best_of = self.best_of;
         let most = limits.prompts.max(limits.n);
@@ -128,7 +128,7 @@ fn prompts(fields: &mut Fields, served: &Served) -> Result<Vec<Input>, ApiError>
         .field(
             "prompt",
             "The text to continue, or several, as strings or token ids. A string gets the special tokens that the model \
-             expects before it, and control tokens in it are recognised; ids are used as they are.",
+             expects before it, and control tokens in it are recognized; ids are used as they are.",
         )
         .value(|| {
             let mut schema = input::schema();
@@ -147,7 +147,7 @@ fn prompts(fields: &mut Fields, served: &Served) -> Result<Vec<Input>, ApiError>
 fn max_tokens(fields: &mut Fields, served: &Served) -> Result<Option<usize>, ApiError> {
     let field = fields.field(
         "max_tokens",
-        "The most tokens to generate. 0: none, the prompt is only scored. null: until the context is full.",
+        "Maximum number of tokens to generate. 0: none, the prompt is only scored. null: until the context is full.",
     );
     // null means until the context is full, and only an absent field the default.
     let given = field.given;

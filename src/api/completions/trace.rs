@@ -29,7 +29,7 @@ pub struct StageTrace {
     pub candidates_out: usize,
     /// The probability, before the stage, of the candidates that it removed.
     pub cut_mass: f32,
-    /// The likeliest tokens before the stage, those after it, and the token that was drawn, sorted by likelihood before.
+    /// The most likely tokens before the stage, those after it, and the token that was drawn, sorted by likelihood before.
     pub tokens: Vec<Traced>,
 }
 

@@ -29,7 +29,8 @@ pub fn read(
             "Bans the tokens that end a generation: the text continues up to `max_tokens`.",
         )
         .boolean(false)?;
-    let about = "Token ids that end the text as the model's own end does. `min_tokens` bans them, `ignore_eos` does not.";
+    let about = "Token ids that end the text, as the model's end-of-generation tokens do. `min_tokens` bans them, \
+                 `ignore_eos` does not.";
     let stop_tokens = ids(fields, ("stop_token_ids", about), most, vocab.len())?;
     Ok(SamplingParams {
         logit_bias,
@@ -50,7 +51,7 @@ fn allowed_tokens(fields: &mut Fields, vocab: &Vocab) -> Result<Option<Arc<[Toke
     if allowed.is_empty() {
         return Err(ApiError::field(
             NAME,
-            "`allowed_token_ids` must hold at least one token id.",
+            "`allowed_token_ids` must contain at least one token id.",
         ));
     }
     allowed.sort_unstable();
@@ -76,7 +77,7 @@ fn bad_words(fields: &mut Fields, served: &Served) -> Result<Arc<[Vec<Token>]>, 
         if tokens.is_empty() {
             return Err(ApiError::field(
                 NAME,
-                format!("`bad_words[{place}]` must hold more than spaces."),
+                format!("`bad_words[{place}]` must not consist of spaces only."),
             ));
         }
         bad_words.extend(tokens);

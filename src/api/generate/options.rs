@@ -21,7 +21,7 @@ pub fn stop(fields: &mut Fields, served: &Served) -> Result<Vec<String>, ApiErro
         if text.is_empty() {
             return Err(ApiError::field(
                 "stop",
-                "`stop` must not hold an empty string: it would stop every text at once.",
+                "`stop` must not contain an empty string, which would end every text at once.",
             ));
         }
         if text.len() > limits.stop_bytes {

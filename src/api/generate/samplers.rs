@@ -10,9 +10,9 @@ use crate::api::wording::describe;
 use crate::params::{PARAMS, ParamValues};
 use crate::sampling::{Breakers, SamplerName, SamplingParams};
 
-/// The most sequence breakers of a request.
+/// Maximum number of sequence breakers of a request.
 const BREAKERS: usize = 32;
-/// The most bytes of each; llama.cpp cuts longer ones.
+/// Maximum number of bytes of each; llama.cpp cuts longer ones.
 const BREAKER_BYTES: usize = 40;
 /// llama-server's.
 const DEFAULT_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
@@ -51,7 +51,8 @@ fn values(fields: &mut Fields, defaults: &ParamValues) -> Result<ParamValues, Ap
             if given.contains(&param.name) && f32::from(param.get(&values)) > 0.0 {
                 return Err(replaced(param.name));
             }
-            // Not refused if only the settings turn it on, and off then: a receipt holds a request that is accepted.
+            // If only the settings turn it on, it is turned off instead of being rejected: a receipt must contain an
+            // acceptable request.
             param.set(&mut values, param.default());
         }
     }
@@ -84,7 +85,7 @@ fn order(fields: &mut Fields) -> Result<Option<Vec<SamplerName>>, ApiError> {
     let items = match value {
         None => return Ok(None),
         Some(Value::Array(items)) => items,
-        Some(other) => return Err(wrong("samplers", "an array of names of samplers", &other)),
+        Some(other) => return Err(wrong("samplers", "an array of sampler names", &other)),
     };
     let mut order: Vec<SamplerName> = Vec::new();
     for (place, item) in items.iter().enumerate() {

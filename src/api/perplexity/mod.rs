@@ -27,7 +27,7 @@ use crate::model::Token;
 use answer::{Perplexities, Sums, Text, Window};
 use request::PerplexityRequest;
 
-/// The most bytes of a text: the time to tokenise it is not always linear.
+/// Maximum number of bytes of a text: the time to tokenize it is not always linear.
 const TEXT_BYTES: usize = 4 << 20;
 
 const KIND: Kind = Kind {
@@ -78,7 +78,7 @@ async fn create(
     state.respond(perplexities, &Entries::default()).await
 }
 
-/// Checks a request and tokenises its texts: CPU work, which takes a while if one is long.
+/// Checks a request and tokenizes its texts: CPU work, which takes a while if one is long.
 fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Vec<Text>>, ApiError> {
     let PerplexityRequest {
         texts: inputs,

@@ -18,7 +18,7 @@ pub struct PerplexityRequest {
 }
 
 impl PerplexityRequest {
-    /// Reads the fields. The documents of the route come from here, too.
+    /// Reads the fields. The documentation of the route is generated from here, too.
     pub fn read(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
         model_field(fields)?;
         let request = Self {
@@ -69,7 +69,7 @@ fn cut(fields: &mut Fields, served: &Served) -> Result<Cut, ApiError> {
         0 => context_length,
         most => most.min(context_length),
     };
-    // A window of one token scores nothing. If prompts have at most one token, that is refused later.
+    // A window of one token scores nothing. If prompts have at most one token, that is rejected later.
     let most = most.max(2);
     let window = fields
         .field(

@@ -140,10 +140,10 @@ struct ScoredChoice {
     /// With `neutral`: the sum after the neutral stem.
     #[serde(skip_serializing_if = "Option::is_none")]
     unconditional_sum: Option<f32>,
-    /// With `neutral`: `sum` minus `unconditional_sum`, how much likelier the stem makes the choice.
+    /// With `neutral`: `sum` minus `unconditional_sum`, how much more likely the stem makes the choice.
     #[serde(skip_serializing_if = "Option::is_none")]
     corrected: Option<f32>,
-    /// Whether each token is the likeliest at its position.
+    /// Whether each token is the most likely at its position.
     is_greedy: bool,
     /// The softmax of the sums over the item's choices.
     probability: f32,

@@ -18,10 +18,10 @@ use crate::api::served::Served;
 use crate::engine::Utf8Decoder;
 use crate::model::{Token, Vocab};
 
-/// The most bytes of all stems, each joined with each of its choices, that are tokenised.
+/// Maximum number of bytes of all stems, each joined with each of its choices, that are tokenized.
 const JOINED_BYTES: usize = 32 << 20;
 
-/// What an answer needs to know of its request.
+/// What an answer needs to know about its request.
 #[derive(Default)]
 pub struct Asked {
     pub items: Vec<Planned>,
@@ -29,7 +29,7 @@ pub struct Asked {
     pub lengths: Vec<usize>,
 }
 
-/// Checks a request and tokenises it: CPU work, of milliseconds if it is large.
+/// Checks a request and tokenizes it: CPU work, of milliseconds if it is large.
 pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Asked>, ApiError> {
     let ScoreRequest {
         items,
@@ -66,7 +66,7 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
     });
     let items = planned.collect::<Result<_, _>>()?;
     let lengths = plan.sequences.iter().map(|tokens| tokens.len()).collect();
-    // With the likeliest token beside each, to tell whether it is that one.
+    // With the most likely token at each position, to tell whether it is the same one.
     let sequences = plan.sequences.into_iter();
     let sequences = sequences.map(|prompt| scoring::sequence(prompt, 1, &adapters, cache));
     Ok(Prepared {
@@ -94,7 +94,7 @@ struct Plan<'a> {
 /// A stem as tokens.
 struct Tokens {
     tokens: Vec<Token>,
-    /// The text that was tokenised.
+    /// The text that was tokenized.
     text: Option<String>,
     /// For a text: the tokens that choices are scored after, without those of whitespace at its end.
     kept: Vec<Token>,
@@ -144,7 +144,7 @@ impl Plan<'_> {
         }
     }
 
-    /// Tokenises a stem; one that cannot fit is refused first.
+    /// Tokenizes a stem; one that cannot fit is rejected first.
     fn stem(&self, stem: Input, param: &'static str) -> Result<Tokens, ApiError> {
         let (vocab, room) = (self.vocab(), self.room(param));
         let text = match stem {

@@ -51,7 +51,7 @@ struct Chat {
 const ITEM: &str = "with `stem` or `messages`, and with `choices`";
 
 impl ScoreRequest {
-    /// Reads the fields. The documents of the route come from here, too.
+    /// Reads the fields. The documentation of the route is generated from here, too.
     pub fn read(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
         model_field(fields)?;
         let one = ItemFields::read(fields);
@@ -178,7 +178,7 @@ impl ItemFields {
                 .field(
                     "stem",
                     "What the choices follow, as a string or as token ids. A string gets the special tokens that the model \
-                     expects before it, and control tokens in it are recognised; ids are used as they are. An empty stem \
+                     expects before it, and control tokens in it are recognized; ids are used as they are. An empty stem \
                      becomes one token: BOS, or else EOS.",
                 )
                 .value(input::one_schema),
@@ -192,7 +192,7 @@ impl ItemFields {
             choices: fields
                 .field(
                     "choices",
-                    "The choices: strings, which are tokenised together with the stem, or token ids. Whitespace between \
+                    "The choices: strings, which are tokenized together with the stem, or token ids. Whitespace between \
                      stem and choice belongs to the choice.",
                 )
                 .value(|| json!({"type": "array", "minItems": 1, "items": input::one_schema()})),
@@ -283,7 +283,7 @@ impl Chat {
             kwargs: fields
                 .field(
                     "chat_template_kwargs",
-                    "Further variables of the template that renders `messages`, such as `{\"enable_thinking\": false}`.",
+                    "Additional variables for the template that renders `messages`, such as `{\"enable_thinking\": false}`.",
                 )
                 .value(|| json!({"type": "object"})),
             continues: fields

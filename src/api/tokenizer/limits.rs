@@ -1,8 +1,8 @@
-//! Limits of the routes that tokenise without evaluation.
+//! Limits of the routes that tokenize without evaluation.
 
 use crate::api::error::ApiError;
 
-/// The most bytes of a text: the time to tokenise it is not always linear.
+/// Maximum number of bytes of a text: the time to tokenize it is not always linear.
 pub const TEXT_BYTES: usize = 1 << 20;
 
 pub fn check_length(text: &str, param: &str) -> Result<(), ApiError> {

@@ -16,7 +16,7 @@ use crate::api::served::{Served, model_field};
 use crate::api::state::{AppState, Route};
 
 pub fn route() -> Route {
-    let about = "Renders a conversation by the chat template, without answering it.";
+    let about = "Renders a conversation with the chat template, without answering it.";
     Route::post("/apply-template", post(apply), about, |served| {
         let sample = json!({"messages": [{"role": "user", "content": "Hello"}]});
         Fields::describe(sample, |fields| read_conversation(fields, served))

@@ -124,7 +124,7 @@ fn add_special(fields: &mut Fields, by_default: bool) -> Result<bool, ApiError> 
     let add_special = field.boolean(by_default)?;
     let alias = fields.field(
         "add_special",
-        "llama-server's name of `add_special_tokens`.",
+        "llama-server's name for `add_special_tokens`.",
     );
     let alias_given = alias.given;
     let alias = alias.boolean(by_default)?;

@@ -1,4 +1,4 @@
-//! Evaluates texts for embeddings, on a thread of its own.
+//! Evaluates texts for embeddings, on its own thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -118,7 +118,7 @@ impl Evaluator {
         Ok(runner)
     }
 
-    /// The text's vector; `None` if it is no longer wanted.
+    /// The text's vector; `None` if it is no longer needed.
     fn evaluate(
         &self,
         runner: &mut dyn Runner,

@@ -31,7 +31,7 @@ pub struct EmbeddingRequest {
 /// The limits of a model's embeddings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EmbeddingBounds {
-    /// Most tokens of a text.
+    /// Maximum number of tokens of a text.
     pub tokens: usize,
     /// Numbers of a whole vector.
     pub dimensions: usize,

@@ -15,8 +15,8 @@ pub fn choose(wanted: config::Pooling, named: NamedPooling) -> Result<Pooling, E
             "This model ranks texts (a reranker); it makes no embeddings.",
         )),
         (config::Pooling::Auto, NamedPooling::Nothing) => Err(EngineError::NoEmbeddings(
-            "This model's metadata name no pooling, so it was not made for embeddings. To get embeddings anyway, set \
-             embeddings.pooling (CANDOR_EMBEDDINGS__POOLING) to mean, cls or last.",
+            "This model's metadata does not specify a pooling type, so it was not made for embeddings. To get embeddings \
+             anyway, set embeddings.pooling (CANDOR_EMBEDDINGS__POOLING) to mean, cls or last.",
         )),
     }
 }

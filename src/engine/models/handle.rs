@@ -18,7 +18,7 @@ use crate::metrics::Load;
 pub struct Models(Arc<Registry>);
 
 impl Models {
-    /// Starts to load the models that are to be loaded at the start. The future completes when all of them are, or with the
+    /// Starts to load the models that are to be loaded at startup. The future completes when all of them are, or with the
     /// first failure. Must be called within a tokio runtime.
     pub fn start(
         config: &Config,
@@ -120,7 +120,7 @@ impl Models {
         (0..self.0.entries.len()).map(describe).collect()
     }
 
-    /// Whether requests can be served: every model that is to be loaded at the start has been, and no worker is down.
+    /// Whether requests can be served: every model that is to be loaded at startup has been, and no worker is down.
     /// Never blocks.
     pub fn health(&self) -> Result<(), EngineError> {
         let registry = self.0.lock();

@@ -234,15 +234,15 @@ impl Registry {
         };
         if let Some(reason) = failure {
             let model = self.entries[model_index].name();
-            // If the only model fails at the start, the server exits with the reason.
+            // If the only model fails at startup, the server exits with the reason.
             let is_reported = at_start && self.entries.len() == 1;
             if !(state.is_closing || is_reported) {
-                tracing::error!(model, reason, "could not be loaded");
+                tracing::error!(model, reason, "a model could not be loaded");
             }
             if let Some(error) = error {
-                tracing::trace!(model, %error, "could not be loaded");
+                tracing::trace!(model, %error, "a model could not be loaded");
             }
-            // Attempts take at most half of the time, however often the model is asked for.
+            // Attempts take at most half of the time, however often the model is requested.
             let retry_at = now + (now - begun).max(SHORTEST_PAUSE);
             state.states[model_index] = State::Unloaded {
                 failure: Some(Failure { reason, retry_at }),
@@ -293,7 +293,7 @@ impl Registry {
         if state.is_closing || model_guard.strong_count() > 0 {
             return;
         }
-        // The requests that waited for the room may have given up, or found other room.
+        // The requests that waited for room may have given up, or found room elsewhere.
         *is_leaving &= others_wait;
         if *is_leaving {
             self.unload(state, model_index, "to make room");

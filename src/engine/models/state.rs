@@ -1,4 +1,4 @@
-//! What is known of each model, and whether it is loaded.
+//! What is known about each model, and whether it is loaded.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -10,7 +10,7 @@ use crate::engine::handle::Engine;
 use crate::engine::trial::Refused;
 use crate::model::Facts;
 
-/// What does not change about a model.
+/// The constant properties of a model.
 pub struct Entry {
     pub config: Arc<Config>,
     /// As far as the settings give them.
@@ -35,14 +35,14 @@ impl Entry {
     }
 }
 
-/// What changes, for all models.
+/// The mutable state, for all models.
 pub struct RegistryState {
     pub states: Vec<State>,
     /// Requests that wait for each model to be loaded.
     pub waiting: Vec<usize>,
     /// What the last load of each model found out.
     pub facts: Vec<Option<LoadedFacts>>,
-    /// Models to load when there is room, in the order in which they were asked for.
+    /// Models to load when there is room, in the order in which they were requested.
     pub queue: VecDeque<usize>,
     pub most_loaded: usize,
     pub is_closing: bool,
@@ -79,7 +79,7 @@ impl RegistryState {
     }
 }
 
-/// What only the model's file tells.
+/// Known only from the model's file.
 pub struct LoadedFacts {
     /// The file's name, without its extension.
     pub name: String,
@@ -100,7 +100,7 @@ pub enum State {
         guard: Weak<ModelGuard>,
         /// When it was loaded or became idle.
         last_used: Instant,
-        /// It is unloaded as soon as it is idle, because another model waits for the room.
+        /// It is unloaded as soon as it is idle, because another model is waiting for room.
         is_leaving: bool,
     },
     /// Its memory is not free yet.

@@ -24,6 +24,6 @@ pub enum Outcome {
     Fine(String),
     /// They do not agree, or the process was killed. Completes the sentence "the routine …".
     Bad(String),
-    /// Nothing was found out, through no fault of the routines.
+    /// The trial failed for a reason unrelated to the routines.
     Untried(String),
 }

@@ -61,7 +61,7 @@ fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> 
     }
 }
 
-/// What the signal that killed the process says of the routines; `None` if it exited.
+/// What the signal that killed the process says about the routines; `None` if it exited.
 fn killed(status: ExitStatus) -> Option<Outcome> {
     let signal = status.signal()?;
     let name = match signal {
@@ -70,7 +70,7 @@ fn killed(status: ExitStatus) -> Option<Outcome> {
         libc::SIGBUS => "SIGBUS",
         libc::SIGFPE => "SIGFPE",
         libc::SIGABRT => "SIGABRT",
-        // Sent by somebody, or by a system that is out of memory.
+        // Sent by a user, or by a system that is out of memory.
         _ => {
             return Some(Outcome::Untried(format!(
                 "the trial was killed by signal {signal}"

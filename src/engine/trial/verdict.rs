@@ -108,7 +108,7 @@ fn descend(wanted: Routines, mut attempt: impl FnMut(Routines) -> Outcome) -> Ve
                 return verdict;
             }
             Outcome::Untried(why) => {
-                tracing::warn!(why, "llama.cpp's routines are used untried");
+                tracing::warn!(why, "llama.cpp's routines are used without a trial");
                 return verdict;
             }
             Outcome::Bad(why) => why,
@@ -127,7 +127,7 @@ fn descend(wanted: Routines, mut attempt: impl FnMut(Routines) -> Outcome) -> Ve
                 *repack = false;
                 "repack"
             }
-            // The cause is something that all of them share.
+            // All of them share the cause.
             _ => {
                 tracing::error!(
                     "llama.cpp's plain routines {why} on this CPU too: the server may crash at its first decode"

@@ -1,11 +1,10 @@
-//! How many contexts, and how many sequences in one decode: measured once per model and machine, and saved beside the
-//! downloaded models. Which is fastest depends on both: two contexts of one thread each decode two sequences in little
-//! more than the time that one context of two threads takes for one, and whether wide decodes pay off depends on memory,
-//! on the vocabulary and on the layout of the weights.
+//! How many contexts, and how many sequences in one decode: measured once per model and machine, and saved next to the
+//! downloaded models. Which is fastest depends on both: two contexts of one thread each decode two sequences in little more
+//! than the time that one context of two threads takes for one, and whether wide decodes pay off depends on memory, on the
+//! vocabulary and on the layout of the weights.
 //!
-//! Exact mode only uses decodes that have the bits of single rows (`engine::exact`). A start measures
-//! for a few seconds, because somebody waits for it; the rest is measured in idle moments
-//! (`engine::idle`).
+//! Exact mode only uses decodes that have the bits of single rows (`engine::exact`). A start measures only for a few
+//! seconds, because someone is waiting for it; the rest is measured in idle moments (`engine::idle`).
 
 mod measure;
 mod results;

@@ -1,4 +1,4 @@
-//! Measurements of a model on a machine, saved beside the downloaded models.
+//! Measurements of a model on a machine, saved next to the downloaded models.
 
 use std::path::{Path, PathBuf};
 

@@ -30,7 +30,7 @@ pub struct Table {
     throughput: Option<Arrangement>,
 }
 
-/// Measures how this machine is fastest with the configured model, and saves the result for later starts.
+/// Measures which setup is fastest for the configured model on this machine, and saves the result for later starts.
 pub fn tune(config: &Config) -> Result<Table, StartError> {
     let path = model::source::resolve(&config.model)?;
     let heads = Heads::read(&path)?;

@@ -18,10 +18,10 @@ use crate::engine::plan;
 use crate::engine::sharing::Sharing;
 use crate::model::Model;
 
-/// Time that a start, for which somebody waits, takes to find how wide exact decodes can be.
+/// Time that a start, for which someone is waiting, may take to find how wide exact decodes can be.
 const SEARCH_AT_START: Duration = Duration::from_secs(5);
 
-/// How often figures are measured again because something else ran meanwhile.
+/// How often figures are measured again because something else was running.
 const MOST_TRIES: usize = 3;
 
 /// Measurements that were disturbed by other work, by their path: good enough for this process, but not saved.
@@ -43,7 +43,7 @@ pub struct Tuning {
     /// Where the measurements are saved.
     path: Option<PathBuf>,
     measured: Measured,
-    /// Whether the figures were measured while nothing else ran.
+    /// Whether nothing else was running while the figures were measured.
     is_quiet: bool,
     /// Contexts of the engine.
     contexts: usize,
@@ -146,7 +146,7 @@ impl Tuning {
         }
     }
 
-    /// Most sequences of a shared decode, whatever is measured later.
+    /// Maximum number of sequences of a shared decode, whatever is measured later.
     pub fn widest(&self) -> usize {
         let wanted = match self.mode {
             Mode::Throughput => WIDEST,
@@ -209,8 +209,7 @@ impl Tuning {
         let found = self.measured.cuts.map(|cut| cut.rows);
         if found == Some(None) {
             tracing::warn!(
-                "on this machine a prompt evaluated in pieces has other bits than one evaluated whole: the low bits of \
-                 answers may depend on the cache"
+                "on this machine a prompt evaluated in pieces gets different bits than one evaluated whole: the low bits of answers may depend on the cache"
             );
         }
         found.flatten().unwrap_or(plan::GROUP_ROWS)
@@ -340,7 +339,9 @@ impl Tuning {
             none => {
                 let settings = &self.config.engine;
                 if !memory::holds_twice(&self.model, &exact::shape(settings, widest)) {
-                    tracing::debug!("too little memory to compare decodes beside the engine");
+                    tracing::debug!(
+                        "too little memory to compare decodes while the engine is loaded"
+                    );
                     return Ok(true);
                 }
                 none.insert(Search::new(&self.model, settings, widest, found)?)
@@ -364,7 +365,7 @@ impl Tuning {
         }
         tracing::warn!(
             decode_width = exact,
-            "wider decodes turned out to have other bits than single rows: they are no longer used"
+            "wider decodes turned out to give different bits than single rows and are no longer used"
         );
         let most = self.config.engine.parallel_sequences;
         Some(narrow_groups(most.div_ceil(self.contexts.max(1)), exact))
@@ -406,7 +407,7 @@ fn narrow_groups(most: usize, width: usize) -> Vec<usize> {
 
 fn announce() {
     tracing::info!(
-        "measuring for a few seconds how this machine is fastest with this model; the result is saved for the next start \
+        "measuring for a few seconds which setup is fastest for this model on this machine; the result is saved for the next start \
          (`candor tune` shows it)"
     );
 }

@@ -10,7 +10,7 @@ use crate::metrics;
 use crate::model::{Token, Vocab};
 use crate::sampling::ConstraintError;
 
-/// What a token is drawn from.
+/// The row that a token is drawn from.
 pub(super) enum Logits {
     /// A row of the last decode.
     Row(usize),
@@ -35,8 +35,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Advances a sequence by a token, or keeps the row until it is known which tokens are allowed; what ends the sequence,
-    /// if something does.
+    /// Advances a sequence by a token, or keeps the row until the allowed tokens are known. Returns how the sequence ends,
+    /// if it does.
     pub(super) fn advance(&mut self, index: usize, logits: Logits) -> Option<Delta> {
         let row = match &logits {
             Logits::Row(row) => self.cache.logits(*row),
@@ -87,14 +87,14 @@ impl Worker<'_> {
             Ok(None) => Delta::Finished(FinishReason::Stop),
             Err(error) => Delta::Failed(EngineError::Constraint(error)),
         };
-        // What was held back for a stop string that can no longer come.
+        // What was held back for a stop string that can no longer occur.
         sequence.flush();
         Some(end)
     }
 }
 
 impl Sequence {
-    /// Draws the next token. `None`: none is allowed, not even an end.
+    /// Draws the next token. `None`: none is allowed, not even an end-of-generation token.
     fn draw(
         &mut self,
         row: &[f32],
@@ -120,7 +120,7 @@ impl Sequence {
         Ok(token)
     }
 
-    /// What the client wants to know of the token that was just drawn from this row.
+    /// The requested details of the token that was just drawn from this row.
     fn details(&self, token: Token, row: &[f32], likeliest: &Likeliest) -> TokenDetails {
         let request = &self.request;
         let spec = request.logprobs.as_ref();
@@ -135,8 +135,8 @@ impl Sequence {
         }
     }
 
-    /// Adds the token that was just drawn to the completion, and emits what no stop string can take back; why the
-    /// sequence ends, if it does.
+    /// Adds the token that was just drawn to the completion, and emits what no stop string can cut any more. Returns why
+    /// the sequence ends, if it does.
     fn push(
         &mut self,
         token: Token,
@@ -171,7 +171,7 @@ impl Sequence {
     }
 }
 
-/// Whether no softmax can be computed of a row.
+/// Whether the softmax of a row cannot be computed.
 pub(super) fn overflows(row: &[f32]) -> bool {
     row.iter()
         .any(|logit| logit.is_nan() || *logit == f32::INFINITY)

@@ -34,10 +34,10 @@ impl Worker<'_> {
         } else {
             (0, None)
         };
-        // Without a draft it may work.
+        // It may succeed without a draft.
         let valid = if outcome.is_ok() { accepted + 1 } else { 0 };
         self.cache.cut(lane, start + valid);
-        // The logits of what is cut were not looked at.
+        // The logits of what is cut were not used.
         if is_adapted && valid <= draft.len() {
             self.cache.mark_maybe_nan(lane);
         }
@@ -46,11 +46,11 @@ impl Worker<'_> {
         outcome.is_ok()
     }
 
-    /// What to evaluate after a sequence's newest token; empty if it is not worth it.
+    /// The draft to evaluate after a sequence's newest token; empty if it is not worthwhile.
     fn propose_draft(&mut self, index: usize) -> Vec<Token> {
         let most = self.shared.draft_tokens;
         let sequence = &mut self.sequences[index];
-        // A constraint's mask takes time to compute after each token, in which the others would wait.
+        // A constraint's mask takes time to compute after each token, and the other sequences would have to wait.
         if most == 0
             || self.shared.runs_alone(&sequence.request)
             || !matches!(sequence.phase, Phase::Generating { .. })
@@ -69,8 +69,8 @@ impl Worker<'_> {
         )
     }
 
-    /// Draws from the rows of a draft as long as it agrees; how many of its tokens are accepted, and what ends the
-    /// sequence, if something does.
+    /// Draws from the rows of a draft as long as it agrees; returns how many of its tokens are accepted, and how the
+    /// sequence ends, if it does.
     fn accept_draft(
         &mut self,
         index: usize,

@@ -1,4 +1,4 @@
-//! A context on a thread of its own, and the sequences that run in it: schedule → decode → advance.
+//! A context on its own thread, and the sequences that run in it: schedule → decode → advance.
 
 mod advance;
 mod draft;
@@ -20,18 +20,18 @@ use crate::metrics::{self, Outcome};
 use crate::model::{Adapters, DecodeError, Row, Runner};
 use sequence::{Phase, Sequence};
 
-/// After this many failed decodes in a row a runner is given up.
+/// After this many consecutive failed decodes, a runner is abandoned.
 const MOST_FAILURES: usize = 5;
 
-/// How soon a worker whose sequences all wait notices that a client has left.
+/// How soon a worker whose sequences are all waiting notices that a client has disconnected.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// It was asked to.
+    /// It was asked to stop.
     Closed,
-    /// Its runner cannot evaluate anything any more.
+    /// Its runner can no longer evaluate anything.
     Lost,
 }
 
@@ -44,14 +44,14 @@ pub struct Worker<'a> {
     sequences: Vec<Sequence>,
     /// Sequences that end with this round, and what they end with.
     ended: Vec<(usize, Delta)>,
-    /// Decodes that failed since the last one that did not.
+    /// Consecutive failed decodes.
     failures: usize,
-    /// What follows is filled for each round, decode or row, and reused so that a token allocates nothing for it.
+    /// The fields below are filled for each round, decode or row, and reused so that a token causes no allocation.
     round: Round,
     rows: Vec<Row>,
-    /// `rows` are evaluated under these.
+    /// The adapters under which `rows` are evaluated.
     adapters: Adapters,
-    /// By this many threads.
+    /// The number of threads that evaluate them.
     threads: usize,
     likeliest: Likeliest,
 }
@@ -151,8 +151,8 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// The next message. While there are sequences, all of which wait, it returns after a moment even without one: a client
-    /// that leaves sends none, and its slot is wanted.
+    /// The next message. If there are sequences and all of them are waiting, it returns after a moment even without one: a
+    /// client that disconnects sends no message, and its slot should be freed.
     fn wait(&self) -> Result<Message, RecvTimeoutError> {
         if self.sequences.is_empty() {
             return Ok(self.mailbox.recv()?);
@@ -165,7 +165,7 @@ impl<'a> Worker<'a> {
         self.sequences.extend(sequence);
     }
 
-    /// Gives lanes to the sequences that have none, unless it pays to wait for a neighbour.
+    /// Gives lanes to the sequences that have none, unless it is worth waiting for a neighbour.
     fn start_new(&mut self) {
         for index in 0..self.sequences.len() {
             if let Phase::New { may_fetch } = self.sequences[index].phase {
@@ -281,7 +281,7 @@ impl<'a> Worker<'a> {
         self.ended.extend(last.map(|last| (index, last)));
     }
 
-    /// Ends the sequences that end with this round; whether there were any.
+    /// Removes the sequences that end with this round. Returns whether there were any.
     fn end_all(&mut self) -> bool {
         let mut ended = std::mem::take(&mut self.ended);
         // Indices of those before the removed one stay valid.
@@ -294,8 +294,8 @@ impl<'a> Worker<'a> {
         any
     }
 
-    /// Ends a sequence. Its lane and slot are free before its client gets the last delta: the client's next request finds
-    /// them so.
+    /// Ends a sequence. Its lane and slot are freed before its client gets the last delta, so the client's next request can
+    /// use them.
     fn end(&mut self, index: usize, last: Delta) {
         let sequence = &mut self.sequences[index];
         sequence.count_end(&last);
@@ -304,7 +304,7 @@ impl<'a> Worker<'a> {
         last_words();
     }
 
-    /// Ends the sequences whose clients have left. Within a round nothing is evaluated for them.
+    /// Ends the sequences whose clients have disconnected. Nothing more is evaluated for them.
     fn drop_abandoned(&mut self) {
         for index in (0..self.sequences.len()).rev() {
             if self.sequences[index].is_abandoned() {
@@ -334,9 +334,9 @@ impl<'a> Worker<'a> {
 }
 
 impl Drop for Worker<'_> {
-    /// The clients of sequences that still run get an error, also if this is dropped by a panic.
+    /// The clients of running sequences get an error, even if this is dropped by a panic.
     fn drop(&mut self) {
-        // Before the slots are free, so that no new sequence is sent here.
+        // Before the slots are freed, so that no new sequence is sent here.
         self.shared.alive.set(self.number, false);
         self.shared.cells[self.number].set(0, 0);
         for mut sequence in self.sequences.drain(..) {

@@ -1,4 +1,4 @@
-//! Prompts: evaluated chunk by chunk, and scored if that is wanted.
+//! Prompts: evaluated chunk by chunk, and scored if requested.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::logprobs::TokenLogprob;
 use crate::metrics;
 use crate::model::Row;
 
-/// Why the rows of a decode are no good.
+/// Why the rows of a decode are unusable.
 enum BadRows {
     Missing,
     Overflow,
@@ -28,7 +28,7 @@ impl Worker<'_> {
         };
         let request = &sequence.request;
         if request.prompt_logprobs.is_none() && request.max_tokens == 0 {
-            // Nothing is asked of the model.
+            // The model has nothing to do.
             sequence.cached = 0;
             sequence.emit(Delta::Prompt(PromptOutput {
                 cached_tokens: 0,
@@ -72,7 +72,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Reads what the last decode made of a chunk, and commits its cells; whether the prompt is complete.
+    /// Reads the results of the last decode of a chunk, and commits its cells. Returns whether the prompt is complete.
     fn read_prompt_rows(&mut self, index: usize, chunk: Range<usize>) -> Result<bool, BadRows> {
         let scores = self.score_chunk(index, &chunk)?;
         let sequence = &mut self.sequences[index];
@@ -100,7 +100,7 @@ impl Worker<'_> {
         Ok(is_complete)
     }
 
-    /// Scores the tokens that the rows of a chunk predict, if the prompt is scored, and keeps the rows that are wanted.
+    /// Scores the tokens that the rows of a chunk predict, if the prompt is scored, and keeps the requested rows.
     fn score_chunk(
         &mut self,
         index: usize,
@@ -121,7 +121,7 @@ impl Worker<'_> {
         if !request.adapters.is_empty() && rows.iter().any(|(logits, _)| overflows(logits)) {
             return Err(BadRows::Overflow);
         }
-        // They contain what the lane's earlier scores do, so that all of them can be used alike.
+        // They contain the same details as the lane's earlier scores, so that all can be used alike.
         let spec = self.cache.score_spec(sequence.lane);
         let scores = score_rows(&rows, spec, self.threads);
         for (position, (logits, _)) in predicted.zip(&rows) {
@@ -132,7 +132,7 @@ impl Worker<'_> {
         Ok(scores)
     }
 
-    /// Emits a complete prompt, and draws the first token; what ends the sequence, if something does.
+    /// Emits a complete prompt, and draws the first token. Returns how the sequence ends, if it does.
     pub(super) fn finish_prompt(&mut self, index: usize) -> Option<Delta> {
         let sequence = &mut self.sequences[index];
         let Some(output) = self.cache.output(sequence.lane) else {
@@ -162,7 +162,7 @@ impl Worker<'_> {
         self.advance(index, Logits::Kept(row))
     }
 
-    /// A decode failed: this sequence ends, the others go on.
+    /// A decode failed: this sequence ends, the others continue.
     pub(super) fn failed(&mut self, index: usize, error: &dyn std::fmt::Display) -> Delta {
         let sequence = &self.sequences[index];
         tracing::error!(
@@ -176,14 +176,14 @@ impl Worker<'_> {
         Delta::Failed(EngineError::Decode)
     }
 
-    /// Numbers overflowed under adapters: this sequence ends, the others go on.
+    /// Numbers overflowed under adapters: this sequence ends, the others continue.
     pub(super) fn overflowed(&mut self, index: usize) -> Delta {
         self.sequences[index].flush();
         self.give_up(index);
         Delta::Failed(EngineError::Overflow)
     }
 
-    /// What this sequence's lane holds is not known any more.
+    /// The content of this sequence's lane is now unknown.
     fn give_up(&mut self, index: usize) {
         let sequence = &mut self.sequences[index];
         sequence.phase = Phase::Prompt { evaluated: 0 };

@@ -1,4 +1,4 @@
-//! A sequence while it runs: what is evaluated of it, and what its client is sent.
+//! A running sequence: what has been evaluated, and what has been sent to its client.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,9 +19,9 @@ use crate::metrics::{self, Outcome};
 use crate::model::{Model, Token};
 use crate::sampling::{Recording, Sampler};
 
-/// How far a sequence is.
+/// The phase of a sequence.
 pub(super) enum Phase {
-    /// It has no lane yet: it is new, or a neighbour is evaluating what it begins with.
+    /// It has no lane yet: it is new, or a neighbour is evaluating its prefix.
     New { may_fetch: bool },
     /// It waits for cells of another worker.
     Fetching,
@@ -33,7 +33,7 @@ pub(super) enum Phase {
 
 pub(super) struct Sequence {
     pub id: u64,
-    /// When its newest token was drawn, or else when the request came in.
+    /// When its newest token was drawn, or before that, when the request arrived.
     latest: Instant,
     /// The request's, for the log.
     pub span: tracing::Span,
@@ -49,27 +49,27 @@ pub(super) struct Sequence {
     pub pending_mask: Option<PendingMask>,
     /// The row of logits to draw from as soon as the mask is ready.
     pub waiting_row: Option<Arc<[f32]>>,
-    /// Where the sampler records what each stage does, if that is wanted.
+    /// Where the sampler records what each stage does, if requested.
     pub recording: Option<Recording>,
-    /// The evaluated rows of its prompt that are wanted whole.
+    /// The evaluated rows of its prompt that were requested whole.
     pub prompt_rows: Vec<(usize, Arc<[f32]>)>,
     pub completion: Completion,
     /// Tokens of the completion so far: those of the forced prefix that are evaluated, and those that were drawn.
     pub drawn: usize,
-    /// Those that were drawn, where any prompt may reuse their cells.
+    /// The drawn tokens, if any prompt may reuse their cells.
     pub generated: Vec<Token>,
     pub draft_backoff: DraftBackoff,
     /// Cells that came from the cache.
     pub cached: usize,
     deltas: UnboundedSender<Delta>,
-    /// What is sent at the end, unless the request is streamed.
+    /// Buffered until the end, unless the request is streamed.
     buffered: Vec<Delta>,
     /// Dropped with the sequence, after its lane is free.
     _permit: Permit,
 }
 
 impl Sequence {
-    /// A new sequence of the worker with this number; `None` if it cannot be run, which its client is told.
+    /// A new sequence of the worker with this number; `None` if it cannot be run, in which case its client gets an error.
     pub fn new(job: Job, worker: usize, model: &Model, shared: &Shared) -> Option<Self> {
         let Job {
             sequence: id,
@@ -85,7 +85,7 @@ impl Sequence {
             && request.adapters.fit(model);
         if !fits {
             // The API has checked this.
-            tracing::error!(parent: &span, sequence = id, "a request reached the engine that cannot be run");
+            tracing::error!(parent: &span, sequence = id, "the engine received a request that it cannot run");
             let _ = deltas.send(Delta::Failed(EngineError::Decode));
             return None;
         }
@@ -106,7 +106,7 @@ impl Sequence {
         // The prompt is evaluated meanwhile.
         let pending_mask = shared.start_mask(worker, &mut sampler);
         if shared.reuses_generated && !request.forced_prefix.is_empty() {
-            // Cells of generated tokens are as good as those of a prompt then.
+            // Cells of generated tokens can then be reused like those of a prompt.
             request.prompt = [&request.prompt[..], &request.forced_prefix[..]]
                 .concat()
                 .into();
@@ -138,12 +138,12 @@ impl Sequence {
         })
     }
 
-    /// Whether its client has left.
+    /// Whether its client has disconnected.
     pub fn is_abandoned(&self) -> bool {
         self.deltas.is_closed()
     }
 
-    /// Sends a delta, or keeps it until the end. A client that has left is noticed in the next round.
+    /// Sends a delta, or buffers it until the end. A client that has disconnected is noticed in the next round.
     pub fn emit(&mut self, delta: Delta) {
         if self.request.streamed {
             let _ = self.deltas.send(delta);
@@ -159,7 +159,7 @@ impl Sequence {
         }
     }
 
-    /// What sends all that is left, once the sequence is gone.
+    /// Sends the rest once the sequence is gone.
     pub fn last_words(&mut self, last: Delta) -> impl FnOnce() + use<> {
         let deltas = self.deltas.clone();
         let buffered = std::mem::take(&mut self.buffered);
@@ -203,7 +203,7 @@ impl Sequence {
         self.drawn.saturating_sub(self.request.forced_prefix.len())
     }
 
-    /// A token is drawn. Returns how long that took since the one before, or since the request came in.
+    /// Records that a token was drawn. Returns the time since the previous one, or since the request arrived.
     pub fn count_token(&mut self) -> Duration {
         self.drawn += 1;
         self.tally.drawn();
@@ -235,7 +235,7 @@ impl Sequence {
             .then(|| &self.generated[..self.generated.len().saturating_sub(1)])
     }
 
-    /// Whether the sampler knows what it may draw; `false`: not yet.
+    /// Whether the sampler knows which tokens are allowed; `false`: not yet.
     pub fn finish_mask(&mut self) -> Result<bool, MaskLost> {
         if let Some(pending) = &self.pending_mask {
             let Some(follower) = pending.try_finish()? else {

@@ -6,7 +6,7 @@ use crate::engine::cache::BRIDGED;
 use crate::model::Row;
 
 impl Worker<'_> {
-    /// Sorts sequences so that those which may share decodes are side by side: by their adapters, those of the last decode
+    /// Sorts sequences so that those that may share decodes are adjacent: by their adapters, those of the last decode
     /// first, because changing them costs llama.cpp time; then those that share no decode after the others; then by lane.
     pub(super) fn arrange(&self, tokens: &mut [usize]) {
         let shares = self.shared.sharing.width() > 1;
@@ -31,13 +31,13 @@ impl Worker<'_> {
     /// Gathers rows for the next decode from the newest tokens of these sequences, which generate, in the order of their
     /// lanes; returns how many of them it takes.
     ///
-    /// Lanes that are side by side are evaluated together; llama.cpp splits a decode where one is left out. So one or two
+    /// Adjacent lanes are evaluated together; llama.cpp splits a decode where one is left out. So one or two
     /// lanes in between are given a token that is dropped afterwards, which costs less than another decode. Not under
     /// adapters: what they leave in a lane would stay in its memory.
     ///
     /// In exact mode sequences with adapters are evaluated one by one. An adapter's weights are mostly f32, f16 or bf16, and
-    /// llama.cpp multiplies one row with those by another routine than several: bits would depend on neighbours. In
-    /// throughput mode sequences whose requests ask for exactness are evaluated one by one.
+    /// llama.cpp multiplies one row by those with a different routine than several rows: bits would depend on neighbours.
+    /// In throughput mode sequences whose requests ask for exactness are evaluated one by one.
     pub(super) fn gather_tokens(&mut self, sequences: &[usize]) -> usize {
         let Some(&first) = sequences.first() else {
             return 0;
@@ -78,7 +78,7 @@ impl Worker<'_> {
         sequences.len()
     }
 
-    /// How many of `count` sequences, this one first, share the next decode.
+    /// How many of `count` sequences, starting with this one, share the next decode.
     fn group(&self, first: usize, count: usize) -> usize {
         let is_alone = self.shared.runs_alone(&self.sequences[first].request);
         if is_alone || !(self.adapters.is_empty() || self.shared.shares_adapted) {
@@ -146,7 +146,7 @@ impl Worker<'_> {
                 let end = self.failed(index, &error);
                 self.end_later(index, Some(end));
             }
-            // So that only the sequence that is to blame fails.
+            // So that only the offending sequence fails.
             (Err(_), _) => {
                 for index in group {
                     let sequence = &self.sequences[*index];

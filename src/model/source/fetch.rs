@@ -28,7 +28,7 @@ const MAX_REDIRECTS: usize = 10;
 pub(super) enum FetchError {
     /// The server answered with this status.
     Status(StatusCode),
-    /// There was no answer, or one that is of no use.
+    /// There was no answer, or an unusable one.
     Failed(String),
     /// A file could not be written.
     File(SourceError),
@@ -49,7 +49,7 @@ impl FetchError {
 }
 
 impl From<ureq::Error> for FetchError {
-    /// ureq's own text begins with the kind of error, which does not help a person.
+    /// ureq's own text begins with the kind of error, which does not help the user.
     fn from(error: ureq::Error) -> Self {
         Self::Failed(match error {
             ureq::Error::Io(error) => error.to_string(),

@@ -1,7 +1,7 @@
 //! Models of the Hugging Face hub, kept in the cache that other tools of the hub share.
 //!
 //! The cache is tried first, and a model in it needs no network: the cache names the content of a large file by its
-//! SHA-256, so an incomplete file is recognised without asking the hub.
+//! SHA-256, so an incomplete file is recognized without asking the hub.
 //!
 //! A download takes two kinds of requests. `GET /api/models/REPO/revision/main` lists the files. `HEAD
 //! /REPO/resolve/main/FILE` redirects to a content delivery network, and its headers say what is there: the commit
@@ -34,7 +34,7 @@ const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
 const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 const LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
 
-/// The first part of the model named `ORG/REPO[:FILE-or-QUANT]`, downloaded if need be.
+/// The first part of the model named `ORG/REPO[:FILE-or-QUANT]`, downloaded if needed.
 pub(super) fn resolve(
     name: &str,
     cache_directory: &Path,
@@ -111,7 +111,7 @@ fn is_named_by_hash(path: &Path) -> bool {
     verified::is_sha256(&name.to_string_lossy())
 }
 
-/// What the hub says of a file.
+/// What the hub says about a file.
 struct Metadata {
     commit: String,
     /// The name of the content in the cache; for a large file its SHA-256.
@@ -129,7 +129,7 @@ struct Hub<'a> {
     cache: RepoCache,
     /// GGUF files in the cache.
     cached_files: Vec<String>,
-    /// Where we keep what we know about the cache's files; the cache itself is shared, and not for our notes.
+    /// Where our records about the cache's files are kept; the cache itself is shared with other tools.
     notes: PathBuf,
 }
 
@@ -158,7 +158,7 @@ impl<'a> Hub<'a> {
         Ok(client.with_token(self.environment.hub_token()))
     }
 
-    /// What is wanted, if all of it is in the cache and whole.
+    /// The wanted model, if it is completely in the cache.
     fn find(&self, wanted: &Wanted) -> Result<Option<PathBuf>, SourceError> {
         match choose(&self.repo, &self.known_files(), wanted) {
             Ok(parts) => self.cached(&parts),
@@ -320,7 +320,7 @@ impl<'a> Hub<'a> {
         if let Ok(text) = serde_json::to_vec(&files)
             && let Err(error) = verified::write_whole(&self.note("files.json"), &text)
         {
-            tracing::debug!("cannot keep the list of files of {}: {error}", self.repo);
+            tracing::debug!("cannot store the list of files of {}: {error}", self.repo);
         }
         let mut first = None;
         for part in choose(&self.repo, &files, wanted)? {
@@ -352,7 +352,7 @@ impl<'a> Hub<'a> {
         let Metadata { commit, etag, .. } = &metadata;
         let _locks = self.cache.lock(etag, part)?;
         let blob = self.cache.blob(etag);
-        // Another tool may have downloaded it meanwhile, or for another commit.
+        // Another tool may have downloaded it in the meantime, or for another commit.
         let fault = match blob.exists() {
             true => self.fault(&blob, &metadata)?,
             false => Some("it is not there".to_owned()),
@@ -390,7 +390,9 @@ impl<'a> Hub<'a> {
                     reason,
                 });
             }
-            tracing::warn!("the earlier part of {part} does not fit ({reason}); starting over");
+            tracing::warn!(
+                "the partial download of {part} does not match ({reason}); starting over"
+            );
             resumed = false;
         }
         verified::publish(&unfinished, &self.cache.blob(&metadata.etag))

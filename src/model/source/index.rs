@@ -100,7 +100,7 @@ pub fn fetch_package(
                     return Err(error);
                 }
                 tracing::warn!(
-                    "the earlier part of {} does not fit; starting over",
+                    "the partial download of {} does not match; starting over",
                     package.wheel
                 );
                 resumed = false;

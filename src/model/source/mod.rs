@@ -31,7 +31,7 @@ pub fn cache_directory(settings: &Model) -> Result<PathBuf, SourceError> {
     Environment::from_process().model_cache(&settings.cache_dir)
 }
 
-/// The GGUF file of these settings, downloaded if need be. Blocks, for minutes if there is much to download.
+/// The GGUF file of these settings, downloaded if needed. Blocks, for minutes if there is much to download.
 pub fn resolve(settings: &Model) -> Result<PathBuf, SourceError> {
     resolve_in(settings, &Environment::from_process())
 }

@@ -8,8 +8,8 @@ pub(super) fn redact(url: &str) -> String {
     }
 }
 
-/// Whether what is secret between a client and the server at `from` may be sent to `to`: the same server, by a connection
-/// that is no less safe.
+/// Whether secrets shared with the server at `from` may be sent to `to`: only to the same server, over a connection that is
+/// no less secure.
 pub(super) fn may_share_secrets(from: &str, to: &str) -> bool {
     let (Some(from), Some(to)) = (Parts::of(from), Parts::of(to)) else {
         return false;

@@ -15,7 +15,7 @@ use super::super::hex::hex;
 use super::error::SourceError;
 use super::progress::Progress;
 
-/// Smaller files are hashed before a person could read about it.
+/// Smaller files are hashed faster than a user could read a message about it.
 const WORTH_A_BAR: u64 = 1 << 30;
 
 /// The state of a cached file.

@@ -21,7 +21,7 @@ export class Branch {
   promptLength = 0;
   /** Why it ended; null while it is running. @type {string | null} */
   finish = null;
-  /** Whether the page generated it by itself, at a first visit. */
+  /** Whether the page generated it by itself, on a first visit. */
   isExample = false;
 
   /**

@@ -54,7 +54,7 @@ async function modelsAndFields() {
       return answers;
     } catch (error) {
       const isStarting = error instanceof api.ApiError && error.status === 503;
-      showProgress(isStarting ? `${error.message} This page waits for the server.` : "");
+      showProgress(isStarting ? `${error.message} The page is waiting for the server.` : "");
       if (!isStarting) throw error;
       await pause();
     }
@@ -66,7 +66,7 @@ async function settled(models, id) {
   for (;;) {
     const model = models.find((model) => model.id === id);
     const isLoading = model?.status?.value === "loading";
-    showProgress(isLoading ? "The model is still being loaded. This page waits for it." : "");
+    showProgress(isLoading ? "The model is still being loaded. The page is waiting for it." : "");
     if (!isLoading) return model;
     await pause();
     models = await api.models().catch(() => models);
@@ -90,7 +90,7 @@ async function start() {
     stopExample();
     const unknown = explore.set(request);
     const ignored = unknown.length ? ` The form has no field for ${unknown.join(", ")}.` : "";
-    byId("status", HTMLElement).textContent = `The form holds the link's request. Press Generate.${ignored}`;
+    byId("status", HTMLElement).textContent = `The form contains the request from the link. Press Generate.${ignored}`;
   };
   openLink();
   addEventListener("hashchange", openLink);

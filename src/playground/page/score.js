@@ -66,7 +66,7 @@ function mountQuestion(place, { models, showError }) {
     labelled("Stem", stem),
     labelled("Choices, one per line", choices),
     element("label", { class: "check" }, insertsSpace, element("span", {}, "Insert a space between stem and choice if there is none")),
-    labelled("Neutral stem", neutral, "Optional: a stem without information, such as “The answer is”, for the measure “corrected”."),
+    labelled("Neutral stem", neutral, "Optional: an uninformative stem, such as “The answer is”, for the measure “corrected”."),
     labelled("Model", model),
     element("div", { class: "buttons" }, ...controls.buttons),
   );

@@ -24,7 +24,7 @@ const STEPS = [
   {
     title: "The alternatives",
     text: [
-      "The first token of the completion is selected. The list shows the candidates and their probabilities. A logprob is the natural logarithm of a probability: the closer to 0, the likelier.",
+      "The first token of the completion is selected. The list shows the candidates and their probabilities. A logprob is the natural logarithm of a probability: the closer to 0, the more likely.",
       "Move through the text with the arrow keys, or point at tokens. Where entropy is low, the next token is almost certain; where it is high, many tokens are plausible.",
     ],
     target: "#token",
@@ -52,7 +52,7 @@ const STEPS = [
     title: "top_p",
     text: [
       "top_p = 0.01 keeps the smallest set of most likely tokens whose probabilities add up to 0.01. Here the most likely token alone exceeds that, so the result is the same as with temperature 0, although the temperature is 1.",
-      "Move top_p up and see in the curve where it cuts: the surer the model is, the fewer candidates remain.",
+      "Move top_p up and see in the curve where it cuts: the more certain the model is, the fewer candidates remain.",
     ],
     target: "#stages [data-stage=top_p]",
     request: { temperature: 1, top_p: 0.01, max_tokens: 16, seed: 1 },

@@ -405,37 +405,37 @@ fn grammars() -> Vec<Case> {
         body(
             "groups 65 deep",
             grammar(&groups(65)),
-            r#"400 {"message":"`grammar` is refused: its groups are nested more than 64 deep (line 1).","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` was rejected: its groups are nested more than 64 deep (line 1).","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body(
             "groups 20000 deep",
             grammar(&groups(20_000)),
-            r#"400 {"message":"`grammar` is refused: its groups are nested more than 64 deep (line 1).","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` was rejected: its groups are nested more than 64 deep (line 1).","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body(
             "groups that stay open",
             grammar(&format!("root ::= {}", "(".repeat(60_000))),
-            r#"400 {"message":"`grammar` is refused: its groups are nested more than 64 deep (line 1).","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` was rejected: its groups are nested more than 64 deep (line 1).","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body(
             "repeated repetitions",
             grammar(&format!("root ::= {}", nested("(", "\"a\"", "){99}", 20))),
-            r#"400 {"message":"`grammar` is refused: it has more than 250000 parts when its repetitions are written out.","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` was rejected: it has more than 250000 parts when its repetitions are written out.","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body(
             "repetitions on repetitions",
             grammar(&format!("root ::= \"a\"{}", "*".repeat(60_000))),
-            r#"400 {"message":"`grammar` is refused: it is not valid GBNF: at most 8 repetitions may follow one another (line 1).","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` was rejected: it is not valid GBNF: at most 8 repetitions may follow one another (line 1).","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body(
             "optional repetitions, one after another",
             grammar(&format!("root ::= {}", "\"a\"{0,2000} ".repeat(2000))),
-            r#"400 {"message":"`grammar` is refused: it has more than 250000 parts when its repetitions are written out.","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` was rejected: it has more than 250000 parts when its repetitions are written out.","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body(
             "a long string, often",
             grammar(&format!("root ::= \"{}\"{{2000}}", "a".repeat(30_000))),
-            r#"400 {"message":"`grammar` is refused: it has more than 250000 parts when its repetitions are written out.","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` was rejected: it has more than 250000 parts when its repetitions are written out.","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body(
             "what may be empty, often, often",
@@ -450,7 +450,7 @@ fn grammars() -> Vec<Case> {
         body(
             "what may be left out, often",
             grammar(&format!("root ::= {}", "[a-z]?{2000} ".repeat(25))),
-            r#"400 {"message":"`grammar` is refused: it can be read in so many ways that following it takes too long.","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` was rejected: it can be read in so many ways that following it takes too long.","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body(
             "twice as many ways with each character",
@@ -460,19 +460,19 @@ fn grammars() -> Vec<Case> {
         body(
             "many rules",
             grammar(&many),
-            r#"400 {"message":"`grammar` is refused: it has more than 4096 rules.","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` was rejected: it has more than 4096 rules.","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body("a long chain of rules", grammar(&chain), "200"),
         body("too many ways to begin", grammar(&wide), "200"),
         body(
             "a long rule name",
             grammar(&format!("root ::= {}", "a".repeat(5000))),
-            r#"400 {"message":"`grammar` is refused: its rule \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\" is used but not defined.","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` was rejected: its rule \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\" is used but not defined.","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body(
             "a long rule name that recurses",
             grammar(&format!("root ::= {0}\n{0} ::= {0}", "a".repeat(5000))),
-            r#"400 {"message":"`grammar` is refused: its rule \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\" refers to itself before it reads anything (left recursion); write it as a repetition.","type":"invalid_request_error","param":"grammar","code":null}"#,
+            r#"400 {"message":"`grammar` was rejected: its rule \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\" refers to itself before it reads anything (left recursion); write it as a repetition.","type":"invalid_request_error","param":"grammar","code":null}"#,
         ),
         body(
             "a grammar of 65536 bytes",

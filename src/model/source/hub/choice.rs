@@ -1,4 +1,4 @@
-//! Which files of a repository are wanted: `ORG/REPO[:FILE-or-QUANT]`, and a choice among the files there are.
+//! Which files of a repository to use: parses `ORG/REPO[:FILE-or-QUANT]`, and chooses among the available files.
 
 use std::path::{Component, Path};
 
@@ -9,7 +9,7 @@ use super::super::gguf::Split;
 /// no loss.
 const PREFERRED: [&str; 2] = ["Q4_K_M", "Q8_0"];
 
-/// What is wanted of a repository.
+/// What to look for in a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wanted {
     Anything,
