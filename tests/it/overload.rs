@@ -191,7 +191,7 @@ fn requests_at_once_may_be_bounded_for_a_key_and_for_an_address() {
         let _opener = gate.opener();
         let a = scope.spawn(|| server.post_with("/v1/completions", "a", &short()));
         server.wait_until("candor_sequences_running", 1);
-        refused("a", "one key");
+        refused("a", "One key");
         let mut streamed = short();
         streamed["stream"] = json!(true);
         let b = scope.spawn(|| {
@@ -199,7 +199,7 @@ fn requests_at_once_may_be_bounded_for_a_key_and_for_an_address() {
             server.post_with("/v1/completions", "b", &streamed)
         });
         server.wait_until("candor_sequences_running", 2);
-        refused("c", "one address");
+        refused("c", "One address");
         // What is not work is not counted.
         assert_eq!(server.get_with("/v1/models", Some("a")).status, 200);
         gate.open();

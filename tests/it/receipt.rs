@@ -152,7 +152,7 @@ fn an_answer_is_held_against_its_receipt() {
         &[
             "different: choice 1, token 4",
             "bits",
-            "not what the receipt says",
+            "differs from the receipt",
         ],
     );
     check(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::cells::Cells;
 use super::fetch::{Fetching, KvFetch};
 use super::holding::{CachedPrefix, CompletePrompt, Holding};
-use super::lane::Permit;
+use super::lane::Lease;
 use super::policy::{self, Placement, Source};
 use super::reach::{Ask, reach};
 use super::state::Cache;
@@ -75,7 +75,7 @@ impl<C: Cells> Cache<C> {
             self.copy(source.lane, lane);
         }
         let cells = self.cut_back(lane, here);
-        self.permit(order, lane, cells);
+        self.lease(order, lane, cells);
         Acquired::Lane { lane, cells }
     }
 
@@ -88,15 +88,15 @@ impl<C: Cells> Cache<C> {
                 cells: reach(ask, state.prefix.holding(), plan),
             })
             .filter(|source| source.cells > 0)
-            .max_by_key(|source| (source.cells, self.lanes[source.lane].permit.is_none()))
+            .max_by_key(|source| (source.cells, self.lanes[source.lane].lease.is_none()))
     }
 
     /// Cells that a request could reuse once running prompts and forced prefixes are evaluated. Sequences with a lane
     /// never wait, so waiting for them ends.
     fn promised(&self, ask: &Ask, plan: &PromptPlan) -> usize {
-        let leases = self.lanes.iter().filter_map(|lane| lane.permit.as_ref());
+        let leases = self.lanes.iter().filter_map(|lane| lane.lease.as_ref());
         leases
-            .filter_map(|permit| permit.promise.as_ref())
+            .filter_map(|lease| lease.promise.as_ref())
             .map(|promise| reach(ask, promise, plan))
             .max()
             .unwrap_or(0)
@@ -149,7 +149,7 @@ impl<C: Cells> Cache<C> {
     }
 
     /// Leases a lane that holds the first `cells` cells of the order.
-    fn permit(&mut self, order: &Order, lane: usize, cells: usize) {
+    fn lease(&mut self, order: &Order, lane: usize, cells: usize) {
         let Order { request, plan, .. } = order;
         let prompt_len = request.prompt.len();
         let score_spec = request.prompt_logprobs.as_ref();
@@ -166,7 +166,7 @@ impl<C: Cells> Cache<C> {
             ..promise.clone()
         };
         self.directory.publish(self.worker, lane, Some(published));
-        self.lanes[lane].permit = Some(Permit {
+        self.lanes[lane].lease = Some(Lease {
             sequence: order.sequence,
             prompt: Arc::clone(&request.prompt),
             adapters: request.adapters.clone(),

@@ -31,7 +31,7 @@ impl<C: Cells> Cache<C> {
     pub fn commit(&mut self, lane: usize, evaluated: Evaluated) {
         let Lane {
             prefix,
-            permit: Some(permit),
+            lease: Some(lease),
             maybe_nan,
             ..
         } = &mut self.lanes[lane]
@@ -44,15 +44,13 @@ impl<C: Cells> Cache<C> {
             exact,
             last_row,
         } = evaluated;
-        permit.evaluated = end;
-        let exact = prefix.extend(end.min(permit.shareable), scores, exact);
+        lease.evaluated = end;
+        let exact = prefix.extend(end.min(lease.shareable), scores, exact);
         if let Some(row) = last_row {
-            prefix.complete(permit.scored, row, exact);
+            prefix.complete(lease.scored, row, exact);
             // The row depends on all cells, and was checked.
             *maybe_nan = false;
-            permit
-                .promise
-                .take_if(|promise| promise.generated.len() < 2);
+            lease.promise.take_if(|promise| promise.generated.len() < 2);
         }
     }
 
@@ -66,11 +64,11 @@ impl<C: Cells> Cache<C> {
         if self.rules.reuses_generated {
             return;
         }
-        let Lane { prefix, permit, .. } = &mut self.lanes[lane];
+        let Lane { prefix, lease, .. } = &mut self.lanes[lane];
         prefix.push_generated(token);
         let generated = prefix.holding().generated.len();
-        if let Some(permit) = permit {
-            permit
+        if let Some(lease) = lease {
+            lease
                 .promise
                 .take_if(|promise| promise.generated.len() <= generated + 1);
         }
@@ -81,10 +79,10 @@ impl<C: Cells> Cache<C> {
         self.cells.cut(lane, 0);
         let state = &mut self.lanes[lane];
         state.prefix = CachedPrefix::default();
-        if let Some(permit) = &mut state.permit {
-            permit.evaluated = 0;
-            permit.promise = None;
-            state.maybe_nan |= !permit.adapters.is_empty();
+        if let Some(lease) = &mut state.lease {
+            lease.evaluated = 0;
+            lease.promise = None;
+            state.maybe_nan |= !lease.adapters.is_empty();
         }
     }
 
@@ -93,7 +91,7 @@ impl<C: Cells> Cache<C> {
     pub fn release(&mut self, lane: usize, generated: Option<&[Token]>) {
         let last_use = self.tick();
         let state = &mut self.lanes[lane];
-        state.permit = None;
+        state.lease = None;
         state.last_use = last_use;
         if let Some(generated) = generated.filter(|_| self.rules.reuses_generated) {
             state.prefix.extend_with_generated(generated);

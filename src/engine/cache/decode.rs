@@ -63,10 +63,10 @@ impl<C: Cells> Cache<C> {
     /// The first empty position of a lane, if the lane can take a token there and drop it again. A lane whose sequence
     /// generates cannot.
     pub fn bridge_position(&self, lane: usize) -> Option<usize> {
-        let Lane { prefix, permit, .. } = &self.lanes[lane];
-        let position = match permit {
+        let Lane { prefix, lease, .. } = &self.lanes[lane];
+        let position = match lease {
             None => prefix.holding().cells(),
-            Some(permit) if permit.evaluated < permit.prompt.len() => permit.evaluated,
+            Some(lease) if lease.evaluated < lease.prompt.len() => lease.evaluated,
             Some(_) => return None,
         };
         (self.cells.can_cut() && position < self.rules.lane_tokens).then_some(position)

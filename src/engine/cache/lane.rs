@@ -11,7 +11,7 @@ use crate::model::{Adapters, Token};
 pub struct Lane {
     pub prefix: CachedPrefix,
     /// Present while a sequence runs in it.
-    pub permit: Option<Permit>,
+    pub lease: Option<Lease>,
     /// When it was last released.
     pub last_use: u64,
     /// Whether its cells may hold NaN: see [`super::Cache::mark_maybe_nan`].
@@ -20,7 +20,7 @@ pub struct Lane {
 
 /// The lease of a lane by a sequence.
 #[derive(Debug)]
-pub struct Permit {
+pub struct Lease {
     pub sequence: u64,
     pub prompt: Arc<[Token]>,
     pub adapters: Adapters,
@@ -33,7 +33,7 @@ pub struct Permit {
     pub promise: Option<Holding>,
 }
 
-impl Permit {
+impl Lease {
     pub fn evaluates_prompt(&self) -> bool {
         self.evaluated < self.prompt.len()
     }

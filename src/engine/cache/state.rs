@@ -56,7 +56,7 @@ impl<C: Cells> Cache<C> {
         let lanes = self.lanes.iter();
         let mut candidates: Vec<Candidate> = lanes
             .map(|lane| Candidate {
-                free: lane.permit.is_none(),
+                free: lane.lease.is_none(),
                 cells: lane.prefix.holding().cells(),
                 reusable: lane.prefix.holding().len,
                 pinned: 0,
@@ -99,7 +99,7 @@ impl<C: Cells> Cache<C> {
 
     /// Filled cells of the free lanes.
     pub fn cached_cells(&self) -> usize {
-        let free = self.lanes.iter().filter(|lane| lane.permit.is_none());
+        let free = self.lanes.iter().filter(|lane| lane.lease.is_none());
         free.map(|lane| lane.prefix.holding().cells()).sum()
     }
 
@@ -107,7 +107,7 @@ impl<C: Cells> Cache<C> {
     /// each other.
     pub fn check_invariants(&self, runs: impl Fn(u64) -> bool) {
         for (lane, state) in self.lanes.iter().enumerate() {
-            let sequence = state.permit.as_ref().map(|permit| permit.sequence);
+            let sequence = state.lease.as_ref().map(|lease| lease.sequence);
             let is_stray = sequence.is_some_and(|sequence| !runs(sequence));
             if is_stray || !state.prefix.is_consistent() {
                 metrics::invariant_violated();

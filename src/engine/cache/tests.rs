@@ -337,15 +337,15 @@ impl Worker {
             assert!(state.prefix.is_consistent());
             assert!(
                 state
-                    .permit
+                    .lease
                     .as_ref()
-                    .is_none_or(|permit| runs(permit.sequence))
+                    .is_none_or(|lease| runs(lease.sequence))
             );
             let cells = self.cache.cells.lanes[lane].len();
             let known = state.prefix.holding().cells();
             assert!(known <= cells);
             // What is not known of a free lane is cut off.
-            assert!(state.permit.is_some() || known == cells);
+            assert!(state.lease.is_some() || known == cells);
         }
     }
 

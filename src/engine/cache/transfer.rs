@@ -27,9 +27,9 @@ impl<C: Cells> Cache<C> {
 
     /// Whether the lane holds what is asked for, or never will.
     fn can_answer(&self, fetch: &KvFetch) -> bool {
-        let Lane { prefix, permit, .. } = &self.lanes[fetch.lane];
-        let comes = permit.as_ref().is_some_and(|permit| {
-            permit.evaluates_prompt() && permit.prompt().common(fetch.prompt()) >= fetch.cells
+        let Lane { prefix, lease, .. } = &self.lanes[fetch.lane];
+        let comes = lease.as_ref().is_some_and(|lease| {
+            lease.evaluates_prompt() && lease.prompt().common(fetch.prompt()) >= fetch.cells
         });
         !comes || prefix.holding().covers(fetch.prompt(), fetch.cells)
     }
