@@ -47,7 +47,7 @@ impl<C: Cells> Cache<C> {
         };
         let here = source.map_or(0, |source| source.cells);
         if reuses && here < ask.most_cells() {
-            if policy::is_worth_waiting(here, self.promised(&ask, plan), ask.prompt_len()) {
+            if policy::is_worth_waiting(here, self.promised(&ask, plan, here), ask.prompt_len()) {
                 return Acquired::NotYet;
             }
             if order.may_fetch
@@ -91,11 +91,14 @@ impl<C: Cells> Cache<C> {
             .max_by_key(|source| (source.cells, self.lanes[source.lane].lease.is_none()))
     }
 
-    /// Cells that a request could reuse once running prompts and forced prefixes are evaluated. Sequences with a lane
-    /// never wait, so waiting for them ends.
-    fn promised(&self, ask: &Ask, plan: &PromptPlan) -> usize {
+    /// Cells that a request which has the first `here` already could reuse once running prompts and forced prefixes are
+    /// evaluated. Sequences with a lane never wait, so waiting for them ends.
+    fn promised(&self, ask: &Ask, plan: &PromptPlan, here: usize) -> usize {
+        let has_prompt = here >= ask.prompt_len();
         let leases = self.lanes.iter().filter_map(|lane| lane.lease.as_ref());
         leases
+            // A prompt that the request already has may take longer than the forced prefix that comes after it.
+            .filter(|lease| !(has_prompt && lease.evaluates_prompt()))
             .filter_map(|lease| lease.promise.as_ref())
             .map(|promise| reach(ask, promise, plan))
             .max()

@@ -1,5 +1,6 @@
 //! The HTTP client of downloads, which resume where they were cut off.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -17,8 +18,10 @@ use super::progress::Progress;
 use super::{url, verified};
 use crate::http_client;
 
-/// How often a download is tried again after it was cut off.
+/// How often an interrupted download is resumed.
 const RETRIES: u32 = 4;
+/// The pause before the first of them; later ones are longer.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Limit for pages and lists, which may be large: an index lists all releases of a package.
 const PAGE_BYTES: u64 = 64 << 20;
 const MAX_REDIRECTS: usize = 10;
@@ -34,6 +37,16 @@ pub(super) enum FetchError {
     File(SourceError),
 }
 
+impl fmt::Display for FetchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "the server answered {status}"),
+            Self::Failed(reason) => f.write_str(reason),
+            Self::File(error) => error.fmt(f),
+        }
+    }
+}
+
 impl FetchError {
     /// The error itself if it is the file system's, else what `explain` makes of its text.
     pub(super) fn into_source_error(
@@ -41,9 +54,8 @@ impl FetchError {
         explain: impl FnOnce(String) -> SourceError,
     ) -> SourceError {
         match self {
-            Self::Status(status) => explain(format!("the server answered {status}")),
-            Self::Failed(reason) => explain(reason),
             Self::File(error) => error,
+            other => explain(other.to_string()),
         }
     }
 }
@@ -199,20 +211,31 @@ impl Client {
         Ok((text, answer.url))
     }
 
-    /// Downloads into `part`, resuming after what it holds already.
+    /// Downloads into `part`, resuming after what it holds already. Tries again what may pass: a cut, a busy server, and,
+    /// once something has arrived, a lost connection.
     pub(super) fn download(&self, url: &str, part: &Path, what: &str) -> Result<(), FetchError> {
         let mut retries = 0;
         loop {
-            match self.download_once(url, part, what) {
-                Err(Interrupted::CutOff(reason)) if retries < RETRIES => {
-                    retries += 1;
-                    tracing::warn!("the download of {what} was cut off ({reason}); resuming it");
-                    std::thread::sleep(Duration::from_millis(250) * retries);
-                }
-                Err(Interrupted::CutOff(reason)) => return Err(FetchError::Failed(reason)),
-                Err(Interrupted::Failed(error)) => return Err(error),
+            let (error, may_pass) = match self.download_once(url, part, what) {
                 Ok(()) => return Ok(()),
+                Err(Interrupted::CutOff(reason)) => (FetchError::Failed(reason), true),
+                Err(Interrupted::Failed(error)) => {
+                    let may_pass = match &error {
+                        FetchError::Status(status) => {
+                            *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+                        }
+                        FetchError::Failed(_) => retries > 0,
+                        FetchError::File(_) => false,
+                    };
+                    (error, may_pass)
+                }
+            };
+            if !may_pass || retries == RETRIES {
+                return Err(error);
             }
+            retries += 1;
+            tracing::warn!("the download of {what} was interrupted ({error}); resuming it");
+            std::thread::sleep(PAUSE * retries);
         }
     }
 

@@ -330,6 +330,28 @@ fn a_download_that_is_cut_off_is_resumed() {
 }
 
 #[test]
+fn a_busy_server_is_asked_again_and_a_cut_may_be_followed_by_one() {
+    let shop = Shop::new();
+    let wheel = shop.wheel.clone();
+    let server = shop.open_with(move |request, number| {
+        // The first request is for the page.
+        match number {
+            2 => answer("429 Too Many Requests", b"".as_slice()),
+            4 => answer("503 Service Unavailable", b"".as_slice()),
+            _ => {
+                let mut answer = file(request, &wheel);
+                answer.cut = (number == 3).then_some(50_000);
+                answer
+            }
+        }
+    });
+    let path = shop.fetch(&server).unwrap();
+    shop.assert_complete(&path);
+    let ranges: Vec<_> = server.seen().iter().filter_map(Request::range).collect();
+    assert_eq!(ranges, [50_000, 50_000]);
+}
+
+#[test]
 fn a_part_of_something_else_is_thrown_away() {
     for other in [vec![7; 100_000], vec![7; 1_000_000]] {
         let shop = Shop::new();

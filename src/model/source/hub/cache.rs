@@ -82,12 +82,16 @@ impl RepoCache {
     }
 
     /// Waits until no other tool downloads this file. The locks end with the value.
-    pub(super) fn lock(&self, etag: &str, what: &str) -> Result<[File; 2], SourceError> {
+    pub(super) fn lock(&self, etag: &str, what: &str) -> Result<Vec<File>, SourceError> {
         let name = format!("{etag}.lock");
-        Ok([
-            verified::lock(&self.locks.join(&name), what)?,
-            verified::lock(&self.root.join("blobs").join(&name), what)?,
-        ])
+        let mut locks = Vec::new();
+        match verified::lock(&self.locks.join(&name), what) {
+            Ok(lock) => locks.push(lock),
+            // Only the folder of the repository need be writable.
+            Err(error) => tracing::debug!("no lock for Python's tools: {error}"),
+        }
+        locks.push(verified::lock(&self.root.join("blobs").join(&name), what)?);
+        Ok(locks)
     }
 
     /// Makes a blob a file of `main`, which is at this commit. Returns the file's path.
