@@ -25,7 +25,7 @@ pub enum GrammarError {
     #[error("it names the token \"{token}\", which the model does not have (line {line})")]
     UnknownToken { token: String, line: usize },
     #[error(
-        "it names a token that ends a generation, which is allowed wherever the grammar may end, and nowhere else"
+        "it names an end-of-generation token; such tokens are allowed wherever the grammar may end, and nowhere else"
     )]
     EndToken,
     #[error(transparent)]
@@ -51,7 +51,7 @@ pub enum InvalidConstraint {
     Schema(String, String),
     #[error("it is too large: {0}")]
     TooMuch(&'static str),
-    #[error("it could not be read, which is a fault of the server's")]
+    #[error("internal error: it could not be read")]
     Panicked,
 }
 

@@ -74,7 +74,7 @@ impl Follower {
         let step = AssertUnwindSafe(|| self.step(is_wanted));
         if let Err(error) = catch_unwind(step).unwrap_or_else(|_| {
             tracing::error!(field = self.field, "a constraint panicked");
-            Err(ConstraintError::new("it ran into a fault of the server's"))
+            Err(ConstraintError::new("internal error"))
         }) {
             // The state may be inconsistent.
             self.state = State::Failed(ConstraintError {

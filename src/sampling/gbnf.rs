@@ -87,12 +87,12 @@ impl Reader<'_> {
             }
             let name = self.name();
             if name.is_empty() {
-                return Err(self.syntax("a rule's name is expected"));
+                return Err(self.syntax("expected the name of a rule"));
             }
             self.space(false);
             for expected in "::=".chars() {
                 if self.next() != Some(expected) {
-                    return Err(self.syntax("\"::=\" is expected after a rule's name"));
+                    return Err(self.syntax("expected \"::=\" after the name of a rule"));
                 }
             }
             self.space(true);
@@ -134,7 +134,7 @@ impl Reader<'_> {
                     self.space(true);
                     current.push(Part::Group(self.alternatives(depth + 1)?));
                     if self.next() != Some(')') {
-                        return Err(self.syntax("\")\" is expected"));
+                        return Err(self.syntax("expected \")\""));
                     }
                 }
                 Some(sign @ ('*' | '+' | '?' | '{')) => {
@@ -182,7 +182,7 @@ impl Reader<'_> {
             match self.next() {
                 Some('}') => break,
                 Some(c) => bounds.push(c),
-                None => return Err(self.syntax("\"}\" is expected")),
+                None => return Err(self.syntax("expected \"}\"")),
             }
         }
         let number = |text: &str| {

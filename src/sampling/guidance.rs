@@ -412,7 +412,7 @@ const TOO_MANY_PAIRS: InvalidConstraint = InvalidConstraint::TooMuch(
 fn check_schema(schema: &Value) -> Result<usize, InvalidConstraint> {
     if schema.get(OPTIONS).is_some() {
         return Err(InvalidConstraint::Refused(
-            "`x-guidance` is not for clients to set".to_owned(),
+            "clients may not set `x-guidance`".to_owned(),
         ));
     }
     let mut expressions: Vec<&str> = Vec::new();
@@ -786,7 +786,7 @@ mod tests {
             ),
             (
                 r#"{"type": "object", "x-guidance": {"lenient": true}}"#,
-                "`x-guidance` is not for clients to set",
+                "clients may not set `x-guidance`",
             ),
         ] {
             assert_eq!(schema(text), expect);

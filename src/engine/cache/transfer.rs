@@ -66,7 +66,7 @@ impl<C: Cells> Cache<C> {
             state.maybe_nan |= transfer.maybe_nan;
             state.last_use = last_use;
         } else {
-            tracing::warn!(lane, "cells from another context did not fit");
+            tracing::warn!(lane, "could not import cells from another context");
             self.lanes[lane].prefix = CachedPrefix::default();
         }
         self.publish(lane);
