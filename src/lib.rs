@@ -47,7 +47,13 @@
 //!    stays as cache.
 //!
 //! A request for embeddings goes from `api::embeddings` to `engine::embeddings`, which has a context, a thread and a slot of
-//! its own, and pools the vectors of a text's tokens into one.
+//! its own, and pools the vectors of a text's tokens into one. Routes that only score make their requests with
+//! `api::scoring`.
+//!
+//! To add a route, write a file in `api` with a `route()` (see `api::route`) and list it in `api::routes`. `api::run`
+//! prepares, submits and collects; `api::perplexity` is a short example. Its page in `docs/api` has comments by which tests
+//! write the tables. `tests/it/documents.rs` needs a body for it, and `is_of_the_model` in `tests/it/pages.rs` its name if
+//! its answers depend on the CPU.
 //!
 //! # Invariants
 //!

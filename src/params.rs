@@ -1,8 +1,10 @@
 //! The numeric sampling parameters, each with its name, range, default and meaning. Settings, request fields, their
 //! documents, the page at `/` and receipts all read this table, so they accept the same values under the same names.
 //!
-//! To add a parameter: add its row here, apply it in `sampling::stages`, and let
-//! `CANDOR_WRITE_PAGES=1 cargo test --test it params` write its documentation.
+//! To add a parameter: add its row here and apply it in `sampling::stages`. A sampler of its own also needs a name in
+//! `sampling::sampler_name` and, for the page to compute it, a row of `STAGES` in `playground/page/sampling.js`. Name it in
+//! a title and an example of `docs/api/sampling.md`; `CANDOR_WRITE_PAGES=1 cargo test --release --test it params pages`
+//! writes the rest of its documentation.
 //!
 //! A leaf module: `config` reads the table and comes before `sampling` in the module order.
 
@@ -20,6 +22,8 @@ pub struct Param {
     pub about: &'static str,
     /// How the page shows it, if it does.
     pub slider: Option<Slider>,
+    /// Whether mirostat replaces its sampler, which is on above 0. A request may not set both.
+    pub mirostat_replaces: bool,
     get: fn(&ParamValues) -> Number,
     set: fn(&mut ParamValues, Number),
 }
@@ -111,10 +115,12 @@ impl From<Number> for usize {
     }
 }
 
-/// Makes [`PARAMS`] and [`ParamValues`] of the rows: meaning, name, type, default, range, and the slider's ends and step.
+/// Makes [`PARAMS`] and [`ParamValues`] of the rows: meaning, name, type, default, range, the slider's ends and step,
+/// and whether mirostat replaces it.
 macro_rules! params {
     ($($(#[doc = $about:literal])+
-       $name:ident: $type:ty = $default:expr, $range:expr $(, slider $from:literal to $to:literal by $step:literal)?;)+) => {
+       $name:ident: $type:ty = $default:expr, $range:expr $(, slider $from:literal to $to:literal by $step:literal)?
+       $(, replaced by $other:ident)?;)+) => {
         /// The value of each parameter.
         #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
         pub struct ParamValues {
@@ -135,10 +141,15 @@ macro_rules! params {
             range: $range,
             about: concat!($($about),+).trim_ascii_start(),
             slider: slider(&[$($from, $to, $step)?]),
+            mirostat_replaces: is_any(&[$(stringify!($other))?]),
             get: |values| values.$name.into(),
             set: |values, value| values.$name = value.into(),
         },)+];
     };
+}
+
+const fn is_any(words: &[&str]) -> bool {
+    !words.is_empty()
 }
 
 const fn slider(numbers: &[f64]) -> Option<Slider> {
@@ -173,17 +184,17 @@ params! {
 
     /// Keeps the tokens whose logits lie within this many standard deviations of the largest (arXiv:2411.07641). 0 or
     /// less: all.
-    top_n_sigma: f32 = -1.0, Real(-1.0, 100.0), slider 0.0 to 5.0 by 0.05;
+    top_n_sigma: f32 = -1.0, Real(-1.0, 100.0), slider 0.0 to 5.0 by 0.05, replaced by mirostat;
 
     /// XTC: the probability, at each token, that the most likely candidates are removed. 0: never.
-    xtc_probability: f32 = 0.0, Real(0.0, 1.0), slider 0.0 to 1.0 by 0.05;
+    xtc_probability: f32 = 0.0, Real(0.0, 1.0), slider 0.0 to 1.0 by 0.05, replaced by mirostat;
 
     /// XTC: removes the tokens with at least this probability, except the least likely of them. Above 0.5: none.
     xtc_threshold: f32 = 0.1, Real(0.0, 1.0), slider 0.0 to 0.5 by 0.01;
 
     /// How far dynamic temperature moves: down where the model is certain, up where it is not, never below 0
     /// (arXiv:2309.02772). 0: it does not move.
-    dynatemp_range: f32 = 0.0, Real(0.0, 100.0), slider 0.0 to 3.0 by 0.05;
+    dynatemp_range: f32 = 0.0, Real(0.0, 100.0), slider 0.0 to 3.0 by 0.05, replaced by mirostat;
 
     /// Dynamic temperature: the power to which the normalized entropy is raised to place the temperature within
     /// `dynatemp_range`.

@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 use super::admission::Admission;
 use super::alive::Alive;
 use super::bits_class::bits_class;
-use super::cache::{Directory, Filled};
+use super::cache::{Directory, Filled, Rules};
 use super::cores::Cores;
 use super::embeddings::Embeddings;
 use super::error::StartError;
@@ -278,7 +278,6 @@ fn shared(
         cores,
         sharing: Sharing::new(layout.groups.clone()),
         shares_adapted: mode == Mode::Throughput,
-        reuses_generated: mode == Mode::Throughput,
         draft_tokens: if mode == Mode::Throughput && model.can_cut() {
             settings.draft_tokens
         } else {
@@ -290,8 +289,11 @@ fn shared(
             batch_tokens: settings.batch_tokens,
             rows: cut_rows,
         },
-        lane_tokens: settings.context_length,
-        pinned_prefixes: settings.pinned_prefixes,
+        cache_rules: Rules {
+            lane_tokens: settings.context_length,
+            pinned_prefixes: settings.pinned_prefixes,
+            reuses_generated: mode == Mode::Throughput,
+        },
     };
     Ok((shared, mailboxes))
 }

@@ -3,7 +3,7 @@
 use std::sync::mpsc::Sender;
 
 use super::alive::Alive;
-use super::cache::{Directory, Filled};
+use super::cache::{Directory, Filled, Rules};
 use super::cores::Cores;
 use super::masks::{Masks, PendingMask};
 use super::message::Message;
@@ -30,9 +30,6 @@ pub struct Shared {
     pub sharing: Sharing,
     /// Whether sequences with adapters share decodes: not in exact mode.
     pub shares_adapted: bool,
-    /// Whether any prompt may reuse cells of generated tokens: not in exact mode, because they were not evaluated like a
-    /// prompt.
-    pub reuses_generated: bool,
     /// Maximum number of tokens of a draft; 0 in exact mode.
     pub draft_tokens: usize,
     /// Maximum number of prompt tokens of a decode.
@@ -40,10 +37,7 @@ pub struct Shared {
     /// Maximum number of rows of logits of a decode.
     pub logits_rows: usize,
     pub cuts: Cuts,
-    /// Tokens that a lane holds.
-    pub lane_tokens: usize,
-    /// Prefixes that each context keeps for the prompts that share them.
-    pub pinned_prefixes: usize,
+    pub cache_rules: Rules,
 }
 
 impl Shared {

@@ -804,7 +804,7 @@ mod tests {
                 "{text}"
             );
         }
-        assert!(lark(r#"start: %json {"x-guidance": {}}"#).contains("not for clients"));
+        assert!(lark(r#"start: %json {"x-guidance": {}}"#).contains("may not set"));
         assert!(lark("start: %json x").contains("must be followed by a JSON schema"));
         assert!(
             guidance

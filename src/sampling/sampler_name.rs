@@ -1,54 +1,46 @@
 //! The samplers that a request may name.
 
-/// A sampler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SamplerName {
-    Penalties,
-    Dry,
-    TopNSigma,
-    TopK,
-    TypicalP,
-    TopP,
-    MinP,
-    Xtc,
-    Temperature,
+/// Makes [`SamplerName`] of the samplers, which are listed in the default order, each with llama-server's name.
+macro_rules! samplers {
+    ($($name:ident = $text:literal,)+) => {
+        /// A sampler.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum SamplerName {
+            $($name,)+
+        }
+
+        impl SamplerName {
+            /// All of them, in the default order.
+            pub fn all() -> impl Iterator<Item = Self> {
+                [$(Self::$name,)+].into_iter()
+            }
+
+            /// llama-server's name.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+        }
+    };
+}
+
+samplers! {
+    Penalties = "penalties",
+    Dry = "dry",
+    TopNSigma = "top_n_sigma",
+    TopK = "top_k",
+    TypicalP = "typ_p",
+    TopP = "top_p",
+    MinP = "min_p",
+    Xtc = "xtc",
+    Temperature = "temperature",
 }
 
 impl SamplerName {
-    /// All of them, in the default order.
-    pub fn all() -> impl Iterator<Item = Self> {
-        [
-            Self::Penalties,
-            Self::Dry,
-            Self::TopNSigma,
-            Self::TopK,
-            Self::TypicalP,
-            Self::TopP,
-            Self::MinP,
-            Self::Xtc,
-            Self::Temperature,
-        ]
-        .into_iter()
-    }
-
     /// Parses a name as it is in a request.
     pub fn read(name: &str) -> Option<Self> {
         Self::all().find(|sampler| sampler.as_str() == name || sampler.alias() == Some(name))
-    }
-
-    /// llama-server's name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Penalties => "penalties",
-            Self::Dry => "dry",
-            Self::TopNSigma => "top_n_sigma",
-            Self::TopK => "top_k",
-            Self::TypicalP => "typ_p",
-            Self::TopP => "top_p",
-            Self::MinP => "min_p",
-            Self::Xtc => "xtc",
-            Self::Temperature => "temperature",
-        }
     }
 
     /// Whether it changes the logits of single tokens, independently of the others, and removes no candidate. Samplers of

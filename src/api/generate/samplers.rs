@@ -17,9 +17,6 @@ const BREAKER_BYTES: usize = 40;
 /// llama-server's.
 const DEFAULT_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
-/// Parameters that a request may not set together with mirostat, which replaces their samplers. Each is on above 0.
-const REPLACED: [&str; 3] = ["top_n_sigma", "xtc_probability", "dynatemp_range"];
-
 pub fn read(fields: &mut Fields, served: &Served) -> Result<SamplingParams, ApiError> {
     let mut sampling = SamplingParams::from(values(fields, &served.config.sampling.values)?);
     if let Some(order) = order(fields)? {
@@ -47,7 +44,7 @@ fn values(fields: &mut Fields, defaults: &ParamValues) -> Result<ParamValues, Ap
         param.set(&mut values, fields.param(param, param.get(defaults))?);
     }
     if values.mirostat_mode != 0 {
-        for param in PARAMS.iter().filter(|it| REPLACED.contains(&it.name)) {
+        for param in PARAMS.iter().filter(|it| it.mirostat_replaces) {
             if given.contains(&param.name) && f32::from(param.get(&values)) > 0.0 {
                 return Err(replaced(param.name));
             }

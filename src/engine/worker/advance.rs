@@ -70,11 +70,11 @@ impl Worker<'_> {
         let end = match sequence.draw(row, &mut self.likeliest) {
             Ok(Some(token)) => {
                 let details = sequence.details(token, row, &self.likeliest);
-                if self.shared.reuses_generated {
+                if self.shared.cache_rules.reuses_generated {
                     sequence.generated.push(token);
                 }
                 let vocab = self.cache.model().vocab();
-                match sequence.push(token, details, vocab, self.shared.lane_tokens) {
+                match sequence.push(token, details, vocab, self.shared.cache_rules.lane_tokens) {
                     Some(reason) => Delta::Finished(reason),
                     None => {
                         sequence.phase = Phase::Generating { next: token };

@@ -60,7 +60,7 @@ impl Worker<'_> {
             return Vec::new();
         }
         let room = (sequence.request.max_tokens - sequence.drawn)
-            .min(self.shared.lane_tokens - sequence.next_position())
+            .min(self.shared.cache_rules.lane_tokens - sequence.next_position())
             .saturating_sub(1);
         draft::propose(
             &sequence.request.prompt,

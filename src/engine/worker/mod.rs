@@ -9,7 +9,7 @@ mod tokens;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use super::cache::{Acquired, Cache, Order, Placement, Rules};
+use super::cache::{Acquired, Cache, Order, Placement};
 use super::error::EngineError;
 use super::message::{Job, Message};
 use super::request::{Delta, Request};
@@ -64,16 +64,12 @@ impl<'a> Worker<'a> {
         shared: &'a Shared,
         mailbox: &'a Receiver<Message>,
     ) -> Self {
-        let rules = Rules {
-            lane_tokens: shared.lane_tokens,
-            pinned_prefixes: shared.pinned_prefixes,
-            reuses_generated: shared.reuses_generated,
-        };
+        let (rules, directory) = (shared.cache_rules, shared.directory.clone());
         Self {
             number,
             shared,
             mailbox,
-            cache: Cache::new(runner, lanes, rules, number, shared.directory.clone()),
+            cache: Cache::new(runner, lanes, rules, number, directory),
             sequences: Vec::new(),
             ended: Vec::new(),
             failures: 0,

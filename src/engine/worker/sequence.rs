@@ -81,7 +81,7 @@ impl Sequence {
             permit,
         } = job;
         let fits = !request.prompt.is_empty()
-            && request.prompt.len() + request.forced_prefix.len() <= shared.lane_tokens
+            && request.prompt.len() + request.forced_prefix.len() <= shared.cache_rules.lane_tokens
             && request.adapters.fit(model);
         if !fits {
             // The API has checked this.
@@ -105,7 +105,7 @@ impl Sequence {
         }
         // The prompt is evaluated meanwhile.
         let pending_mask = shared.start_mask(worker, &mut sampler);
-        if shared.reuses_generated && !request.forced_prefix.is_empty() {
+        if shared.cache_rules.reuses_generated && !request.forced_prefix.is_empty() {
             // Cells of generated tokens can then be reused like those of a prompt.
             request.prompt = [&request.prompt[..], &request.forced_prefix[..]]
                 .concat()
