@@ -515,11 +515,11 @@ def bad_requests(body_bytes):
     for method, path in (("GET", COMPLETIONS), ("PUT", COMPLETIONS), ("DELETE", COMPLETIONS), ("POST", "/v1/models")):
         yield Bad(f"{method} {path}", 405, method=method, path=path)
     yield Bad("POST /health", 405, b"{}", path="/health")
-    for path in ("/", "/v1/nothing", "/v1/completions/", "/v1/models/none", "/%ff", "/v1/../etc/passwd"):
+    for path in ("/v1/nothing", "/v1/completions/", "/v1/models/none", "/%ff", "/v1/../etc/passwd"):
         yield Bad(f"GET {path}", 404, method="GET", path=path)
     # Not UTF-8: wrong in itself, or the name of no model.
     yield Bad("GET /v1/models/%ff", 400, method="GET", path="/v1/models/%ff")
-    yield Bad("POST /v1/chat/completions", 404, b"{}", path="/v1/chat/completions")
+    yield Bad("a chat without messages", 400, {}, path="/v1/chat/completions", param="messages")
 
 
 def error_object(answer):
