@@ -7,3 +7,8 @@ pub fn bytes<const N: usize>() -> [u8; N] {
     getrandom::fill(&mut bytes).expect("the system has random numbers");
     bytes
 }
+
+/// A random number, not to be guessed.
+pub fn number() -> u64 {
+    u64::from_le_bytes(bytes())
+}

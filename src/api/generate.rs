@@ -125,9 +125,9 @@ impl Generate {
         let constraint = structured.map(|structured| structured.constraint(&served.model));
         self.sampling.constraint = constraint.transpose()?;
         // Never 2^32 - 1, which means a random one.
-        let seed = *self.seed.get_or_insert_with(|| {
-            (u64::from_le_bytes(random::bytes()) % u64::from(u32::MAX)) as u32
-        });
+        let seed = *self
+            .seed
+            .get_or_insert_with(|| (random::number() % u64::from(u32::MAX)) as u32);
         let stop: Arc<[String]> = std::mem::take(&mut self.stop).into();
         let mut sequences = Vec::new();
         for wanted in prompts {

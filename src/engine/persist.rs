@@ -19,16 +19,11 @@ pub fn save(path: &Path, results: &impl Serialize) {
             std::fs::create_dir_all(directory)?;
         }
         // Two servers may start at once: the file is written whole or not at all.
-        let part = path.with_extension(format!("part{:x}", unique()));
+        let part = path.with_extension(format!("part{:x}", random::number()));
         std::fs::write(&part, serde_json::to_string_pretty(results)?)?;
         std::fs::rename(part, path)
     };
     if let Err(error) = write() {
         tracing::warn!(path = %path.display(), %error, "cannot save measurements");
     }
-}
-
-/// Different for every call and process, and not to be guessed.
-pub fn unique() -> u64 {
-    u64::from_le_bytes(random::bytes())
 }

@@ -336,21 +336,13 @@ fn top_pairs<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logprobs::tests::scored;
 
     #[test]
     fn among_tokens_with_equal_text_the_likeliest_or_chosen_counts() {
         let texts = ["a", "", "", "b"];
         let check = |chosen: i32, logprob: f32, top: &[(i32, f32)], expect: &[(&str, f32)]| {
-            let score = TokenLogprob {
-                token: Token(chosen),
-                logprob,
-                top: top
-                    .iter()
-                    .map(|&(id, logprob)| (Token(id), logprob))
-                    .collect(),
-                named: Vec::new(),
-                detail: None,
-            };
+            let score = scored(chosen, logprob, top);
             let pairs = top_pairs(&score, |token| texts[token.index()].into());
             let pairs: Vec<(&str, f32)> = pairs.iter().map(|(text, x)| (&**text, *x)).collect();
             assert_eq!(pairs, expect);

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use crate::engine::persist::unique;
 use crate::model::write_specimen;
+use crate::random;
 
 /// The small model's file. It is removed on drop.
 pub struct Specimen(PathBuf);
@@ -26,7 +26,7 @@ impl Specimen {
 
     pub fn write_in(folder: &Path, kinds: &[u32]) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let name = format!("trial-{:x}.gguf", unique());
+        let name = format!("trial-{:x}.gguf", random::number());
         let file = File::create_new(folder.join(&name))?;
         let specimen = Self(folder.join(name));
         let mut file = BufWriter::new(file);

@@ -175,7 +175,7 @@ fn paths(text: &str) -> Vec<(usize, Module)> {
     found
 }
 
-/// Reads a path from `at` on, with what stands in braces at its end; the place after it.
+/// Reads the path at `at`, including a list in braces at its end. Returns the position after it.
 fn tree(
     tokens: &[(usize, &str)],
     mut at: usize,
