@@ -54,7 +54,7 @@ test: build ## Run all tests; downloads the default model once.
 
 test-gemma: build ## Run all tests, also with Gemma 3 270M (250 MB, downloaded once).
 	$(CANDOR) fetch default
-	CANDOR_TEST_GEMMA="$$(scripts/fetch-gemma.sh)" && export CANDOR_TEST_GEMMA && cargo test --release --locked $(FEATURES)
+	CANDOR_TEST_GEMMA="$$(scripts/fetch-model.py gemma-3-270m)" && export CANDOR_TEST_GEMMA && cargo test --release --locked $(FEATURES)
 
 test-clients: python build ## Test with real clients (OpenAI's, LangChain and others): make test-clients ARGS="--only python"
 	$(CANDOR) fetch default
