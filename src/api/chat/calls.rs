@@ -6,6 +6,10 @@ use serde_json::Value;
 
 use super::tools::{CLOSE, Format, OPEN};
 
+/// What a code block begins and ends with.
+const FENCE: &str = "```";
+const FENCE_JSON: &str = "```json";
+
 /// The calls that a text may have.
 #[derive(Debug, Clone)]
 pub struct Calls {
@@ -54,12 +58,14 @@ pub struct Reader {
 
 #[derive(Debug)]
 enum State {
+    /// The beginning, or after a call: where an object may be a call that lacks its tag.
+    Start,
     /// Text outside of calls.
     Content,
     /// Within the object of a call.
     Call(Call),
-    /// After a call, which a tag may close.
-    AfterCall,
+    /// After a call, which this may close.
+    AfterCall(&'static str),
     /// Text until the end.
     Text,
 }
@@ -67,9 +73,9 @@ enum State {
 impl Reader {
     pub fn new(may_be: Calls) -> Self {
         Self {
+            state: State::before_call(may_be.format),
             may_be,
             held: String::new(),
-            state: State::Content,
             calls: false,
         }
     }
@@ -90,25 +96,27 @@ impl Reader {
         let held = std::mem::take(&mut self.held);
         match &mut self.state {
             // Whitespace between and after calls.
-            State::Content if self.calls && held.trim().is_empty() => Vec::new(),
-            State::Content => content_or_nothing(&held, Part::Content),
+            State::Start | State::Content if self.calls && held.trim().is_empty() => Vec::new(),
+            State::Start | State::Content => content_or_nothing(&held, Part::Content),
             State::Call(call) if !call.is_emitted => {
                 let text = format!("{}{}", call.lead, call.text);
                 vec![Part::Content(text)]
             }
             State::Text => content_or_nothing(&held, Part::Content),
-            State::Call(_) | State::AfterCall => Vec::new(),
+            State::Call(_) | State::AfterCall(_) => Vec::new(),
         }
     }
 
     /// Takes one step through the held text; returns whether another may be possible.
     fn step(&mut self, parts: &mut Vec<Part>) -> bool {
         match &mut self.state {
+            State::Start => self.find_untagged(),
             State::Content if self.may_be.format == Format::Tagged => self.find_tag(parts),
             State::Content => match self.held.trim_start().chars().next() {
                 None => false,
                 Some('{') => {
-                    self.state = State::Call(Call::default());
+                    // Llama 3 separates calls by semicolons.
+                    self.state = State::Call(Call::after(String::new(), ";"));
                     true
                 }
                 Some(_) => {
@@ -124,7 +132,7 @@ impl Reader {
                     return false;
                 }
                 if call.is_emitted {
-                    self.state = State::AfterCall;
+                    self.state = State::AfterCall(call.closed_by);
                 } else {
                     // An object that is not a call.
                     parts.push(Part::Content(format!("{}{}", call.lead, call.text)));
@@ -140,8 +148,28 @@ impl Reader {
                 parts.extend(content_or_nothing(&content, Part::Content));
                 false
             }
-            State::AfterCall => self.find_next_call(),
+            &mut State::AfterCall(closed_by) => self.find_next_call(closed_by),
         }
+    }
+
+    /// Looks for an object where a tag is expected. Small models leave the tag out, or write a code block instead.
+    fn find_untagged(&mut self) -> bool {
+        let text = self.held.trim_start();
+        let inside = text
+            .strip_prefix(FENCE)
+            .map(|text| text.strip_prefix("json").unwrap_or(text));
+        let object = inside.unwrap_or(text).trim_start();
+        if object.is_empty() || FENCE_JSON.starts_with(text) {
+            return false;
+        }
+        self.state = if object.starts_with('{') {
+            let closed_by = if inside.is_some() { FENCE } else { "" };
+            let lead = self.held.len() - object.len();
+            State::Call(Call::after(self.held.drain(..lead).collect(), closed_by))
+        } else {
+            State::Content
+        };
+        true
     }
 
     /// Looks for the tag that begins a call, and emits the text before it.
@@ -159,40 +187,41 @@ impl Reader {
         let content: String = self.held.drain(..emitted).collect();
         parts.extend(content_or_nothing(&content, Part::Content));
         if let Some(start) = start {
-            self.state = State::Call(Call {
-                lead: self.held.drain(..start - emitted + OPEN.len()).collect(),
-                ..Call::default()
-            });
+            let lead = self.held.drain(..start - emitted + OPEN.len()).collect();
+            self.state = State::Call(Call::after(lead, CLOSE));
         }
         start.is_some()
     }
 
-    fn find_next_call(&mut self) -> bool {
+    fn find_next_call(&mut self, closed_by: &str) -> bool {
         let rest = self.held.trim_start();
         if rest.is_empty() {
             return false;
         }
-        // Llama 3 separates calls by semicolons.
-        let between = if self.may_be.format == Format::Bare {
-            ";"
-        } else {
-            CLOSE
-        };
         let next = if self.may_be.several {
-            State::Content
+            State::before_call(self.may_be.format)
         } else {
             State::Text
         };
-        if let Some(rest) = rest.strip_prefix(between) {
+        if let Some(rest) = rest.strip_prefix(closed_by) {
             self.held = rest.to_owned();
             self.state = next;
             return !self.held.is_empty();
         }
-        if between.starts_with(rest) {
+        if closed_by.starts_with(rest) {
             return false;
         }
         self.state = next;
         true
+    }
+}
+
+impl State {
+    fn before_call(format: Format) -> Self {
+        match format {
+            Format::Tagged => Self::Start,
+            _ => Self::Content,
+        }
     }
 }
 
@@ -209,6 +238,8 @@ fn content_or_nothing(text: &str, part: fn(String) -> Part) -> Vec<Part> {
 struct Call {
     /// The whitespace and tag before it, which are text if this is not a call.
     lead: String,
+    /// What may follow it.
+    closed_by: &'static str,
     /// All of it so far.
     text: String,
     /// Open objects and arrays.
@@ -230,6 +261,14 @@ struct Call {
 }
 
 impl Call {
+    fn after(lead: String, closed_by: &'static str) -> Self {
+        Self {
+            lead,
+            closed_by,
+            ..Self::default()
+        }
+    }
+
     /// Takes text up to the end of the object; returns how many bytes.
     fn push(&mut self, text: &str, may_be: &Calls, parts: &mut Vec<Part>) -> usize {
         let mut taken = 0;
@@ -335,7 +374,7 @@ impl Call {
             return;
         };
         // A bare object with a name but no arguments may be anything.
-        let without = self.is_over && may_be.format == Format::Tagged;
+        let without = self.is_over && self.closed_by == CLOSE;
         if !self.is_emitted && (self.arguments.is_some() || without) {
             parts.push(Part::Call { name: name.clone() });
             self.is_emitted = true;
@@ -428,6 +467,25 @@ mod tests {
             "",
             &[("f", "{\"a\": ")],
         );
+        // Without the tag.
+        check(
+            Tagged,
+            "\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n{\"name\": \"g\", \"arguments\": {}}",
+            "",
+            &[("f", "{\"a\": 1}"), ("g", "{}")],
+        );
+        check(
+            Tagged,
+            "```json\n{\n  \"name\": \"f\",\n  \"arguments\": {\"a\": 1}\n}\n```\nDone.",
+            "\nDone.",
+            &[("f", "{\"a\": 1}")],
+        );
+        check(
+            Tagged,
+            "```{\"name\": \"f\", \"arguments\": {}}```",
+            "",
+            &[("f", "{}")],
+        );
         check(Tagged, "a <tool_ca", "a <tool_ca", &[]);
         check(Tagged, "<tool_call>{\"na", "<tool_call>{\"na", &[]);
         check(
@@ -447,6 +505,12 @@ mod tests {
             "the <tool_call> tag",
             "<tool_call>\n<function=f></function>\n</tool_call>",
             "<tool_call>{\"name\": \"h\", \"arguments\": {}}</tool_call>",
+            "{\"name\": \"f\", \"age\": 30}",
+            "Use {\"name\": \"f\", \"arguments\": {}}",
+            "```json\n{\"name\": \"h\", \"arguments\": {}}\n```",
+            "```js",
+            "```python\n{}\n```",
+            " {",
         ] {
             check(Tagged, text, text, &[]);
         }

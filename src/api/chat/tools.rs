@@ -1,9 +1,9 @@
 //! Tools: how they are described to a model, and what a model must write to call one.
 //!
 //! Two formats of calls are supported. Templates with `<tool_call>` (Hermes, Qwen and many others) have the model write
-//! `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, one or several; those of Llama 3 have it write the bare object
-//! `{"name": …, "parameters": {…}}` as its whole answer. If a template does not support tools, a system message describes
-//! them and asks for the first format.
+//! `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, one or several, and an answer that begins with the object, in a
+//! code block or not, is a call too; those of Llama 3 have it write the bare object `{"name": …, "parameters": {…}}` as its
+//! whole answer. If a template does not support tools, a system message describes them and asks for the first format.
 
 use serde_json::{Value, json};
 
