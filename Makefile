@@ -26,7 +26,7 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim python build run test test-gemma test-examples test-clients test-web bench soak exactness overload fuzz documents docs audit lint dist clean
+.PHONY: help setup claim python build run test test-models test-examples test-clients test-web bench soak exactness overload fuzz documents docs audit lint dist clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,9 +52,10 @@ test: build ## Run all tests; downloads the default model once.
 	$(CANDOR) fetch default
 	cargo test --release --locked $(FEATURES)
 
-test-gemma: build ## Run all tests, also with Gemma 3 270M (250 MB, downloaded once).
+test-models: python build ## Run all tests, also with larger models (1.9 GB, downloaded once): make test-models ARGS="qwen"
 	$(CANDOR) fetch default
-	CANDOR_TEST_GEMMA="$$(scripts/fetch-model.py gemma-3-270m)" && export CANDOR_TEST_GEMMA && cargo test --release --locked $(FEATURES)
+	CANDOR_TEST_MODELS="$$(scripts/prepare-test-models.py)" && export CANDOR_TEST_MODELS && \
+		cargo test --release --locked $(FEATURES) -- $(ARGS)
 
 test-clients: python build ## Test with real clients (OpenAI's, LangChain and others): make test-clients ARGS="--only python"
 	$(CANDOR) fetch default

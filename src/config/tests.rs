@@ -137,7 +137,7 @@ fn only_known_variables_that_are_not_settings_are_ignored() {
         ("CANDOR_CONFIG", "x"),
         ("CANDOR_LOG", "debug"),
         ("CANDOR_URL", "http://127.0.0.1:8000"),
-        ("CANDOR_TEST_GEMMA", "x"),
+        ("CANDOR_TEST_MODELS", "x"),
         // What Kubernetes sets next to a service named `candor`.
         ("CANDOR_SERVICE_HOST", "10.0.0.1"),
         ("CANDOR_SERVICE_PORT_HTTP", "8000"),

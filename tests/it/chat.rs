@@ -6,7 +6,7 @@ use crate::server::{TestServer, default_model, tiny_model};
 
 const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
 
-fn chat(server: &TestServer, body: &Value) -> Value {
+pub fn chat(server: &TestServer, body: &Value) -> Value {
     let answer = server.post("/v1/chat/completions", body);
     assert_eq!(answer.status, 200, "{body}: {}", answer.body);
     answer.json()
@@ -105,7 +105,7 @@ fn without_ids(choices: &Value) -> Value {
 }
 
 /// A streamed answer adds up to the whole one.
-fn check_stream(server: &TestServer, body: &Value) -> Value {
+pub fn check_stream(server: &TestServer, body: &Value) -> Value {
     let whole = chat(server, body);
     let (_, added) = streamed(server, body);
     let mut expected = without_ids(&whole["choices"]);
@@ -290,7 +290,7 @@ fn the_settings_can_name_a_template() {
     );
 }
 
-fn weather() -> Value {
+pub fn weather() -> Value {
     json!([
         {"type": "function", "function": {"name": "get_weather", "description": "Tells the weather.", "parameters": {
             "type": "object", "additionalProperties": false, "required": ["city", "unit"],
@@ -302,7 +302,7 @@ fn weather() -> Value {
 }
 
 /// Arguments valid by the schemas of `weather`.
-fn check_call(call: &Value) -> String {
+pub fn check_call(call: &Value) -> String {
     let function = &call["function"];
     let name = function["name"].as_str().expect("a name").to_owned();
     let arguments: Value =

@@ -62,13 +62,28 @@ fn smollm2() {
 
 #[test]
 fn gemma() {
-    match server::gemma_model() {
-        Some(path) => {
-            check(&path);
-            check_asked_for(&path);
-        }
-        None => println!("skipped: CANDOR_TEST_GEMMA is not set (make test-gemma sets it)"),
+    if let Some(path) = server::gemma_model() {
+        check(&path);
+        check_asked_for(&path);
     }
+}
+
+/// Some of the requests, because each takes long.
+fn check_some(model: Option<String>, every: usize) {
+    if let Some(path) = model {
+        let requests: Vec<Value> = measured().into_iter().step_by(every).collect();
+        hold(&path, &TestServer::start(&path), &requests);
+    }
+}
+
+#[test]
+fn qwen_0_5b() {
+    check_some(server::qwen_model("0.5b"), 3);
+}
+
+#[test]
+fn qwen_1_5b() {
+    check_some(server::qwen_model("1.5b"), 6);
 }
 
 fn check(model: &str) {

@@ -25,6 +25,7 @@ mod params;
 mod parity;
 mod playground;
 mod process;
+mod qwen;
 mod raw;
 mod receipt;
 mod routines;

@@ -198,7 +198,7 @@ fn manual_pages_are_printed() {
 }
 
 /// How `candor serve` with these flags ends, when it cannot start: its exit status, and what it says last.
-fn refused(flags: &[&str]) -> (Option<i32>, String) {
+pub fn refused(flags: &[&str]) -> (Option<i32>, String) {
     let output = candor()
         .arg("serve")
         .args(flags)

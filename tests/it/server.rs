@@ -50,9 +50,35 @@ pub fn default_model() -> String {
     .into_owned()
 }
 
-/// Gemma, which is larger and tested when asked for: `make test-gemma`.
+/// The folder with what `make test-models` fetches and records. Without it, says that a test is skipped.
+fn test_models() -> Option<PathBuf> {
+    let folder = std::env::var_os("CANDOR_TEST_MODELS").map(PathBuf::from);
+    if folder.is_none() {
+        println!("skipped: CANDOR_TEST_MODELS is not set (make test-models sets it)");
+    }
+    folder
+}
+
+fn larger_model(file: &str) -> Option<String> {
+    let path = test_models()?.join("models").join(file);
+    Some(path.to_string_lossy().into_owned())
+}
+
+/// Gemma 3 270M, if `make test-models` runs the tests.
 pub fn gemma_model() -> Option<String> {
-    std::env::var("CANDOR_TEST_GEMMA").ok()
+    larger_model("gemma-3-270m-q4_k_m.gguf")
+}
+
+/// Qwen2.5-Coder of this size, likewise.
+pub fn qwen_model(size: &str) -> Option<String> {
+    larger_model(&format!("qwen2.5-coder-{size}-instruct-q4_k_m.gguf"))
+}
+
+/// What the reference answered on this machine, likewise.
+pub fn recorded_here(name: &str) -> Option<Value> {
+    let path = test_models()?.join("golden").join(format!("{name}.json"));
+    let text = std::fs::read_to_string(path).expect("make test-models recorded it");
+    Some(serde_json::from_str(&text).expect("golden files are JSON"))
 }
 
 /// The settings of `config/default.toml`.
