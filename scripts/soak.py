@@ -167,7 +167,9 @@ def mirostat(rng, stems):
 
 
 def scored(rng, stems):
-    return {"prompt": with_stem(rng, stems), "max_tokens": 0, "echo": True} | logprobs(rng, 1)
+    body = {"prompt": with_stem(rng, stems), "max_tokens": 0, "echo": True} | logprobs(rng, 1)
+    # A word has at least a token.
+    return body | some(rng, scored_from=rng.randint(0, len(body["prompt"].split())))
 
 
 def echoed(rng, stems):

@@ -2,6 +2,7 @@
 //!
 //! Counters belong to the process: several servers in one process, as in tests, share them.
 
+use std::ops::Range;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -414,9 +415,9 @@ pub fn prompt_evaluated(tokens: usize) {
     }
 }
 
-/// A prompt is complete; `cached` of its tokens came from the cache. `scored`: its log-probabilities were requested, and
-/// those of the same tokens came from the cache too. The first token has none.
-pub fn prompt_known(tokens: usize, cached: usize, scored: bool) {
+/// A prompt is complete; `cached` of its tokens came from the cache. `scored`: the tokens whose log-probabilities were
+/// requested. Those that the cached tokens predict came from the cache, too.
+pub fn prompt_known(tokens: usize, cached: usize, scored: Range<usize>) {
     let Some(counts) = COUNTS.get() else { return };
     counts.prompt_tokens_cached.increment(cached as u64);
     let prompts = match cached {
@@ -425,13 +426,10 @@ pub fn prompt_known(tokens: usize, cached: usize, scored: bool) {
         _ => &counts.prompts_fully_cached,
     };
     prompts.increment(1);
-    if scored {
-        let scores = tokens.saturating_sub(1);
-        let cached = cached.min(scores);
-        counts.prompt_logprobs_cached.increment(cached as u64);
-        let evaluated = (scores - cached) as u64;
-        counts.prompt_logprobs_evaluated.increment(evaluated);
-    }
+    let cached = (cached + 1).saturating_sub(scored.start).min(scored.len());
+    counts.prompt_logprobs_cached.increment(cached as u64);
+    let evaluated = (scored.len() - cached) as u64;
+    counts.prompt_logprobs_evaluated.increment(evaluated);
 }
 
 /// A request was rejected, before any of its answer was sent.

@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::served::Served;
 use super::structured::Structured;
-use crate::engine::{Request, Rows};
+use crate::engine::{PromptLogprobs, Request, Rows};
 use crate::logprobs::LogprobSpec;
 use crate::model::{Adapters, Token};
 use crate::params::ParamValues;
@@ -54,7 +54,7 @@ pub struct Wanted {
     /// Of generated tokens.
     pub logprobs: Option<LogprobSpec>,
     /// Of the prompt's.
-    pub prompt_logprobs: Option<LogprobSpec>,
+    pub prompt_logprobs: Option<PromptLogprobs>,
     pub rows: Rows,
     pub watch: Watch,
     /// Sequences that continue it.

@@ -255,7 +255,8 @@ impl Receipt {
 fn of_prompt(tokens: &[Token], scores: &[Arc<TokenLogprob>]) -> ReceiptPrompt {
     let logprobs = || {
         let scored = scores.iter().map(|score| Some(finite(score.logprob)));
-        std::iter::once(None).chain(scored).collect()
+        let unscored = tokens.len().saturating_sub(scores.len());
+        std::iter::repeat_n(None, unscored).chain(scored).collect()
     };
     ReceiptPrompt {
         token_ids: tokens.iter().map(|token| token.0).collect(),

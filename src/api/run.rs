@@ -110,7 +110,7 @@ impl<T> Running<T> {
         Ok(choices)
     }
 
-    /// Collects the scores of the next sequence, which has a prompt of `length` tokens: of each token but the first.
+    /// Collects the scores of the next sequence, which has a prompt of `length` tokens.
     pub async fn scores(&mut self, length: usize) -> Result<Vec<Arc<TokenLogprob>>, ApiError> {
         let generation = self.generations.next().ok_or_else(ApiError::internal)?;
         let prompt = gather(generation).await?.prompt;

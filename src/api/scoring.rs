@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::engine::{Request, Rows};
-use crate::logprobs::LogprobSpec;
+use crate::engine::{PromptLogprobs, Request, Rows};
 use crate::model::{Adapters, Token};
 use crate::sampling::{SamplingParams, Watch};
 
-/// A sequence whose tokens are scored, each with `top` alternatives.
-pub fn sequence(prompt: Arc<[Token]>, top: usize, adapters: &Adapters, cache: bool) -> Request {
+/// A sequence whose tokens are scored.
+pub fn sequence(
+    prompt: Arc<[Token]>,
+    scored: PromptLogprobs,
+    adapters: &Adapters,
+    cache: bool,
+) -> Request {
     Request {
         prompt,
         adapters: adapters.clone(),
@@ -16,7 +20,7 @@ pub fn sequence(prompt: Arc<[Token]>, top: usize, adapters: &Adapters, cache: bo
         forced_prefix: Arc::default(),
         forced_token: None,
         logprobs: None,
-        prompt_logprobs: Some(LogprobSpec::top(top)),
+        prompt_logprobs: Some(scored),
         rows: Rows::None,
         watch: Watch::default(),
         sampling: SamplingParams::default(),

@@ -55,7 +55,9 @@ pub use loader::{Machinery, Started};
 pub use memory::{available as available_memory, least_kv_cache, total as total_memory};
 pub use models::{Described, Models, Status};
 pub use queue::FairQueue;
-pub use request::{Delta, FinishReason, PromptOutput, Request, Rows, TokenDetails, TokenOutput};
+pub use request::{
+    Delta, FinishReason, PromptLogprobs, PromptOutput, Request, Rows, TokenDetails, TokenOutput,
+};
 pub use tally::Tally;
 pub use text::{Completion, Ending, Utf8Decoder};
 pub use trial::{

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::EngineError;
-use super::plan::PrefixKey;
+use super::plan::{PrefixKey, PromptPlan};
 use crate::logprobs::{LogprobSpec, TokenLogprob};
 use crate::model::{Adapters, Token};
 use crate::sampling::{Observed, SamplingParams, Watch};
@@ -25,7 +25,7 @@ pub struct Request {
     /// Log-probabilities of the generated tokens.
     pub logprobs: Option<LogprobSpec>,
     /// Log-probabilities of the prompt's tokens; `None`: the prompt is not scored.
-    pub prompt_logprobs: Option<LogprobSpec>,
+    pub prompt_logprobs: Option<PromptLogprobs>,
     /// Rows of logits to return; those of the prompt only if it is scored.
     pub rows: Rows,
     /// What to record about how each token is drawn.
@@ -44,6 +44,22 @@ pub struct Request {
     pub streamed: bool,
     /// Whether a final end-of-generation token is returned (with empty text).
     pub deliver_end_token: bool,
+}
+
+/// Which tokens of a prompt are scored, and with what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptLogprobs {
+    pub spec: LogprobSpec,
+    /// The first scored token, by its position from 0: at least 1, since no row predicts the very first token, and at most
+    /// the prompt's length. All after it are scored, too.
+    pub from: usize,
+}
+
+impl PromptLogprobs {
+    /// Those of all tokens.
+    pub fn all(spec: LogprobSpec) -> Self {
+        Self { spec, from: 1 }
+    }
 }
 
 /// Rows of logits to return, each identified by the token that it predicts: its position in prompt and completion, from 0.
@@ -78,6 +94,17 @@ impl Request {
         first.filter(|&position| position < self.prompt.len())
     }
 
+    /// The first row of its prompt whose logits are computed, if it is scored: the one that predicts the first token whose
+    /// score or row is wanted, or an earlier one. llama.cpp computes the last layers for these rows alone, as if the prompt
+    /// were cut before them; so they have the bits of the fully scored prompt if it may be cut there.
+    pub(super) fn first_logits_row(&self, plan: &PromptPlan) -> Option<usize> {
+        let scored = self.prompt_logprobs.as_ref()?.from;
+        let first = self
+            .first_prompt_row()
+            .map_or(scored, |row| row.min(scored));
+        Some(plan.reuse(first - 1))
+    }
+
     /// What the cells of its prompt depend on.
     pub(super) fn prefix_key(&self) -> PrefixKey<'_> {
         PrefixKey {
@@ -108,7 +135,8 @@ pub enum Delta {
 pub struct PromptOutput {
     /// Prompt tokens served from the cache.
     pub cached_tokens: usize,
-    /// With `prompt_logprobs`: an entry for each prompt token except the first, which no row predicts. Otherwise empty.
+    /// With `prompt_logprobs`: an entry for each of the prompt's last tokens, from [`PromptLogprobs::from`] on. Otherwise
+    /// empty.
     pub logprobs: Vec<Arc<TokenLogprob>>,
     /// The requested rows, each with its token's position.
     pub rows: Vec<(usize, Arc<[f32]>)>,

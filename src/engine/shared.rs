@@ -34,7 +34,7 @@ pub struct Shared {
     pub draft_tokens: usize,
     /// Maximum number of prompt tokens of a decode.
     pub chunk_tokens: usize,
-    /// Maximum number of rows of logits of a decode.
+    /// Maximum number of rows of logits of a prompt's decode.
     pub logits_rows: usize,
     pub cuts: Cuts,
     pub cache_rules: Rules,
@@ -55,11 +55,16 @@ impl Shared {
         request.exact && !self.exact
     }
 
-    /// Maximum number of rows of a decode of this prompt.
-    pub(super) fn prompt_rows(&self, request: &Request) -> usize {
+    /// Maximum number of rows of the next decode of a prompt. `first_logits_row`: see [`Request::first_logits_row`].
+    pub(super) fn prompt_rows(
+        &self,
+        request: &Request,
+        evaluated: usize,
+        first_logits_row: Option<usize>,
+    ) -> usize {
         let mut rows = self.chunk_tokens;
-        if request.prompt_logprobs.is_some() {
-            rows = rows.min(self.logits_rows);
+        if let Some(first) = first_logits_row {
+            rows = rows.min(first.saturating_sub(evaluated) + self.logits_rows);
         }
         if self.fixed_threads.is_some() && (self.exact || request.exact) {
             rows = rows.min(plan::FLASH_ROWS);

@@ -31,6 +31,7 @@ mod receipt;
 mod routines;
 mod samplers;
 mod score;
+mod scored_from;
 mod security;
 mod server;
 mod sharing;

@@ -12,7 +12,7 @@ use crate::server::{TestServer, default, default_model, tiny, tiny_model};
 fn everything() -> Value {
     json!({
         "prompt": ["The keeper wrote a line a day into his book", "One"], "max_tokens": 12, "n": 2, "echo": true,
-        "logprobs": 3, "temperature": 1.5, "top_k": 0, "top_p": 1, "min_p": 0, "receipt": true
+        "scored_from": [4, 1], "logprobs": 3, "temperature": 1.5, "top_k": 0, "top_p": 1, "min_p": 0, "receipt": true
     })
 }
 

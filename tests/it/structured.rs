@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use candor::config::{Config, Mode};
-use candor::engine::{Delta, Engine, EngineError, FinishReason, Generation, Request, Rows};
+use candor::engine::{
+    Delta, Engine, EngineError, FinishReason, Generation, PromptLogprobs, Request, Rows,
+};
 use candor::logprobs::LogprobSpec;
 use candor::model::{Token, contexts};
 use candor::params::ParamValues;
@@ -419,7 +421,7 @@ fn numbers_are_raw(model: &str, tolerance: f32) {
             forced_token: None,
             max_tokens,
             logprobs: logprobs.map(LogprobSpec::top),
-            prompt_logprobs: (max_tokens == 0).then(|| LogprobSpec::top(3)),
+            prompt_logprobs: (max_tokens == 0).then(|| PromptLogprobs::all(LogprobSpec::top(3))),
             rows: Rows::None,
             watch: Watch::default(),
             sampling: SamplingParams {

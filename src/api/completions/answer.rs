@@ -79,6 +79,7 @@ impl View {
         }
         let offsets = self.prompt.offsets(self.model.vocab());
         let first = self.prompt.first_entry;
+        let unscored = self.prompt.tokens.len() - output.logprobs.len();
         (first..self.prompt.tokens.len())
             .map(|place| Entry {
                 token: self.prompt.tokens[place],
@@ -87,7 +88,8 @@ impl View {
                 score: if place == first {
                     None
                 } else {
-                    output.logprobs.get(place - 1).cloned()
+                    let scored = place.checked_sub(unscored);
+                    scored.and_then(|scored| output.logprobs.get(scored).cloned())
                 },
                 observed: None,
             })

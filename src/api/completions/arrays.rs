@@ -30,7 +30,8 @@ pub struct CompletionLogprobs {
 pub struct LogprobsSchema {
     /// Characters (Unicode scalar values) of prompt and completion before each token.
     text_offset: Vec<usize>,
-    /// Log-softmax of the raw logits over the whole vocabulary, in nats; null for a token that nothing predicts.
+    /// Log-softmax of the raw logits over the whole vocabulary, in nats; null for a token that nothing predicts, or
+    /// before `scored_from`.
     token_logprobs: Vec<Option<f32>>,
     /// The text of each token, without incomplete UTF-8.
     tokens: Vec<String>,

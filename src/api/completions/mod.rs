@@ -8,6 +8,7 @@ mod prepare;
 mod prompt;
 mod request;
 mod rows;
+mod scored_from;
 mod trace;
 
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use crate::api::fields::{Fields, strings, whole, wrong, wrong_in};
 use crate::api::generate::ids;
 use crate::api::served::Served;
 use crate::api::wording::{counted, cut, describe};
-use crate::engine::Rows;
+use crate::engine::{PromptLogprobs, Rows};
 use crate::logprobs::LogprobSpec;
 use crate::model::{Token, Vocab};
 use crate::sampling::{Mode, Watch};
@@ -120,10 +120,16 @@ impl OutputOptions {
         })
     }
 
-    /// How a prompt must be scored: if it is echoed with logprobs, or if rows of its tokens are asked for.
-    pub fn prompt_logprobs(&self, echo: bool, tokens: usize) -> Option<LogprobSpec> {
-        if echo && self.logprobs.is_some() {
-            return self.logprobs.clone();
+    /// How a prompt must be scored: from a token on if it is echoed with logprobs, or not at all if only rows of its tokens
+    /// are asked for.
+    pub fn prompt_logprobs(
+        &self,
+        echo: bool,
+        tokens: usize,
+        from: usize,
+    ) -> Option<PromptLogprobs> {
+        if let Some(spec) = self.logprobs.clone().filter(|_| echo) {
+            return Some(PromptLogprobs { spec, from });
         }
         let positions = self.rows.as_ref()?.positions.as_ref();
         let some = match positions {
@@ -132,7 +138,10 @@ impl OutputOptions {
                 .iter()
                 .any(|position| (1..tokens).contains(position)),
         };
-        some.then(|| LogprobSpec::top(0))
+        some.then(|| PromptLogprobs {
+            spec: LogprobSpec::top(0),
+            from: tokens,
+        })
     }
 
     /// The rows of a sequence whose prompt has this many tokens.

@@ -9,6 +9,7 @@ use super::fork::{Fork, Forked};
 use super::output_options::OutputOptions;
 use super::prompt::Prompt;
 use super::request::CompletionRequest;
+use super::scored_from::ScoredFrom;
 use crate::api::bounds::{Entries, Room};
 use crate::api::error::ApiError;
 use crate::api::fields::Fields;
@@ -19,6 +20,7 @@ use crate::api::receipt::{PendingReceipt, ReceiptRoute};
 use crate::api::run::Prepared;
 use crate::api::served::Served;
 use crate::config::Mode;
+use crate::engine::PromptLogprobs;
 use crate::logprobs::LogprobSpec;
 
 /// What an answer needs to know about its request.
@@ -53,6 +55,7 @@ pub fn prepare(
         max_tokens,
         options,
         echo,
+        scored_from,
         best_of,
         suffix,
         tokenising,
@@ -69,6 +72,7 @@ pub fn prepare(
         best_of,
         options: Arc::new(options),
         echo,
+        scored_from,
         logprobs,
         asked: Vec::new(),
         wanted: Vec::new(),
@@ -110,6 +114,7 @@ struct Plan<'a> {
     best_of: usize,
     options: Arc<OutputOptions>,
     echo: bool,
+    scored_from: Option<ScoredFrom>,
     /// Of generated tokens.
     logprobs: Option<LogprobSpec>,
     asked: Vec<AskedPrompt>,
@@ -159,7 +164,10 @@ impl Plan<'_> {
             max_tokens,
             logprobs: self.logprobs.clone(),
             // So that the prompt has the same bits as in that answer.
-            prompt_logprobs: point.scored.then(|| LogprobSpec::top(0)),
+            prompt_logprobs: point.scored.then(|| PromptLogprobs {
+                spec: LogprobSpec::top(0),
+                from: point.prompt.len(),
+            }),
             rows: self.options.rows_of(false, length),
             watch: self.options.watch.clone(),
             sequences: self.best_of,
@@ -178,7 +186,11 @@ impl Plan<'_> {
         let (echo, length) = (self.echo, prompt.tokens.len());
         let max_tokens = self.room("prompt").after(length, self.served)?;
         self.count(if echo { length } else { 0 }, max_tokens)?;
-        let prompt_logprobs = self.options.prompt_logprobs(echo, length);
+        let from = match &self.scored_from {
+            Some(scored_from) => scored_from.of(self.asked.len(), length)?,
+            None => 1,
+        };
+        let prompt_logprobs = self.options.prompt_logprobs(echo, length, from);
         let scored = prompt_logprobs.is_some();
         self.wanted.push(Wanted {
             prompt: Arc::clone(&prompt.tokens),

@@ -2,6 +2,7 @@
 
 use super::fork::Fork;
 use super::output_options::OutputOptions;
+use super::scored_from::ScoredFrom;
 use crate::api::error::ApiError;
 use crate::api::fields::Fields;
 use crate::api::generate::Generate;
@@ -20,6 +21,8 @@ pub struct CompletionRequest {
     pub max_tokens: Option<usize>,
     pub options: OutputOptions,
     pub echo: bool,
+    /// With `echo` and logprobs only.
+    pub scored_from: Option<ScoredFrom>,
     pub best_of: usize,
     pub suffix: Option<String>,
     pub tokenising: Tokenising,
@@ -61,6 +64,7 @@ impl CompletionRequest {
                     "Whether the answer starts with the prompt; with `logprobs` it is scored, too.",
                 )
                 .boolean(false)?,
+            scored_from: ScoredFrom::read(fields, served)?,
             best_of,
             suffix: fields
                 .field(
@@ -93,6 +97,15 @@ impl CompletionRequest {
                     self.prompts.len(),
                 ),
             ));
+        }
+        if let Some(scored_from) = &self.scored_from {
+            if !self.echo || self.options.logprobs.is_none() {
+                return Err(ApiError::field(
+                    "scored_from",
+                    "`scored_from` needs `echo` and `logprobs`: without them no token of the prompt is scored.",
+                ));
+            }
+            scored_from.check(self.prompts.len())?;
         }
         if self.suffix.is_some() && self.echo && self.options.logprobs.is_some() {
             return Err(ApiError::field(

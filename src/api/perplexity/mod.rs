@@ -23,8 +23,10 @@ use super::scoring;
 use super::served::Served;
 use super::state::{AppState, Route};
 use super::wording::counted;
+use crate::engine::PromptLogprobs;
+use crate::logprobs::LogprobSpec;
 use crate::model::Token;
-use answer::{Perplexities, Sums, Text, Window};
+use answer::{Perplexities, Sums, Text};
 use request::PerplexityRequest;
 
 /// Maximum number of bytes of a text: the time to tokenize it is not always linear.
@@ -61,11 +63,8 @@ async fn create(
         let mut sums = Sums::default();
         for window in &text.windows {
             // One by one, so that no more scores are in memory than necessary.
-            let scores = running.scores(window.length).await?;
-            sums.add(
-                &scores[window.scored_from - 1..],
-                running.served.model.vocab(),
-            );
+            let scores = running.scores(*window).await?;
+            sums.add(&scores, running.served.model.vocab());
         }
         data.push(sums.answer(index, &text));
     }
@@ -108,7 +107,7 @@ fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Vec<Tex
             tokens: tokens.len(),
             windows: Vec::new(),
         };
-        for (range, scored_from) in cut.windows(tokens.len()) {
+        for (range, from) in cut.windows(tokens.len()) {
             if sequences.len() == most {
                 return Err(ApiError::field(
                     "text",
@@ -124,11 +123,10 @@ fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Vec<Tex
             }
             let length = window.len();
             entries.add(length, 0, served)?;
-            sequences.push(scoring::sequence(window, 0, &adapters, true));
-            text.windows.push(Window {
-                length,
-                scored_from,
-            });
+            let spec = LogprobSpec::top(0);
+            let scored = PromptLogprobs { spec, from };
+            sequences.push(scoring::sequence(window, scored, &adapters, true));
+            text.windows.push(length);
         }
         if text.windows.is_empty() {
             return Err(ApiError::field(

@@ -10,11 +10,11 @@ use crate::api::gathered::finite;
 use crate::logprobs::TokenLogprob;
 use crate::model::Vocab;
 
-/// The sequence with a choice, and the choice's first token in it.
+/// The sequence with a choice, and how many of its last tokens are the choice's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub sequence: usize,
-    pub from: usize,
+    pub tokens: usize,
 }
 
 /// An item whose sequences are known.
@@ -32,14 +32,17 @@ pub struct PlannedChoice {
 }
 
 impl Planned {
-    /// The answer from the scores of each sequence: of all its tokens but the first.
+    /// The answer from the scores of each sequence, which end with those of a choice.
     pub fn answer(
         self,
         index: usize,
         scored: &[Vec<Arc<TokenLogprob>>],
         vocab: &Vocab,
     ) -> ScoredItem {
-        let of = |place: Place| &scored[place.sequence][place.from - 1..];
+        let of = |place: Place| {
+            let scores = &scored[place.sequence];
+            &scores[scores.len().saturating_sub(place.tokens)..]
+        };
         let sums: Vec<f64> = self.choices.iter().map(|it| sum(of(it.place))).collect();
         let probabilities = softmax(&sums);
         let choices: Vec<ScoredChoice> = (0..)

@@ -15,7 +15,8 @@ use crate::api::input::Input;
 use crate::api::run::Prepared;
 use crate::api::scoring;
 use crate::api::served::Served;
-use crate::engine::Utf8Decoder;
+use crate::engine::{PromptLogprobs, Utf8Decoder};
+use crate::logprobs::LogprobSpec;
 use crate::model::{Token, Vocab};
 
 /// Maximum number of bytes of all stems, each joined with each of its choices, that are tokenized.
@@ -65,10 +66,13 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
         })
     });
     let items = planned.collect::<Result<_, _>>()?;
-    let lengths = plan.sequences.iter().map(|tokens| tokens.len()).collect();
-    // With the most likely token at each position, to tell whether it is the same one.
-    let sequences = plan.sequences.into_iter();
-    let sequences = sequences.map(|prompt| scoring::sequence(prompt, 1, &adapters, cache));
+    let lengths = plan.sequences.iter().map(|(tokens, _)| tokens.len());
+    let lengths = lengths.collect();
+    let sequences = plan.sequences.into_iter().map(|(prompt, from)| {
+        // With the most likely token at each position, to tell whether it is the same one.
+        let spec = LogprobSpec::top(1);
+        scoring::sequence(prompt, PromptLogprobs { spec, from }, &adapters, cache)
+    });
     Ok(Prepared {
         sequences: sequences.collect(),
         entries: plan.entries,
@@ -84,7 +88,8 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
 struct Plan<'a> {
     served: &'a Served,
     adds_special: bool,
-    sequences: Vec<Arc<[Token]>>,
+    /// Each with the first token that belongs to a choice.
+    sequences: Vec<(Arc<[Token]>, usize)>,
     /// The index of each sequence.
     known: HashMap<Arc<[Token]>, usize>,
     entries: Entries,
@@ -240,18 +245,23 @@ impl Plan<'_> {
             ));
         }
         room.after(tokens.len(), self.served)?;
-        let sequence = self.add(tokens)?;
-        Ok(Place { sequence, from })
+        let scored = tokens.len() - from;
+        Ok(Place {
+            sequence: self.add(tokens, from)?,
+            tokens: scored,
+        })
     }
 
-    fn add(&mut self, tokens: Vec<Token>) -> Result<usize, ApiError> {
+    fn add(&mut self, tokens: Vec<Token>, from: usize) -> Result<usize, ApiError> {
         if let Some(&known) = self.known.get(&tokens[..]) {
+            let first = &mut self.sequences[known].1;
+            *first = from.min(*first);
             return Ok(known);
         }
         self.entries.add(tokens.len(), 0, self.served)?;
         let tokens: Arc<[Token]> = tokens.into();
         let number = self.sequences.len();
-        self.sequences.push(Arc::clone(&tokens));
+        self.sequences.push((Arc::clone(&tokens), from));
         self.known.insert(tokens, number);
         Ok(number)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::cells::Cells;
 use super::fetch::{Fetching, KvFetch};
-use super::holding::{CachedPrefix, CompletePrompt, Holding};
+use super::holding::{CachedPrefix, CompletePrompt, Holding, Scoring};
 use super::lane::Lease;
 use super::policy::{self, Placement, Source};
 use super::reach::{Ask, reach};
@@ -155,12 +155,17 @@ impl<C: Cells> Cache<C> {
     fn lease(&mut self, order: &Order, lane: usize, cells: usize) {
         let Order { request, plan, .. } = order;
         let prompt_len = request.prompt.len();
-        let score_spec = request.prompt_logprobs.as_ref();
+        let first_row = request.first_logits_row(plan);
+        let scored = request.prompt_logprobs.as_ref().zip(first_row);
+        let scoring = scored.map(|(asked, first_row)| Scoring {
+            spec: &asked.spec,
+            first_row,
+        });
         let prefix = &mut self.lanes[lane].prefix;
         if cells >= prompt_len {
             prefix.start_complete(&request.prompt, plan.shareable(), cells - prompt_len);
         } else {
-            prefix.start_prompt(&request.prompt, &request.adapters, cells, score_spec);
+            prefix.start_prompt(&request.prompt, &request.adapters, cells, scoring);
         }
         let promise = promise(order, prefix.holding());
         // Other workers could not wait for the forced prefix.
@@ -173,7 +178,7 @@ impl<C: Cells> Cache<C> {
             sequence: order.sequence,
             prompt: Arc::clone(&request.prompt),
             adapters: request.adapters.clone(),
-            scored: score_spec.is_some(),
+            scored: scoring.is_some(),
             shareable: plan.shareable(),
             evaluated: cells.min(prompt_len),
             promise: Some(promise).filter(|_| cells < Ask::of(request).most_cells()),
@@ -187,11 +192,15 @@ fn promise(order: &Order, holding: &Holding) -> Holding {
     let scored = request.prompt_logprobs.is_some();
     let is_exact = order.is_exact && holding.is_exact();
     let shareable = plan.shareable();
+    let mut scores = holding.scores.clone();
     let complete_prompt = holding.complete_prompt.unwrap_or(CompletePrompt {
         len: request.prompt.len(),
-        scored,
+        scored_from: scored.then_some(scores.start),
         exact: is_exact,
     });
+    if scored {
+        scores.end = (shareable + 1).max(scores.start);
+    }
     Holding {
         adapters: request.adapters.clone(),
         tokens: Arc::clone(&request.prompt),
@@ -201,7 +210,7 @@ fn promise(order: &Order, holding: &Holding) -> Holding {
         } else {
             holding.exact_len
         },
-        scores: if scored { shareable } else { holding.scores },
+        scores,
         score_spec: holding.score_spec.clone(),
         complete_prompt: Some(complete_prompt),
         generated: request.forced_prefix.to_vec(),

@@ -13,7 +13,8 @@ use crate::model::Token;
 pub struct Evaluated {
     /// Tokens of the prompt that are evaluated now.
     pub end: usize,
-    /// One for each token that the new rows predict, if the prompt is scored. They contain what [`Cache::score_spec`] says.
+    /// One for each token that a new row with logits predicts, if the prompt is scored. They contain what
+    /// [`Cache::score_spec`] says.
     pub scores: Vec<Arc<TokenLogprob>>,
     /// Whether the decode had the bits of an exact one.
     pub exact: bool,

@@ -106,7 +106,7 @@ mod tests {
                 tokens: (0..80).map(Token).collect(),
                 len,
                 exact_len: len,
-                scores: if scored { len - 1 } else { 0 },
+                scores: if scored { 1..len } else { 0..0 },
                 score_spec: LogprobSpec::top(if scored { 3 } else { 0 }),
                 ..Holding::default()
             })

@@ -1,5 +1,6 @@
 //! What a lane holds, or will hold once a running prompt is evaluated.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::engine::plan::PrefixKey;
@@ -19,8 +20,9 @@ pub struct Holding {
     /// The cells of the first `exact_len` of these are exact to the last bit: all in exact mode. In throughput mode, cells
     /// of generated tokens and those evaluated after them are not.
     pub exact_len: usize,
-    /// Known scores: those of the tokens from the second on.
-    pub scores: usize,
+    /// The tokens whose scores are known, by their positions. While a prompt is evaluated that is scored from there on,
+    /// there may be none yet.
+    pub scores: Range<usize>,
     /// What each score contains.
     pub score_spec: LogprobSpec,
     /// Present if a prompt was evaluated to its end.
@@ -36,9 +38,10 @@ pub struct Holding {
 pub struct CompletePrompt {
     /// It is the first `len` tokens. At most a group of them lies after [`Holding::len`].
     pub len: usize,
-    /// Scored prompts have a row of logits for each token, others only for the last one. With some weights (F16) llama.cpp
-    /// computes a single row by another routine than several, so neither is used in place of the other.
-    pub scored: bool,
+    /// The first token that was scored, if any was. The logits of a scored prompt's last row are computed together with
+    /// those of its group, and otherwise alone. With some weights (F16) llama.cpp computes a single row by another routine
+    /// than several, so neither is used in place of the other.
+    pub scored_from: Option<usize>,
     /// As [`Holding::exact_len`], of all its cells.
     pub exact: bool,
 }
@@ -78,7 +81,7 @@ impl Holding {
     fn is_consistent(&self) -> bool {
         let complete = self.complete_prompt.map_or(0, |prompt| prompt.len);
         self.exact_len <= self.len
-            && self.scores <= self.len
+            && (self.scores.is_empty() || self.scores.end <= self.len + 1)
             && self.len.max(complete) <= self.tokens.len()
     }
 }
@@ -87,7 +90,7 @@ impl Holding {
 #[derive(Debug, Default, Clone)]
 pub struct CachedPrefix {
     holding: Holding,
-    /// `scores[i]` is that of token `i + 1`.
+    /// Those of the tokens `holding.scores`.
     scores: Vec<Arc<TokenLogprob>>,
     /// Of the complete prompt.
     output: Option<CachedOutput>,
@@ -96,10 +99,19 @@ pub struct CachedPrefix {
 /// What a request for a complete prompt is answered from.
 #[derive(Debug, Clone)]
 pub struct CachedOutput {
-    /// Of all tokens but the first; empty if the prompt was not scored.
+    /// Of the last tokens, from [`CompletePrompt::scored_from`] on; empty if the prompt was not scored.
     pub scores: Vec<Arc<TokenLogprob>>,
     /// The row of logits that predicts what follows.
     pub last_row: Arc<[f32]>,
+}
+
+/// How a prompt is scored.
+#[derive(Debug, Clone, Copy)]
+pub struct Scoring<'a> {
+    /// What each score contains.
+    pub spec: &'a LogprobSpec,
+    /// The first row whose logits are computed: it and all after it are scored.
+    pub first_row: usize,
 }
 
 impl CachedPrefix {
@@ -112,29 +124,37 @@ impl CachedPrefix {
         self.output.as_ref()
     }
 
-    /// Keeps the first `cells` cells, from which `prompt` is evaluated further. `score_spec`: what its scores contain, if
-    /// it is scored.
+    /// Keeps the first `cells` cells, from which `prompt` is evaluated further.
     pub fn start_prompt(
         &mut self,
         prompt: &Arc<[Token]>,
         adapters: &Adapters,
         cells: usize,
-        score_spec: Option<&LogprobSpec>,
+        scoring: Option<Scoring>,
     ) {
-        // The score after the last kept cell is that of the token that comes next. `reach` has found that the scored prompt's
-        // own; of any other it is not known.
-        let scores = cells.saturating_sub(usize::from(score_spec.is_none()));
-        self.scores.truncate(scores);
-        if self.scores.is_empty() {
-            self.holding.score_spec = score_spec.cloned().unwrap_or_default();
+        let holding = &mut self.holding;
+        // The last kept cell predicts the token that came next, which may be another one here.
+        let is_next_same = holding.tokens.get(cells) == prompt.get(cells);
+        let known = holding.scores.end.min(cells + usize::from(is_next_same));
+        let mut scores = holding.scores.start..known;
+        if let Some(Scoring { spec, first_row }) = scoring {
+            // Of scores that others do not follow, only the new ones are kept.
+            let first = first_row.max(cells) + 1;
+            if scores.is_empty() || scores.end != first || !spec.within(&holding.score_spec) {
+                scores = first..first;
+                holding.score_spec = spec.clone();
+            }
+        } else if scores.is_empty() {
+            scores = 0..0;
         }
+        self.scores.truncate(scores.len());
         self.output = None;
         self.holding = Holding {
             adapters: adapters.clone(),
             tokens: Arc::clone(prompt),
             len: cells,
             exact_len: self.holding.exact_len.min(cells),
-            scores: self.scores.len(),
+            scores,
             score_spec: std::mem::take(&mut self.holding.score_spec),
             complete_prompt: None,
             generated: Vec::new(),
@@ -165,7 +185,7 @@ impl CachedPrefix {
             self.holding.exact_len = self.holding.len;
         }
         self.scores.extend(scores);
-        self.holding.scores = self.scores.len();
+        self.holding.scores.end = self.holding.scores.start + self.scores.len();
         exact
     }
 
@@ -173,7 +193,7 @@ impl CachedPrefix {
     pub fn complete(&mut self, scored: bool, last_row: Arc<[f32]>, exact: bool) {
         self.holding.complete_prompt = Some(CompletePrompt {
             len: self.holding.tokens.len(),
-            scored,
+            scored_from: scored.then_some(self.holding.scores.start),
             exact,
         });
         let scores = if scored {
@@ -183,8 +203,9 @@ impl CachedPrefix {
         };
         self.output = Some(CachedOutput { scores, last_row });
         // Scores after the shareable cells are of use to this prompt alone.
-        self.scores.truncate(self.holding.len);
-        self.holding.scores = self.scores.len();
+        let scores = &mut self.holding.scores;
+        scores.end = scores.end.min(self.holding.len + 1).max(scores.start);
+        self.scores.truncate(scores.len());
     }
 
     /// A token after the complete prompt is evaluated, for forks only.
@@ -202,7 +223,7 @@ impl CachedPrefix {
     /// Whether the facts are those of what is kept.
     pub fn is_consistent(&self) -> bool {
         self.holding.is_consistent()
-            && self.holding.scores == self.scores.len()
+            && self.holding.scores.len() == self.scores.len()
             && self.holding.complete_prompt.is_some() == self.output.is_some()
     }
 }

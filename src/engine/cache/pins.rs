@@ -6,8 +6,7 @@ use std::sync::Arc;
 use super::holding::Holding;
 use super::reach::{Ask, shared_cells};
 use crate::engine::plan::PrefixKey;
-use crate::engine::request::Request;
-use crate::logprobs::LogprobSpec;
+use crate::engine::request::{PromptLogprobs, Request};
 use crate::model::{Adapters, Token};
 
 /// Cells that a prefix must save each time to be pinned.
@@ -39,7 +38,7 @@ struct Prefix {
     adapters: Adapters,
     /// As of [`Ask`]: cells are only of use to such requests if they hold what these want.
     exact: bool,
-    score_spec: Option<LogprobSpec>,
+    prompt_logprobs: Option<PromptLogprobs>,
     reuses: u32,
 }
 
@@ -86,7 +85,7 @@ impl Pins {
                     len: cells,
                     adapters: request.adapters.clone(),
                     exact: request.exact,
-                    score_spec: request.prompt_logprobs.clone(),
+                    prompt_logprobs: scores_within(request, cells).cloned(),
                     reuses: 1,
                 });
             }
@@ -120,7 +119,7 @@ impl Prefix {
             },
             forced_prefix: &[],
             exact: self.exact,
-            score_spec: self.score_spec.as_ref(),
+            prompt_logprobs: self.prompt_logprobs.as_ref(),
             first_row: None,
         }
     }
@@ -130,7 +129,7 @@ impl Prefix {
     fn common(&self, request: &Request, cells: usize) -> Option<usize> {
         let is_alike = self.adapters == request.adapters
             && self.exact == request.exact
-            && self.score_spec == request.prompt_logprobs;
+            && self.prompt_logprobs.as_ref() == scores_within(request, cells);
         let pairs = self.prompt[..self.len].iter().zip(&request.prompt[..cells]);
         let common = pairs.take_while(|(a, b)| a == b).count();
         (is_alike && 8 * common >= 7 * self.len.max(cells)).then_some(common)
@@ -141,10 +140,17 @@ impl Prefix {
     }
 }
 
+/// The scores that a request wants of the first `cells` cells of its prompt: none if only later tokens are scored.
+fn scores_within(request: &Request, cells: usize) -> Option<&PromptLogprobs> {
+    let scores = request.prompt_logprobs.as_ref();
+    scores.filter(|scores| scores.from <= cells)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::cache::tests::request;
+    use crate::logprobs::LogprobSpec;
 
     /// A stem, and a tail that no other prompt has.
     fn ask(stem: std::ops::Range<i32>, tail: i32) -> Request {
@@ -235,13 +241,13 @@ mod tests {
         let mut pins = Pins::new(1);
         for tail in 0..3 {
             let mut scored = ask(0..200, tail);
-            scored.prompt_logprobs = Some(LogprobSpec::top(5));
+            scored.prompt_logprobs = Some(PromptLogprobs::all(LogprobSpec::top(5)));
             pins.count(&scored, 192);
         }
         let stem = holding(&ask(0..200, 0));
         assert!(pinned(&pins, &stem).is_empty());
         let scored = Holding {
-            scores: stem.len - 1,
+            scores: 1..stem.len,
             score_spec: LogprobSpec::top(5),
             ..stem
         };

@@ -2,8 +2,7 @@
 
 use super::holding::Holding;
 use crate::engine::plan::{PrefixKey, PromptPlan};
-use crate::engine::request::Request;
-use crate::logprobs::LogprobSpec;
+use crate::engine::request::{PromptLogprobs, Request};
 use crate::model::Token;
 
 /// What of a request decides which cells it can reuse.
@@ -14,21 +13,21 @@ pub struct Ask<'a> {
     pub forced_prefix: &'a [Token],
     /// Whether only exact cells will do.
     pub exact: bool,
-    /// What its prompt's scores contain, if it is scored.
-    pub score_spec: Option<&'a LogprobSpec>,
+    /// Which of its prompt's tokens are scored, and with what, if any.
+    pub prompt_logprobs: Option<&'a PromptLogprobs>,
     /// The first token of the scored prompt whose whole row is wanted. Rows are not kept.
     pub first_row: Option<usize>,
 }
 
 impl<'a> Ask<'a> {
     pub fn of(request: &'a Request) -> Self {
-        let score_spec = request.prompt_logprobs.as_ref();
+        let prompt_logprobs = request.prompt_logprobs.as_ref();
         Self {
             prompt: request.prefix_key(),
             forced_prefix: &request.forced_prefix,
             exact: request.exact,
-            score_spec,
-            first_row: score_spec.and_then(|_| request.first_prompt_row()),
+            prompt_logprobs,
+            first_row: prompt_logprobs.and_then(|_| request.first_prompt_row()),
         }
     }
 
@@ -60,16 +59,20 @@ pub fn shared_cells(ask: &Ask, holding: &Holding) -> usize {
         holding.len
     };
     let common = holding.prefix(len).common(ask.prompt);
-    match ask.score_spec {
-        None => common,
-        // The last cell predicts the token after it, which may be another one here: that score must be known, too. From the
-        // first wanted row on everything is evaluated.
-        Some(spec) if spec.within(&holding.score_spec) => common
-            .saturating_sub(1)
-            .min(holding.scores)
-            .min(ask.first_row.map_or(usize::MAX, |row| row - 1)),
-        Some(_) => 0,
-    }
+    let Some(asked) = ask.prompt_logprobs else {
+        return common;
+    };
+    let unscored = common.min(asked.from - 1);
+    // The last cell predicts the token after it, which may be another one here: that score must be known, too.
+    let is_known = holding.scores.start <= asked.from && asked.spec.within(&holding.score_spec);
+    let scored = if is_known {
+        common.min(holding.scores.end).saturating_sub(1)
+    } else {
+        0
+    };
+    // From the first wanted row on everything is evaluated.
+    let most = ask.first_row.map_or(usize::MAX, |row| row - 1);
+    unscored.max(scored).min(most)
 }
 
 /// Whether nothing of the request's prompt is left to evaluate.
@@ -77,11 +80,12 @@ fn completes(ask: &Ask, holding: &Holding) -> bool {
     let Some(complete) = holding.complete(ask.prompt) else {
         return false;
     };
-    let same_scores = match ask.score_spec {
-        None => !complete.scored,
-        Some(spec) => {
-            complete.scored && spec.within(&holding.score_spec) && ask.first_row.is_none()
+    let same_scores = match (ask.prompt_logprobs, complete.scored_from) {
+        (None, None) => true,
+        (Some(asked), Some(from)) => {
+            from <= asked.from && asked.spec.within(&holding.score_spec) && ask.first_row.is_none()
         }
+        _ => false,
     };
     same_scores && (complete.exact || !ask.exact)
 }
@@ -95,6 +99,7 @@ fn resumed(forced_prefix: &[Token], generated: &[Token]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
     use std::sync::Arc;
 
     use super::*;
@@ -103,10 +108,11 @@ mod tests {
     use crate::engine::plan::Cuts;
     use crate::engine::plan::tests::CUTS;
     use crate::engine::request::Rows;
+    use crate::logprobs::LogprobSpec;
     use crate::model::Adapters;
 
-    /// The first tokens, of which all but the first are scored with the 5 likeliest if `scores` says so.
-    fn holding(tokens: i32, scores: usize) -> Holding {
+    /// The first tokens, of which those in `scores` are scored with the 5 likeliest.
+    fn holding(tokens: i32, scores: Range<usize>) -> Holding {
         let tokens: Arc<[Token]> = (0..tokens).map(Token).collect();
         Holding {
             len: tokens.len(),
@@ -122,14 +128,14 @@ mod tests {
     fn complete(tokens: i32, len: usize, scored: bool) -> Holding {
         let prompt = CompletePrompt {
             len: usize::try_from(tokens).expect("a length"),
-            scored,
+            scored_from: scored.then_some(1),
             exact: true,
         };
         Holding {
             len,
             exact_len: len,
             complete_prompt: Some(prompt),
-            ..holding(tokens, if scored { len - 1 } else { 0 })
+            ..holding(tokens, if scored { 1..len } else { 0..0 })
         }
     }
 
@@ -142,12 +148,42 @@ mod tests {
     #[test]
     fn scored_prompts_start_where_scores_are_known() {
         let check = |holding, top, expect| check(&request(0..100, top), &holding, expect);
-        check(holding(64, 63), None, 64);
+        check(holding(64, 1..64), None, 64);
         // Token 64 differs or is unknown, and is predicted by cell 63: that one is evaluated again, with its group.
-        check(holding(64, 63), Some(5), 56);
-        check(holding(64, 30), Some(1), 24);
-        check(holding(64, 63), Some(6), 0);
-        check(holding(64, 0), Some(0), 0);
+        check(holding(64, 1..64), Some(5), 56);
+        check(holding(64, 1..31), Some(1), 24);
+        check(holding(64, 1..64), Some(6), 0);
+        check(holding(64, 0..0), Some(0), 0);
+        check(holding(64, 9..64), Some(0), 0);
+    }
+
+    #[test]
+    fn cells_before_the_first_scored_token_need_no_scores() {
+        let check = |from, holding: &Holding, expect| {
+            let mut request = request(0..100, Some(1));
+            request.prompt_logprobs = Some(PromptLogprobs {
+                spec: LogprobSpec::top(1),
+                from,
+            });
+            check(&request, holding, expect);
+        };
+        // The row before the scored token is evaluated, with its group.
+        for (from, expect) in [(90, 64), (65, 64), (64, 56), (49, 48), (48, 40), (1, 0)] {
+            check(from, &holding(64, 0..0), expect);
+        }
+        let some = holding(64, 41..64);
+        for (from, expect) in [(65, 64), (64, 56), (49, 56), (41, 56), (40, 32), (1, 0)] {
+            check(from, &some, expect);
+        }
+        let mut prompt = complete(100, 96, true);
+        let Some(complete) = &mut prompt.complete_prompt else {
+            unreachable!()
+        };
+        complete.scored_from = Some(81);
+        prompt.scores = 81..97;
+        for (from, expect) in [(100, 100), (90, 100), (81, 100), (80, 72)] {
+            check(from, &prompt, expect);
+        }
     }
 
     #[test]
@@ -238,7 +274,8 @@ mod tests {
         let check = |held: &Adapters, asked: &Adapters, is_equal: bool| {
             let mut request = request(0..100, None);
             request.adapters = asked.clone();
-            for (mut holding, expect) in [(holding(96, 0), 88), (complete(100, 96, false), 100)] {
+            for (mut holding, expect) in [(holding(96, 0..0), 88), (complete(100, 96, false), 100)]
+            {
                 holding.adapters = held.clone();
                 check(&request, &holding, if is_equal { expect } else { 0 });
                 assert_eq!(holding.covers(request.prefix_key(), 64), is_equal);
@@ -264,8 +301,12 @@ mod tests {
             && complete.len == prompt.len()
             && (0..prompt.len()).all(|i| holding.tokens[i] == prompt[i])
             && (complete.exact || !ask.exact)
-            && complete.scored == ask.score_spec.is_some()
-            && ask.score_spec.is_none_or(is_within)
+            && complete.scored_from.is_some() == ask.prompt_logprobs.is_some()
+            && ask.prompt_logprobs.is_none_or(|asked| {
+                is_within(&asked.spec)
+                    && (asked.from..=prompt.len().max(asked.from))
+                        .all(|i| Some(i) >= complete.scored_from)
+            })
             && ask.first_row.is_none()
         {
             let mut cells = prompt.len();
@@ -286,11 +327,10 @@ mod tests {
         };
         // The cells before a scored token are reused only with its score, and without its row.
         let is_score_held = |i: usize| {
-            ask.score_spec.is_none_or(|spec| {
-                is_cell_held(i)
-                    && i <= holding.scores
-                    && is_within(spec)
-                    && ask.first_row.is_none_or(|row| i < row)
+            ask.prompt_logprobs.is_none_or(|asked| {
+                let is_known =
+                    is_cell_held(i) && holding.scores.contains(&i) && is_within(&asked.spec);
+                (i < asked.from || is_known) && ask.first_row.is_none_or(|row| i < row)
             })
         };
         let can_reuse =
@@ -313,24 +353,30 @@ mod tests {
         for len in 0..=LEN {
             let mut ends = vec![(None, 0)];
             for complete_len in len..=LEN {
-                for (scored, exact) in [(false, false), (false, true), (true, false), (true, true)]
+                for (scored_from, exact) in [None, Some(1), Some(2)]
+                    .into_iter()
+                    .flat_map(|from| [(from, false), (from, true)])
                 {
                     let complete = CompletePrompt {
                         len: complete_len,
-                        scored,
+                        scored_from,
                         exact,
                     };
                     ends.extend((0..3).map(|generated| (Some(complete), generated)));
                 }
             }
+            // None are known, or some that end within the cells or predict the token after them.
+            let starts = 1..=len + 1;
+            let scores = starts.flat_map(|start| (start..=len + 1).map(move |end| start..end));
+            let scores: Vec<_> = std::iter::once(0..0).chain(scores).collect();
             for (exact_len, scores) in
-                (0..=len).flat_map(|exact| (0..=len).map(move |scores| (exact, scores)))
+                (0..=len).flat_map(|exact| scores.iter().map(move |scores| (exact, scores)))
             {
                 holdings.extend(ends.iter().map(|&(complete_prompt, generated)| Holding {
                     tokens: [Token(0); LEN].into(),
                     len,
                     exact_len,
-                    scores,
+                    scores: scores.clone(),
                     score_spec: LogprobSpec::top(1),
                     complete_prompt,
                     generated: vec![Token(0); generated],
@@ -344,7 +390,10 @@ mod tests {
     #[test]
     fn reach_is_what_a_naive_model_finds() {
         let (none, some) = (Adapters::default(), Adapters::new([(0, 1.0)]));
-        let [within, beyond] = [LogprobSpec::top(0), LogprobSpec::top(2)];
+        let asked = |top, from| {
+            let spec = LogprobSpec::top(top);
+            Some(PromptLogprobs { spec, from })
+        };
         let holdings = holdings();
         let mut reached = [0; 6];
         for (prompt, forced_prefix) in
@@ -357,12 +406,17 @@ mod tests {
                 };
                 PromptPlan::new(prompt.len(), cuts)
             });
-            for (score_spec, first_row) in [
+            for (prompt_logprobs, first_row) in [
                 (None, None),
-                (Some(&within), None),
-                (Some(&within), Some(1)),
-                (Some(&within), Some(2)),
-                (Some(&beyond), None),
+                (asked(0, 1), None),
+                (asked(0, 1), Some(1)),
+                (asked(0, 1), Some(2)),
+                (asked(0, 2), None),
+                (asked(0, 2), Some(1)),
+                (asked(0, 3), None),
+                (asked(0, 3), Some(2)),
+                (asked(2, 1), None),
+                (asked(2, 2), None),
             ] {
                 for (exact, adapters) in [(false, &none), (true, &none), (false, &some)] {
                     let ask = Ask {
@@ -372,7 +426,7 @@ mod tests {
                         },
                         forced_prefix: &forced_prefix,
                         exact,
-                        score_spec,
+                        prompt_logprobs: prompt_logprobs.as_ref(),
                         first_row,
                     };
                     for (holding, plan) in holdings

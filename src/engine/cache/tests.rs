@@ -9,7 +9,7 @@ use super::fetch::KvTransfer;
 use super::*;
 use crate::engine::plan::tests::CUTS;
 use crate::engine::plan::{Cuts, GROUP_ROWS, PromptPlan};
-use crate::engine::request::{Request, Rows};
+use crate::engine::request::{PromptLogprobs, Request, Rows};
 use crate::logprobs::{LogprobSpec, TokenLogprob};
 use crate::model::{Adapters, LaneState, Token};
 use crate::sampling::{SamplingParams, Watch};
@@ -26,7 +26,7 @@ pub(in crate::engine) fn request(
         adapters: Adapters::default(),
         max_tokens: 1,
         logprobs: None,
-        prompt_logprobs: prompt_logprobs.map(LogprobSpec::top),
+        prompt_logprobs: prompt_logprobs.map(|top| PromptLogprobs::all(LogprobSpec::top(top))),
         rows: Rows::default(),
         watch: Watch::default(),
         sampling: SamplingParams::default(),
@@ -234,7 +234,12 @@ impl Worker {
                     running.at = Some((lane, evaluated));
                     self.reused += cells;
                     if evaluated == running.request.prompt.len() {
-                        check_complete(&self.cache, running, lane);
+                        check_complete(
+                            &self.cache,
+                            running,
+                            lane,
+                            self.exact || running.request.exact,
+                        );
                     }
                 }
                 Acquired::Fetch { worker, mut fetch } => {
@@ -270,20 +275,21 @@ impl Worker {
                 self.cache.cells.evaluate(lane, cell);
             }
             let top = self.cache.score_spec(lane).top;
-            let predicted = &request.prompt[evaluated + 1..request.prompt.len().min(end + 1)];
-            let scores = predicted.iter().map(|&token| score(token, top));
-            let scored = request.prompt_logprobs.is_some();
+            let cells = &self.cache.cells.lanes[lane];
+            let first = request.first_logits_row(&running.plan).unwrap_or(end);
+            let rows = first.max(evaluated)..end.min(request.prompt.len() - 1);
+            let scores = rows.map(|row| score(cells[row], request.prompt[row + 1], top));
             let is_complete = end == request.prompt.len();
             let evaluated = Evaluated {
                 end,
-                scores: scores.filter(|_| scored).collect(),
+                scores: scores.collect(),
                 exact,
                 last_row: is_complete.then(|| row(&self.cache.cells.lanes[lane])),
             };
             self.cache.commit(lane, evaluated);
             running.at = Some((lane, end));
             if is_complete {
-                check_complete(&self.cache, running, lane);
+                check_complete(&self.cache, running, lane, exact);
             }
         } else {
             let forced = request.forced_prefix.get(running.generated.len());
@@ -364,12 +370,14 @@ impl Worker {
     }
 }
 
-fn score(token: Token, top: usize) -> Arc<TokenLogprob> {
+/// What is known of a token that this cell predicts.
+fn score(cell: u64, token: Token, top: usize) -> Arc<TokenLogprob> {
     Arc::new(TokenLogprob {
         token,
-        logprob: 0.0,
+        logprob: (tokens_only(cell) >> 8) as f32,
         top: vec![(token, 0.0); top],
-        named: Vec::new(),
+        // With the shape of decodes.
+        named: vec![(cell & 0xFF_FFFF) as f32],
         detail: None,
     })
 }
@@ -381,20 +389,22 @@ fn row(cells: &[u64]) -> Arc<[f32]> {
 }
 
 /// The prompt's scores and row are its own.
-fn check_complete(cache: &Cache<Hashes>, running: &Running, lane: usize) {
+fn check_complete(cache: &Cache<Hashes>, running: &Running, lane: usize, exact: bool) {
     let request = &running.request;
     let output = cache.output(lane).expect("complete");
     let expected = running.expected(request.prompt.len());
     assert_eq!(output.last_row, row(&expected[..request.prompt.len()]));
-    if let Some(spec) = &request.prompt_logprobs {
-        let tokens: Vec<Token> = output.scores.iter().map(|score| score.token).collect();
-        assert_eq!(tokens, request.prompt[1..]);
-        assert!(
-            output
-                .scores
-                .iter()
-                .all(|score| score.top.len() >= spec.top)
-        );
+    if let Some(PromptLogprobs { spec, from }) = &request.prompt_logprobs {
+        let len = request.prompt.len();
+        let first = len - output.scores.len();
+        assert!(first <= *from, "{request:?}");
+        for (token, known) in (first..len).zip(&output.scores) {
+            assert!(known.top.len() >= spec.top);
+            let expect = score(expected[token - 1], request.prompt[token], known.top.len());
+            assert_eq!(known.token, expect.token, "{token} of {request:?}");
+            assert_eq!(known.logprob, expect.logprob, "{token} of {request:?}");
+            assert!(!exact || *known == expect, "{token} of {request:?}");
+        }
     }
 }
 
@@ -430,7 +440,15 @@ impl Dice {
             .collect();
         request.exact = self.once_in(2);
         if self.once_in(3) {
-            request.prompt_logprobs = Some(LogprobSpec::top(self.below(3)));
+            request.prompt_logprobs = Some(PromptLogprobs {
+                spec: LogprobSpec::top(self.below(3)),
+                from: match self.below(3) {
+                    0 => 1,
+                    1 => 1 + self.below(request.prompt.len()),
+                    // The tail, as of choices after a stem.
+                    _ => stem as usize + 1,
+                },
+            });
             if self.once_in(3) {
                 request.rows = Rows::From(self.below(request.prompt.len()));
             }
@@ -514,6 +532,36 @@ fn reused_cells_are_those_of_a_fresh_context() {
         }
     }
     assert!(reused > 50_000, "{reused}");
+}
+
+#[test]
+fn known_scores_are_those_of_consecutive_tokens() {
+    let mut worker = Worker::alone(1, 0);
+    let mut check = |tail: i32, top, from, expect| {
+        let mut ask = request(0..200, None);
+        ask.prompt = (0..200).chain(tail..tail + 6).map(Token).collect();
+        let spec = LogprobSpec::top(top);
+        ask.prompt_logprobs = Some(PromptLogprobs { spec, from });
+        assert_eq!(worker.complete(ask), expect, "{tail} {top} {from}");
+    };
+    // Evaluated whole; scored is the group of the row before the tail, and what follows.
+    check(1000, 2, 200, 0);
+    check(1000, 2, 200, 206);
+    check(1000, 2, 193, 206);
+    check(1000, 2, 192, 184);
+    // Other tails need no scores before them, but the whole prompt's echo does.
+    check(2000, 2, 200, 192);
+    check(2000, 2, 1, 0);
+    // Scores that follow known ones are added to these.
+    check(3000, 2, 200, 192);
+    check(3000, 2, 1, 206);
+    // Others replace them.
+    check(4000, 3, 200, 192);
+    check(4000, 2, 1, 0);
+    check(4000, 2, 206, 206);
+    check(5000, 2, 206, 192);
+    check(5000, 2, 1, 206);
+    check(6000, 2, 1, 192);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::advance::{Logits, overflows};
 use super::{Phase, Worker};
 use crate::engine::cache::Evaluated;
 use crate::engine::error::EngineError;
-use crate::engine::request::{Delta, FinishReason, PromptOutput};
+use crate::engine::request::{Delta, FinishReason, PromptLogprobs, PromptOutput};
 use crate::engine::score::score_rows;
 use crate::logprobs::TokenLogprob;
 use crate::metrics;
@@ -37,7 +37,8 @@ impl Worker<'_> {
             }));
             return self.end_later(index, Some(Delta::Finished(FinishReason::Length)));
         }
-        let rows = self.shared.prompt_rows(request);
+        let first = request.first_logits_row(&sequence.plan);
+        let rows = self.shared.prompt_rows(request, evaluated, first);
         let chunk = evaluated..sequence.plan.chunk_end(evaluated, rows);
         let end = match self.evaluate_prompt_rows(index, chunk.clone()) {
             Err(end) => Some(end),
@@ -57,12 +58,13 @@ impl Worker<'_> {
         let sequence = &self.sequences[index];
         let request = &sequence.request;
         let (lane, length) = (sequence.lane, request.prompt.len());
-        let scored = request.prompt_logprobs.is_some();
+        let first = request.first_logits_row(&sequence.plan);
+        let first = first.unwrap_or(length - 1);
         self.rows.extend(chunk.clone().map(|position| Row {
             token: request.prompt[position],
             position,
             lane,
-            logits: scored || position + 1 == length,
+            logits: position >= first,
         }));
         if !request.adapters.is_empty() {
             self.cache.mark_maybe_nan(lane);
@@ -100,7 +102,8 @@ impl Worker<'_> {
         Ok(is_complete)
     }
 
-    /// Scores the tokens that the rows of a chunk predict, if the prompt is scored, and keeps the requested rows.
+    /// Scores the tokens that the rows of a chunk with logits predict, if the prompt is scored, and keeps the requested
+    /// rows.
     fn score_chunk(
         &mut self,
         index: usize,
@@ -108,14 +111,16 @@ impl Worker<'_> {
     ) -> Result<Vec<Arc<TokenLogprob>>, BadRows> {
         let sequence = &mut self.sequences[index];
         let request = &sequence.request;
-        if request.prompt_logprobs.is_none() {
+        let Some(first) = request.first_logits_row(&sequence.plan) else {
             return Ok(Vec::new());
-        }
-        let predicted = chunk.start + 1..request.prompt.len().min(chunk.end + 1);
+        };
+        let predicted = first.max(chunk.start) + 1..request.prompt.len().min(chunk.end + 1);
         let rows: Option<Vec<_>> = predicted
             .clone()
-            .enumerate()
-            .map(|(row, position)| Some((self.cache.logits(row)?, request.prompt[position])))
+            .map(|position| {
+                let row = self.cache.logits(position - 1 - chunk.start)?;
+                Some((row, request.prompt[position]))
+            })
             .collect();
         let rows = rows.ok_or(BadRows::Missing)?;
         if !request.adapters.is_empty() && rows.iter().any(|(logits, _)| overflows(logits)) {
@@ -139,16 +144,20 @@ impl Worker<'_> {
             return Some(self.failed(index, &"an evaluated prompt is missing"));
         };
         let request = &sequence.request;
-        let spec = request.prompt_logprobs.as_ref();
-        let logprobs = spec
-            .iter()
-            .flat_map(|spec| output.scores.iter().map(|score| score.narrowed(spec)));
-        let logprobs = logprobs.collect();
+        let length = request.prompt.len();
+        let mut scored = length..length;
+        let mut logprobs = Vec::new();
+        if let Some(PromptLogprobs { spec, from }) = &request.prompt_logprobs {
+            scored.start = *from;
+            let others = output.scores.len().saturating_sub(scored.len());
+            let scores = output.scores[others..].iter();
+            logprobs.extend(scores.map(|score| score.narrowed(spec)));
+        }
         let row = Arc::clone(&output.last_row);
         metrics::prompt_known(
-            request.prompt.len() + request.forced_prefix.len(),
+            length + request.forced_prefix.len(),
             sequence.cached,
-            spec.is_some(),
+            scored,
         );
         let rows = std::mem::take(&mut sequence.prompt_rows);
         sequence.emit(Delta::Prompt(PromptOutput {
