@@ -26,13 +26,13 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim python build run test test-models test-examples test-clients test-web bench soak exactness overload fuzz documents docs audit lint dist clean
+.PHONY: help setup claim python build run test test-models test-gpu test-examples test-clients test-web bench soak exactness overload fuzz documents docs audit lint dist clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install missing build dependencies (on Debian and derivatives).
-	@scripts/setup.sh
+	@FEATURES="$(FEATURES)" scripts/setup.sh
 
 claim: setup
 	@scripts/claim.sh "$(CURDIR)"
@@ -56,6 +56,10 @@ test-models: python build ## Run all tests, also with larger models (1.9 GB, dow
 	$(CANDOR) fetch default
 	CANDOR_TEST_MODELS="$$(scripts/prepare-test-models.py)" && export CANDOR_TEST_MODELS && \
 		cargo test --release --locked $(FEATURES) -- $(ARGS)
+
+test-gpu: build ## Run the tests of a GPU: make test-gpu FEATURES="--features vulkan"
+	$(CANDOR) fetch default
+	cargo test --release --locked $(FEATURES) --test it -- --nocapture --test-threads 1 gpu::
 
 test-clients: python build ## Test with real clients (OpenAI's, LangChain and others): make test-clients ARGS="--only python"
 	$(CANDOR) fetch default

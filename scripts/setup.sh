@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what llama.cpp's build needs, and the programs given as arguments, with apt-get; without apt-get, it lists what is
-# missing. scripts/setup.sh [PROGRAM...]: each program is in the Debian package of the same name.
+# missing. scripts/setup.sh [PROGRAM...]: each program is in the Debian package of the same name. FEATURES are cargo's: for
+# `vulkan`, also what that back end needs.
 # If nothing is missing, it does nothing and needs no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -49,16 +50,34 @@ has_libclang() {
     return 1
 }
 
+# Vulkan's headers, in VULKAN_SDK or the system's.
+vulkan=${VULKAN_SDK:-/usr}/include/vulkan/vulkan_core.h
+
 missing=()
 command -v cmake > /dev/null || missing+=(cmake)
 command -v make > /dev/null || missing+=(make)
 { command -v cc && command -v c++; } > /dev/null || missing+=(g++)
 has_libclang || missing+=(libclang-dev)
+if [[ ${FEATURES:-} == *vulkan* ]]; then
+    command -v glslc > /dev/null || missing+=(glslc)
+    [ -e "$vulkan" ] || missing+=(libvulkan-dev)
+    any_file {"${VULKAN_SDK:-/usr}",/usr}/include/spirv/unified1/spirv.hpp || missing+=(spirv-headers)
+fi
 for program in "$@"; do
     command -v "$program" > /dev/null || missing+=("$program")
 done
 
+# Older ones lack what llama.cpp names: VK_EXT_layer_settings.
+check_vulkan() {
+    if [[ ${FEATURES:-} == *vulkan* && -e $vulkan ]] && ! grep -q VK_EXT_layer_settings "$vulkan"; then
+        say "The Vulkan headers in ${vulkan%/*} are too old for llama.cpp. Those of Debian 13 are new enough: set VULKAN_SDK to"
+        say "a folder with them in include/ (docs/gpu.md)."
+        exit 1
+    fi
+}
+
 if [ ${#missing[@]} -eq 0 ]; then
+    check_vulkan
     exit 0
 fi
 
@@ -84,3 +103,4 @@ say "Installing with apt-get: ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 "${as_root[@]}" apt-get update -qq >&2
 "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" < /dev/null >&2
+check_vulkan

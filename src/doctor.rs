@@ -271,21 +271,13 @@ fn hub(info: &ModelInfo) -> Finding {
 fn gpu(config: &Config, devices: Result<Vec<Device>, LoadError>) -> Finding {
     let layers = config.of_each_model().iter().map(|it| it.model.gpu_layers);
     match devices {
-        Ok(devices) => checks::gpu(&gpu_features(), &devices, layers.max().unwrap_or(0)),
+        Ok(devices) => checks::gpu(
+            &config::gpu_back_ends(),
+            &devices,
+            layers.max().unwrap_or(0),
+        ),
         Err(error) => Finding::error(error),
     }
-}
-
-/// The GPU back ends of this build.
-fn gpu_features() -> Vec<&'static str> {
-    let all = [
-        ("cuda", cfg!(feature = "cuda")),
-        ("metal", cfg!(feature = "metal")),
-        ("vulkan", cfg!(feature = "vulkan")),
-        ("rocm", cfg!(feature = "rocm")),
-    ];
-    let built = all.into_iter().filter(|(_, is_built)| *is_built);
-    built.map(|(name, _)| name).collect()
 }
 
 #[cfg(test)]

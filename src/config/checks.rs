@@ -36,19 +36,25 @@ pub(super) fn beside_tables(effective: &[Entry]) -> impl Iterator<Item = Problem
         })
 }
 
+/// The GPU back ends of this build.
+pub fn gpu_back_ends() -> Vec<&'static str> {
+    let all = [
+        ("cuda", cfg!(feature = "cuda")),
+        ("metal", cfg!(feature = "metal")),
+        ("vulkan", cfg!(feature = "vulkan")),
+        ("rocm", cfg!(feature = "rocm")),
+    ];
+    let built = all.into_iter().filter(|(_, is_built)| *is_built);
+    built.map(|(name, _)| name).collect()
+}
+
 /// Values that are allowed, but not together, or not in this build.
 pub(super) fn combination(config: &Config) -> Option<Problem> {
-    let has_gpu = cfg!(any(
-        feature = "cuda",
-        feature = "metal",
-        feature = "vulkan",
-        feature = "rocm"
-    ));
     let why = if config.engine.kv_type_v == KvType::q8_0 && !config.engine.flash_attention {
         "engine.kv_type_v = \"q8_0\" needs engine.flash_attention = true: llama.cpp cannot read quantized values without it."
     } else if config.engine.pinned_prefixes > config.engine.cache_lanes {
         "engine.pinned_prefixes is above engine.cache_lanes: each pinned prefix takes one of these lanes. Raise cache_lanes, or pin fewer."
-    } else if config.model.gpu_layers > 0 && !has_gpu {
+    } else if config.model.gpu_layers > 0 && gpu_back_ends().is_empty() {
         "model.gpu_layers is above 0, but this build has no GPU back end. Build with `--features cuda` (or metal, vulkan, rocm), or set it to 0."
     } else if config.server.tls_certificate.is_empty() != config.server.tls_key.is_empty() {
         "server.tls_certificate and server.tls_key belong together: set both, or none."

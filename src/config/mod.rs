@@ -29,6 +29,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
+pub use checks::gpu_back_ends;
 pub use entry::Origin;
 pub use error::{ConfigError, Problem};
 pub use load::Loaded;

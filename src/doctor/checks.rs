@@ -282,8 +282,14 @@ pub fn gpu(features: &[&str], devices: &[Device], gpu_layers: u32) -> Finding {
     let built = features.join(", ");
     let layers = format!("model.gpu_layers is {gpu_layers}");
     match &gpus[..] {
-        [] => Finding::ok(format!("built with {built}; {layers}; no GPU found"))
-            .warn("Check the driver, and this user's permissions for the device."),
+        [] => {
+            let finding = Finding::ok(format!("built with {built}; {layers}; no GPU found"));
+            let advice = "Check the driver, and this user's permissions for the device.";
+            match gpu_layers {
+                0 => finding.warn(advice),
+                _ => finding.fail(advice),
+            }
+        }
         gpus => Finding::ok(format!("built with {built}; {layers}; {}", gpus.join(", "))),
     }
 }
@@ -596,21 +602,20 @@ mod tests {
             description: "some device".to_owned(),
             is_gpu,
             memory_bytes: 2 * GIB,
+            free_bytes: GIB,
         };
         let both = [device("CPU", false), device("CUDA0", true)];
-        let check = |features: &[&str], devices: &[Device], outcome, words: &[&str]| {
-            assert_is(gpu(features, devices, 9), outcome, words);
+        let check = |features: &[&str], devices: &[Device], layers, outcome, words: &[&str]| {
+            assert_is(gpu(features, devices, layers), outcome, words);
         };
-        check(&[], &both[..1], Outcome::Ok, &["without a GPU"]);
-        check(
-            &["cuda"],
-            &both[..1],
-            Outcome::Warning,
-            &["no GPU", "driver"],
-        );
+        check(&[], &both[..1], 0, Outcome::Ok, &["without a GPU"]);
+        let advice = ["no GPU", "driver"];
+        check(&["cuda"], &both[..1], 0, Outcome::Warning, &advice);
+        check(&["cuda"], &both[..1], 9, Outcome::Error, &advice);
         check(
             &["cuda"],
             &both,
+            9,
             Outcome::Ok,
             &[
                 "built with cuda",

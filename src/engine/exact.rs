@@ -38,9 +38,10 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether all widths up to `wanted` were compared, or one was found to differ.
+    /// Whether all widths up to `wanted` were compared, or one was found to differ. Single rows need no comparison.
     pub fn is_complete(&self, wanted: usize) -> bool {
-        self.rounds > 0 && (self.widest_wanted >= wanted || self.differs_at.is_some())
+        let is_compared = self.widest_wanted >= wanted || self.differs_at.is_some();
+        wanted <= 1 || self.rounds > 0 && is_compared
     }
 }
 

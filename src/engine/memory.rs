@@ -194,6 +194,13 @@ pub fn available() -> Option<u64> {
     Some((system.available_memory() + system.free_swap()).min(contained))
 }
 
+/// Bytes that the drivers of all GPUs say are free.
+pub fn free_on_gpus() -> u64 {
+    let devices = model::devices().unwrap_or_default().into_iter();
+    let gpus = devices.filter(|device| device.is_gpu);
+    gpus.map(|gpu| gpu.free_bytes).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -221,6 +221,7 @@ fn check_memory(
     let need = Need::of(model, &layout.shape, layout.workers)
         .with_scores(model.vocab().len(), &config.limits);
     let available = memory::available();
+    let on_gpu = config.model.gpu_layers > 0;
     if model.generates() {
         tracing::info!(
             mode = mode.as_str(),
@@ -239,12 +240,13 @@ fn check_memory(
             logits_mib = mib(need.logits),
             scores_mib_at_most = mib(need.scores()),
             available_beside_weights_mib = available.map(mib),
+            gpu_free_mib = on_gpu.then(memory::free_on_gpus).map(mib),
             "estimated memory"
         );
     }
     // On a GPU the KV cache is in the GPU's own memory.
     if let Some(available) = available
-        && config.model.gpu_layers == 0
+        && !on_gpu
     {
         need.check(available)?;
     }

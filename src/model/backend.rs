@@ -10,6 +10,7 @@ use super::cpu_libraries;
 use super::error::LoadError;
 use super::llama;
 use super::routines::{AMX, Routines};
+use crate::config;
 
 /// Initializes llama.cpp, once per process.
 pub(super) fn backend() -> Result<&'static LlamaBackend, LoadError> {
@@ -35,6 +36,7 @@ pub struct Device {
     pub description: String,
     pub is_gpu: bool,
     pub memory_bytes: u64,
+    pub free_bytes: u64,
 }
 
 /// The devices that this build finds, including the CPU. Initializes llama.cpp.
@@ -49,8 +51,15 @@ pub fn devices() -> Result<Vec<Device>, LoadError> {
             LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu
         ),
         memory_bytes: device.memory_total as u64,
+        free_bytes: device.memory_free as u64,
     };
     Ok(devices.map(device).collect())
+}
+
+/// Whether this build is for GPUs and finds none. llama.cpp would use the CPU without a word.
+pub(super) fn lacks_gpu() -> Result<bool, LoadError> {
+    let has_gpu = || Ok(devices()?.iter().any(|device| device.is_gpu));
+    Ok(!config::gpu_back_ends().is_empty() && !has_gpu()?)
 }
 
 /// ggml's numbers of tensor types, by their names, as in `q4_K`.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use llama_cpp_sys_2 as sys;
 
 use super::adapter::Adapters;
-use super::llama::{i32_of, u32_of, weights_ptr};
+use super::llama::{gpus_can_address, i32_of, u32_of, weights_ptr};
 use super::loaded::Model;
 use super::pooling::NamedPooling;
 use super::runner::{DecodeError, LaneState, Row, Runner};
@@ -51,12 +51,13 @@ pub use crate::config::KvType;
 /// Why a context could not be created.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(
-    "llama.cpp could not create a context of {lanes} lanes of {lane_tokens} tokens: too little memory? \
+    "llama.cpp could not create a context of {lanes} lanes of {lane_tokens} tokens: {why}. \
      Lower engine.context_length, engine.parallel_sequences or engine.cache_lanes."
 )]
 pub struct ContextError {
     lanes: usize,
     lane_tokens: usize,
+    why: &'static str,
 }
 
 /// A llama.cpp context. It stays on the thread that created it.
@@ -113,7 +114,12 @@ impl Context {
         let error = ContextError {
             lanes: shape.lanes,
             lane_tokens: shape.lane_tokens,
+            why: "too little memory?",
         };
+        if !gpus_reach(model, &shape, lane_cells * lanes) {
+            let why = "the keys or values of one layer are more than a GPU can address at once";
+            return Err(ContextError { why, ..error });
+        }
         // SAFETY: the model is loaded and outlives the context, which holds an Arc of it.
         let raw = unsafe { sys::llama_init_from_model(weights_ptr(model.weights()), params) };
         let raw = NonNull::new(raw).ok_or_else(|| error.clone())?;
@@ -361,6 +367,21 @@ impl Drop for Context {
             sys::llama_free(self.raw.as_ptr());
         }
     }
+}
+
+/// Whether each GPU can address the keys, and the values, of one layer of this many cells. llama.cpp aborts if not.
+fn gpus_reach(model: &Model, shape: &ContextShape, cells: usize) -> bool {
+    if !model.placements().on_gpu() {
+        return true;
+    }
+    let of_layer = |bytes_k, bytes_v| {
+        let bytes = model.kv_bytes_per_token(bytes_k, bytes_v)?;
+        Some(bytes / model.layers() as f64 * cells as f64)
+    };
+    let keys = of_layer(shape.kv_type_k.bytes(), 0.0);
+    let values = of_layer(0.0, shape.kv_type_v.bytes());
+    let largest = keys.into_iter().chain(values).fold(0.0, f64::max);
+    gpus_can_address(largest as usize)
 }
 
 /// Lanes of a context beyond those of its shape, in which nothing is ever evaluated: where adapters are loaded, one for

@@ -1,6 +1,7 @@
 //! Why a model could not be loaded.
 
 use super::llama;
+use crate::config;
 
 /// Why a model could not be loaded, for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,12 @@ pub enum LoadError {
         llama::version()
     )]
     Load { path: String },
+    #[error(
+        "model.gpu_layers is above 0, but llama.cpp finds no GPU for this build ({}). Check the driver, and this user's \
+         permissions for the device, or set it to 0 to use the CPU.",
+        config::gpu_back_ends().join(", ")
+    )]
+    NoGpu,
     #[error(
         "{path} is an encoder-decoder model, like T5, which Candor does not support. Use a decoder like Llama, or for \
          embeddings an encoder like BERT"

@@ -176,6 +176,7 @@ extern "C" fn note_placement(step: *mut sys::ggml_tensor, _: bool, found: *mut c
                 kind: kind_name(matrix.type_).unwrap_or_default(),
                 buffer: buffer_name(buffer),
                 is_plain: sys::ggml_backend_buft_is_host(buffer),
+                on_gpu: is_gpu(sys::ggml_backend_buft_get_device(buffer)),
             });
         }
     }
@@ -228,6 +229,39 @@ impl ExtraList {
             unsafe { self.0.as_ptr().add(place).write(buffer) };
         }
     }
+}
+
+/// Whether each GPU can read a tensor of this many bytes.
+pub(super) fn gpus_can_address(bytes: usize) -> bool {
+    // SAFETY: llama.cpp is initialized. The context holds one tensor without its data, which nothing reads, and is freed
+    // here; devices are static.
+    unsafe {
+        let raw = sys::ggml_init(sys::ggml_init_params {
+            mem_size: 2 * sys::ggml_tensor_overhead(),
+            mem_buffer: std::ptr::null_mut(),
+            no_alloc: true,
+        });
+        let tensor = sys::ggml_new_tensor_1d(raw, sys::GGML_TYPE_I8, bytes as i64);
+        let can = (0..sys::ggml_backend_dev_count())
+            .map(|place| sys::ggml_backend_dev_get(place))
+            .filter(|&device| is_gpu(device))
+            .all(|device| sys::ggml_backend_dev_supports_op(device, tensor));
+        sys::ggml_free(raw);
+        can
+    }
+}
+
+/// # Safety
+///
+/// The device is one of llama.cpp's, or null.
+unsafe fn is_gpu(device: sys::ggml_backend_dev_t) -> bool {
+    // SAFETY: see above.
+    let kind = (!device.is_null()).then(|| unsafe { sys::ggml_backend_dev_type(device) });
+    let kinds = [
+        sys::GGML_BACKEND_DEVICE_TYPE_GPU,
+        sys::GGML_BACKEND_DEVICE_TYPE_IGPU,
+    ];
+    kind.is_some_and(|kind| kinds.contains(&kind))
 }
 
 fn buffer_name(buffer: sys::ggml_backend_buffer_type_t) -> String {

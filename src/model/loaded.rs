@@ -78,6 +78,13 @@ impl Model {
         let params = LlamaModelParams::default()
             .with_n_gpu_layers(settings.gpu_layers)
             .with_use_mmap(settings.mmap);
+        let params = match settings.gpu_layers {
+            // Given a GPU, llama.cpp uses it for decodes of 32 rows and more even if no layer is on it.
+            0 => params.with_devices(&[]),
+            _ if backend::lacks_gpu()? => return Err(LoadError::NoGpu),
+            _ => Ok(params),
+        };
+        let params = params.map_err(|error| LoadError::Backend(error.to_string()))?;
         let load = || LlamaModel::load_from_file(backend, path, &params);
         let load = || llama::with_routines(routines, load);
         let weights = huge_pages::gather(load).map_err(|_| LoadError::Load {
@@ -207,6 +214,11 @@ impl Model {
     /// sequence, so their prompts are evaluated completely.
     pub fn can_cut(&self) -> bool {
         !self.weights.is_recurrent() && !self.weights.is_hybrid()
+    }
+
+    /// Its layers.
+    pub(super) fn layers(&self) -> usize {
+        self.weights.n_layer() as usize
     }
 
     /// Bytes of a token in the KV cache, for the given bytes per number; `None` if the metadata does not tell.

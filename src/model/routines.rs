@@ -44,6 +44,8 @@ pub struct Placement {
     pub buffer: String,
     /// Whether the layout is the file's.
     pub is_plain: bool,
+    /// Whether they are in a GPU's memory.
+    pub on_gpu: bool,
 }
 
 impl fmt::Display for Placement {
@@ -73,6 +75,11 @@ impl Placements {
         self.0.iter()
     }
 
+    /// Whether a GPU multiplies some of the weights.
+    pub fn on_gpu(&self) -> bool {
+        self.iter().any(|one| one.on_gpu)
+    }
+
     /// Whether AMX multiplies some of the weights.
     pub fn amx(&self) -> bool {
         self.iter().any(|one| one.buffer == AMX)
@@ -88,8 +95,11 @@ impl Placements {
     /// may be higher or lower, and is measured; but a measurement does not find all differences.
     pub fn widest_equal(&self) -> usize {
         let is_tiled = |one: &Placement| one.is_plain && TILED.contains(&one.kind.as_str());
+        // Nothing is known about the routines of GPUs, which the driver compiles.
+        if self.on_gpu() {
+            1
         // An unknown layout may be such a one.
-        if (self.0.is_empty() || self.iter().any(is_tiled)) && !tiling_is_off() {
+        } else if (self.0.is_empty() || self.iter().any(is_tiled)) && !tiling_is_off() {
             TILED_ROWS - 1
         } else {
             usize::MAX
@@ -153,6 +163,7 @@ mod tests {
             kind: kind.to_owned(),
             buffer: buffer.to_owned(),
             is_plain,
+            on_gpu: buffer.starts_with("Vulkan"),
         };
         Placements(all.iter().map(one).collect())
     }
@@ -179,6 +190,7 @@ mod tests {
             usize::MAX,
         );
         check(&[("q4_K", "AMX", false), ("q3_K", "CPU", true)], 7);
+        check(&[("q4_1", "Vulkan0", false), ("q4_1", "CPU", true)], 1);
     }
 
     #[test]

@@ -130,6 +130,10 @@ fn check_asked_for(model: &str) {
 
 #[test]
 fn exactness_that_is_asked_for_and_not_promised_is_refused() {
+    if !candor::config::gpu_back_ends().is_empty() {
+        println!("skipped: tests/it/gpu.rs has it for builds with a GPU back end");
+        return;
+    }
     let server = TestServer::start_with(&server::tiny_model(), |config| {
         // This build has no GPU, and none is needed to see what the settings come to.
         config.model.gpu_layers = 1;

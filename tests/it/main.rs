@@ -13,6 +13,7 @@ mod faults;
 mod faulty;
 mod fork;
 mod fuzz;
+mod gpu;
 mod leaving;
 mod llama_build;
 mod lora;

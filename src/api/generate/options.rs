@@ -6,7 +6,6 @@ use crate::api::error::ApiError;
 use crate::api::fields::{Fields, strings, whole, wrong};
 use crate::api::served::Served;
 use crate::api::wording::cut;
-use crate::config::Mode;
 
 pub fn stop(fields: &mut Fields, served: &Served) -> Result<Vec<String>, ApiError> {
     let limits = &served.config.limits;
@@ -73,8 +72,7 @@ pub fn exact(fields: &mut Fields, served: &Served) -> Result<bool, ApiError> {
              throughput mode its tokens are then evaluated one by one.",
         )
         .boolean(false)?;
-    let shares = served.engine.mode() == Some(Mode::Throughput);
-    if exact && shares && served.config.model.gpu_layers > 0 {
+    if exact && served.config.model.gpu_layers > 0 {
         return Err(ApiError::field(
             "exact",
             "This server does not support `exact`: layers of the model are on a GPU (`model.gpu_layers`), where bits \

@@ -98,7 +98,7 @@ impl fmt::Display for Table {
         writeln!(
             f,
             "Decodes of up to {} sequences have the bits of single ones.",
-            self.measured.found.exact_width
+            self.measured.found.exact_width.max(1)
         )?;
         for (mode, chosen) in [("exact", &self.exact), ("throughput", &self.throughput)] {
             if let Some(Arrangement { contexts, groups }) = chosen {

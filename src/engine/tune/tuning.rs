@@ -195,8 +195,9 @@ impl Tuning {
     }
 
     pub fn find_cuts(&mut self, cores: &Cores) -> Result<(), StartError> {
-        if self.measured.cuts.is_some() || !self.model.can_cut() || self.config.model.gpu_layers > 0
-        {
+        // On a GPU, throughput mode has no requests that are exact.
+        let is_unneeded = self.config.model.gpu_layers > 0 && self.mode == Mode::Throughput;
+        if self.measured.cuts.is_some() || !self.model.can_cut() || is_unneeded {
             return Ok(());
         }
         let rows = exact::cut_rows(&self.model, &self.config.engine, cores.share())?;
