@@ -90,3 +90,20 @@ impl Routines {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_may_ask_for_the_line_about_the_cpu_at_once() {
+        std::thread::scope(|scope| {
+            let ask = || (0..200).map(|_| system_info()).collect::<Vec<_>>();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            for thread in threads {
+                let lines = thread.join().expect("no panic");
+                assert!(lines.iter().all(|line| *line == system_info()));
+            }
+        });
+    }
+}

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
@@ -347,9 +347,11 @@ pub(super) fn description(weights: &LlamaModel) -> String {
     }
 }
 
-pub(super) fn system_info() -> String {
-    // SAFETY: a static string.
-    unsafe { owned(CStr::from_ptr(sys::llama_print_system_info())) }
+/// Read once: llama.cpp writes the line anew on each call, into a string that all threads share.
+pub(super) fn system_info() -> &'static str {
+    static LINE: OnceLock<String> = OnceLock::new();
+    // SAFETY: a terminated string, which no other call is writing.
+    LINE.get_or_init(|| unsafe { owned(CStr::from_ptr(sys::llama_print_system_info())) })
 }
 
 pub(super) fn version() -> String {

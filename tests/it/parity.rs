@@ -39,6 +39,11 @@ fn smollm2() {
 #[test]
 fn gemma() {
     check_larger("gemma-3-270m", server::gemma_model());
+    // What was recorded elsewhere on such a CPU.
+    if let Some(model) = server::gemma_model() {
+        let (name, server) = ("gemma3-270m", TestServer::start(&model));
+        check_file(name, recorded(name, &server), &server);
+    }
 }
 
 #[test]
