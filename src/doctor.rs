@@ -248,15 +248,15 @@ fn is_candor(server: &ServerAddress) -> bool {
 }
 
 fn tuning(info: &ModelInfo) -> Finding {
-    let widths = info.facts().map_or_else(Vec::new, |facts| {
-        engine::kept_widths(&facts.fingerprint, &info.config.model)
+    let classes = info.facts().map_or_else(Vec::new, |facts| {
+        engine::kept_classes(&facts.fingerprint, &info.config.model)
     });
-    let widths: Vec<String> = widths.iter().map(usize::to_string).collect();
-    Finding::ok(match &widths[..] {
+    let classes: Vec<String> = classes.iter().map(ToString::to_string).collect();
+    Finding::ok(match &classes[..] {
         [] => "not measured yet: the next start measures for some seconds".to_owned(),
-        widths => format!(
-            "measured: exact width {} (a start on another CPU or with other settings measures again)",
-            widths.join(" or ")
+        classes => format!(
+            "measured: decodes of {} sequences give equal bits (a start on another CPU or with other settings measures again)",
+            classes.join(", and of ")
         ),
     })
 }

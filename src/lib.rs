@@ -34,7 +34,7 @@
 //! 4. The worker (`engine::worker`) gives the sequence a lane (llama-server: slot) and reuses the cells that another lane
 //!    already has (`engine::cache`). It evaluates the rest of the prompt in chunks (`engine::plan`), and then one token per
 //!    round together with all other sequences (`engine::schedule`). How many sequences share a decode, and how many
-//!    contexts there are, is measured (`engine::tune`), as is which decodes have the bits of single rows (`engine::exact`),
+//!    contexts there are, is measured (`engine::tune`), as is which decodes give a row the same bits (`engine::widths`),
 //!    at startup or in idle moments (`engine::idle`). The threads of a decode depend on how many cores are free
 //!    (`engine::cores`).
 //! 5. [`logprobs`] reduces each row of logits (`engine::score` for the rows of a prompt), and [`sampling`] draws a token
@@ -57,7 +57,7 @@
 //!
 //! # Invariants
 //!
-//! - In exact mode the bits of a sequence depend neither on other sequences nor on the cache: each has its own lane, decodes
+//! - In exact and invariant mode the bits of a sequence depend neither on other sequences nor on the cache: each has its own lane, decodes
 //!   are shared only at widths where all bits were found equal, prompts are cut at multiples of eight rows, and only cells
 //!   that were evaluated as part of a prompt are reused.
 //! - llama.cpp's CPU routines are used only after a child process, which may crash, has tried them (`engine::trial`). The

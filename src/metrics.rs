@@ -271,7 +271,7 @@ const GAUGES: [(&str, &str); 18] = [
     ),
     (
         BITS_CLASS,
-        "1 while the model is loaded; servers in exact mode with equal classes give equal bits",
+        "1 while the model is loaded; servers in exact or invariant mode with equal classes give equal bits",
     ),
 ];
 

@@ -99,6 +99,7 @@ pub fn settings(receipt: &Receipt) -> Vec<(&'static str, String)> {
         logits_rows,
         contexts,
         decode_width,
+        least_width,
         threads,
         routines,
         bits_class: _,
@@ -132,6 +133,9 @@ pub fn settings(receipt: &Receipt) -> Vec<(&'static str, String)> {
         // Neither changes a bit, and with one of each nothing has to be measured first.
         settings.push(("engine.contexts", "1".to_owned()));
         settings.push(("engine.parallel_sequences", "1".to_owned()));
+        if *mode == Mode::Invariant {
+            settings.push(("engine.invariant_width", least_width.to_string()));
+        }
         if let Some(threads) = threads {
             settings.push(("engine.threads", threads.to_string()));
         }

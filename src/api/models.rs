@@ -25,7 +25,7 @@ pub struct ModelObject {
     /// Maximum number of tokens of a prompt and its completion together.
     max_model_len: usize,
     status: ModelStatus,
-    /// Servers in exact mode with equal classes compute equal bits for the same model (docs/reproducibility.md); null while
+    /// Servers in exact or invariant mode with equal classes compute equal bits for the same model (docs/reproducibility.md); null while
     /// the model is not loaded.
     bits_class: Option<String>,
     /// Facts from the model's file; null until the model has been loaded for the first time.

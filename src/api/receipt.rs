@@ -321,6 +321,7 @@ mod tests {
             logits_rows: 64,
             contexts: 1,
             decode_width: 4,
+            least_width: 1,
             threads: None,
             bits_class: "avx2-00000000".into(),
             routines: Some(Routines::ALL),

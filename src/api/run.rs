@@ -6,6 +6,7 @@ use std::vec::IntoIter;
 use serde_json::{Map, Value};
 
 use super::answer::{Answer, Head, Usage};
+use super::bits_class;
 use super::body::JsonObject;
 use super::bounds::Entries;
 use super::client::Client;
@@ -62,6 +63,9 @@ pub async fn run<T: Send + 'static>(
     prepare: impl FnOnce(Map<String, Value>, &Served) -> Result<Prepared<T>, ApiError> + Send + 'static,
 ) -> Result<Running<T>, ApiError> {
     let (served, prepared) = state.prepare(body, prepare).await?;
+    if prepared.exact {
+        bits_class::set(served.engine.bits_class(true)?);
+    }
     let receipt = match prepared.receipt {
         Some((pending, generate)) => Some(pending.begin(&generate, &served).await?),
         None => None,

@@ -164,7 +164,7 @@ impl AppState {
 
     async fn served(&self, (name, model_index): (String, usize)) -> Result<Served, ApiError> {
         let engine = self.models.engine(model_index).await?;
-        if let Some(class) = engine.bits_class() {
+        if let Ok(class) = engine.bits_class(false) {
             bits_class::set(class);
         }
         Ok(Served {

@@ -175,6 +175,8 @@ pub enum LoadAt {
 pub struct Engine {
     /// The guarantee about reproducible bits.
     pub mode: Mode,
+    /// In invariant mode: answers have the bits of decodes of this many sequences. 0: of the widest decode.
+    pub invariant_width: usize,
     /// llama.cpp contexts, each on its own thread. 0: measured (one on a GPU).
     pub contexts: usize,
     /// Maximum number of sequences whose tokens share a decode. 0: measured.
@@ -217,6 +219,8 @@ pub enum Mode {
     Auto,
     /// Answers do not depend on concurrent requests or the cache, to the bit.
     Exact,
+    /// As exact, but with the bits of wider decodes: faster for many sequences, and slower for few.
+    Invariant,
     /// Sequences share decodes: faster for some models, but bits depend on concurrent requests.
     Throughput,
 }
@@ -227,6 +231,7 @@ impl Mode {
         match self {
             Self::Auto => "auto",
             Self::Exact => "exact",
+            Self::Invariant => "invariant",
             Self::Throughput => "throughput",
         }
     }

@@ -199,8 +199,9 @@ const OWN: &[Setting] = &[
     setting("model.cache_dir", Allowed::TextOrEmpty),
     setting(
         "engine.mode",
-        Allowed::OneOf(&["auto", "exact", "throughput"]),
+        Allowed::OneOf(&["auto", "exact", "invariant", "throughput"]),
     ),
+    setting("engine.invariant_width", Allowed::Integer(0, 16)),
     setting("engine.contexts", Allowed::Integer(0, 256)),
     setting("engine.decode_width", Allowed::Integer(0, 192)),
     setting("engine.draft_tokens", Allowed::Integer(0, 32)),

@@ -214,7 +214,7 @@ fn values_out_of_bounds_are_refused_with_the_bounds() {
         (
             "engine.mode",
             "fast",
-            "engine.mode is \"fast\" (flag --set). Allowed: one of auto, exact, throughput.",
+            "engine.mode is \"fast\" (flag --set). Allowed: one of auto, exact, invariant, throughput.",
         ),
         (
             "model.aliases",

@@ -17,7 +17,7 @@ pub struct Evaluation {
     #[serde(default)]
     #[schema(value_type = Object)]
     pub routines: Option<Routines>,
-    /// "exact" or "throughput"; "exact", too, if the request asked for it.
+    /// "exact", "invariant" or "throughput"; "exact", too, if the request asked for it.
     #[schema(value_type = String)]
     pub mode: Mode,
     pub flash_attention: bool,
@@ -39,6 +39,13 @@ pub struct Evaluation {
     pub contexts: usize,
     /// Maximum number of sequences whose tokens share a decode.
     pub decode_width: usize,
+    /// Each decode of generated tokens has at least this many rows; 1 in receipts of older versions.
+    #[serde(default = "one")]
+    pub least_width: usize,
     /// Threads of a decode, where their number changes bits (with flash attention); else null.
     pub threads: Option<usize>,
+}
+
+fn one() -> usize {
+    1
 }

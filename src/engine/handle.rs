@@ -106,7 +106,9 @@ impl Engine {
     pub fn evaluation(&self, exact: bool) -> Result<Evaluation, EngineError> {
         let pool = self.pool()?;
         let (settings, shared) = (&self.inner.settings, &pool.shared);
-        let is_alone = exact && !shared.exact;
+        let split = shared.sharing.now();
+        let exact = exact || pool.mode == Mode::Exact;
+        let is_alone = exact && pool.mode != Mode::Exact;
         Ok(Evaluation {
             mode: if exact { Mode::Exact } else { pool.mode },
             flash_attention: settings.flash_attention,
@@ -117,9 +119,12 @@ impl Engine {
             prompt_chunk_tokens: shared.chunk_tokens,
             logits_rows: shared.logits_rows,
             contexts: shared.mailboxes.len(),
-            decode_width: if is_alone { 1 } else { shared.sharing.width() },
-            threads: shared.fixed_threads.filter(|_| exact || shared.exact),
-            bits_class: pool.bits_class.to_string(),
+            decode_width: if is_alone { 1 } else { split.width() },
+            least_width: if exact { 1 } else { split.least() },
+            threads: shared
+                .fixed_threads
+                .filter(|_| exact || shared.is_reproducible()),
+            bits_class: pool.bits_class_of(exact).to_string(),
             routines: Some(pool.model.routines()),
         })
     }
@@ -147,9 +152,9 @@ impl Engine {
         pool.files.get_or_try_init(hash).await.cloned()
     }
 
-    /// The bits class (docs/reproducibility.md); `None` while the model is loading.
-    pub fn bits_class(&self) -> Option<Arc<str>> {
-        Some(Arc::clone(&self.loaded()?.bits_class))
+    /// The bits class (docs/reproducibility.md). `exact`: of requests that ask for exactness.
+    pub fn bits_class(&self, exact: bool) -> Result<Arc<str>, EngineError> {
+        Ok(Arc::clone(self.pool()?.bits_class_of(exact)))
     }
 
     /// llama.cpp routines that this CPU supports but that are not used, because they failed their trial.
@@ -173,7 +178,7 @@ impl Engine {
             pool.model.fingerprint(),
             model::llama_cpp_version(),
             mode.as_str(),
-            pool.bits_class,
+            pool.bits_class_of(exact),
         );
         for (id, scale) in adapters.iter() {
             if let Some(adapter) = pool.model.adapters().get(id) {

@@ -35,11 +35,11 @@ pub fn start(mut tuning: Tuning, shared: Arc<Shared>) -> std::io::Result<(Stop, 
                 };
                 match tuning.step(&mut search, &moment) {
                     Ok(Step::Wait) => pause = LONGEST_QUIET.min(2 * pause),
-                    Ok(Step::Found(groups)) => {
+                    Ok(Step::Found(split)) => {
                         pause = QUIET;
-                        if shared.sharing.change(groups) {
+                        if shared.sharing.change(split) {
                             tracing::info!(
-                                decode_width = shared.sharing.width(),
+                                decode_width = shared.sharing.now().width(),
                                 "a measurement in an idle moment changed how many sequences share a decode"
                             );
                         }

@@ -14,7 +14,6 @@ mod draft;
 mod embeddings;
 mod error;
 mod evaluation;
-mod exact;
 mod generation;
 mod guard;
 mod handle;
@@ -34,7 +33,7 @@ mod schedule;
 mod score;
 mod shape;
 mod shared;
-mod sharing;
+mod split;
 mod submit;
 mod supervisor;
 mod tally;
@@ -42,6 +41,7 @@ mod text;
 mod thread;
 mod trial;
 mod tune;
+mod widths;
 mod worker;
 
 pub use cores::free_cores;
@@ -63,4 +63,4 @@ pub use text::{Completion, Ending, Utf8Decoder};
 pub use trial::{
     Order, Outcome, Refused, Trials, Verdict, by_process, run as try_routines, trials, verdict,
 };
-pub use tune::{Table, kept_widths, tune};
+pub use tune::{Table, kept_classes, tune};

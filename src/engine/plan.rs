@@ -8,7 +8,7 @@ use crate::model::{Adapters, Token};
 /// smaller: then each row falls into the same group as in the uncut prompt.
 ///
 /// Measured on Gemma 3's K-quants, where a cut elsewhere moves logits by up to 1; Q4_1 is the same wherever it is cut.
-/// `engine::exact` checks it on each machine, and finds what holds there if it does not.
+/// `engine::widths` checks it on each machine, and finds what holds there if it does not.
 pub const GROUP_ROWS: usize = 8;
 
 /// Maximum number of rows of a prompt's decode with flash attention: from 64 rows on llama.cpp uses a different routine for

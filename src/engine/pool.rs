@@ -21,7 +21,7 @@ use super::message::Message;
 use super::plan::Cuts;
 use super::shape::{context_shape, default_logits_rows};
 use super::shared::Shared;
-use super::sharing::Sharing;
+use super::split::{Sharing, Split};
 use super::supervisor::Supervisor;
 use super::thread;
 use super::trial::{Refused, Verdict};
@@ -38,6 +38,8 @@ pub struct Pool {
     pub model: Arc<Model>,
     pub mode: Mode,
     pub bits_class: Arc<str>,
+    /// That of requests that ask for exactness.
+    pub exact_bits_class: Arc<str>,
     /// Routines that this CPU supports and the settings allow, but that are not used.
     pub refused: Vec<Refused>,
     /// The model's files with their hashes, once requested.
@@ -60,14 +62,14 @@ impl Pool {
         runners: &Runners,
     ) -> Result<Self, StartError> {
         let cores = Cores::new(config.engine.threads);
-        let mode = resolved_mode(config);
-        let mut tuning = Tuning::new(&model, config, mode, &cores);
+        let mut tuning = Tuning::new(&model, config, resolved_mode(config), &cores);
         let arrangement = if model.generates() {
             tuning.arrange(&cores)?
         } else {
             tracing::info!("this model only makes embeddings: it has no workers");
             Arrangement::none()
         };
+        let (mode, least_width) = (tuning.mode(), tuning.least());
         let layout = Layout::new(&model, config, arrangement, tuning.widest());
         check_memory(&model, config, mode, &layout, &cores)?;
         let cut_rows = tuning.cut_rows();
@@ -86,10 +88,12 @@ impl Pool {
         } else {
             None
         };
-        let bits_class = bits_class(&model, &verdict, config, shared.fixed_threads).into();
+        let of_width =
+            |width| bits_class(&model, &verdict, config, shared.fixed_threads, width).into();
+        let (bits_class, exact_bits_class) = (of_width(least_width), of_width(1));
         tracing::info!(
             bits_class = %bits_class,
-            "servers in exact mode with equal classes give equal bits (docs/reproducibility.md)"
+            "servers in exact or invariant mode with equal classes give equal bits (docs/reproducibility.md)"
         );
         let slots = match layout.workers {
             0 => 0,
@@ -105,6 +109,7 @@ impl Pool {
             model,
             mode,
             bits_class,
+            exact_bits_class,
             refused: verdict.refused,
             files: OnceCell::new(),
             shared,
@@ -113,6 +118,14 @@ impl Pool {
             threads: Mutex::new(starting.finish()),
             total_cells: layout.workers * layout.shape.lanes * layout.shape.lane_tokens,
         })
+    }
+
+    /// The bits class of requests that ask for exactness, or of others.
+    pub fn bits_class_of(&self, exact: bool) -> &Arc<str> {
+        match exact {
+            true => &self.exact_bits_class,
+            false => &self.bits_class,
+        }
     }
 
     pub fn cells(&self) -> Cells {
@@ -162,8 +175,8 @@ fn resolved_mode(config: &Config) -> Mode {
 /// The contexts of a pool.
 struct Layout {
     workers: usize,
-    /// How many sequences share a decode ([`Arrangement::groups`]).
-    groups: Vec<usize>,
+    /// How the sequences of a context share decodes.
+    split: Split,
     /// Maximum number of rows of logits of one decode when a prompt is scored.
     scored_rows: usize,
     shape: ContextShape,
@@ -177,16 +190,18 @@ impl Layout {
         let settings = &config.engine;
         let Arrangement {
             contexts: workers,
-            groups,
+            split,
         } = arrangement;
         let spare = model::spare_lanes(model, Output::Logits);
-        let lanes = settings.parallel_sequences.div_ceil(workers.max(1)) + settings.cache_lanes;
+        let each = settings.parallel_sequences.div_ceil(workers.max(1));
+        // Padding is evaluated in lanes that no sequence needs at the moment.
+        let lanes = (each + settings.cache_lanes).max(split.most_rows());
         let scored_rows = match settings.logits_rows {
             0 => default_logits_rows(model.vocab().len()),
             rows => rows,
         };
         let logits_rows = scored_rows
-            .max(width(&groups))
+            .max(split.most_rows())
             .max(widest)
             .max(settings.draft_tokens + 1);
         let shape = context_shape(
@@ -198,16 +213,11 @@ impl Layout {
         );
         Self {
             workers,
-            groups,
+            split,
             scored_rows,
             shape,
         }
     }
-}
-
-/// Maximum number of sequences that share a decode.
-fn width(groups: &[usize]) -> usize {
-    groups.iter().copied().max().unwrap_or(1)
 }
 
 /// Logs what the engine needs, and fails if less memory is available.
@@ -227,7 +237,7 @@ fn check_memory(
             mode = mode.as_str(),
             contexts = layout.workers,
             threads = cores.most(),
-            decode_width = width(&layout.groups),
+            decode_width = layout.split.width(),
             parallel_sequences = config.engine.parallel_sequences,
             lanes_per_context = layout.shape.lanes,
             tokens_per_lane = layout.shape.lane_tokens,
@@ -272,13 +282,13 @@ fn shared(
         mailboxes: senders,
         cells: (0..workers).map(|_| Filled::default()).collect(),
         masks,
-        exact: mode == Mode::Exact,
+        mode,
         // With flash attention llama.cpp splits a long lane among the threads and adds up their results.
         fixed_threads: settings
             .flash_attention
             .then(|| (cores.most() / workers.max(1)).max(1)),
         cores,
-        sharing: Sharing::new(layout.groups.clone()),
+        sharing: Sharing::new(layout.split.clone()),
         shares_adapted: mode == Mode::Throughput,
         draft_tokens: if mode == Mode::Throughput && model.can_cut() {
             settings.draft_tokens

@@ -37,7 +37,7 @@ pub struct Request {
     pub include_stop: bool,
     /// Whether cells that other sequences evaluated may be reused.
     pub cache_prompt: bool,
-    /// Whether its bits must not depend on other requests, even in throughput mode.
+    /// Whether it must have the bits of exact mode in another mode, where its tokens are then evaluated one by one.
     pub exact: bool,
     /// Whether tokens are sent as they are generated. Otherwise they are all sent at the end, which wakes the receiver
     /// only once.

@@ -9,7 +9,8 @@ use super::masks::{Masks, PendingMask};
 use super::message::Message;
 use super::plan::{self, Cuts, PromptPlan};
 use super::request::Request;
-use super::sharing::Sharing;
+use super::split::Sharing;
+use crate::config::Mode;
 use crate::sampling::Sampler;
 
 pub struct Shared {
@@ -21,16 +22,17 @@ pub struct Shared {
     pub cells: Vec<Filled>,
     pub masks: Masks,
     pub cores: Cores,
-    /// Exact mode: every sequence is evaluated exactly. Otherwise only those whose requests ask for it.
-    pub exact: bool,
+    /// Exact or invariant mode: the bits of no sequence depend on others. In throughput mode only those of sequences whose
+    /// requests ask for exactness.
+    pub mode: Mode,
     /// Threads of every exact decode where the result depends on their number: with flash attention. It then also depends
     /// on whether a decode has more than [`plan::FLASH_ROWS`].
     pub fixed_threads: Option<usize>,
     /// How many sequences share a decode.
     pub sharing: Sharing,
-    /// Whether sequences with adapters share decodes: not in exact mode.
+    /// Whether sequences with adapters share decodes: only in throughput mode.
     pub shares_adapted: bool,
-    /// Maximum number of tokens of a draft; 0 in exact mode.
+    /// Maximum number of tokens of a draft; 0 but in throughput mode.
     pub draft_tokens: usize,
     /// Maximum number of prompt tokens of a decode.
     pub chunk_tokens: usize,
@@ -45,14 +47,14 @@ impl Shared {
     /// decode must be exact and the number would move bits.
     pub fn threads(&self, exact: bool) -> usize {
         match self.fixed_threads {
-            Some(fixed) if exact || self.exact => fixed,
+            Some(fixed) if exact || self.is_reproducible() => fixed,
             _ => self.cores.share(),
         }
     }
 
-    /// Whether a request shares no decode with others, because its bits would depend on them.
-    pub(super) fn runs_alone(&self, request: &Request) -> bool {
-        request.exact && !self.exact
+    /// Whether no answer depends on concurrent requests or the cache.
+    pub(super) fn is_reproducible(&self) -> bool {
+        self.mode != Mode::Throughput
     }
 
     /// Maximum number of rows of the next decode of a prompt. `first_logits_row`: see [`Request::first_logits_row`].
@@ -66,7 +68,7 @@ impl Shared {
         if let Some(first) = first_logits_row {
             rows = rows.min(first.saturating_sub(evaluated) + self.logits_rows);
         }
-        if self.fixed_threads.is_some() && (self.exact || request.exact) {
+        if self.fixed_threads.is_some() && (self.is_reproducible() || request.exact) {
             rows = rows.min(plan::FLASH_ROWS);
         }
         rows
@@ -80,7 +82,7 @@ impl Shared {
 
     /// Whether all decodes of a request's prompt have the bits of exact ones.
     pub(super) fn evaluates_exactly(&self, request: &Request) -> bool {
-        self.exact || request.exact || self.fixed_threads.is_none()
+        self.is_reproducible() || request.exact || self.fixed_threads.is_none()
     }
 
     /// The worker that has the most cells of a request's prompt.

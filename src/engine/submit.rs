@@ -15,6 +15,7 @@ use super::message::{Job, Message};
 use super::request::{Delta, Request};
 use super::shared::Shared;
 use super::tally::Tally;
+use crate::config::Mode;
 use crate::metrics;
 
 impl Engine {
@@ -25,11 +26,17 @@ impl Engine {
         &self,
         client: Arc<str>,
         arrived: Instant,
-        requests: Vec<Request>,
+        mut requests: Vec<Request>,
     ) -> Result<Vec<Generation>, EngineError> {
         let pool = self.pool()?;
         if !pool.model.generates() {
             return Err(EngineError::OnlyEmbeddings);
+        }
+        if pool.mode == Mode::Exact {
+            // They are evaluated like all others.
+            requests
+                .iter_mut()
+                .for_each(|request| request.exact = false);
         }
         let tally = Tally::current();
         tally.submitted(&requests);

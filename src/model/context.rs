@@ -114,7 +114,7 @@ impl Context {
         let error = ContextError {
             lanes: shape.lanes,
             lane_tokens: shape.lane_tokens,
-            why: "too little memory?",
+            why: "too little memory",
         };
         if !gpus_reach(model, &shape, lane_cells * lanes) {
             let why = "the keys or values of one layer are more than a GPU can address at once";

@@ -91,16 +91,14 @@ impl Placements {
         self.amx() && self.iter().all(|one| one.buffer == AMX || is_float(one))
     }
 
-    /// The maximum number of generated rows in a decode for which each has the same bits as alone. The limit of this machine
-    /// may be higher or lower, and is measured; but a measurement does not find all differences.
-    pub fn widest_equal(&self) -> usize {
+    /// The number of rows in a decode from which on llama.cpp multiplies some of the weights by another routine: on either
+    /// side of it, rows have different bits. Within a side they may, too, which is measured; but a measurement does not find
+    /// all differences. `usize::MAX`: none is known.
+    pub fn border(&self) -> usize {
         let is_tiled = |one: &Placement| one.is_plain && TILED.contains(&one.kind.as_str());
-        // Nothing is known about the routines of GPUs, which the driver compiles.
-        if self.on_gpu() {
-            1
         // An unknown layout may be such a one.
-        } else if (self.0.is_empty() || self.iter().any(is_tiled)) && !tiling_is_off() {
-            TILED_ROWS - 1
+        if (self.0.is_empty() || self.iter().any(is_tiled)) && !tiling_is_off() {
+            TILED_ROWS
         } else {
             usize::MAX
         }
@@ -179,18 +177,17 @@ mod tests {
     #[test]
     fn tiled_routines_limit_a_decode_only_if_they_are_used() {
         let check = |all: &[(&str, &str, bool)], expect| {
-            assert_eq!(placements(all).widest_equal(), expect, "{all:?}");
+            assert_eq!(placements(all).border(), expect, "{all:?}");
         };
-        check(&[], 7);
+        check(&[], 8);
         check(&[("q4_1", "CPU", true)], usize::MAX);
-        check(&[("q4_1", "CPU", true), ("q6_K", "CPU_Mapped", true)], 7);
+        check(&[("q4_1", "CPU", true), ("q6_K", "CPU_Mapped", true)], 8);
         check(&[("q4_K", "CPU_REPACK", false)], usize::MAX);
         check(
             &[("q4_K", "AMX", false), ("q6_K", "AMX", false)],
             usize::MAX,
         );
-        check(&[("q4_K", "AMX", false), ("q3_K", "CPU", true)], 7);
-        check(&[("q4_1", "Vulkan0", false), ("q4_1", "CPU", true)], 1);
+        check(&[("q4_K", "AMX", false), ("q3_K", "CPU", true)], 8);
     }
 
     #[test]

@@ -51,43 +51,141 @@ fn choices(server: &TestServer, request: &Value) -> Value {
 
 #[test]
 fn tiny_llama() {
-    check(&server::tiny_model());
-    check_asked_for(&server::tiny_model());
+    let model = server::tiny_model();
+    check(&model, 1);
+    check_invariant(&model, 8, 1);
+    check_asked_for(&model);
 }
 
 #[test]
 fn smollm2() {
-    check(&server::default_model());
+    check(&server::default_model(), 1);
 }
 
 #[test]
 fn gemma() {
     if let Some(path) = server::gemma_model() {
-        check(&path);
+        check(&path, 1);
+        check_invariant(&path, 8, 1);
         check_asked_for(&path);
-    }
-}
-
-/// Some of the requests, because each takes long.
-fn check_some(model: Option<String>, every: usize) {
-    if let Some(path) = model {
-        let requests: Vec<Value> = measured().into_iter().step_by(every).collect();
-        hold(&path, &TestServer::start(&path), &requests);
     }
 }
 
 #[test]
 fn qwen_0_5b() {
-    check_some(server::qwen_model("0.5b"), 3);
+    check_larger(server::qwen_model("0.5b"), 3);
 }
 
 #[test]
 fn qwen_1_5b() {
-    check_some(server::qwen_model("1.5b"), 6);
+    check_larger(server::qwen_model("1.5b"), 5);
 }
 
-fn check(model: &str) {
-    hold(model, &TestServer::start(model), &measured());
+fn check_larger(model: Option<String>, every: usize) {
+    if let Some(path) = model {
+        check(&path, every);
+        check_invariant(&path, 8, every);
+    }
+}
+
+/// In exact mode. `every`: only some of the requests, where each takes long.
+fn check(model: &str, every: usize) {
+    let requests: Vec<Value> = measured().into_iter().step_by(every).collect();
+    let alone = answers_alone(&TestServer::start(model), &requests);
+    hold(model, &TestServer::start(model), &requests, &alone);
+}
+
+/// In invariant mode, with this setting of the width.
+fn check_invariant(model: &str, width: usize, every: usize) {
+    let requests: Vec<Value> = measured().into_iter().step_by(every).collect();
+    let server = invariant(model, width, 16);
+    let alone = answers_alone(&invariant(model, server.least_width(), 1), &requests);
+    hold(model, &server, &requests, &alone);
+}
+
+fn invariant(model: &str, width: usize, parallel_sequences: usize) -> TestServer {
+    TestServer::start_with(model, |config| {
+        config.engine.mode = Mode::Invariant;
+        config.engine.invariant_width = width;
+        config.engine.parallel_sequences = parallel_sequences;
+    })
+}
+
+#[test]
+fn an_invariant_answer_can_be_had_exact_and_prompts_are_the_same() {
+    let model = server::tiny_model();
+    let (exact, invariant) = (TestServer::start(&model), invariant(&model, 8, 4));
+    assert_eq!(invariant.least_width(), 8);
+    for request in measured() {
+        let asked = choices(&exact, &request);
+        let mut again = request.clone();
+        again["exact"] = json!(true);
+        assert_eq!(choices(&invariant, &again), asked, "{request}");
+        if request["echo"] == true {
+            assert_eq!(choices(&invariant, &request), asked, "{request}");
+        }
+    }
+    let ask = |server: &TestServer, exact: bool| {
+        let request =
+            json!({"prompt": STEM, "max_tokens": 30, "seed": 3, "logprobs": 2, "exact": exact});
+        let answer = server.try_complete(&request);
+        let class = answer.bits_class.clone().expect("a header");
+        let body = answer.json();
+        let made_by = body["system_fingerprint"]
+            .as_str()
+            .expect("text")
+            .to_owned();
+        assert!(made_by.ends_with(&class), "{made_by} {class}");
+        (class, made_by, body["choices"][0]["logprobs"].clone())
+    };
+    let (asked, wide, reference) = (
+        ask(&invariant, true),
+        ask(&invariant, false),
+        ask(&exact, false),
+    );
+    assert_eq!(asked, reference);
+    assert!(asked.1.contains("-exact-") && wide.1.contains("-invariant-"));
+    assert_ne!(asked.0, wide.0, "other bits have another class");
+    assert_eq!(wide, ask(&self::invariant(&model, 8, 1), false));
+}
+
+#[test]
+fn lanes_full_of_cached_tokens_are_no_obstacle_to_padding() {
+    let server = TestServer::start_with(&server::tiny_model(), |config| {
+        config.engine.mode = Mode::Invariant;
+        config.engine.invariant_width = 8;
+        config.engine.parallel_sequences = 4;
+        config.engine.contexts = 1;
+        config.engine.context_length = 64;
+    });
+    let request = |i: usize| json!({"prompt": format!("Number {i}"), "max_tokens": 24, "seed": 1, "logprobs": 1});
+    let alone = choices(&server, &request(0));
+    for round in 0..3 {
+        std::thread::scope(|scope| {
+            for i in 0..16 {
+                let server = &server;
+                // As many tokens as a lane has cells.
+                let ids: Vec<usize> = (0..64)
+                    .map(|at| 300 + (at * 7 + i * 13 + round) % 200)
+                    .collect();
+                let full = json!({"prompt": ids, "max_tokens": 0, "echo": true, "logprobs": 0});
+                scope.spawn(move || server.complete(full));
+            }
+        });
+        let mut again = request(0);
+        again["cache_prompt"] = json!(round % 2 == 0);
+        assert_eq!(choices(&server, &again), alone);
+    }
+}
+
+/// What a server answers with nothing beside and nothing cached.
+fn answers_alone(server: &TestServer, requests: &[Value]) -> Vec<Value> {
+    let alone = requests.iter().map(|request| {
+        let mut request = request.clone();
+        request["cache_prompt"] = json!(false);
+        choices(server, &request)
+    });
+    alone.collect()
 }
 
 /// Asked for in throughput mode, where what others generate is kept and used again.
@@ -125,7 +223,8 @@ fn check_asked_for(model: &str) {
     };
     assert!(made_by(&exact).contains("-exact-"), "{exact}");
     assert!(made_by(&other).contains("-throughput-"), "{other}");
-    hold(model, &server, &requests);
+    let alone = answers_alone(&TestServer::start(model), &requests);
+    hold(model, &server, &requests, &alone);
 }
 
 #[test]
@@ -144,19 +243,8 @@ fn exactness_that_is_asked_for_and_not_promised_is_refused() {
     server.complete(json!({"prompt": "One", "max_tokens": 1}));
 }
 
-/// Holds what a busy server answers against what a fresh one does, in exact mode and with nothing cached.
-fn hold(model: &str, server: &TestServer, requests: &[Value]) {
-    let alone: Vec<Value> = {
-        let server = TestServer::start(model);
-        requests
-            .iter()
-            .map(|request| {
-                let mut request = request.clone();
-                request["cache_prompt"] = json!(false);
-                choices(&server, &request)
-            })
-            .collect()
-    };
+/// Holds what a busy server answers against `alone`.
+fn hold(model: &str, server: &TestServer, requests: &[Value], alone: &[Value]) {
     let over = AtomicBool::new(false);
     let served = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -173,7 +261,7 @@ fn hold(model: &str, server: &TestServer, requests: &[Value]) {
         }
         let measure = || {
             for round in 0..2 {
-                for (request, alone) in requests.iter().zip(&alone) {
+                for (request, alone) in requests.iter().zip(alone) {
                     let busy = choices(server, request);
                     assert_eq!(&busy, alone, "round {round}: {request}");
                 }

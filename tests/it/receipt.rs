@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
+use candor::config::Mode;
 use serde_json::{Value, json};
 
 use crate::process::{Process, candor};
@@ -233,6 +234,33 @@ fn a_server_is_asked_for_what_a_receipt_says() {
     let (ended, said) = ask(&other, &["--set", set]);
     assert_eq!(ended, Some(2), "{said}");
     assert!(said.contains("another model"), "{said}");
+}
+
+#[test]
+fn an_answer_of_invariant_mode_is_verified_in_its_class() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        config.engine.mode = Mode::Invariant;
+        config.engine.invariant_width = 8;
+    });
+    let answer = server.complete(everything());
+    let engine = &answer["receipt"]["engine"];
+    assert_eq!(
+        (&engine["mode"], &engine["least_width"]),
+        (&json!("invariant"), &json!(8))
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ended, said) = verify(folder.path(), &answer, &["--model", &tiny_model()]);
+    assert_eq!(ended, Some(0), "{said}");
+    let url = |server: &TestServer| format!("http://{}", server.address());
+    let (ended, said) = verify(folder.path(), &answer, &["--url", &url(&server)]);
+    assert_eq!(ended, Some(0), "{said}");
+    // Elsewhere the same request has other bits, and the notes say why.
+    let (ended, said) = verify(folder.path(), &answer, &["--url", &url(tiny())]);
+    assert_eq!(ended, Some(1), "{said}");
+    assert!(
+        said.contains("mode: invariant in the receipt, exact here"),
+        "{said}"
+    );
 }
 
 #[test]

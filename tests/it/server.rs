@@ -174,6 +174,14 @@ impl TestServer {
 
     /// The name of all that decides how numbers are rounded. With weights of four bits logprobs of two classes differ by
     /// tenths, and texts are other ones (docs/reproducibility.md): what was recorded in one class holds in that class.
+    /// Minimum number of rows in a decode of generated tokens.
+    pub fn least_width(&self) -> usize {
+        let receipt =
+            self.complete(serde_json::json!({"prompt": "One", "max_tokens": 1, "receipt": true}));
+        let width = receipt["receipt"]["engine"]["least_width"].as_u64();
+        usize::try_from(width.expect("a number")).expect("small")
+    }
+
     pub fn bits_class(&self) -> String {
         let models = self.get_with("/v1/models", self.key.as_deref()).json();
         let class = models["data"][0]["bits_class"].as_str();

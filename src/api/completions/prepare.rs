@@ -260,7 +260,7 @@ fn check_fork(generate: &Generate, served: &Served) -> Result<(), ApiError> {
     if generate.exact && served.engine.mode() != Some(Mode::Exact) {
         return Err(ApiError::field(
             "exact",
-            "`exact` with `fork` needs a server in exact mode: other modes evaluate generated tokens as a prompt.",
+            "`exact` with `fork` needs a server in exact mode: in other modes an answer's cells are not exact.",
         ));
     }
     Ok(())

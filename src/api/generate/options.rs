@@ -68,8 +68,8 @@ pub fn exact(fields: &mut Fields, served: &Served) -> Result<bool, ApiError> {
     let exact = fields
         .field(
             "exact",
-            "Makes the bits of the answer independent of other requests and of the cache. In exact mode they always are; in \
-             throughput mode its tokens are then evaluated one by one.",
+            "Makes the bits of the answer independent of other requests and of the cache. Its tokens \
+             are then evaluated one by one, with the bits of exact mode, whatever the server's mode.",
         )
         .boolean(false)?;
     if exact && served.config.model.gpu_layers > 0 {

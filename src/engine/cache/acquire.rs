@@ -214,5 +214,6 @@ fn promise(order: &Order, holding: &Holding) -> Holding {
         score_spec: holding.score_spec.clone(),
         complete_prompt: Some(complete_prompt),
         generated: request.forced_prefix.to_vec(),
+        generated_exact: request.exact,
     }
 }

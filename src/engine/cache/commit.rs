@@ -61,12 +61,12 @@ impl<C: Cells> Cache<C> {
     }
 
     /// A token after the prompt is evaluated. In throughput mode, [`Cache::release`] takes these instead.
-    pub fn push_generated(&mut self, lane: usize, token: Token) {
+    pub fn push_generated(&mut self, lane: usize, token: Token, exact: bool) {
         if self.rules.reuses_generated {
             return;
         }
         let Lane { prefix, lease, .. } = &mut self.lanes[lane];
-        prefix.push_generated(token);
+        prefix.push_generated(token, exact);
         let generated = prefix.holding().generated.len();
         if let Some(lease) = lease {
             lease
@@ -87,6 +87,14 @@ impl<C: Cells> Cache<C> {
         }
     }
 
+    /// Evicts what a free lane holds.
+    pub fn evict(&mut self, lane: usize) {
+        debug_assert!(self.is_free(lane));
+        self.cells.cut(lane, 0);
+        self.lanes[lane].prefix = CachedPrefix::default();
+        self.publish(lane);
+    }
+
     /// The lane's sequence has ended; its cells stay as cache. `generated`: the tokens evaluated after its complete prompt,
     /// which any prompt may reuse in throughput mode.
     pub fn release(&mut self, lane: usize, generated: Option<&[Token]>) {
@@ -97,7 +105,7 @@ impl<C: Cells> Cache<C> {
         if let Some(generated) = generated.filter(|_| self.rules.reuses_generated) {
             state.prefix.extend_with_generated(generated);
         }
-        // Then no cells are filled but the known ones, which `bridge_position` relies on.
+        // Then no cells are filled but the known ones, which `padding_position` relies on.
         let cells = state.prefix.holding().cells();
         self.cells.cut(lane, cells);
         self.publish(lane);

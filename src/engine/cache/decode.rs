@@ -49,7 +49,7 @@ impl Cache {
 }
 
 impl<C: Cells> Cache<C> {
-    /// Drops cells from this position on that are not needed: of drafts, of bridges, of rows that failed.
+    /// Drops cells from this position on that are not needed: of drafts, of padding, of rows that failed.
     pub fn cut(&mut self, lane: usize, from: usize) {
         self.cells.cut(lane, from);
     }
@@ -61,14 +61,23 @@ impl<C: Cells> Cache<C> {
     }
 
     /// The first empty position of a lane, if the lane can take a token there and drop it again. A lane whose sequence
-    /// generates cannot.
-    pub fn bridge_position(&self, lane: usize) -> Option<usize> {
+    /// generates can where the cache knows all its cells: not in throughput mode.
+    pub fn padding_position(&self, lane: usize) -> Option<usize> {
         let Lane { prefix, lease, .. } = &self.lanes[lane];
         let position = match lease {
-            None => prefix.holding().cells(),
-            Some(lease) if lease.evaluated < lease.prompt.len() => lease.evaluated,
-            Some(_) => return None,
+            Some(lease) if lease.evaluates_prompt() => lease.evaluated,
+            Some(_) if self.rules.reuses_generated => return None,
+            _ => prefix.holding().cells(),
         };
         (self.cells.can_cut() && position < self.rules.lane_tokens).then_some(position)
+    }
+
+    /// Whether no sequence runs in this lane.
+    pub fn is_free(&self, lane: usize) -> bool {
+        self.lanes[lane].lease.is_none()
+    }
+
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
     }
 }

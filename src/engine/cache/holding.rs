@@ -17,7 +17,7 @@ pub struct Holding {
     pub tokens: Arc<[Token]>,
     /// Any prompt may reuse the cells of the first `len` tokens: they were evaluated as those of a prompt are.
     pub len: usize,
-    /// The cells of the first `exact_len` of these are exact to the last bit: all in exact mode. In throughput mode, cells
+    /// The cells of the first `exact_len` of these are exact to the last bit: all but in throughput mode. There, cells
     /// of generated tokens and those evaluated after them are not.
     pub exact_len: usize,
     /// The tokens whose scores are known, by their positions. While a prompt is evaluated that is scored from there on,
@@ -27,9 +27,11 @@ pub struct Holding {
     pub score_spec: LogprobSpec,
     /// Present if a prompt was evaluated to its end.
     pub complete_prompt: Option<CompletePrompt>,
-    /// In exact mode: the tokens generated after the complete prompt. Their cells were evaluated one row at a time, so only
-    /// a fork, which does the same, may reuse them.
+    /// In exact and invariant mode: the tokens generated after the complete prompt. Their cells were not evaluated as those of
+    /// a prompt are, so only a fork, which evaluates in the same way, may reuse them.
     pub generated: Vec<Token>,
+    /// Whether these were evaluated for a request that asked for exactness.
+    pub generated_exact: bool,
 }
 
 /// A prompt that was evaluated to its end. A request for the same prompt has nothing to evaluate: the choices of one
@@ -158,6 +160,7 @@ impl CachedPrefix {
             score_spec: std::mem::take(&mut self.holding.score_spec),
             complete_prompt: None,
             generated: Vec::new(),
+            generated_exact: false,
         };
     }
 
@@ -208,9 +211,10 @@ impl CachedPrefix {
         self.scores.truncate(scores.len());
     }
 
-    /// A token after the complete prompt is evaluated, for forks only.
-    pub fn push_generated(&mut self, token: Token) {
+    /// A token after the complete prompt is evaluated, for forks only. `exact`: for a request that asked for exactness.
+    pub fn push_generated(&mut self, token: Token, exact: bool) {
         self.holding.generated.push(token);
+        self.holding.generated_exact = exact;
     }
 
     /// In throughput mode: any prompt may reuse the cells of the whole prompt and of `generated`.

@@ -46,7 +46,9 @@ impl<'a> Ask<'a> {
 /// forced prefix.
 pub fn reach(ask: &Ask, holding: &Holding, plan: &PromptPlan) -> usize {
     if completes(ask, holding) {
-        return ask.prompt_len() + resumed(ask.forced_prefix, &holding.generated);
+        let is_same = holding.generated_exact == ask.exact;
+        let generated = if is_same { &holding.generated[..] } else { &[] };
+        return ask.prompt_len() + resumed(ask.forced_prefix, generated);
     }
     plan.reuse(shared_cells(ask, holding))
 }
@@ -312,7 +314,10 @@ mod tests {
             let mut cells = prompt.len();
             for (i, token) in holding.generated.iter().enumerate() {
                 // The last forced token is evaluated again.
-                if i + 1 >= ask.forced_prefix.len() || ask.forced_prefix[i] != *token {
+                if holding.generated_exact != ask.exact
+                    || i + 1 >= ask.forced_prefix.len()
+                    || ask.forced_prefix[i] != *token
+                {
                     break;
                 }
                 cells += 1;
@@ -376,6 +381,7 @@ mod tests {
                     tokens: [Token(0); LEN].into(),
                     len,
                     exact_len,
+                    generated_exact: generated == 2,
                     scores: scores.clone(),
                     score_spec: LogprobSpec::top(1),
                     complete_prompt,

@@ -16,7 +16,7 @@ pub struct Rules {
     pub lane_tokens: usize,
     /// Prefixes that are not given up for one-off prompts.
     pub pinned_prefixes: usize,
-    /// Whether any prompt may reuse cells of generated tokens: not in exact mode, because they were not evaluated as a prompt is.
+    /// Whether any prompt may reuse cells of generated tokens: only in throughput mode, because they were not evaluated as a prompt is.
     pub reuses_generated: bool,
 }
 

@@ -76,8 +76,21 @@ enum Shape {
     Exact,
     /// One row at a time, exactly.
     Single,
+    /// One row at a time, as part of a wider decode of the class of invariant mode.
+    Wide,
     /// Anyhow, in throughput mode.
     Inexact,
+}
+
+impl Shape {
+    /// Of tokens that a request generates where no bits depend on neighbours.
+    fn generated(request: &Request) -> Self {
+        if request.exact {
+            Self::Single
+        } else {
+            Self::Wide
+        }
+    }
 }
 
 impl Cell<'_> {
@@ -156,12 +169,13 @@ impl Running {
         }
     }
 
-    /// What a fresh context would hold after an exact evaluation.
+    /// What a fresh context would hold, with nothing beside it.
     fn expected(&self, evaluated: usize) -> Vec<u64> {
         let prompt = self.request.prompt[..evaluated].iter();
         let generated = self.generated.iter();
         let tokens = prompt.map(|&token| (token, Shape::Exact));
-        let tokens = tokens.chain(generated.map(|&token| (token, Shape::Single)));
+        let shape = Shape::generated(&self.request);
+        let tokens = tokens.chain(generated.map(|&token| (token, shape)));
         let mut cells: Vec<u64> = Vec::new();
         for (token, shape) in tokens {
             let adapters = &self.request.adapters;
@@ -294,15 +308,18 @@ impl Worker {
         } else {
             let forced = request.forced_prefix.get(running.generated.len());
             let token = forced.copied().unwrap_or(token);
-            let exact = self.exact || request.exact;
-            let shape = if exact { Shape::Single } else { Shape::Inexact };
+            let shape = if self.exact || request.exact {
+                Shape::generated(request)
+            } else {
+                Shape::Inexact
+            };
             let cell = Cell {
                 token,
                 adapters,
                 shape,
             };
             self.cache.cells.evaluate(lane, cell);
-            self.cache.push_generated(lane, token);
+            self.cache.push_generated(lane, token, request.exact);
             running.generated.push(token);
         }
     }

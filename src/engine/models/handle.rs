@@ -108,7 +108,7 @@ impl Models {
         let describe = |model_index: usize| {
             let engine = state.loaded(model_index);
             Described {
-                bits_class: engine.and_then(Engine::bits_class),
+                bits_class: engine.and_then(|engine| engine.bits_class(false).ok()),
                 refused: engine
                     .map(|engine| engine.refused_routines().to_vec())
                     .unwrap_or_default(),

@@ -8,12 +8,17 @@ use crate::config;
 use crate::engine::shape::context_shape;
 use crate::model::{Context, ContextError, Model, Row, Runner, Token};
 
+/// After this time, everything has been measured long enough.
+const ENOUGH: Duration = Duration::from_secs(4);
+
 /// Measures each shape twice, in turn, so that a busy moment does not affect only one of them; the better figure counts.
+/// With a large model once is enough. Stops early, with wrong figures, once `continues` says no.
 pub fn measure_all(
     model: &Arc<Model>,
     settings: &config::Engine,
     shapes: &[Shape],
     threads: usize,
+    continues: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Figure>, ContextError> {
     let mut figures: Vec<Figure> = shapes
         .iter()
@@ -22,9 +27,14 @@ pub fn measure_all(
             tokens_per_second: 0.0,
         })
         .collect();
-    for _ in 0..2 {
+    let begun = Instant::now();
+    for round in 0..2 {
+        // Long decodes are hardly disturbed.
+        if round > 0 && (begun.elapsed() > ENOUGH || !continues()) {
+            break;
+        }
         for figure in &mut figures {
-            let speed = measure(model, settings, figure.shape, threads)?;
+            let speed = measure(model, settings, figure.shape, threads, continues)?;
             figure.tokens_per_second = figure.tokens_per_second.max(speed);
         }
     }
@@ -40,10 +50,11 @@ fn measure(
     settings: &config::Engine,
     shape: Shape,
     threads: usize,
+    continues: &(dyn Fn() -> bool + Sync),
 ) -> Result<f64, ContextError> {
-    /// Long enough for dozens of tokens of a small model; a large one gets at least `DECODES`.
+    /// Long enough for dozens of tokens of a small model; a large one gets one decode, after one that does not count.
     const TRIAL: Duration = Duration::from_millis(200);
-    const DECODES: usize = 3;
+    const DECODES: usize = 1;
     const LANE_TOKENS: usize = 256;
     let Shape { contexts, width } = shape;
     let shape = context_shape(settings, width, LANE_TOKENS, width, width);
@@ -75,6 +86,7 @@ fn measure(
         let (begun, mut done) = (Instant::now(), 0);
         while (begun.elapsed() < TRIAL || done < DECODES)
             && done + 1 < LANE_TOKENS
+            && continues()
             && decode(&mut context, &mut rows, done + 1)
         {
             done += 1;

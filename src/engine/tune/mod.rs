@@ -3,7 +3,7 @@
 //! than the time that one context of two threads takes for one, and whether wide decodes pay off depends on memory, on the
 //! vocabulary and on the layout of the weights.
 //!
-//! Exact mode only uses decodes that have the bits of single rows (`engine::exact`). A start measures only for a few
+//! Exact and invariant mode only use decodes of one class of widths (`engine::widths`). A start measures only for a few
 //! seconds, because someone is waiting for it; the rest is measured in idle moments (`engine::idle`).
 
 mod measure;
@@ -12,7 +12,7 @@ mod shapes;
 mod table;
 mod tuning;
 
-pub use results::kept_widths;
+pub use results::kept_classes;
 pub use shapes::Arrangement;
 pub use table::{Table, tune};
 pub use tuning::{Moment, Step, Tuning};

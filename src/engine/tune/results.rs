@@ -7,9 +7,9 @@ use sha2::{Digest, Sha256};
 
 use super::shapes::Figure;
 use crate::config::{self, Config};
-use crate::engine::exact::Found;
 use crate::engine::persist::load;
 use crate::engine::procfs;
+use crate::engine::widths::{Class, Found};
 use crate::model::{self, Model};
 
 /// What was measured for a model on a machine.
@@ -22,7 +22,7 @@ pub struct Measured {
     pub figures: Vec<Figure>,
 }
 
-/// What `exact::cut_rows` found.
+/// What `widths::cut_rows` found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cut {
     pub rows: Option<usize>,
@@ -54,9 +54,9 @@ pub fn measured_path(model: &Model, config: &Config, threads: usize) -> Option<P
     Some(directory.join(format!("{}-{key}.tune.json", model.fingerprint())))
 }
 
-/// The exact widths saved for weights of this fingerprint, in ascending order. There may be several: measurements are for
-/// one machine and one set of settings.
-pub fn kept_widths(fingerprint: &str, settings: &config::Model) -> Vec<usize> {
+/// The classes of widths saved for weights of this fingerprint. Each may occur several times: measurements are for one
+/// machine and one set of settings.
+pub fn kept_classes(fingerprint: &str, settings: &config::Model) -> Vec<Class> {
     let directory = model::source::cache_directory(settings).ok();
     let entries = directory.and_then(|directory| std::fs::read_dir(directory).ok());
     let paths = entries.into_iter().flatten().flatten().map(|it| it.path());
@@ -67,10 +67,12 @@ pub fn kept_widths(fingerprint: &str, settings: &config::Model) -> Vec<usize> {
     let measured = paths
         .filter(is_of_weights)
         .map(|path| Measured::load(&path));
-    let mut widths: Vec<usize> = measured.map(|it| it.found.exact_width).collect();
-    widths.sort_unstable();
-    widths.dedup();
-    widths
+    let mut classes: Vec<Class> = measured
+        .flat_map(|it| it.found.classes().to_vec())
+        .collect();
+    classes.sort_by_key(|class| class.least);
+    classes.dedup();
+    classes
 }
 
 #[cfg(test)]
@@ -84,13 +86,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("new/figures.json");
         assert_eq!(Measured::load(&path), Measured::default());
+        let mut found = Found::default();
+        found.record(1, 2, true);
+        found.record(1, 4, false);
         let measured = Measured {
-            found: Found {
-                exact_width: 3,
-                differs_at: Some(4),
-                widest_wanted: 16,
-                rounds: 1,
-            },
+            found,
             cuts: Some(Cut { rows: Some(8) }),
             figures: vec![Figure {
                 shape: Shape {
@@ -108,11 +108,11 @@ mod tests {
             cache_dir: directory.path().display().to_string(),
             ..Config::default().model
         };
-        let widths = || kept_widths("0123", &settings);
-        assert_eq!(widths(), Vec::<usize>::new());
+        let classes = || kept_classes("0123", &settings);
+        assert_eq!(classes(), Vec::<Class>::new());
         for name in ["0123-a.tune.json", "0123-b.tune.json", "01234-c.tune.json"] {
             save(&directory.path().join(name), &measured);
         }
-        assert_eq!(widths(), [3]);
+        assert_eq!(classes(), measured.found.classes());
     }
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use super::measure::measure_all;
 use super::results::Measured;
-use super::shapes::{Arrangement, Shape, WIDEST, best, candidates};
+use super::shapes::{Arrangement, Shape, best, candidates};
 use super::tuning::{Tuning, lock_measuring};
 use crate::config::{Config, Mode};
 use crate::engine::cores::Cores;
 use crate::engine::error::StartError;
-use crate::engine::exact;
 use crate::engine::trial::{self, Refused};
+use crate::engine::widths::ROUNDS;
 use crate::model::{self, Heads, Model};
 
 /// Time to find how wide exact decodes can be.
@@ -26,8 +26,8 @@ pub struct Table {
     refused: Vec<Refused>,
     threads: usize,
     measured: Measured,
-    exact: Option<Arrangement>,
-    throughput: Option<Arrangement>,
+    /// By mode; none for invariant mode where it is the same as exact mode.
+    chosen: Vec<(Mode, Arrangement)>,
 }
 
 /// Measures which setup is fastest for the configured model on this machine, and saves the result for later starts.
@@ -53,24 +53,44 @@ fn measure(
     let mut tuning = Tuning::new(model, config, Mode::Exact, cores);
     // A width that differed once stays known.
     tuning.forget_speeds();
-    tuning.search(cores, SEARCH, exact::ROUNDS)?;
+    let mut all = Vec::new();
+    let mut modes = Vec::new();
+    for mode in [Mode::Exact, Mode::Invariant, Mode::Throughput] {
+        tuning.set_mode(mode);
+        tuning.search(cores, SEARCH, ROUNDS)?;
+        tuning.settle_mode(cores)?;
+        if tuning.mode() != mode {
+            continue;
+        }
+        let choices = tuning.choices();
+        let missing = candidates(&choices);
+        all.extend(
+            missing
+                .into_iter()
+                .filter(|shape| !all.contains(shape))
+                .collect::<Vec<_>>(),
+        );
+        modes.push((mode, choices));
+    }
     tuning.find_cuts(cores)?;
-    let exact = tuning.candidates();
-    let (settings, threads) = (&config.engine, cores.most());
-    let on_gpu = config.model.gpu_layers > 0;
-    let throughput = candidates(settings, WIDEST, threads, on_gpu);
-    let mut all = throughput.clone();
-    all.extend(exact.iter().filter(|one| !throughput.contains(one)));
-    tuning.add_figures(measure_all(model, settings, &all, threads)?);
+    tuning.add_figures(measure_all(
+        model,
+        &config.engine,
+        &all,
+        cores.most(),
+        &|| true,
+    )?);
     tuning.save(&mut disturbed);
     let measured = tuning.into_measured();
-    let chosen = |shapes| best(shapes, &measured.figures, settings.parallel_sequences);
+    let most = config.engine.parallel_sequences;
+    let chosen = modes
+        .into_iter()
+        .filter_map(|(mode, choices)| Some((mode, best(&choices, &measured.figures, most)?)));
     Ok(Table {
         placements: model.placements().to_string(),
         refused,
-        threads,
-        exact: chosen(&exact),
-        throughput: chosen(&throughput),
+        threads: cores.most(),
+        chosen: chosen.collect(),
         measured,
     })
 }
@@ -95,20 +115,23 @@ impl fmt::Display for Table {
                 "The routine `{routine}` {why} on this CPU, and is not used."
             )?;
         }
-        writeln!(
-            f,
-            "Decodes of up to {} sequences have the bits of single ones.",
-            self.measured.found.exact_width.max(1)
-        )?;
-        for (mode, chosen) in [("exact", &self.exact), ("throughput", &self.throughput)] {
-            if let Some(Arrangement { contexts, groups }) = chosen {
-                let groups: Vec<String> = groups.iter().skip(1).map(usize::to_string).collect();
-                writeln!(
-                    f,
-                    "{mode}: {contexts} contexts; of 1, 2, 3, ... sequences in a context, this many share a decode: {}",
-                    groups.join(" ")
-                )?;
+        for class in self.measured.found.classes() {
+            if class.equal.contains(&class.least) || class.least == 1 {
+                writeln!(f, "Decodes of {class} sequences give a row the same bits.")?;
             }
+        }
+        for (mode, Arrangement { contexts, split }) in &self.chosen {
+            let groups: Vec<String> = split.groups.iter().skip(1).map(usize::to_string).collect();
+            let padding = match split.least() {
+                1 => String::new(),
+                least => format!(", padded to {least} rows or more"),
+            };
+            writeln!(
+                f,
+                "{}: {contexts} contexts; of 1, 2, 3, ... sequences in a context, this many share a decode{padding}: {}",
+                mode.as_str(),
+                groups.join(" ")
+            )?;
         }
         Ok(())
     }

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use super::measure::measure_all;
 use super::results::{Cut, Measured, measured_path};
-use super::shapes::{Arrangement, Figure, Shape, WIDEST, best, candidates};
+use super::shapes::{Arrangement, Choice, Figure, Shape, WIDEST, best, candidates, choices};
 use crate::config::{Config, Mode};
 use crate::engine::cores::{self, Cores};
 use crate::engine::error::StartError;
-use crate::engine::exact::{self, Found, Search};
 use crate::engine::memory;
 use crate::engine::persist::save;
 use crate::engine::plan;
-use crate::engine::sharing::Sharing;
+use crate::engine::split::{Sharing, Split};
+use crate::engine::widths::{self, Aim, Search};
 use crate::model::Model;
 
 /// Time that a start, for which someone is waiting, may take to find how wide exact decodes can be.
@@ -45,6 +45,8 @@ pub struct Tuning {
     measured: Measured,
     /// Whether nothing else was running while the figures were measured.
     is_quiet: bool,
+    /// The least width of the class, once it is chosen. It stays: answers must not change while the engine runs.
+    least: Option<usize>,
     /// Contexts of the engine.
     contexts: usize,
     /// How often figures were measured in idle moments.
@@ -65,8 +67,8 @@ pub struct Moment<'a> {
 pub enum Step {
     /// It was too short, or found nothing that matters.
     Wait,
-    /// How many sequences share a decode from now on ([`Arrangement::groups`]).
-    Found(Vec<usize>),
+    /// How sequences share decodes from now on.
+    Found(Split),
     /// Everything is measured.
     Done,
 }
@@ -82,6 +84,7 @@ impl Tuning {
             path: measured_path(model, config, threads),
             measured: Measured::default(),
             is_quiet: true,
+            least: None,
             contexts: 0,
             tries: 0,
             is_done: false,
@@ -97,17 +100,25 @@ impl Tuning {
         self.is_quiet = in_process.is_none();
         self.measured = in_process.cloned().unwrap_or_else(|| self.saved());
         let before = self.measured.clone();
-        if !self.measured.found.is_complete(self.widest_wanted()) {
+        if !self.is_compared(1) {
             announce();
             self.search(cores, SEARCH_AT_START, 1)?;
         }
+        self.settle_mode(cores)?;
         self.find_cuts(cores)?;
-        let candidates = self.candidates();
-        if candidates.len() > 1 && !self.is_measured(&candidates) {
+        let choices = self.choices();
+        let candidates = candidates(&choices);
+        if candidates.len() > 1 && !self.is_measured(&choices) {
             if before == self.measured {
                 announce();
             }
-            let figures = measure_all(&self.model, &self.config.engine, &candidates, self.threads)?;
+            let figures = measure_all(
+                &self.model,
+                &self.config.engine,
+                &candidates,
+                self.threads,
+                &|| true,
+            )?;
             self.add_figures(figures);
             self.is_quiet =
                 self.is_quiet && turns.is_some() && turns == cores::turns() && cores.are_all_free();
@@ -120,77 +131,126 @@ impl Tuning {
         if before != self.measured {
             self.save(&mut disturbed);
         }
-        let most = self.config.engine.parallel_sequences;
-        let arrangement = self.chosen(&candidates).unwrap_or(Arrangement {
-            contexts: 1,
-            groups: narrow_groups(most, 1),
+        let arrangement = self.chosen(&choices).unwrap_or_else(|| {
+            let most = self.config.engine.parallel_sequences;
+            Arrangement {
+                contexts: 1,
+                split: Split::widest_first(vec![self.least()], most),
+            }
         });
         self.contexts = arrangement.contexts;
         Ok(arrangement)
     }
 
-    fn is_measured(&self, candidates: &[Shape]) -> bool {
-        let most = self.config.engine.parallel_sequences;
-        best(candidates, &self.measured.figures, most).is_some()
+    /// Invariant mode in the first class is exact mode.
+    pub fn settle_mode(&mut self, cores: &Cores) -> Result<(), StartError> {
+        if self.mode != Mode::Invariant {
+            return Ok(());
+        }
+        let chosen = self.aim().map(|aim| self.measured.found.chosen(aim));
+        if chosen == Some(None) {
+            tracing::warn!(
+                "on this machine the bits of wider decodes of this model depend on neighbours: the mode is exact instead of \
+                 invariant"
+            );
+        }
+        if chosen.flatten().is_none_or(|least| least == 1) {
+            self.mode = Mode::Exact;
+            self.search(cores, SEARCH_AT_START, 1)?;
+        } else {
+            self.least = chosen.flatten();
+        }
+        Ok(())
     }
 
-    /// The fastest of these shapes. A single one need not be measured.
-    fn chosen(&self, candidates: &[Shape]) -> Option<Arrangement> {
+    pub fn set_mode(&mut self, mode: Mode) {
+        (self.mode, self.least) = (mode, None);
+    }
+
+    /// The mode: exact instead of invariant where that is the same.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The least width of the class in which generated tokens are evaluated.
+    pub fn least(&self) -> usize {
+        self.least.unwrap_or(1)
+    }
+
+    fn is_measured(&self, choices: &[Choice]) -> bool {
         let most = self.config.engine.parallel_sequences;
-        match candidates {
-            [only] => Some(Arrangement {
-                contexts: only.contexts,
-                groups: narrow_groups(most.div_ceil(only.contexts), only.width),
-            }),
-            _ => best(candidates, &self.measured.figures, most),
+        best(choices, &self.measured.figures, most).is_some()
+    }
+
+    /// The fastest of these. A single shape need not be measured.
+    fn chosen(&self, choices: &[Choice]) -> Option<Arrangement> {
+        let most = self.config.engine.parallel_sequences;
+        match choices {
+            [only] if candidates(choices).len() == 1 => Some(only.widest_first(most)),
+            _ => best(choices, &self.measured.figures, most),
         }
     }
 
-    /// Maximum number of sequences of a shared decode, whatever is measured later.
+    /// Maximum number of rows of a shared decode, whatever is measured later.
     pub fn widest(&self) -> usize {
-        let wanted = match self.mode {
-            Mode::Throughput => WIDEST,
-            _ => self.widest_wanted(),
+        let widest = match self.mode {
+            Mode::Throughput => WIDEST.min(self.config.engine.parallel_sequences),
+            _ => self.aim().map_or(1, |aim| aim.widest),
         };
-        let shapes = self.candidates_up_to(wanted);
-        shapes.iter().map(|shape| shape.width).max().unwrap_or(1)
+        widest.max(self.least())
     }
 
-    /// Decodes are compared up to this width.
-    fn widest_wanted(&self) -> usize {
+    /// The class of widths to search for; `None`: none is needed.
+    fn aim(&self) -> Option<Aim> {
         let settings = &self.config.engine;
-        let fixed = match settings.decode_width {
-            0 => usize::MAX,
-            fixed => fixed,
-        };
+        let (most, border) = (
+            settings.parallel_sequences,
+            self.model.placements().border(),
+        );
         match self.mode {
-            Mode::Throughput => 1,
+            Mode::Throughput => None,
             // To compare again, a lane must be cut back.
-            _ if !self.model.can_cut() => 1,
-            _ => settings
-                .parallel_sequences
-                .min(exact::WIDEST)
-                .min(fixed)
-                .min(self.model.placements().widest_equal()),
+            _ if !self.model.can_cut() => None,
+            // Nothing is known about the routines of GPUs, which the driver compiles.
+            _ if self.model.placements().on_gpu() => None,
+            Mode::Invariant => {
+                let set = Some(settings.invariant_width).filter(|&width| width > 0);
+                Some(Aim::invariant(self.least.or(set), most, border))
+            }
+            Mode::Auto | Mode::Exact => {
+                let fixed = Some(settings.decode_width).filter(|&width| width > 0);
+                Some(Aim::exact(
+                    fixed.map_or(most, |fixed| fixed.min(most)),
+                    border,
+                ))
+            }
         }
     }
 
-    /// Compares decodes for at most `budget`, and at most `rounds` times each.
+    /// Whether all widths were compared this often.
+    fn is_compared(&self, rounds: usize) -> bool {
+        self.aim()
+            .is_none_or(|aim| self.measured.found.rounds(aim) >= rounds)
+    }
+
+    /// Compares decodes for at most `budget`, and at most `rounds` times each; longer if the class is not known otherwise.
     pub fn search(
         &mut self,
         cores: &Cores,
         budget: Duration,
         rounds: usize,
     ) -> Result<(), StartError> {
-        let widest = self.widest_wanted();
-        if widest == 1 {
+        let Some(aim) = self.aim() else { return Ok(()) };
+        let found = &mut self.measured.found;
+        if found.rounds(aim) >= rounds {
             return Ok(());
         }
-        let found = &mut self.measured.found;
-        let mut search = Search::new(&self.model, &self.config.engine, widest, found)?;
+        let mut search = Search::new(&self.model, &self.config.engine, aim, found)?;
         let begun = Instant::now();
-        let is_enough = |found: &Found| found.is_complete(widest) && found.rounds >= rounds;
-        while !is_enough(found) && begun.elapsed() < budget && search.step(found, cores.share())? {}
+        while (begun.elapsed() < budget || !found.is_decided(aim))
+            && found.rounds(aim) < rounds
+            && search.step(found, cores.share())?
+        {}
         Ok(())
     }
 
@@ -200,7 +260,7 @@ impl Tuning {
         if self.measured.cuts.is_some() || !self.model.can_cut() || is_unneeded {
             return Ok(());
         }
-        let rows = exact::cut_rows(&self.model, &self.config.engine, cores.share())?;
+        let rows = widths::cut_rows(&self.model, &self.config.engine, cores.share())?;
         self.measured.cuts = Some(Cut { rows });
         Ok(())
     }
@@ -216,22 +276,19 @@ impl Tuning {
         found.flatten().unwrap_or(plan::GROUP_ROWS)
     }
 
-    /// The shapes to choose from, as far as they are known to be exact.
-    pub fn candidates(&self) -> Vec<Shape> {
-        self.candidates_up_to(match self.mode {
-            Mode::Throughput => WIDEST,
-            // Wider decodes may have been measured for other settings.
-            _ => self
-                .measured
-                .found
-                .exact_width
-                .clamp(1, self.widest_wanted()),
-        })
+    /// What to choose from, as far as it is known to be of the class.
+    pub fn choices(&self) -> Vec<Choice> {
+        let on_gpu = self.config.model.gpu_layers > 0;
+        choices(&self.config.engine, &self.widths(), self.threads, on_gpu)
     }
 
-    fn candidates_up_to(&self, widest: usize) -> Vec<Shape> {
-        let on_gpu = self.config.model.gpu_layers > 0;
-        candidates(&self.config.engine, widest, self.threads, on_gpu)
+    /// The widths that decodes may have.
+    fn widths(&self) -> Vec<usize> {
+        match (self.mode, self.aim()) {
+            (Mode::Throughput, _) => (1..=WIDEST).collect(),
+            (_, Some(aim)) => self.measured.found.widths(self.least(), aim),
+            (_, None) => vec![1],
+        }
     }
 
     /// Replaces older figures of the same shapes.
@@ -294,17 +351,20 @@ impl Tuning {
         if *found != before {
             self.save(&mut disturbed);
         }
-        if let Some(groups) = self.narrower(moment.sharing.width()) {
-            return Ok(Step::Found(groups));
+        if let Some(split) = self.narrower(&moment.sharing.now()) {
+            return Ok(Step::Found(split));
         }
         if !is_compared {
             return Ok(Step::Wait);
         }
         *search = None;
-        let candidates = self.candidates();
-        let is_missing = !self.is_measured(&candidates);
-        if candidates.len() > 1 && (is_missing || !self.is_quiet) && self.tries < MOST_TRIES {
-            if !self.remeasure(&candidates, is_missing, moment)? {
+        let choices = self.choices();
+        let is_missing = !self.is_measured(&choices);
+        if candidates(&choices).len() > 1
+            && (is_missing || !self.is_quiet)
+            && self.tries < MOST_TRIES
+        {
+            if !self.remeasure(&candidates(&choices), is_missing, moment)? {
                 return Ok(Step::Wait);
             }
             self.save(&mut disturbed);
@@ -312,13 +372,11 @@ impl Tuning {
             return Ok(Step::Done);
         }
         self.is_done = true;
-        let mine: Vec<Shape> = candidates
-            .into_iter()
-            .filter(|shape| shape.contexts == self.contexts)
-            .collect();
+        let mut mine = choices;
+        mine.retain(|choice| choice.contexts == self.contexts);
         Ok(self
             .chosen(&mine)
-            .map_or(Step::Done, |arrangement| Step::Found(arrangement.groups)))
+            .map_or(Step::Done, |arrangement| Step::Found(arrangement.split)))
     }
 
     /// Compares decodes while undisturbed. Returns whether all were compared, or one was found to differ.
@@ -327,49 +385,51 @@ impl Tuning {
         search: &mut Option<Search>,
         moment: &Moment<'_>,
     ) -> Result<bool, StartError> {
-        let widest = self.widest_wanted();
-        let found = &mut self.measured.found;
-        // Single rows need no further rounds.
-        let is_enough = found.rounds >= exact::ROUNDS || found.exact_width <= 1;
-        if widest == 1 || found.is_complete(widest) && is_enough {
+        let Some(aim) = self.aim() else {
+            return Ok(true);
+        };
+        if self.is_compared(widths::ROUNDS) {
             return Ok(true);
         }
-        let before = found.exact_width;
+        let (before, least) = (self.widths().len(), self.least());
+        let found = &mut self.measured.found;
         let search = match search {
             Some(search) => search,
             none => {
                 let settings = &self.config.engine;
-                if !memory::holds_twice(&self.model, &exact::shape(settings, widest)) {
+                if !memory::holds_twice(&self.model, &widths::shape(settings, aim.widest)) {
                     tracing::debug!(
                         "too little memory to compare decodes while the engine is loaded"
                     );
                     return Ok(true);
                 }
-                none.insert(Search::new(&self.model, settings, widest, found)?)
+                none.insert(Search::new(&self.model, settings, aim, found)?)
             }
         };
         loop {
             if !(moment.undisturbed)() {
                 return Ok(false);
             }
-            if !search.step(found, moment.cores.share())? || found.exact_width < before {
+            let continues = search.step(found, moment.cores.share())?;
+            if !continues || found.widths(least, aim).len() < before {
                 return Ok(true);
             }
         }
     }
 
-    /// Narrower groups, if decodes of the current width turned out not to be exact.
-    fn narrower(&self, width: usize) -> Option<Vec<usize>> {
-        let exact = self.measured.found.exact_width.max(1);
-        if self.mode != Mode::Exact || exact >= width {
+    /// A split without the widths that turned out not to be of the class.
+    fn narrower(&self, now: &Split) -> Option<Split> {
+        let widths = self.widths();
+        let mut left = now.widths.clone();
+        left.retain(|width| widths.contains(width) || *width == now.least());
+        if self.mode == Mode::Throughput || left == now.widths {
             return None;
         }
         tracing::warn!(
-            decode_width = exact,
-            "wider decodes turned out to give different bits than single rows and are no longer used"
+            decode_widths = ?left,
+            "decodes of some widths turned out to give different bits, and are no longer used"
         );
-        let most = self.config.engine.parallel_sequences;
-        Some(narrow_groups(most.div_ceil(self.contexts.max(1)), exact))
+        Some(Split::widest_first(left, now.groups.len() - 1))
     }
 
     /// Measures the speed of these shapes. Returns whether the figures are to be used: not while a further attempt may be
@@ -383,13 +443,22 @@ impl Tuning {
         if !moment.cores.are_all_free() && !is_missing {
             return Ok(false);
         }
+        let turns = cores::turns();
+        // A request that arrives waits for no more than a decode.
+        let continues = || cores::turns() == turns;
         let mut figures = Vec::new();
         for &shape in candidates {
+            let (settings, threads) = (&self.config.engine, self.threads);
+            figures.extend(measure_all(
+                &self.model,
+                settings,
+                &[shape],
+                threads,
+                &continues,
+            )?);
             if !(moment.undisturbed)() {
                 return Ok(false);
             }
-            let settings = &self.config.engine;
-            figures.extend(measure_all(&self.model, settings, &[shape], self.threads)?);
         }
         self.tries += 1;
         self.is_quiet = (moment.undisturbed)() && moment.cores.are_all_free();
@@ -399,11 +468,6 @@ impl Tuning {
         self.add_figures(figures);
         Ok(true)
     }
-}
-
-/// Groups of at most `width`, for up to `most` sequences.
-fn narrow_groups(most: usize, width: usize) -> Vec<usize> {
-    (0..=most).map(|count| count.min(width)).collect()
 }
 
 fn announce() {
@@ -416,19 +480,25 @@ fn announce() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::widths::{Found, Q4_1, ROUNDS, WIDEST, specimen};
+
+    fn tuning(directory: &tempfile::TempDir, engine: impl Fn(&mut Config), mode: Mode) -> Tuning {
+        let mut config = Config::default();
+        config.model.cache_dir = directory.path().display().to_string();
+        engine(&mut config);
+        Tuning::new(&specimen(Q4_1), &config, mode, &Cores::new(2))
+    }
 
     #[test]
     fn an_idle_moment_measures_what_a_start_left() {
-        let model = exact::tests::specimen(exact::tests::Q4_1);
         let directory = tempfile::tempdir().expect("a directory");
-        let mut config = Config::default();
-        config.model.cache_dir = directory.path().display().to_string();
         let cores = Cores::new(2);
-        let mut tuning = Tuning::new(&model, &config, Mode::Exact, &cores);
+        let mut tuning = tuning(&directory, |_| {}, Mode::Exact);
         // As after a start on a machine that was too busy to compare anything.
         (tuning.contexts, tuning.is_quiet) = (1, false);
         let mut search = None;
-        let sharing = Sharing::new(vec![0, 1]);
+        let most = tuning.config.engine.parallel_sequences;
+        let sharing = Sharing::new(Split::widest_first(vec![1], most));
         let moment = |undisturbed| Moment {
             cores: &cores,
             sharing: &sharing,
@@ -436,7 +506,7 @@ mod tests {
         };
         let disturbed = tuning.step(&mut search, &moment(&|| false));
         assert!(matches!(disturbed, Ok(Step::Wait)));
-        assert_eq!(tuning.measured.found.exact_width, 0);
+        assert_eq!(tuning.measured.found, Found::default());
         let mut found = None;
         loop {
             match tuning
@@ -444,51 +514,74 @@ mod tests {
                 .expect("contexts")
             {
                 Step::Wait => {}
-                Step::Found(groups) => found = Some(groups),
+                Step::Found(split) => found = Some(split),
                 Step::Done => break,
             }
         }
-        let groups = found.expect("something new");
-        assert_eq!(groups.len(), config.engine.parallel_sequences + 1);
+        let split = found.expect("something new");
+        assert_eq!(split.groups.len(), most + 1);
+        assert_eq!(split.widths.last(), Some(&WIDEST));
         // The next start finds it complete.
         let saved = tuning.saved();
-        assert_eq!(saved.found.exact_width, exact::WIDEST);
-        let most = config.engine.parallel_sequences;
-        assert!(best(&tuning.candidates(), &saved.figures, most).is_some());
+        assert_eq!(saved.found.rounds(tuning.aim().expect("one")), ROUNDS);
+        assert!(best(&tuning.choices(), &saved.figures, most).is_some());
     }
 
     #[test]
     fn a_width_that_turns_out_to_differ_is_no_longer_used_and_stays_known() {
-        let model = exact::tests::specimen(exact::tests::Q4_1);
         let directory = tempfile::tempdir().expect("a directory");
-        let mut config = Config::default();
-        config.model.cache_dir = directory.path().display().to_string();
         // Also with a single candidate.
         for (contexts, decode_width) in [(0, 0), (1, 8)] {
-            (config.engine.contexts, config.engine.decode_width) = (contexts, decode_width);
-            let cores = Cores::new(2);
-            let mut tuning = Tuning::new(&model, &config, Mode::Exact, &cores);
-            tuning.contexts = 1;
-            tuning.measured.found = Found {
-                exact_width: 3,
-                differs_at: Some(4),
-                widest_wanted: exact::WIDEST,
-                rounds: exact::ROUNDS,
+            let fixed = |config: &mut Config| {
+                (config.engine.contexts, config.engine.decode_width) = (contexts, decode_width);
             };
-            let sharing = Sharing::new((0..=16).map(|count: usize| count.min(8)).collect());
+            let cores = Cores::new(2);
+            let mut tuning = tuning(&directory, fixed, Mode::Exact);
+            tuning.contexts = 1;
+            for width in 2..=WIDEST {
+                tuning.measured.found.record(1, width, width < 4);
+            }
+            let aim = tuning.aim().expect("one");
+            tuning.measured.found.finish_round(aim, ROUNDS - 1);
+            let sharing = Sharing::new(Split::widest_first((1..=8).collect(), 16));
             let moment = Moment {
                 cores: &cores,
                 sharing: &sharing,
                 undisturbed: &|| true,
             };
             let mut search = None;
-            let Ok(Step::Found(groups)) = tuning.step(&mut search, &moment) else {
+            let Ok(Step::Found(split)) = tuning.step(&mut search, &moment) else {
                 panic!("it is found at once");
             };
-            sharing.change(groups);
-            assert_eq!((sharing.width(), sharing.group(2)), (3, 2));
+            sharing.change(split);
+            let now = sharing.now();
+            assert_eq!((now.width(), now.group(2)), (3, 2));
             while !matches!(tuning.step(&mut search, &moment), Ok(Step::Done)) {}
-            assert!(tuning.candidates().iter().all(|shape| shape.width <= 3));
+            let choices = tuning.choices();
+            assert!(
+                choices
+                    .iter()
+                    .all(|one| one.widths.iter().all(|&width| width <= 3))
+            );
+        }
+    }
+
+    #[test]
+    fn invariant_mode_in_the_first_class_is_exact_mode() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cores = Cores::new(2);
+        for (width, mode, least) in [(0, Mode::Exact, 1), (4, Mode::Invariant, 4)] {
+            let one = |config: &mut Config| {
+                config.engine.invariant_width = width;
+                config.engine.parallel_sequences = 4;
+                config.engine.contexts = 1;
+                config.engine.decode_width = 4;
+            };
+            let mut tuning = tuning(&directory, one, Mode::Invariant);
+            let arrangement = tuning.arrange(&cores).expect("contexts");
+            assert_eq!((tuning.mode(), tuning.least()), (mode, least));
+            assert_eq!(arrangement.split.least(), least, "{arrangement:?}");
+            assert_eq!(arrangement.split.fit(1), Some(least));
         }
     }
 }

@@ -52,7 +52,7 @@ impl Worker<'_> {
         let sequence = &mut self.sequences[index];
         // A constraint's mask takes time to compute after each token, and the other sequences would have to wait.
         if most == 0
-            || self.shared.runs_alone(&sequence.request)
+            || sequence.request.exact
             || !matches!(sequence.phase, Phase::Generating { .. })
             || sequence.pending_mask.is_some()
             || !sequence.draft_backoff.is_due()

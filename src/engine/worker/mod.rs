@@ -5,7 +5,9 @@ mod draft;
 mod prompt;
 mod sequence;
 mod tokens;
+mod window;
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use super::message::{Job, Message};
 use super::request::{Delta, Request};
 use super::schedule::{Progress, Round};
 use super::shared::Shared;
+use super::split::Split;
 use crate::logprobs::Likeliest;
 use crate::metrics::{self, Outcome};
 use crate::model::{Adapters, DecodeError, Row, Runner};
@@ -53,6 +56,8 @@ pub struct Worker<'a> {
     adapters: Adapters,
     /// The number of threads that evaluate them.
     threads: usize,
+    /// How sequences share decodes in this round.
+    split: Arc<Split>,
     likeliest: Likeliest,
 }
 
@@ -77,6 +82,7 @@ impl<'a> Worker<'a> {
             rows: Vec::new(),
             adapters: Adapters::default(),
             threads: 1,
+            split: shared.sharing.now(),
             likeliest: Likeliest::default(),
         }
     }
@@ -178,7 +184,7 @@ impl<'a> Worker<'a> {
             plan: &sequence.plan,
             is_exact: self.shared.evaluates_exactly(&sequence.request),
             may_fetch,
-            placement: if self.shared.sharing.width() > 1 {
+            placement: if self.shared.sharing.now().most_rows() > 1 {
                 Placement::Together
             } else {
                 Placement::Anywhere
@@ -211,19 +217,21 @@ impl<'a> Worker<'a> {
 
     /// Plans the next round.
     fn schedule(&self, round: &mut Round) {
-        round.fill(self.sequences.iter().map(|sequence| match sequence.phase {
+        let progress = self.sequences.iter().map(|sequence| match sequence.phase {
             _ if sequence.waiting_row.is_some() => Progress::Waiting,
             Phase::New { .. } | Phase::Fetching => Progress::Waiting,
             Phase::Prompt { evaluated } => Progress::Prompt {
                 left: sequence.request.prompt.len() - evaluated,
             },
             Phase::Generating { .. } => Progress::Generating,
-        }));
+        });
+        round.fill(progress, self.shared.chunk_tokens);
     }
 
     /// Decodes what is scheduled, and advances its sequences.
     fn run_round(&mut self, round: &mut Round) {
         let active = self.shared.cores.evaluate();
+        self.split = self.shared.sharing.now();
         self.arrange(&mut round.tokens);
         let mut rest = &round.tokens[..];
         if let &[index] = rest
@@ -240,10 +248,10 @@ impl<'a> Worker<'a> {
             self.evaluate_tokens(group);
             rest = later;
         }
-        if let Some(index) = round.prompt
-            && !self.sequences[index].is_abandoned()
-        {
-            self.evaluate_chunk(index);
+        for &index in &round.prompts {
+            if !self.sequences[index].is_abandoned() {
+                self.evaluate_chunk(index);
+            }
         }
         drop(active);
         self.end_all();
