@@ -57,9 +57,9 @@
 //!
 //! # Invariants
 //!
-//! - In exact and invariant mode the bits of a sequence depend neither on other sequences nor on the cache: each has its own lane, decodes
-//!   are shared only at widths where all bits were found equal, prompts are cut at multiples of eight rows, and only cells
-//!   that were evaluated as part of a prompt are reused.
+//! - In exact and invariant mode the bits of a sequence depend neither on other sequences nor on the cache: each has its own
+//!   lane, decodes have only widths of one class, prompts are cut at multiples of eight rows, and only cells that were
+//!   evaluated as part of a prompt are reused.
 //! - llama.cpp's CPU routines are used only after a child process, which may crash, has tried them (`engine::trial`). The
 //!   bits class (`engine::bits_class`) names how numbers are rounded.
 //! - No unchecked id reaches llama.cpp, and no grammar reaches it at all; the cost of following a grammar is bounded.

@@ -9,6 +9,8 @@ use crate::server::{self, TestServer, leave};
 
 /// Neighbours that ask at the same time.
 const NEIGHBOURS: usize = 16;
+/// As many where each answer takes long.
+const FEW_NEIGHBOURS: usize = 4;
 
 const STEM: &str = "Answer the question in one word. Question: What colour is the sky on a clear day? Answer: Blue. \
                     Question: How many legs has a spider? Answer: Eight. Question: What do bees make? Answer: Honey. ";
@@ -245,10 +247,12 @@ fn exactness_that_is_asked_for_and_not_promised_is_refused() {
 
 /// Holds what a busy server answers against `alone`.
 fn hold(model: &str, server: &TestServer, requests: &[Value], alone: &[Value]) {
+    let is_large = requests.len() < measured().len();
+    let neighbours = if is_large { FEW_NEIGHBOURS } else { NEIGHBOURS };
     let over = AtomicBool::new(false);
     let served = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for neighbour in 0..NEIGHBOURS {
+        for neighbour in 0..neighbours {
             let (over, served) = (&over, &served);
             scope.spawn(move || {
                 let mut number = neighbour * 1000;
@@ -274,7 +278,7 @@ fn hold(model: &str, server: &TestServer, requests: &[Value], alone: &[Value]) {
         }
     });
     println!(
-        "{model}: {} requests, twice among {NEIGHBOURS} neighbours with {} requests of their own: equal to the bit",
+        "{model}: {} requests, twice among {neighbours} neighbours with {} requests of their own: equal to the bit",
         requests.len(),
         served.into_inner()
     );
