@@ -347,7 +347,7 @@ pub(super) fn description(weights: &LlamaModel) -> String {
     }
 }
 
-/// Read once: llama.cpp writes the line anew on each call, into a string that all threads share.
+/// Read once, because each call rewrites a string that all threads share.
 pub(super) fn system_info() -> &'static str {
     static LINE: OnceLock<String> = OnceLock::new();
     // SAFETY: a terminated string, which no other call is writing.

@@ -63,13 +63,11 @@ fn measure(
             continue;
         }
         let choices = tuning.choices();
-        let missing = candidates(&choices);
-        all.extend(
-            missing
-                .into_iter()
-                .filter(|shape| !all.contains(shape))
-                .collect::<Vec<_>>(),
-        );
+        for shape in candidates(&choices) {
+            if !all.contains(&shape) {
+                all.push(shape);
+            }
+        }
         modes.push((mode, choices));
     }
     tuning.find_cuts(cores)?;

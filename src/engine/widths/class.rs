@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(found.rounds(aim), 0);
         found.finish_round(aim, 0);
         assert_eq!(found.rounds(aim), 1);
-        // A wider aim is not complete yet, and begins anew.
+        // More widths are not compared yet, and new ones are compared from the first round on.
         assert_eq!(found.rounds(Aim::exact(16, NONE)), 0);
         let mut wider = found.clone();
         wider.record(1, 5, true);

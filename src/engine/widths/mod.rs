@@ -3,7 +3,7 @@
 //! Where each sequence has its own KV cells, this depends on llama.cpp's matrix routines: for weights in a plain layout
 //! (such as Q4_1) or in AMX's, each row is computed in the same way, whatever its neighbours; for K-quants elsewhere, other
 //! routines compute four rows and more, and eight and more. So the numbers of sequences in a decode (its width) fall into
-//! classes: within a class a row has the same bits, whoever its neighbours are ([`Class`]). The first class has the bits of
+//! classes: within a class a row has the same bits whatever its neighbours ([`Class`]). The first class has the bits of
 //! single rows, which are those of the reference.
 
 mod class;

@@ -12,7 +12,7 @@ use crate::model::{Context, ContextError, ContextShape, DecodeError, Model, Row,
 
 /// A comparison that can be interrupted after every decode or two.
 ///
-/// A row is compared with the same row in a decode of the class's least width, where it stands in another place among other
+/// A row is compared with the same row in a decode of the class's least width, where it has another place and other
 /// neighbours. One of the lanes is longer than 256 tokens, because llama.cpp rounds the length of a decode's attention up to
 /// that of its longest lane. Decodes run with one thread and with several, and in two steps, so that the second reads the
 /// cells that the first wrote.

@@ -68,14 +68,8 @@ pub fn window(
         .filter_map(|start| Some((cost(&start)?, start)))
         .min();
     debug_assert!(best.is_some(), "a decode that cannot be padded");
-    let start = best.map_or(first, |(_, start)| start);
-    Window {
-        lanes: match best {
-            Some(_) => start..start + width,
-            None => first..end,
-        },
-        taken,
-    }
+    let lanes = best.map_or(first..end, |(_, start)| start..start + width);
+    Window { lanes, taken }
 }
 
 #[cfg(test)]
