@@ -26,7 +26,7 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim python build run test test-models test-gpu test-examples test-clients test-web bench soak exactness overload fuzz documents docs audit lint dist clean
+.PHONY: help setup claim python build run test test-models test-gpu test-examples test-clients test-web test-templates bench soak exactness overload fuzz documents docs audit lint dist clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ test-web: python build ## Test the page in Chromium and type-check its scripts: 
 	@scripts/setup.sh chromium
 	$(CANDOR) fetch default
 	tests/web/run.py --candor $(CANDOR) $(ARGS)
+
+test-templates: python build ## Compare prompts with those of transformers, for 150 chat templates (200 MB, downloaded once).
+	scripts/templates.py --candor $(CANDOR) $(ARGS)
 
 test-examples: python build ## Run the notebooks and scripts in examples/ and compare their output with what is committed.
 	$(CANDOR) fetch default

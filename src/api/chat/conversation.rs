@@ -9,7 +9,7 @@ use crate::api::wording::cut;
 /// What a template renders as a prompt.
 #[derive(Debug)]
 pub struct Conversation {
-    /// As templates expect them: `content` is a string, and the arguments of calls are objects.
+    /// As the client sent them, checked; without fields that are null, as transformers gives them to a template.
     pub messages: Vec<Value>,
     pub tools: Vec<Value>,
     /// Instead of the model's own.
@@ -77,7 +77,8 @@ fn messages(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
         .field(
             "messages",
             "The conversation. Each message has a `role` (system, developer, user, assistant or tool) and `content`: a \
-             string, or parts of type text. Assistant messages may have `tool_calls`, and tool messages `tool_call_id`.",
+             string, or parts of type text. Assistant messages may have `tool_calls` and `reasoning_content` (also called \
+             `reasoning` or `thinking`), and tool messages `tool_call_id`.",
         )
         .required()
         .value(|| {
@@ -95,6 +96,7 @@ fn messages(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
                     "name": {"type": "string"},
                     "tool_calls": {"type": "array", "items": {"type": "object"}},
                     "tool_call_id": {"type": "string"},
+                    "reasoning_content": {"type": "string"},
                 },
             }})
         });
@@ -115,165 +117,156 @@ fn messages(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
-/// A message as templates expect it.
+/// The names under which templates read what a model thought before it answered.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// A message as transformers gives it to a template.
 fn message(message: Value, name: &str) -> Result<Value, ApiError> {
     let Value::Object(mut message) = message else {
         return Err(wrong_in("messages", name, "an object", &message));
     };
     message.retain(|_, value| !value.is_null());
-    let role = message.shift_remove("role").unwrap_or_default();
+    let wrong = |field: &str, allowed: &str, value: &Value| {
+        wrong_in("messages", &format!("{name}.{field}"), allowed, value)
+    };
+    let role = message.get("role").cloned().unwrap_or_default();
     let Some(role) = role.as_str().filter(|role| ROLES.contains(role)) else {
-        return Err(wrong_in(
-            "messages",
-            &format!("{name}.role"),
-            &format!("one of {}", ROLES.join(", ")),
-            &role,
+        let allowed = format!("one of {}", ROLES.join(", "));
+        return Err(wrong("role", &allowed, &role));
+    };
+    // Clients send these back from OpenAI's answers. They mean nothing to a text model.
+    message.shift_remove("refusal");
+    message.shift_remove("annotations");
+    // The answer was only calls, or a refusal.
+    if role != "assistant" && !message.contains_key("content") {
+        return Err(wrong(
+            "content",
+            "a string or an array of parts",
+            &Value::Null,
         ));
-    };
-    let calls = match message.shift_remove("tool_calls") {
-        None => Vec::new(),
-        Some(Value::Array(calls)) if role == "assistant" => calls
-            .into_iter()
-            .enumerate()
-            .map(|(place, call)| tool_call(call, &format!("{name}.tool_calls[{place}]")))
-            .collect::<Result<_, _>>()?,
-        Some(other) => {
-            return Err(wrong_in(
-                "messages",
-                &format!("{name}.tool_calls"),
-                "an array, in an assistant message",
-                &other,
-            ));
-        }
-    };
-    let text = match message.shift_remove("content") {
-        Some(content) => content_text(content, &format!("{name}.content"))?,
-        // The answer was only calls, or a refusal.
-        None if role == "assistant" => String::new(),
-        None => {
-            return Err(wrong_in(
-                "messages",
-                &format!("{name}.content"),
-                "a string or an array of parts",
-                &Value::Null,
-            ));
-        }
-    };
-    let mut shown = Map::new();
-    shown.insert("role".to_owned(), role.into());
-    shown.insert("content".to_owned(), text.into());
-    if !calls.is_empty() {
-        shown.insert("tool_calls".to_owned(), calls.into());
     }
-    for (field, value) in message {
-        match (field.as_str(), value) {
-            ("name" | "tool_call_id" | "reasoning_content", Value::String(text)) => {
-                shown.insert(field, text.into());
+    for (field, value) in &message {
+        match field.as_str() {
+            "role" => {}
+            "content" => check_content(value, &format!("{name}.content"))?,
+            "tool_calls" => match value {
+                Value::Array(calls) if role == "assistant" => {
+                    for (place, call) in calls.iter().enumerate() {
+                        check_call(call, &format!("{name}.tool_calls[{place}]"))?;
+                    }
+                }
+                other => return Err(wrong(field, "an array, in an assistant message", other)),
+            },
+            "name" | "tool_call_id" | "reasoning_content" | "thinking" | "reasoning" => {
+                if !value.is_string() {
+                    return Err(wrong(field, "a string", value));
+                }
             }
-            ("name" | "tool_call_id" | "reasoning_content" | "refusal", value)
-                if !value.is_string() =>
-            {
-                return Err(wrong_in(
-                    "messages",
-                    &format!("{name}.{field}"),
-                    "a string",
-                    &value,
-                ));
-            }
-            // Clients send these back from OpenAI's answers. They mean nothing to a text model.
-            ("refusal" | "annotations", _) => {}
             _ => {
-                return Err(ApiError::field(
-                    format!("{name}.{}", cut(&field)),
-                    format!("Unknown field `{name}.{}`.", cut(&field)),
-                )
-                .code("unknown_field"));
+                let field = format!("{name}.{}", cut(field));
+                let message = format!("Unknown field `{field}`.");
+                return Err(ApiError::field(field, message).code("unknown_field"));
             }
         }
     }
-    Ok(shown.into())
+    // No calls are the same as none.
+    if message
+        .get("tool_calls")
+        .is_some_and(|calls| calls == &json!([]))
+    {
+        message.shift_remove("tool_calls");
+    }
+    name_reasoning(&mut message);
+    Ok(message.into())
 }
 
-/// The text of `content`, with each part on a line of its own.
-fn content_text(content: Value, name: &str) -> Result<String, ApiError> {
+/// Gives the reasoning all of its names, so that each template finds it.
+fn name_reasoning(message: &mut Map<String, Value>) {
+    let mut names = REASONING.iter();
+    let Some(text) = names.find_map(|name| message.get(*name)).cloned() else {
+        return;
+    };
+    for name in REASONING {
+        message.entry(name).or_insert_with(|| text.clone());
+    }
+}
+
+fn check_content(content: &Value, name: &str) -> Result<(), ApiError> {
     let parts = match content {
-        Value::String(text) => return Ok(text),
+        Value::String(_) => return Ok(()),
         Value::Array(parts) => parts,
         other => {
             return Err(wrong_in(
                 "messages",
                 name,
                 "a string or an array of parts",
-                &other,
+                other,
             ));
         }
     };
-    let texts = parts.into_iter().enumerate().map(|(place, part)| {
+    for (place, part) in parts.iter().enumerate() {
         let name = format!("{name}[{place}]");
         let kind = part.get("type").and_then(Value::as_str);
         match (kind, part.get("text")) {
-            (Some("text"), Some(Value::String(text))) => Ok(text.clone()),
-            (Some("text"), other) => Err(wrong_in(
-                "messages",
-                &format!("{name}.text"),
-                "a string",
-                other.unwrap_or(&Value::Null),
-            )),
-            (Some(kind), _) => Err(ApiError::field(
-                "messages",
-                format!(
-                    "`{name}` is a part of type {:?}, which is not supported; parts must be of type \"text\".",
-                    cut(kind)
-                ),
-            )),
-            (None, _) => Err(wrong_in(
-                "messages",
-                &name,
-                "an object with `type` and `text`",
-                &part,
-            )),
+            (Some("text"), Some(Value::String(_))) => {}
+            (Some("text"), other) => {
+                return Err(wrong_in(
+                    "messages",
+                    &format!("{name}.text"),
+                    "a string",
+                    other.unwrap_or(&Value::Null),
+                ));
+            }
+            (Some(kind), _) => {
+                return Err(ApiError::field(
+                    "messages",
+                    format!(
+                        "`{name}` is a part of type {:?}, which is not supported; parts must be of type \"text\".",
+                        cut(kind)
+                    ),
+                ));
+            }
+            (None, _) => {
+                return Err(wrong_in(
+                    "messages",
+                    &name,
+                    "an object with `type` and `text`",
+                    part,
+                ));
+            }
         }
-    });
-    Ok(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))
+    }
+    Ok(())
 }
 
-/// A call in an earlier answer. Clients send its arguments as a string of JSON; templates expect an object.
-fn tool_call(call: Value, name: &str) -> Result<Value, ApiError> {
+/// A call in an earlier answer. Its arguments are JSON in a string, or an object.
+fn check_call(call: &Value, name: &str) -> Result<(), ApiError> {
     let function = &call["function"];
-    let Some(called) = function["name"].as_str() else {
+    if !function["name"].is_string() {
         return Err(wrong_in(
             "messages",
             &format!("{name}.function.name"),
             "a string",
             &function["name"],
         ));
-    };
-    let arguments = match &function["arguments"] {
-        Value::String(text) if text.trim().is_empty() => json!({}),
-        Value::String(text) => serde_json::from_str(text).map_err(|error| {
-            ApiError::field(
+    }
+    match &function["arguments"] {
+        Value::String(text) if text.trim().is_empty() => Ok(()),
+        Value::String(text) => match serde_json::from_str::<Value>(text) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ApiError::field(
                 "messages",
                 format!("`{name}.function.arguments` is not JSON: {error}."),
-            )
-        })?,
-        Value::Object(object) => Value::Object(object.clone()),
-        other => {
-            return Err(wrong_in(
-                "messages",
-                &format!("{name}.function.arguments"),
-                "a string of JSON",
-                other,
-            ));
-        }
-    };
-    let mut shown = json!({
-        "type": "function",
-        "function": {"name": called, "arguments": arguments},
-    });
-    if let Some(id) = call["id"].as_str() {
-        shown["id"] = id.into();
+            )),
+        },
+        Value::Object(_) => Ok(()),
+        other => Err(wrong_in(
+            "messages",
+            &format!("{name}.function.arguments"),
+            "a string of JSON",
+            other,
+        )),
     }
-    Ok(shown)
 }
 
 /// OpenAI's limit.

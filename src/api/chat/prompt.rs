@@ -1,13 +1,16 @@
 //! A conversation becomes the text of a prompt.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::conversation::Conversation;
-use super::template::{self, Scope};
+use super::template::{self, Order, Scope, TemplateError};
 use super::tools::{self, Format};
 use crate::api::error::ApiError;
 use crate::api::served::Served;
 use crate::model::Vocab;
+
+/// The fuel of the model's own template, whose author is trusted: it limits the time that a client's conversation takes.
+pub const FUEL: u64 = 500_000_000;
 
 /// The text of a prompt, and the format of calls in its completion.
 pub struct Rendered {
@@ -33,35 +36,36 @@ pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendere
         )
     })?;
     let format = Format::of_template(&template);
-    adapt_messages(&mut conversation, &template, format);
-    let last = last_text(&conversation)?;
+    if !template.contains("developer") {
+        name_system(&mut conversation.messages);
+    }
     let vocab = served.model.vocab();
     let bos = literal(vocab.bos(), vocab);
-    let scope = scope(conversation, &bos, vocab);
+    let describes = format.is_none() && !conversation.tools.is_empty();
+    let order = Order {
+        template,
+        instructions: describes.then(|| tools::instructions(&conversation.tools)),
+        continues: conversation.continue_final_message,
+        scope: scope(conversation, &bos, vocab),
+    };
     // A client's template may print more than memory holds: a value that contains itself many times over costs nothing
     // until it is printed.
     let rendered = if is_sent {
-        template::render_apart(&template, scope)
+        template::render_apart(&order)
     } else {
-        template::render(&template, &scope)
+        template::render(&order, FUEL)
     };
-    let mut text = rendered.map_err(|error| {
-        if is_sent {
-            ApiError::field("chat_template", format!("`chat_template` {error}."))
-        } else {
+    let mut text = rendered.map_err(|error| match error {
+        TemplateError::NotContinued(reason) => ApiError::field(
+            "continue_final_message",
+            format!("`continue_final_message` is not possible: {reason}."),
+        ),
+        error if is_sent => ApiError::field("chat_template", format!("`chat_template` {error}.")),
+        error => {
             let what = "The model's chat template, applied to `messages`,";
             ApiError::field("messages", format!("{what} {error}."))
         }
     })?;
-    if let Some(last) = last {
-        let end = text.rfind(&last).ok_or_else(|| {
-            ApiError::field(
-                "continue_final_message",
-                "`continue_final_message` is not possible: the chat template changes the text of the last message.",
-            )
-        })?;
-        text.truncate(end + last.len());
-    }
     // The tokenizer adds it again.
     if vocab.adds_bos()
         && !bos.is_empty()
@@ -75,39 +79,13 @@ pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendere
     })
 }
 
-/// Rewrites what the template does not support: tools, and the role `developer`.
-fn adapt_messages(conversation: &mut Conversation, template: &str, format: Option<Format>) {
-    let Conversation {
-        messages, tools, ..
-    } = conversation;
-    if !tools.is_empty() && format.is_none() {
-        describe_tools(messages, tools);
-    }
-    if !template.contains("developer") {
-        // All templates know the older name of this role.
-        for message in messages {
-            if message["role"] == "developer" {
-                message["role"] = "system".into();
-            }
+/// Gives messages of the role `developer` its older name, which all templates know.
+fn name_system(messages: &mut [Value]) {
+    for message in messages {
+        if message["role"] == "developer" {
+            message["role"] = "system".into();
         }
     }
-}
-
-/// With `continue_final_message` the text at whose end the prompt is to end.
-fn last_text(conversation: &Conversation) -> Result<Option<String>, ApiError> {
-    if !conversation.continue_final_message {
-        return Ok(None);
-    }
-    let last = conversation.messages.last();
-    let last = last.and_then(|message| message["content"].as_str());
-    let last = last.unwrap_or_default().trim();
-    if last.is_empty() {
-        return Err(ApiError::field(
-            "continue_final_message",
-            "`continue_final_message` needs a last message that is not empty.",
-        ));
-    }
-    Ok(Some(last.to_owned()))
 }
 
 fn literal(token: Option<crate::model::Token>, vocab: &Vocab) -> String {
@@ -125,6 +103,8 @@ fn scope(conversation: Conversation, bos: &str, vocab: &Vocab) -> Scope {
     let mut scope = Scope::new();
     scope.insert("bos_token".to_owned(), bos.into());
     scope.insert("eos_token".to_owned(), literal(vocab.eos(), vocab).into());
+    // transformers defines it, so templates test whether it is none.
+    scope.insert("documents".to_owned(), Value::Null);
     scope.extend(conversation.kwargs);
     scope.insert("messages".to_owned(), conversation.messages.into());
     scope.insert("tools".to_owned(), tools);
@@ -133,32 +113,4 @@ fn scope(conversation: Conversation, bos: &str, vocab: &Vocab) -> Scope {
         conversation.add_generation_prompt.into(),
     );
     scope
-}
-
-/// Describes the tools in the system message, for a template that does not support them.
-fn describe_tools(messages: &mut Vec<Value>, tools: &[Value]) {
-    let instructions = tools::instructions(tools);
-    match messages.first_mut() {
-        Some(first) if first["role"] == "system" || first["role"] == "developer" => {
-            let text = first["content"].as_str().unwrap_or_default();
-            first["content"] = format!("{text}\n\n{instructions}").into();
-        }
-        _ => messages.insert(0, json!({"role": "system", "content": instructions})),
-    }
-    // Calls and their results as text, since the template would leave them out.
-    for message in messages {
-        if let Some(calls) = message["tool_calls"].as_array() {
-            let text = message["content"].as_str().unwrap_or_default();
-            let calls: Vec<String> = calls
-                .iter()
-                .map(|call| format!("<tool_call>\n{}\n</tool_call>", call["function"]))
-                .collect();
-            message["content"] = format!("{text}{}", calls.join("\n")).into();
-        }
-        if message["role"] == "tool" {
-            let text = message["content"].as_str().unwrap_or_default();
-            message["content"] = format!("<tool_response>\n{text}\n</tool_response>").into();
-            message["role"] = "user".into();
-        }
-    }
 }
