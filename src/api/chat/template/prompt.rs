@@ -57,7 +57,7 @@ fn add_contents(scope: &mut Scope) -> bool {
     let messages = scope.get_mut("messages").and_then(Value::as_array_mut);
     let mut added = false;
     for message in messages.into_iter().flatten() {
-        if message.get("content").is_none() {
+        if message.is_object() && message.get("content").is_none() {
             message["content"] = "".into();
             added = true;
         }
