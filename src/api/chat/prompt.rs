@@ -10,7 +10,7 @@ use crate::api::served::Served;
 use crate::model::Vocab;
 
 /// The fuel of the model's own template, whose author is trusted: it limits the time that a client's conversation takes.
-pub const FUEL: u64 = 500_000_000;
+pub const FUEL: u64 = 200_000_000;
 
 /// The text of a prompt, and the format of calls in its completion.
 pub struct Rendered {
