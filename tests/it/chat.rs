@@ -198,6 +198,46 @@ fn an_answer_is_what_a_completion_of_the_written_out_conversation_is() {
 }
 
 #[test]
+fn a_last_message_of_any_text_is_continued() {
+    let server = TestServer::start(&default_model());
+    for last in ["<", "|", "n", "end", "Answer:\n", "Answer: ", ""] {
+        let messages =
+            json!([{"role": "user", "content": "Q"}, {"role": "assistant", "content": last}]);
+        let body = json!({"messages": messages, "continue_final_message": true});
+        let written = server.post("/apply-template", &body).json();
+        let prompt = written["prompt"].as_str().expect("a text");
+        let end = format!("<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n{last}");
+        assert!(prompt.ends_with(&end), "{prompt:?}");
+    }
+    let body = json!({"messages": [{"role": "user", "content": "Q"}], "continue_final_message": true,
+        "chat_template": "{{ messages[0].content | lower }}"});
+    let refused = server.post("/apply-template", &body);
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    assert_eq!(refused.json()["error"]["param"], "continue_final_message");
+}
+
+#[test]
+fn reasoning_reaches_a_template_under_each_of_its_names() {
+    let server = TestServer::start(&tiny_model());
+    for sent in ["reasoning_content", "reasoning", "thinking"] {
+        let template =
+            "{% set m = messages[0] %}{{ m.reasoning_content }}{{ m.reasoning }}{{ m.thinking }}";
+        let body = json!({"chat_template": template, "messages": [
+            {"role": "assistant", "content": "a", sent: "so"}]});
+        let written = server.post("/apply-template", &body).json();
+        assert_eq!(written["prompt"], "sososo", "{sent}");
+        let body = json!({"messages": [{"role": "assistant", "content": "a", sent: 1}]});
+        let refused = server.post("/apply-template", &body);
+        assert_eq!(refused.status, 400, "{}", refused.body);
+        assert!(
+            refused.body.contains(&format!("messages[0].{sent}")),
+            "{}",
+            refused.body
+        );
+    }
+}
+
+#[test]
 fn a_template_can_be_sent_and_its_scope_filled() {
     let server = TestServer::start(&tiny_model());
     let written = |body: Value| {

@@ -135,7 +135,10 @@ fn message(message: Value, name: &str) -> Result<Value, ApiError> {
         return Err(wrong("role", &allowed, &role));
     };
     // Clients send these back from OpenAI's answers. They mean nothing to a text model.
-    message.shift_remove("refusal");
+    let refusal = message.shift_remove("refusal");
+    if let Some(refusal) = refusal.filter(|refusal| !refusal.is_string()) {
+        return Err(wrong("refusal", "a string", &refusal));
+    }
     message.shift_remove("annotations");
     // The answer was only calls, or a refusal.
     if role != "assistant" && !message.contains_key("content") {

@@ -9,7 +9,7 @@ use super::prompt::{Order, render};
 use crate::program;
 
 /// The fuel of a client's template.
-const FUEL: u64 = 1_000_000;
+const FUEL: u64 = 5_000_000;
 /// Maximum memory of such a process, with its program and stack.
 const PROCESS_BYTES: u64 = 1 << 30;
 /// Maximum CPU time of it, in seconds.

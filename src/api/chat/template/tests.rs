@@ -719,3 +719,15 @@ fn a_long_conversation_renders_with_a_quadratic_template() {
     let text = render(&order, super::super::prompt::FUEL).expect("a prompt");
     assert_eq!(text.len(), count);
 }
+
+/// Many templates describe schemas by a macro that calls itself.
+#[test]
+fn deep_schemas_render() {
+    let template = "{% macro show(schema) %}{% if schema.properties %}{% for name, inner in schema.properties.items() %}{{ name }}{{ show(inner) }}{% endfor %}{% endif %}{% endmacro %}{{ show(schema) }}";
+    let mut schema = json!({"type": "string"});
+    for _ in 0..50 {
+        schema = json!({"type": "object", "properties": {"a": schema}});
+    }
+    let text = rendered(template, json!({"schema": schema})).expect("a text");
+    assert_eq!(text, "a".repeat(50));
+}

@@ -1,5 +1,7 @@
 //! Arguments, bound to parameters as Python binds them.
 
+use std::sync::Arc;
+
 use minijinja::value::{Kwargs, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
@@ -40,6 +42,13 @@ pub fn bind_both<const N: usize>(
 /// An argument that must be given.
 pub fn required(value: Option<Value>, name: &str) -> Result<Value, Error> {
     value.ok_or_else(|| wrong(format!("the argument `{name}` is missing")))
+}
+
+/// A string that must be given.
+pub fn required_string(value: Option<Value>, name: &str) -> Result<Arc<str>, Error> {
+    let value = required(value, name)?;
+    let text = value.to_str();
+    text.ok_or_else(|| wrong(format!("`{name}` must be a string, not {}", value.kind())))
 }
 
 /// A string, or `None` for Python's `None` and for nothing.

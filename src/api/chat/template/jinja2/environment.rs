@@ -10,8 +10,8 @@ use minijinja::{AutoEscape, Environment, Error, Output, State, UndefinedBehavior
 
 use super::{filters, functions, json, methods, operators, text};
 
-/// The depth of nested calls.
-const RECURSION: usize = 100;
+/// The depth of nested calls, each of which counts several times: schemas within schemas are often written by macros.
+const RECURSION: usize = 500;
 
 /// An environment whose templates may use this much fuel: a unit is about 64 bytes or one instruction.
 pub fn environment<'source>(fuel: u64) -> Environment<'source> {

@@ -4,7 +4,7 @@ use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
-use super::args::{bind, ensure, required, string, truth, whole, wrong};
+use super::args::{bind, ensure, required, required_string, string, truth, whole, wrong};
 use super::characters::{capitalize, is_cased, is_decimal, is_digit, is_space, lines, title};
 use super::text::{is_dict, is_float, is_printable};
 
@@ -81,8 +81,11 @@ fn of_string(
         }
         "partition" | "rpartition" => {
             let [separator] = bind(args, ["sep"])?;
-            let separator = string(&separator, "sep")?.filter(|it| !it.is_empty());
-            let separator = separator.ok_or_else(|| wrong("`sep` must be a string, not empty"))?;
+            let separator = required_string(separator, "sep")?;
+            let separator = &*separator;
+            if separator.is_empty() {
+                return Err(wrong("`sep` is empty"));
+            }
             let parts = match method {
                 "partition" => match text.split_once(separator) {
                     Some((before, after)) => [before, separator, after],
@@ -117,10 +120,8 @@ fn of_string(
         }
         "find" | "index" | "rfind" | "rindex" | "count" => {
             let [wanted, start, end] = bind(args, ["sub", "start", "end"])?;
-            let wanted = required(wanted, "sub")?;
-            let wanted = wanted
-                .as_str()
-                .ok_or_else(|| wrong("`sub` must be a string"))?;
+            let wanted = required_string(wanted, "sub")?;
+            let wanted = &*wanted;
             let part = within(text, &start, &end)?;
             if method == "count" {
                 let count = part.map_or(0, |(part, _)| part.matches(wanted).count());
@@ -165,7 +166,7 @@ fn of_string(
         "zfill" | "ljust" | "rjust" | "center" => {
             let names = ["width", "fillchar"];
             let [width, fill] = bind(args, names)?;
-            let width = whole(&required(width, "width").map(Some)?, "width")?.unwrap_or(0);
+            let width = whole(&width, "width")?.ok_or_else(|| wrong("`width` is missing"))?;
             let width = usize::try_from(width).unwrap_or(0);
             let fill = string(&fill, "fillchar")?.unwrap_or(" ");
             if fill.chars().count() != 1 {
@@ -203,12 +204,8 @@ fn of_string(
         }
         "replace" => {
             let [old, new, most] = bind(args, ["old", "new", "count"])?;
-            let (old, new) = (
-                required(old, "old").map(Some)?,
-                required(new, "new").map(Some)?,
-            );
-            let old = string(&old, "old")?.ok_or_else(|| wrong("`old` must be a string"))?;
-            let new = string(&new, "new")?.ok_or_else(|| wrong("`new` must be a string"))?;
+            let (old, new) = (required_string(old, "old")?, required_string(new, "new")?);
+            let (old, new) = (&*old, &*new);
             let most = whole(&most, "count")?.and_then(|most| usize::try_from(most).ok());
             let count = text.matches(old).count().min(most.unwrap_or(usize::MAX));
             ensure(
