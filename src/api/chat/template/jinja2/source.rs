@@ -47,10 +47,8 @@ enum Before {
     Operator,
 }
 
-/// Words after which a value begins.
-const WORDS: [&str; 12] = [
-    "and", "elif", "else", "if", "in", "is", "not", "or", "set", "print", "for", "call",
-];
+/// Words after which a value begins. None of them is the name of a variable.
+const WORDS: [&str; 8] = ["and", "elif", "else", "if", "in", "is", "not", "or"];
 
 impl Reader<'_> {
     fn copy(&mut self, length: usize) {
@@ -118,9 +116,11 @@ impl Reader<'_> {
                 c if c == '_' || c.is_alphanumeric() => {
                     let is_end = |c: char| c != '_' && !c.is_alphanumeric();
                     let length = self.rest.find(is_end).unwrap_or(self.rest.len());
-                    before = match WORDS.contains(&&self.rest[..length]) {
-                        true => Before::Operator,
-                        false => Before::Value,
+                    let is_word = WORDS.contains(&&self.rest[..length]);
+                    before = if is_word && !self.written.ends_with('.') {
+                        Before::Operator
+                    } else {
+                        Before::Value
                     };
                     self.copy(length);
                     self.exponent(c);
@@ -202,6 +202,7 @@ mod tests {
             "{% if a %}+{% endif +%} {%+ if b %} {{- -a -}} {# {{ +a }} #}",
             "{% raw %}{{ +a '\\v' }}{% endraw %} {{ {'a': {'b': '}}'}} }}",
             "{{ '\\n\\x41\\u00e9\\'' }} {{ a[+1:][1] }} {{ 'open",
+            "{% for call in calls %}{{ call + a.if + set }}{% endfor %}",
         ] {
             check(same, &same.replace("+ +1", "+ 1").replace("[+1", "[1"));
         }
