@@ -288,10 +288,12 @@ SAME, REFUSED, ALONE = "same", "refused by both", "rendered by Candor alone"
 
 def compare(candor, template, conversation):
     """How the two differ, and the two if that is not wanted."""
-    theirs, their_error = by_transformers(template, conversation)
-    ours, our_error = candor(template, conversation)
-    if ours is not None and ours == theirs:
-        return SAME, None
+    # Some templates print the time: two prompts may lie on either side of a second.
+    for _ in range(3):
+        theirs, their_error = by_transformers(template, conversation)
+        ours, our_error = candor(template, conversation)
+        if ours is not None and ours == theirs:
+            return SAME, None
     if ours is None and theirs is None:
         return REFUSED, None
     if ours is not None and (name := wanted(template, conversation, ours)):
