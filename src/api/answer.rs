@@ -66,12 +66,22 @@ pub struct Usage {
     /// The sum of both.
     pub total_tokens: usize,
     pub prompt_tokens_details: PromptTokensDetails,
+    /// Of chat completions whose reasoning is shown apart from content.
+    #[schema(ignore)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion_tokens_details: Option<CompletionTokensDetails>,
 }
 
 #[derive(Debug, Default, Clone, Serialize, ToSchema)]
 pub struct PromptTokensDetails {
     /// Prompt tokens served from the cache.
     pub cached_tokens: usize,
+}
+
+#[derive(Debug, Default, Clone, Serialize, ToSchema)]
+pub struct CompletionTokensDetails {
+    /// Generated tokens of reasoning, with its markers.
+    pub reasoning_tokens: usize,
 }
 
 impl Usage {
@@ -86,6 +96,12 @@ impl Usage {
     pub fn completion(&mut self, tokens: usize) {
         self.completion_tokens += tokens;
         self.total_tokens += tokens;
+    }
+
+    /// Counts generated tokens of reasoning, which are among those that were counted.
+    pub fn reasoning(&mut self, tokens: usize) {
+        let details = self.completion_tokens_details.get_or_insert_default();
+        details.reasoning_tokens += tokens;
     }
 }
 

@@ -114,6 +114,21 @@ impl Generate {
         Ok(())
     }
 
+    /// The constraint of the request as a part of a grammar, if it is a schema.
+    pub fn schema(&self) -> Option<String> {
+        self.structured.as_ref()?.expression()
+    }
+
+    /// Whether the request has a constraint.
+    pub fn is_constrained(&self) -> bool {
+        self.structured.is_some()
+    }
+
+    /// Puts the schema of the request into this grammar in Lark.
+    pub fn widen(&mut self, grammar: String) {
+        self.structured = self.structured.take().map(|it| it.within(grammar));
+    }
+
     /// The sequences that continue these prompts, those of one prompt next to each other. Takes milliseconds if there is a
     /// constraint, which is checked here.
     pub fn sequences(

@@ -6,3 +6,11 @@ use crate::random;
 pub fn new_id(kind: &str) -> String {
     format!("{kind}-{:032x}", u128::from_le_bytes(random::bytes()))
 }
+
+/// Nine random letters and digits, as some models' templates want the ids of calls.
+pub fn nine_characters() -> String {
+    const CHARACTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let bytes: [u8; 9] = random::bytes();
+    let characters = bytes.map(|byte| char::from(CHARACTERS[usize::from(byte) % CHARACTERS.len()]));
+    characters.into_iter().collect()
+}

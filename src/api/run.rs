@@ -122,6 +122,11 @@ impl<T> Running<T> {
         Ok(prompt.logprobs)
     }
 
+    /// Counts generated tokens of reasoning.
+    pub fn count_reasoning(&mut self, tokens: usize) {
+        self.usage.reasoning(tokens);
+    }
+
     /// The tokens used so far.
     pub fn usage(&self) -> Usage {
         self.usage.clone()

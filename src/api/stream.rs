@@ -21,6 +21,11 @@ pub trait Show: Send + 'static {
 
     /// The pieces to send for this delta; none for [`Delta::Failed`].
     fn show(&mut self, delta: Delta) -> Vec<Self::Piece>;
+
+    /// Tokens of reasoning so far, if they are counted.
+    fn reasoning_tokens(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// A choice of the answer, and the generation that it comes from.
@@ -140,7 +145,12 @@ impl<S: Show> State<S> {
                 return;
             }
         }
-        for piece in show.show(delta) {
+        let is_over = matches!(delta, Delta::Finished(_));
+        let pieces = show.show(delta);
+        if is_over && let Some(tokens) = show.reasoning_tokens() {
+            self.usage.reasoning(tokens);
+        }
+        for piece in pieces {
             let chunk = Chunk {
                 head: &self.head,
                 choices: vec![piece],

@@ -24,6 +24,8 @@ enum Kind {
     Lark(String),
     Regex(String),
     Schema(Value),
+    /// A grammar in Lark that contains this schema, which is what the client wrote.
+    Within(String, Value),
     Object,
     Choice(Vec<String>),
 }
@@ -129,6 +131,30 @@ impl Structured {
         Self { field, kind }
     }
 
+    /// A schema as a part of a grammar in Lark.
+    pub fn expression(&self) -> Option<String> {
+        self.as_schema().map(|schema| format!("%json {schema}"))
+    }
+
+    /// A schema within this grammar in Lark.
+    pub fn within(self, grammar: String) -> Self {
+        match self.as_schema() {
+            Some(schema) => Self {
+                kind: Kind::Within(grammar, schema),
+                ..self
+            },
+            None => self,
+        }
+    }
+
+    fn as_schema(&self) -> Option<Value> {
+        match &self.kind {
+            Kind::Schema(schema) => Some(schema.clone()),
+            Kind::Object => Some(json!({"type": "object"})),
+            _ => None,
+        }
+    }
+
     /// 400: both are present.
     pub fn excludes(&self, other: &Self) -> ApiError {
         ApiError::field(
@@ -143,7 +169,7 @@ impl Structured {
     pub fn check_length(&self, most: usize) -> Result<(), ApiError> {
         let length = match &self.kind {
             Kind::Gbnf(text) | Kind::Lark(text) | Kind::Regex(text) => text.len(),
-            Kind::Schema(schema) => schema.to_string().len(),
+            Kind::Schema(schema) | Kind::Within(_, schema) => schema.to_string().len(),
             Kind::Object => 1,
             Kind::Choice(texts) => texts.iter().map(|text| text.len() + 1).sum(),
         };
@@ -165,6 +191,9 @@ impl Structured {
             Kind::Lark(text) => Constraint::lark(model, text),
             Kind::Regex(text) => Constraint::regex(model, text),
             Kind::Schema(schema) => Constraint::json_schema(model, schema),
+            // What is wrong with a schema is easier to say without the grammar.
+            Kind::Within(text, schema) => Constraint::lark(model, text)
+                .or_else(|error| Constraint::json_schema(model, schema).and(Err(error))),
             Kind::Object => Constraint::json_object(model),
             Kind::Choice(texts) => Constraint::choice(model, texts),
         };

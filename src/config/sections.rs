@@ -103,6 +103,18 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where the reasoning of a chat completion goes; llama-server's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReasoningFormat {
+    /// Into `reasoning_content`, if the model's template shows how reasoning is marked.
+    Auto,
+    /// The same.
+    Deepseek,
+    /// It stays in `content`.
+    None,
+}
+
 /// Which model is served, and under what names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,6 +138,8 @@ pub struct Model {
     /// The content of that file, read by the loader.
     #[serde(skip)]
     pub chat_template: Option<String>,
+    /// Where the model's reasoning goes, unless a request says otherwise.
+    pub reasoning_format: ReasoningFormat,
     /// LoRA adapters, each `[NAME=]PATH[@SCALE]`.
     pub lora: Vec<String>,
     /// Where downloaded models are kept. Empty: `$XDG_CACHE_HOME/candor/models`.

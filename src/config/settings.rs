@@ -195,6 +195,10 @@ const OWN: &[Setting] = &[
     setting("model.gpu_layers", Allowed::Integer(0, 9_999)),
     setting("model.mmap", Allowed::Boolean),
     setting("model.chat_template_file", Allowed::TextOrEmpty),
+    setting(
+        "model.reasoning_format",
+        Allowed::OneOf(&["auto", "deepseek", "none"]),
+    ),
     setting("model.lora", Allowed::Names),
     setting("model.cache_dir", Allowed::TextOrEmpty),
     setting(

@@ -216,7 +216,14 @@ fn wrapped(open: &str, close: &str) -> Value {
 #[test]
 fn tools_are_called() {
     for (size, server) in servers() {
-        let mut bodies = vec![asked_for_weather("required")];
+        let mut bodies = vec![
+            asked_for_weather("required"),
+            // As the model writes it by itself.
+            asked_for_weather("auto"),
+        ];
+        let mut named = asked_for_weather("auto");
+        named["tool_choice"] = json!({"type": "function", "function": {"name": "get_weather"}});
+        bodies.push(named);
         for lark in [
             wrapped(r#""<tool_call>\n""#, r#""\n</tool_call>""#),
             wrapped(r#""```json\n""#, r#""\n```""#),
@@ -236,7 +243,35 @@ fn tools_are_called() {
             assert_eq!(check_call(&calls[0]), "get_weather", "{size}");
             let arguments = calls[0]["function"]["arguments"].as_str().expect("text");
             let arguments: Value = serde_json::from_str(arguments).expect("JSON");
-            assert_eq!(arguments, json!({"city": "Paris", "unit": "C"}), "{size}");
+            assert_eq!(
+                arguments,
+                json!({"city": "Paris", "unit": "C"}),
+                "{size}: {body}"
+            );
+        }
+    }
+}
+
+/// With this vocabulary, in which some markers are tokens.
+#[test]
+fn calls_are_forced_in_the_forms_of_other_models() {
+    for (size, server) in servers() {
+        for marks in [
+            "<tool_call> <function= <parameter=",
+            "<tool_call> <arg_key>",
+            "[TOOL_CALLS] [ARGS]",
+            "<|tool_call_start|>",
+            "<|tool_call>",
+        ] {
+            let mut body = asked_for_weather("required");
+            body["chat_template"] = format!(
+                "<|im_start|>user\n{{{{ messages[0].content }}}}<|im_end|>\n<|im_start|>assistant\n{{# tools {marks} #}}"
+            )
+            .into();
+            let answer = check_stream(server, &body);
+            let choice = &answer["choices"][0];
+            assert_eq!(choice["finish_reason"], "tool_calls", "{size}: {answer}");
+            check_call(&choice["message"]["tool_calls"][0]);
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The answer of `POST /v1/chat/completions`, complete or streamed.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::calls::{Calls, Part, Reader};
+use super::calls::{Expects, Part, Reader};
 use crate::api::gathered::{Gathered, finite};
 use crate::api::ids::new_id;
 use crate::api::stream::Show;
@@ -28,6 +30,9 @@ pub struct Message {
     pub role: &'static str,
     /// Null if the message has only calls.
     pub content: Option<String>,
+    /// The model's reasoning before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     /// Always null.
     pub refusal: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -54,7 +59,7 @@ pub struct FunctionCall {
     /// The function's name; in a stream only in the first piece of a call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// JSON, as the model wrote it.
+    /// JSON, as the model wrote it, or made from the form in which it did.
     pub arguments: String,
 }
 
@@ -78,6 +83,9 @@ pub struct MessageDelta {
     /// Text to append.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// Reasoning to append.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
 }
@@ -85,7 +93,7 @@ pub struct MessageDelta {
 /// Log-probabilities in the format of chat completions.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatLogprobs {
-    /// One entry for each generated token, including those of calls.
+    /// One entry for each generated token, including those of calls and reasoning.
     pub content: Vec<TokenEntry>,
     /// Always null.
     pub refusal: Option<Vec<TokenEntry>>,
@@ -115,10 +123,8 @@ pub struct Scored {
 pub struct View {
     pub model: ModelInUse,
     pub logprobs: bool,
-    /// The calls that the text may have.
-    pub calls: Option<Calls>,
-    /// The function whose arguments the text is.
-    pub named: Option<String>,
+    /// What the text may have besides content.
+    pub expects: Arc<Expects>,
 }
 
 impl View {
@@ -154,18 +160,36 @@ impl View {
         })
     }
 
-    /// A complete choice.
-    pub fn choice(&self, index: usize, gathered: &Gathered) -> Choice {
-        let text: String = gathered.text().collect();
+    /// The parts of the text that are known with this token.
+    fn read(&self, reader: &mut Reader, output: &TokenOutput) -> Vec<Part> {
+        let vocab = self.model.vocab();
+        let token = output.token;
+        // A control token is not text, but what it is called may begin a call.
+        let name = vocab.bytes(token).is_empty().then(|| vocab.literal(token));
+        let name = name.and_then(|name| std::str::from_utf8(name).ok());
+        reader.push(&output.text, name.filter(|name| !name.is_empty()))
+    }
+
+    fn reasoning_tokens(&self, reader: &Reader) -> Option<usize> {
+        self.expects.reasons().then(|| reader.reasoning_tokens())
+    }
+
+    /// A complete choice, and its tokens of reasoning.
+    pub fn choice(&self, index: usize, gathered: &Gathered) -> (Choice, Option<usize>) {
         let mut content = String::new();
+        let mut reasoning = String::new();
         let mut tool_calls = Vec::new();
-        let mut reading = Reading::new(self);
-        let mut parts = reading.push(&text);
-        parts.extend(reading.finish());
+        let mut reader = Reader::new(&self.expects);
+        let mut parts = Vec::new();
+        for output in &gathered.tokens {
+            parts.extend(self.read(&mut reader, output));
+        }
+        parts.extend(reader.finish(gathered.reason == FinishReason::Stop));
         for part in parts {
             match part {
                 Part::Content(text) => content.push_str(&text),
-                Part::Call { name } => tool_calls.push(new_call(None, name)),
+                Part::Reasoning(text) => reasoning.push_str(&text),
+                Part::Call { name, id } => tool_calls.push(new_call(None, name, id)),
                 Part::Arguments(text) => {
                     if let Some(ToolCall { function, .. }) = tool_calls.last_mut() {
                         function.arguments.push_str(&text);
@@ -174,24 +198,26 @@ impl View {
             }
         }
         let entries = gathered.tokens.iter().filter_map(|it| self.entry(it));
-        Choice {
+        let choice = Choice {
             index,
             logprobs: self.logprobs(entries.collect()),
             finish_reason: finish_reason(gathered.reason, !tool_calls.is_empty()),
             message: Message {
                 role: "assistant",
                 content: (tool_calls.is_empty() || !content.is_empty()).then_some(content),
+                reasoning_content: (!reasoning.is_empty()).then_some(reasoning),
                 refusal: None,
                 tool_calls,
             },
-        }
+        };
+        (choice, self.reasoning_tokens(&reader))
     }
 }
 
-fn new_call(index: Option<usize>, name: String) -> ToolCall {
+fn new_call(index: Option<usize>, name: String, id: Option<String>) -> ToolCall {
     ToolCall {
         index,
-        id: Some(new_id("call")),
+        id: Some(id.unwrap_or_else(|| new_id("call"))),
         r#type: Some("function"),
         function: FunctionCall {
             name: Some(name),
@@ -207,45 +233,11 @@ fn finish_reason(reason: FinishReason, calls: bool) -> &'static str {
     }
 }
 
-/// Finds calls in the text of a choice.
-struct Reading {
-    reader: Option<Reader>,
-    /// Until the first text.
-    named: Option<String>,
-}
-
-impl Reading {
-    fn new(view: &View) -> Self {
-        Self {
-            reader: view.calls.clone().map(Reader::new),
-            named: view.named.clone(),
-        }
-    }
-
-    fn push(&mut self, text: &str) -> Vec<Part> {
-        let mut parts = Vec::new();
-        if !text.is_empty() {
-            parts.extend(self.named.take().map(|name| Part::Call { name }));
-        }
-        match &mut self.reader {
-            Some(reader) => parts.extend(reader.push(text)),
-            None if text.is_empty() => {}
-            None => parts.push(Part::Content(text.to_owned())),
-        }
-        parts
-    }
-
-    fn finish(&mut self) -> Vec<Part> {
-        let reader = self.reader.as_mut();
-        reader.map(Reader::finish).unwrap_or_default()
-    }
-}
-
 /// A choice in a stream.
 pub struct Streamed {
     index: usize,
     view: View,
-    reading: Reading,
+    reader: Reader,
     /// Calls shown so far.
     calls: usize,
 }
@@ -254,7 +246,7 @@ impl Streamed {
     pub fn new(index: usize, view: View) -> Self {
         Self {
             index,
-            reading: Reading::new(&view),
+            reader: Reader::new(&view.expects),
             view,
             calls: 0,
         }
@@ -282,10 +274,14 @@ impl Streamed {
                     content: Some(text),
                     ..MessageDelta::default()
                 },
-                Part::Call { name } => {
+                Part::Reasoning(text) => MessageDelta {
+                    reasoning_content: Some(text),
+                    ..MessageDelta::default()
+                },
+                Part::Call { name, id } => {
                     self.calls += 1;
                     MessageDelta {
-                        tool_calls: vec![new_call(Some(self.calls - 1), name)],
+                        tool_calls: vec![new_call(Some(self.calls - 1), name, id)],
                         ..MessageDelta::default()
                     }
                 }
@@ -331,11 +327,11 @@ impl Show for Streamed {
             }
             Delta::Token(output) => {
                 let entries = self.view.entry(&output).into_iter().collect();
-                let parts = self.reading.push(&output.text);
+                let parts = self.view.read(&mut self.reader, &output);
                 self.pieces(parts, entries)
             }
             Delta::Finished(reason) => {
-                let parts = self.reading.finish();
+                let parts = self.reader.finish(reason == FinishReason::Stop);
                 let mut pieces = self.pieces(parts, Vec::new());
                 pieces.push(ChatPiece {
                     finish_reason: Some(finish_reason(reason, self.calls > 0)),
@@ -345,5 +341,9 @@ impl Show for Streamed {
             }
             Delta::Failed(_) => Vec::new(),
         }
+    }
+
+    fn reasoning_tokens(&self) -> Option<usize> {
+        self.view.reasoning_tokens(&self.reader)
     }
 }

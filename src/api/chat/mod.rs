@@ -3,11 +3,14 @@
 mod answer;
 mod calls;
 mod conversation;
+mod forms;
 mod prepare;
 mod prompt;
 mod request;
 mod template;
 mod tools;
+mod value;
+mod writes;
 
 use axum::Extension;
 use axum::extract::State;
@@ -79,9 +82,14 @@ async fn create(
     }
     let (n, prompt) = (running.asked.generate.n, running.asked.prompt.clone());
     let gathered = running.choices(&prompt, n, n).await?;
-    let choices = gathered.iter().enumerate();
-    let choices = choices.map(|(index, gathered)| running.asked.view.choice(index, gathered));
-    let choices = choices.collect();
+    let mut choices = Vec::with_capacity(gathered.len());
+    for (index, gathered) in gathered.iter().enumerate() {
+        let (choice, reasoning) = running.asked.view.choice(index, gathered);
+        choices.push(choice);
+        if let Some(tokens) = reasoning {
+            running.count_reasoning(tokens);
+        }
+    }
     let entries = std::mem::take(&mut running.entries);
     state.respond(running.answer(choices), &entries).await
 }

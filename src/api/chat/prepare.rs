@@ -5,10 +5,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::answer::View;
-use super::calls::Calls;
-use super::prompt::{Rendered, render};
-use super::request::{ChatRequest, ToolChoice};
-use super::tools::{self, Format};
+use super::prompt::render;
+use super::request::ChatRequest;
+use super::writes::{Continued, Writes};
 use crate::api::bounds::{Entries, Room};
 use crate::api::completions::Prompt;
 use crate::api::error::ApiError;
@@ -18,7 +17,6 @@ use crate::api::input::{Input, Tokenising};
 use crate::api::receipt::{PendingReceipt, ReceiptRoute};
 use crate::api::run::Prepared;
 use crate::api::served::Served;
-use crate::api::structured::Structured;
 use crate::engine::Rows;
 use crate::logprobs::LogprobSpec;
 use crate::model::Token;
@@ -40,7 +38,8 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
         keeps,
         logprobs,
         tool_choice,
-        parallel_tool_calls,
+        parallel_tool_calls: several,
+        splits_reasoning,
         mut generate,
     } = ChatRequest::read(&mut Fields::new(body), served)?;
     let room = Room {
@@ -48,7 +47,10 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
         max_tokens,
     };
     let tools = conversation.tools.clone();
-    let Rendered { text, calls } = render(conversation, served)?;
+    let continued = Continued::of(&conversation);
+    let rendered = render(conversation, served)?;
+    let writes = Writes::new(&rendered, &tools, continued, served, splits_reasoning);
+    let text = rendered.text;
     let tokenising = Tokenising {
         adds_special: true,
         keeps,
@@ -61,25 +63,12 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
     let scored = logprobs.or(generate.receipt.then_some(0));
     let mut entries = Entries::default();
     entries.add(max_tokens * generate.n, scored.unwrap_or(0), served)?;
-    let mut view = View {
+    let view = View {
         model: served.model.clone(),
         logprobs: logprobs.is_some(),
-        calls: None,
-        named: None,
+        expects: Arc::new(writes.expects(&tools, &tool_choice, several, &generate)),
     };
-    match tool_choice {
-        ToolChoice::None => {}
-        ToolChoice::Auto => view.calls = Some(Calls::new(calls, &tools, parallel_tool_calls)),
-        ToolChoice::Required => {
-            view.calls = Some(Calls::new(calls, &tools, parallel_tool_calls));
-            generate.follow(calls.structure(&tools, parallel_tool_calls), served)?;
-        }
-        ToolChoice::Named(name) => {
-            view.calls = Some(Calls::new(Format::Arguments, &tools, false));
-            generate.follow(arguments_of(&name, &tools), served)?;
-            view.named = Some(name);
-        }
-    }
+    writes.constrain(&mut generate, tool_choice, &tools, several, served)?;
     let wanted = Wanted {
         prompt: Arc::clone(&prompt.tokens),
         forced_prefix: Arc::default(),
@@ -106,13 +95,4 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
             prompt: prompt.tokens,
         },
     })
-}
-
-/// The constraint that makes a text the arguments of this function.
-fn arguments_of(name: &str, tools: &[Value]) -> Structured {
-    let mut named = tools.iter().filter(|tool| tool["function"]["name"] == name);
-    let schema = named
-        .next()
-        .map(|tool| tools::parameters(&tool["function"]));
-    Structured::schema("tool_choice", schema.unwrap_or_default())
 }

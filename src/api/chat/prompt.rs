@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::conversation::Conversation;
 use super::template::{self, Order, Scope, TemplateError};
-use super::tools::{self, Format};
+use super::tools;
 use crate::api::error::ApiError;
 use crate::api::served::Served;
 use crate::model::Vocab;
@@ -12,10 +12,12 @@ use crate::model::Vocab;
 /// The fuel of the model's own template, whose author is trusted: it limits the time that a client's conversation takes.
 pub const FUEL: u64 = 200_000_000;
 
-/// The text of a prompt, and the format of calls in its completion.
+/// The text of a prompt.
 pub struct Rendered {
     pub text: String,
-    pub calls: Format,
+    /// The template that rendered it, and whether it came with the request.
+    pub template: String,
+    pub is_sent: bool,
 }
 
 /// The model's template, from the settings or from its metadata.
@@ -35,13 +37,12 @@ pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendere
              model.chat_template_file, or send a text to POST /v1/completions.",
         )
     })?;
-    let format = Format::of_template(&template);
     if !template.contains("developer") {
         name_system(&mut conversation.messages);
     }
     let vocab = served.model.vocab();
     let bos = literal(vocab.bos(), vocab);
-    let describes = format.is_none() && !conversation.tools.is_empty();
+    let describes = !conversation.tools.is_empty() && !template.contains("tools");
     let order = Order {
         template,
         instructions: describes.then(|| tools::instructions(&conversation.tools)),
@@ -75,7 +76,8 @@ pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendere
     }
     Ok(Rendered {
         text,
-        calls: format.unwrap_or(Format::Tagged),
+        template: order.template,
+        is_sent,
     })
 }
 

@@ -9,6 +9,7 @@ use crate::api::generate::Generate;
 use crate::api::input;
 use crate::api::served::{Served, model_field};
 use crate::api::wording::{counted, cut};
+use crate::config::ReasoningFormat;
 
 /// A request as its sender wrote it, checked.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct ChatRequest {
     pub logprobs: Option<usize>,
     pub tool_choice: ToolChoice,
     pub parallel_tool_calls: bool,
+    /// Whether reasoning is shown apart from content.
+    pub splits_reasoning: bool,
     pub generate: Generate,
 }
 
@@ -91,11 +94,31 @@ impl ChatRequest {
                     "Whether an answer may call several tools. If not, what follows the first call is text.",
                 )
                 .boolean(true)?,
+            splits_reasoning: splits_reasoning(fields, served)?,
             generate: Generate::parse(fields, served)?,
         };
         fields.refuse_others(served.config.server.unknown_fields)?;
         Ok(request)
     }
+}
+
+fn splits_reasoning(fields: &mut Fields, served: &Served) -> Result<bool, ApiError> {
+    const NAME: &str = "reasoning_format";
+    const ALLOWED: &str = "\"auto\", \"deepseek\" or \"none\"";
+    let value = fields
+        .field(
+            NAME,
+            "Where a model's reasoning goes: \"auto\" and \"deepseek\": into `reasoning_content`; \"none\": it stays in \
+             `content`, with its markers. Default: the setting `model.reasoning_format`.",
+        )
+        .value(|| json!({"type": "string", "enum": ["auto", "deepseek", "none"]}));
+    let format = match value {
+        None => served.config.model.reasoning_format,
+        Some(value) => {
+            serde_json::from_value(value.clone()).map_err(|_| wrong(NAME, ALLOWED, &value))?
+        }
+    };
+    Ok(format != ReasoningFormat::None)
 }
 
 fn tool_choice(fields: &mut Fields, tools: &[Value]) -> Result<ToolChoice, ApiError> {
