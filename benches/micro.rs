@@ -135,7 +135,8 @@ mod text {
 
     #[divan::bench(args = [0, 1, 16])]
     fn complete_128_tokens_with_stops(bencher: Bencher, stops: usize) {
-        let stops: Arc<[String]> = (0..stops).map(|i| format!("\n\nUser {i}:")).collect();
+        let stops: Vec<String> = (0..stops).map(|i| format!("\n\nUser {i}:")).collect();
+        let stops = Arc::new(stops.into());
         bencher.bench_local(|| {
             let mut completion = Completion::new(Arc::clone(&stops), Ending::BeforeStop);
             let mut released = 0;

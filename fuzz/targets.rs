@@ -69,7 +69,7 @@ pub fn stop_search(data: &[u8]) {
 }
 
 fn search(stops: &[String], tokens: &[Vec<u8>], ending: Ending) {
-    let mut completion = Completion::new(stops.into(), ending);
+    let mut completion = Completion::new(Arc::new(stops.to_vec().into()), ending);
     let mut all = Vec::new();
     // What the text was before each token.
     let mut texts = vec![String::new()];

@@ -21,7 +21,7 @@ use super::input::{self, Input};
 use super::served::{Served, model_field};
 use super::state::{AppState, Route};
 use crate::engine::EmbeddingRequest;
-use crate::model::Token;
+use crate::model::{Added, Token};
 
 pub fn route() -> Route {
     Route::post(
@@ -194,7 +194,7 @@ fn tokens(
             if text.is_empty() {
                 Vec::new()
             } else {
-                vocab.tokenize(&text, true, true)
+                vocab.tokenize(&text, Added::Both, true)
             }
         }
     };

@@ -12,12 +12,12 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::served::Served;
 use super::structured::Structured;
-use crate::engine::{PromptLogprobs, Request, Rows};
+use crate::engine::{PromptLogprobs, Request, Rows, Stops};
 use crate::logprobs::LogprobSpec;
 use crate::model::{Adapters, Token};
 use crate::params::ParamValues;
 use crate::random;
-use crate::sampling::{SamplingParams, Watch};
+use crate::sampling::{SamplingParams, Watch, ban_everything};
 pub use bans::ids;
 
 /// How text is generated.
@@ -33,7 +33,7 @@ pub struct Generate {
     pub exact: bool,
     /// Whether the answer includes a receipt.
     pub receipt: bool,
-    stop: Vec<String>,
+    stop: Stops,
     /// Whether the text keeps the stop string at which it ended.
     include_stop: bool,
     cache_prompt: bool,
@@ -137,13 +137,20 @@ impl Generate {
         served: &Served,
     ) -> Result<Vec<Request>, ApiError> {
         let structured = self.structured.take();
-        let constraint = structured.map(|structured| structured.constraint(&served.model));
+        let constraint =
+            structured.map(|structured| structured.constraint(&served.model, &self.sampling));
         self.sampling.constraint = constraint.transpose()?;
+        if ban_everything(&self.sampling, served.model.vocab().ends()) {
+            return Err(ApiError::field(
+                "allowed_token_ids",
+                "None of `allowed_token_ids` is left: `bad_words`, `ignore_eos` and `min_tokens` ban all of them.",
+            ));
+        }
         // Never 2^32 - 1, which means a random one.
         let seed = *self
             .seed
             .get_or_insert_with(|| (random::number() % u64::from(u32::MAX)) as u32);
-        let stop: Arc<[String]> = std::mem::take(&mut self.stop).into();
+        let stop = Arc::new(std::mem::take(&mut self.stop));
         let mut sequences = Vec::new();
         for wanted in prompts {
             for choice in 0..wanted.sequences {

@@ -7,7 +7,7 @@ use super::error::ApiError;
 use super::fields::{Fields, token_ids, wrong, wrong_in};
 use super::served::Served;
 use super::wording::describe;
-use crate::model::Token;
+use crate::model::{Added, Token};
 
 /// A text in a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +20,8 @@ pub enum Input {
 /// How prompts are tokenized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tokenising {
-    /// Whether a text gets the special tokens that the model expects before it.
-    pub adds_special: bool,
+    /// Which of the special tokens that the model expects around a text it gets.
+    pub added: Added,
     /// How many of the last tokens of a longer prompt are kept; at least one.
     pub keeps: Option<usize>,
 }
@@ -29,26 +29,34 @@ pub struct Tokenising {
 impl Tokenising {
     /// Rejects a prompt that cannot fit, before it is tokenized.
     pub fn check_length(self, input: &Input, room: Room, served: &Served) -> Result<(), ApiError> {
-        /// Maximum number of bytes of a text to truncate, because all of it is tokenized.
-        const TRUNCATED_BYTES: usize = 1 << 20;
         match input {
-            Input::Text(text) if self.keeps.is_none() => {
-                let least = served.model.vocab().least_tokens(text);
-                room.check_length(least, false, served)
-            }
+            Input::Text(text) => self.check_text(text, room, served),
             Input::Tokens(tokens) if self.keeps.is_none() => {
                 room.check_length(tokens.len(), true, served)
             }
-            Input::Text(text) if text.len() > TRUNCATED_BYTES => Err(ApiError::field(
-                room.param,
-                format!(
-                    "`{}` with `truncate_prompt_tokens` must not have more than {TRUNCATED_BYTES} bytes, but it has {}.",
-                    room.param,
-                    text.len()
-                ),
-            )),
-            _ => Ok(()),
+            Input::Tokens(_) => Ok(()),
         }
+    }
+
+    /// The same for a text.
+    pub fn check_text(self, text: &str, room: Room, served: &Served) -> Result<(), ApiError> {
+        /// Maximum number of bytes of a text to truncate, because all of it is tokenized.
+        const TRUNCATED_BYTES: usize = 1 << 20;
+        if self.keeps.is_none() {
+            let least = served.model.vocab().least_tokens(text);
+            return room.check_length(least, false, served);
+        }
+        if text.len() <= TRUNCATED_BYTES {
+            return Ok(());
+        }
+        Err(ApiError::field(
+            room.param,
+            format!(
+                "`{}` with `truncate_prompt_tokens` must not have more than {TRUNCATED_BYTES} bytes, but it has {}.",
+                room.param,
+                text.len()
+            ),
+        ))
     }
 }
 

@@ -24,7 +24,7 @@ pub fn sequence(
         rows: Rows::None,
         watch: Watch::default(),
         sampling: SamplingParams::default(),
-        stop: Arc::new([]),
+        stop: Arc::default(),
         include_stop: false,
         cache_prompt: cache,
         exact: false,

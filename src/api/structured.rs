@@ -8,7 +8,7 @@ use super::fields::{Fields, wrong};
 use super::served::Served;
 use super::wording::{cut, describe};
 use crate::model::Model;
-use crate::sampling::{Constraint, InvalidConstraint};
+use crate::sampling::{Constraint, InvalidConstraint, SamplingParams};
 
 /// What the text must follow, as the client wrote it. Not checked yet, because that takes time.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Structured {
 enum Kind {
     Gbnf(String),
     Lark(String),
+    /// Of calls, whose arguments are JSON.
+    Calls(String),
     Regex(String),
     Schema(Value),
     /// A grammar in Lark that contains this schema, which is what the client wrote.
@@ -125,9 +127,9 @@ impl Structured {
         Self { field, kind }
     }
 
-    /// Like `schema`, but a grammar in Lark.
+    /// Like `schema`, but a grammar of calls in Lark.
     pub fn lark(field: &'static str, text: String) -> Self {
-        let kind = Kind::Lark(text);
+        let kind = Kind::Calls(text);
         Self { field, kind }
     }
 
@@ -168,7 +170,9 @@ impl Structured {
 
     pub fn check_length(&self, most: usize) -> Result<(), ApiError> {
         let length = match &self.kind {
-            Kind::Gbnf(text) | Kind::Lark(text) | Kind::Regex(text) => text.len(),
+            Kind::Gbnf(text) | Kind::Lark(text) | Kind::Calls(text) | Kind::Regex(text) => {
+                text.len()
+            }
             Kind::Schema(schema) | Kind::Within(_, schema) => schema.to_string().len(),
             Kind::Object => 1,
             Kind::Choice(texts) => texts.iter().map(|text| text.len() + 1).sum(),
@@ -184,18 +188,36 @@ impl Structured {
     }
 
     /// Checks it, which takes milliseconds, or some tenths of a second at worst.
-    pub fn constraint(&self, model: &Model) -> Result<Constraint, ApiError> {
+    /// Of several texts, those that the other parameters rule out are left out.
+    pub fn constraint(
+        &self,
+        model: &Model,
+        sampling: &SamplingParams,
+    ) -> Result<Constraint, ApiError> {
         let field = self.field;
         let checked = match &self.kind {
             Kind::Gbnf(text) => Constraint::gbnf(model, text),
             Kind::Lark(text) => Constraint::lark(model, text),
+            Kind::Calls(text) => Constraint::lark_of_json(model, text),
             Kind::Regex(text) => Constraint::regex(model, text),
             Kind::Schema(schema) => Constraint::json_schema(model, schema),
             // What is wrong with a schema is easier to say without the grammar.
-            Kind::Within(text, schema) => Constraint::lark(model, text)
+            Kind::Within(text, schema) => Constraint::lark_of_json(model, text)
                 .or_else(|error| Constraint::json_schema(model, schema).and(Err(error))),
             Kind::Object => Constraint::json_object(model),
-            Kind::Choice(texts) => Constraint::choice(model, texts),
+            Kind::Choice(texts) => {
+                let texts = sampling.possible(texts, model.vocab());
+                if texts.is_empty() {
+                    return Err(ApiError::field(
+                        field,
+                        format!(
+                            "None of the texts of `{field}` is left: each has one of `bad_words`, or cannot be spelled with \
+                             `allowed_token_ids`."
+                        ),
+                    ));
+                }
+                Constraint::choice(model, &texts)
+            }
         };
         match checked {
             Ok(constraint) => Ok(constraint.named(field)),

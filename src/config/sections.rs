@@ -140,6 +140,10 @@ pub struct Model {
     pub chat_template: Option<String>,
     /// Where the model's reasoning goes, unless a request says otherwise.
     pub reasoning_format: ReasoningFormat,
+    /// Whether the names of control tokens in the messages of a conversation become control tokens.
+    pub chat_parse_special: bool,
+    /// How texts are normalized before they are tokenized.
+    pub normalize: Normalize,
     /// LoRA adapters, each `[NAME=]PATH[@SCALE]`.
     pub lora: Vec<String>,
     /// Where downloaded models are kept. Empty: `$XDG_CACHE_HOME/candor/models`.
@@ -171,6 +175,16 @@ impl Model {
         let stem = Path::new(source).file_stem()?;
         Some(stem.to_string_lossy().into_owned())
     }
+}
+
+/// How texts are normalized before they are tokenized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Normalize {
+    /// As llama.cpp does: only if the vocabulary says so.
+    None,
+    /// Unicode's composed form, NFC.
+    Nfc,
 }
 
 /// When a model is loaded.

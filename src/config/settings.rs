@@ -199,6 +199,8 @@ const OWN: &[Setting] = &[
         "model.reasoning_format",
         Allowed::OneOf(&["auto", "deepseek", "none"]),
     ),
+    setting("model.chat_parse_special", Allowed::Boolean),
+    setting("model.normalize", Allowed::OneOf(&["none", "nfc"])),
     setting("model.lora", Allowed::Names),
     setting("model.cache_dir", Allowed::TextOrEmpty),
     setting(

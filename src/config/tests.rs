@@ -159,7 +159,7 @@ fn only_known_variables_that_are_not_settings_are_ignored() {
     assert_eq!(
         message(from_environment(&[("CANDOR_MODEL__PATH", "x")])),
         "Unknown setting CANDOR_MODEL__PATH (environment variable CANDOR_MODEL__PATH). Expected one of CANDOR_MODEL__SOURCE, \
-         CANDOR_MODEL__NAME, CANDOR_MODEL__ALIASES, CANDOR_MODEL__LOAD, CANDOR_MODEL__UNLOAD_AFTER_MS, CANDOR_MODEL__GPU_LAYERS, CANDOR_MODEL__MMAP, CANDOR_MODEL__CHAT_TEMPLATE_FILE, CANDOR_MODEL__REASONING_FORMAT, CANDOR_MODEL__LORA, CANDOR_MODEL__CACHE_DIR."
+         CANDOR_MODEL__NAME, CANDOR_MODEL__ALIASES, CANDOR_MODEL__LOAD, CANDOR_MODEL__UNLOAD_AFTER_MS, CANDOR_MODEL__GPU_LAYERS, CANDOR_MODEL__MMAP, CANDOR_MODEL__CHAT_TEMPLATE_FILE, CANDOR_MODEL__REASONING_FORMAT, CANDOR_MODEL__CHAT_PARSE_SPECIAL, CANDOR_MODEL__NORMALIZE, CANDOR_MODEL__LORA, CANDOR_MODEL__CACHE_DIR."
     );
 }
 
@@ -560,7 +560,7 @@ fn tables_of_models_override_the_sections() {
 #[test]
 fn a_problem_in_a_table_names_the_table() {
     let there = "models[0].source, models[0].name, models[0].aliases, models[0].load, models[0].unload_after_ms, \
-                 models[0].gpu_layers, models[0].mmap, models[0].chat_template_file, models[0].reasoning_format, models[0].lora, models[0].cache_dir, models[0].engine, models[0].embeddings, \
+                 models[0].gpu_layers, models[0].mmap, models[0].chat_template_file, models[0].reasoning_format, models[0].chat_parse_special, models[0].normalize, models[0].lora, models[0].cache_dir, models[0].engine, models[0].embeddings, \
                  models[0].sampling";
     let check = |text: &str, expect: &str| {
         assert_eq!(message(from_file("wrong", text)), expect, "{text}");

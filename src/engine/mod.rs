@@ -34,6 +34,7 @@ mod score;
 mod shape;
 mod shared;
 mod split;
+mod stops;
 mod submit;
 mod supervisor;
 mod tally;
@@ -58,6 +59,7 @@ pub use queue::FairQueue;
 pub use request::{
     Delta, FinishReason, PromptLogprobs, PromptOutput, Request, Rows, TokenDetails, TokenOutput,
 };
+pub use stops::Stops;
 pub use tally::Tally;
 pub use text::{Completion, Ending, Utf8Decoder};
 pub use trial::{

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::error::EngineError;
 use super::plan::{PrefixKey, PromptPlan};
+use super::stops::Stops;
 use crate::logprobs::{LogprobSpec, TokenLogprob};
 use crate::model::{Adapters, Token};
 use crate::sampling::{Observed, SamplingParams, Watch};
@@ -32,7 +33,7 @@ pub struct Request {
     pub watch: Watch,
     pub sampling: SamplingParams,
     /// The text ends before the first of these.
-    pub stop: Arc<[String]>,
+    pub stop: Arc<Stops>,
     /// Whether the text includes the stop string, and a token of `sampling.stop_tokens` is returned.
     pub include_stop: bool,
     /// Whether cells that other sequences evaluated may be reused.

@@ -1,9 +1,11 @@
 //! The text of a sequence: characters, offsets, and where a stop string ends it, all derived from the tokens.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::request::{TokenDetails, TokenOutput};
+use super::stops::Stops;
 use crate::model::Token;
 
 /// Decodes UTF-8 incrementally. Returns complete characters only, and drops invalid bytes, as Python's `errors="ignore"`.
@@ -62,44 +64,56 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct Completion {
     decoder: Utf8Decoder,
-    stops: Arc<[String]>,
+    stops: Arc<Stops>,
     ending: Ending,
+    /// With the names of those control tokens that stop strings name.
     text: String,
-    /// Characters of `text`.
+    /// Where these names are in `text`.
+    names: Vec<Range<usize>>,
+    /// Characters of the completion.
     characters: usize,
     /// Tokens held back, each with the end of its text.
     held: VecDeque<(TokenOutput, usize)>,
 }
 
 impl Completion {
-    /// Stop strings must not be empty.
-    pub fn new(stops: Arc<[String]>, ending: Ending) -> Self {
+    pub fn new(stops: Arc<Stops>, ending: Ending) -> Self {
         Self {
             ending,
             decoder: Utf8Decoder::new(),
             stops,
             text: String::new(),
+            names: Vec::new(),
             characters: 0,
             held: VecDeque::new(),
         }
     }
 
     /// Appends a token that is not returned. A stop string that lies in such tokens alone does not count.
-    pub fn append_unreturned(&mut self, bytes: &[u8]) {
+    pub fn append_unreturned(&mut self, token: Token, bytes: &[u8]) {
+        self.append(token, bytes);
+    }
+
+    /// Appends a token; returns the characters that it completes.
+    fn append(&mut self, token: Token, bytes: &[u8]) -> String {
         let added = self.decoder.push(bytes);
         self.characters += added.chars().count();
         self.text.push_str(&added);
+        if let Some(name) = self.stops.name(token) {
+            let start = self.text.len();
+            self.text.push_str(name);
+            self.names.push(start..self.text.len());
+        }
+        added
     }
 
     /// Appends the next token. Returns whether the text has reached a stop string. If so, the text of the tokens is cut
     /// before or after the first match, according to [`Ending`]; the tokens themselves all stay. Of several matches at the
     /// same position the shortest counts.
     pub fn push(&mut self, token: Token, bytes: &[u8], details: TokenDetails) -> bool {
-        let added = self.decoder.push(bytes);
         let offset = self.characters;
         let before = self.text.len();
-        self.characters += added.chars().count();
-        self.text.push_str(&added);
+        let added = self.append(token, bytes);
         let output = TokenOutput {
             token,
             text: added,
@@ -107,11 +121,17 @@ impl Completion {
             details,
         };
         self.held.push_back((output, self.text.len()));
-        let hits = self.stops.iter().filter_map(|stop| {
+        let hits = self.stops.strings().iter().filter_map(|stop| {
             // A match must end in the new text.
             let from = before.saturating_sub(stop.len().saturating_sub(1));
-            let from = ceil_boundary(&self.text, from);
-            Some((from + self.text[from..].find(stop.as_str())?, stop.len()))
+            let mut from = ceil_boundary(&self.text, from);
+            loop {
+                let hit = from + self.text[from..].find(stop.as_str())?;
+                if !self.cuts_name(&(hit..hit + stop.len())) {
+                    return Some((hit, stop.len()));
+                }
+                from = ceil_boundary(&self.text, hit + 1);
+            }
         });
         match hits.min() {
             Some((hit, length)) => {
@@ -125,6 +145,14 @@ impl Completion {
         }
     }
 
+    /// Whether a match has only a part of a control token's name, which is not a text.
+    fn cuts_name(&self, found: &Range<usize>) -> bool {
+        self.names.iter().rev().any(|name| {
+            let overlaps = name.start < found.end && found.start < name.end;
+            overlaps && !(found.start <= name.start && name.end <= found.end)
+        })
+    }
+
     fn cut(&mut self, end: usize) {
         for (output, text_end) in &mut self.held {
             let start = *text_end - output.text.len();
@@ -133,7 +161,7 @@ impl Completion {
                 .truncate(end.saturating_sub(start).min(output.text.len()));
         }
         // No further stop string can match.
-        self.stops = Arc::new([]);
+        self.stops = Arc::default();
     }
 
     /// The next token that no stop string can cut any more.
@@ -166,8 +194,8 @@ impl Completion {
             return 0;
         }
         let text = self.text.as_bytes();
-        self.stops
-            .iter()
+        let strings = self.stops.strings().iter();
+        strings
             .map(|stop| {
                 let stop = stop.as_bytes();
                 (1..stop.len().min(text.len() + 1))
@@ -205,14 +233,18 @@ mod tests {
         check(&[&[0xe2, 0x82], &[0xe2, 0x82, 0xac]], &["", "€"]);
     }
 
+    fn these(stops: &[&str]) -> Arc<Stops> {
+        let stops: Vec<String> = stops.iter().map(|&stop| stop.to_owned()).collect();
+        Arc::new(stops.into())
+    }
+
     /// Feeds texts as tokens. Returns what was released after each, the flushed rest, and whether it stopped.
     fn run(
         stops: &[&str],
         ending: Ending,
         tokens: &[&[u8]],
     ) -> (Vec<Vec<String>>, Vec<String>, bool) {
-        let stops: Arc<[String]> = stops.iter().map(|&s| s.to_owned()).collect();
-        let mut completion = Completion::new(stops, ending);
+        let mut completion = Completion::new(these(stops), ending);
         let (mut released, mut stopped) = (Vec::new(), false);
         for bytes in tokens {
             assert!(!stopped);
@@ -314,9 +346,8 @@ mod tests {
     fn unreturned_tokens_count_for_offsets_and_stop_strings() {
         let check =
             |stops: &[&str], kept: &[u8], tokens: &[&[u8]], texts: &[&str], stopped: bool| {
-                let stops: Arc<[String]> = stops.iter().map(|&s| s.to_owned()).collect();
-                let mut completion = Completion::new(Arc::clone(&stops), Ending::BeforeStop);
-                completion.append_unreturned(kept);
+                let mut completion = Completion::new(these(stops), Ending::BeforeStop);
+                completion.append_unreturned(Token(0), kept);
                 let mut ended = false;
                 for bytes in tokens {
                     assert!(!ended);
@@ -340,7 +371,7 @@ mod tests {
 
     #[test]
     fn offsets_count_characters() {
-        let mut completion = Completion::new(Arc::new([]), Ending::BeforeStop);
+        let mut completion = Completion::new(Arc::default(), Ending::BeforeStop);
         let mut offsets = Vec::new();
         for bytes in [&b"a\xc3"[..], b"\xa9", "日本".as_bytes(), b"!"] {
             completion.push(Token(0), bytes, TokenDetails::default());

@@ -101,7 +101,7 @@ impl Model {
         Ok(Self {
             default_adapters: Adapters::new(adapters.iter().map(Adapter::scale).enumerate()),
             adapters,
-            vocab: Vocab::new(&weights),
+            vocab: Vocab::new(&weights, settings.normalize),
             name: path.file_stem().map_or_else(
                 || "model".to_owned(),
                 |stem| stem.to_string_lossy().into_owned(),

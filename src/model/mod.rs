@@ -6,7 +6,8 @@
 //! | [`source`] | downloads, and the file that a setting means |
 //! | [`gguf`], [`heads`], [`files`], [`fingerprint`] | a model's files, before and after it is loaded |
 //! | [`loaded`] | [`Model`]: weights, vocabulary and adapters |
-//! | [`vocab`], [`adapter`] | the vocabulary, and LoRA adapters |
+//! | [`vocab`], [`names`], [`text`] | the vocabulary, control tokens in texts, and texts where they are marked |
+//! | [`adapter`] | LoRA adapters |
 //! | [`runner`], [`context`] | what evaluates tokens: a trait, and llama.cpp's context |
 //! | [`llama`], [`backend`], `cpu_libraries` | other calls of llama.cpp |
 //! | [`routines`], [`specimen`] | llama.cpp's CPU routines, and a small model to try them on |
@@ -26,12 +27,14 @@ mod hex;
 mod huge_pages;
 mod llama;
 mod loaded;
+mod names;
 mod pooling;
 mod routines;
 mod runner;
 mod simd;
 pub mod source;
 mod specimen;
+mod text;
 mod token;
 mod vocab;
 
@@ -49,5 +52,6 @@ pub use routines::{Placement, Placements, Routines, has_feature, instructions};
 pub use runner::{DecodeError, LaneState, Row, Runner};
 pub use simd::{Loop, vectorised};
 pub use specimen::write as write_specimen;
+pub use text::{MarkedText, UnusedMark};
 pub use token::Token;
-pub use vocab::{Fim, Sorted, Vocab};
+pub use vocab::{Added, Fim, Sorted, Vocab};

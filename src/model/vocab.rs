@@ -1,14 +1,20 @@
 //! Text ⇄ tokens.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token_type::LlamaTokenAttr;
+use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 use super::llama;
+use super::names::{Name, Names, Part};
+use super::text::MarkedText;
 use super::token::Token;
+use crate::config::Normalize;
 
 /// The vocabulary, read once: looking up a token is cheap, and no id reaches llama.cpp unchecked.
 pub struct Vocab {
@@ -18,14 +24,19 @@ pub struct Vocab {
     broken: std::collections::HashMap<Token, Box<[u8]>>,
     /// Control tokens in full.
     control: std::collections::HashMap<Token, Box<[u8]>>,
-    /// Maximum bytes of a token.
+    /// Tokens that are recognized in texts by their names.
+    names: Names,
+    /// Maximum bytes of a text that become one token.
     longest: usize,
     /// Tokens that end a generation, ascending.
     ends: Box<[Token]>,
     bos: Option<Token>,
     eos: Option<Token>,
     adds_bos: bool,
+    /// Whether a token is added after texts.
+    adds_end: bool,
     adds_space: bool,
+    normalize: Normalize,
     pad: Option<Token>,
     unknown: Option<Token>,
     fim: Option<Fim>,
@@ -34,6 +45,16 @@ pub struct Vocab {
     sorted: OnceLock<Arc<Sorted>>,
     /// Data that another module derives from the vocabulary.
     derived: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+/// Which of the special tokens that a model expects around a text are added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    Nothing,
+    /// Those before it, such as BOS: what is continued has not ended.
+    Before,
+    /// EOS after it, too, if the model's file says so.
+    Both,
 }
 
 /// Tokens that mark the parts of a fill-in-the-middle prompt.
@@ -45,13 +66,14 @@ pub struct Fim {
 }
 
 impl Vocab {
-    pub(super) fn new(weights: &LlamaModel) -> Self {
+    pub(super) fn new(weights: &LlamaModel, normalize: Normalize) -> Self {
         let vocab = weights.vocab();
         let count = vocab.n_tokens().max(0);
         let mut texts = Vec::with_capacity(count as usize);
         let mut broken = std::collections::HashMap::new();
         let mut control = std::collections::HashMap::new();
         let mut ends = Vec::new();
+        let mut names = Vec::new();
         let mut bytes = Vec::new();
         // An unknown character of four bytes may be one token.
         let mut longest = 4;
@@ -71,6 +93,19 @@ impl Vocab {
                 }
             }
             longest = longest.max(bytes.len());
+            let kind = vocab.attr(raw);
+            if kind.intersects(
+                LlamaTokenAttr::Control | LlamaTokenAttr::Unknown | LlamaTokenAttr::UserDefined,
+            ) && let Some(text) = vocab.text(raw)
+            {
+                names.push(Name {
+                    token,
+                    text: text.to_bytes().into(),
+                    is_control: !kind.contains(LlamaTokenAttr::UserDefined),
+                    strips_left: kind.contains(LlamaTokenAttr::LStrip),
+                    strips_right: kind.contains(LlamaTokenAttr::RStrip),
+                });
+            }
             if vocab.is_eog(raw) {
                 ends.push(token);
             }
@@ -79,6 +114,10 @@ impl Vocab {
         let kind = weights.meta_val_str("tokenizer.ggml.model");
         if matches!(kind.as_deref(), Ok("bert" | "t5")) {
             longest = usize::MAX;
+        }
+        if normalize == Normalize::Nfc {
+            // Composed, three bytes may become one: three Hangul jamo one syllable.
+            longest = longest.saturating_mul(3);
         }
         let known = |token: LlamaToken| (0..count).contains(&token.0).then_some(Token(token.0));
         let fim = match (
@@ -105,12 +144,15 @@ impl Vocab {
             texts: texts.into_boxed_slice(),
             broken,
             control,
+            names: Names::new(names),
             longest,
             ends: ends.into_boxed_slice(),
             bos: known(vocab.bos()),
             eos: known(vocab.eos()),
             adds_bos: vocab.should_add_bos(),
+            adds_end: vocab.should_add_eos() || matches!(kind.as_deref(), Ok("bert")),
             adds_space,
+            normalize,
             pad: known(vocab.pad()),
             unknown: unknown.ok().and_then(|id| id.parse().ok()).map(Token),
             fim,
@@ -131,10 +173,80 @@ impl Vocab {
         text.len() / self.longest
     }
 
-    /// Tokenizes a text. `add_special` adds BOS and EOS as the model does; `parse_special` reads `<|im_start|>` and the like
-    /// as control tokens rather than text.
-    pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<Token> {
-        self.tokenizer.tokenize(text, add_special, parse_special)
+    /// The text that is tokenized in place of this one: composed Unicode, if the settings say so.
+    pub fn normalized<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        match self.normalize {
+            Normalize::Nfc if !is_nfc(text) => text.nfc().collect::<String>().into(),
+            _ => text.into(),
+        }
+    }
+
+    /// How texts are normalized before they are tokenized.
+    pub fn normalization(&self) -> Normalize {
+        self.normalize
+    }
+
+    /// Tokenizes a text. `parse_special` reads `<|im_start|>` and the like as control tokens rather than text.
+    pub fn tokenize(&self, text: &str, added: Added, parse_special: bool) -> Vec<Token> {
+        let adds = added != Added::Nothing;
+        let text = self.normalized(text);
+        let mut tokens = self.tokenizer.tokenize(&text, adds, parse_special);
+        if added == Added::Before && self.adds_end {
+            tokens.pop();
+        }
+        tokens
+    }
+
+    /// Tokenizes a text in which the names of control tokens are recognized unless they are marked.
+    pub fn tokenize_marked(&self, text: &MarkedText, added: Added) -> Vec<Token> {
+        if text.marks().is_empty() {
+            return self.tokenize(text.as_str(), added, true);
+        }
+        // llama.cpp tokenizes the text between recognized names piece by piece, as it is done here.
+        let around = self.tokenize("", added, false);
+        let (before, after) = around.split_at(usize::from(self.adds_bos).min(around.len()));
+        let mut tokens = before.to_vec();
+        for part in self.names.parts(text) {
+            match part {
+                Part::Name(token) => tokens.push(token),
+                Part::Text(text) => tokens.extend(self.tokenize(text, Added::Nothing, false)),
+            }
+        }
+        tokens.extend(after);
+        tokens
+    }
+
+    /// Tokenizes a text without the space that the tokenizer would put before it.
+    pub fn tokenize_without_space(&self, text: &str, parse_special: bool) -> Vec<Token> {
+        /// No token has more than this character, so it merges with nothing.
+        const ALONE: &str = "\u{e000}";
+        let tokenize = |text: &str| self.tokenize(text, Added::Nothing, parse_special);
+        if !self.adds_space {
+            return tokenize(text);
+        }
+        let alone = tokenize(ALONE);
+        let mut tokens = tokenize(&[ALONE, text].concat());
+        if !tokens.starts_with(&alone) {
+            return tokenize(text);
+        }
+        tokens.drain(..alone.len());
+        tokens
+    }
+
+    /// Marks the names of control tokens in a text, and what may become a part of one where the text is inserted into
+    /// another, with a character that it does not have. `None`: there are none.
+    pub fn marked(&self, text: &str, mark: char) -> Option<String> {
+        self.names.marked(text, mark)
+    }
+
+    /// Whether texts name this token: a control token, or one that the model's makers defined.
+    pub fn is_named(&self, token: Token) -> bool {
+        self.names.contains(token)
+    }
+
+    /// Whether it is a control token, which has no text.
+    pub fn is_control(&self, token: Token) -> bool {
+        self.control.contains_key(&token)
     }
 
     /// The token's text without bytes that are not UTF-8: `""` for control tokens and for a piece of a character.
@@ -228,6 +340,7 @@ impl Vocab {
 }
 
 /// Tokens sorted by their bytes, so that those with a common prefix are adjacent.
+#[derive(Debug)]
 pub struct Sorted {
     bytes: Vec<u8>,
     /// The range of each token in `bytes`, by id.
@@ -275,6 +388,17 @@ impl Sorted {
             Some(place) => &self.bytes[place.clone()],
             None => &[],
         }
+    }
+
+    /// The tokens that begin with these bytes, with all of their own.
+    pub fn beginning_with(&self, prefix: &[u8]) -> impl Iterator<Item = (Token, &[u8])> {
+        let from = self
+            .order
+            .partition_point(|&(token, _)| self.bytes(token) < prefix);
+        self.order[from..]
+            .iter()
+            .map(|&(token, _)| (token, self.bytes(token)))
+            .take_while(move |(_, bytes)| bytes.starts_with(prefix))
     }
 
     /// The tokens in order, each with the length of the prefix it shares with the previous one, and its bytes.

@@ -1,14 +1,17 @@
 //! Bans of single tokens: the ends of a generation at its beginning, and bad words.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::bad_texts::Spelling;
 use super::params::SamplingParams;
-use crate::model::{Token, Vocab};
+use crate::model::{Added, Token, Vocab};
 
 /// The tokens that are banned now.
 pub struct Bans {
     ends: Ends,
     bad_words: BadWords,
+    spelling: Option<Spelling>,
 }
 
 impl Bans {
@@ -17,20 +20,39 @@ impl Bans {
         Self {
             ends: Ends::new(params, ends),
             bad_words: BadWords::new(&params.bad_words),
+            spelling: params.bad_texts.as_ref().map(Spelling::new),
         }
     }
 
     /// May repeat tokens.
     pub fn tokens(&self) -> impl Iterator<Item = Token> {
+        let spelling = self.spelling.as_ref().map_or(&[][..], Spelling::banned);
         let ends = self.ends.banned().iter();
-        ends.chain(&self.bad_words.completing).copied()
+        ends.chain(&self.bad_words.completing)
+            .chain(spelling)
+            .copied()
     }
 
     /// Appends a token of the text.
     pub fn accept(&mut self, token: Token) {
         self.ends.generated += 1;
         self.bad_words.accept(token);
+        if let Some(spelling) = &mut self.spelling {
+            spelling.accept(token);
+        }
     }
+}
+
+/// Whether the tokens that a request allows are all banned at its beginning: `ends` are the tokens that end a generation.
+pub fn ban_everything(params: &SamplingParams, ends: &[Token]) -> bool {
+    let Some(allowed) = &params.allowed_tokens else {
+        return false;
+    };
+    let mut banned: HashSet<Token> = Bans::new(params, ends).tokens().collect();
+    if params.ignore_eos {
+        banned.extend(ends);
+    }
+    allowed.iter().all(|token| banned.contains(token))
 }
 
 /// Bans the end of a generation for its first `min_tokens` tokens.
@@ -130,8 +152,8 @@ pub fn bad_word(vocab: &Vocab, word: &str) -> Vec<Vec<Token>> {
         return Vec::new();
     }
     let mut words = vec![
-        vocab.tokenize(word, false, false),
-        vocab.tokenize(&format!(" {word}"), false, false),
+        vocab.tokenize(word, Added::Nothing, false),
+        vocab.tokenize(&format!(" {word}"), Added::Nothing, false),
     ];
     words.dedup();
     words.retain(|tokens| !tokens.is_empty());

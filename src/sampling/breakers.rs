@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::model::{Token, Vocab};
+use crate::model::{Added, Token, Vocab};
 
 /// The most tokens of a breaker after its first, as in llama.cpp.
 const TAIL: usize = 20;
@@ -46,7 +46,7 @@ impl Breakers {
                         Arc::clone(&whole)
                     } else if let Some(rest) = text.get(shared..) {
                         let tail = rests[number][shared].get_or_insert_with(|| {
-                            let mut tokens = vocab.tokenize(rest, false, false);
+                            let mut tokens = vocab.tokenize(rest, Added::Nothing, false);
                             tokens.truncate(TAIL);
                             tokens.into()
                         });

@@ -49,11 +49,18 @@ impl Constraint {
 
     /// A grammar in llguidance's dialect of Lark.
     pub fn lark(model: &Model, text: &str) -> Result<Self, InvalidConstraint> {
-        Guidance::of(model.vocab())?.lark(text).map(Self::new)
+        Guidance::of(model.vocab())?
+            .lark(text, false)
+            .map(Self::new)
+    }
+
+    /// Likewise, of texts in which numbers outside of strings are JSON: they end after some digits.
+    pub fn lark_of_json(model: &Model, text: &str) -> Result<Self, InvalidConstraint> {
+        Guidance::of(model.vocab())?.lark(text, true).map(Self::new)
     }
 
     /// One of several texts.
-    pub fn choice(model: &Model, texts: &[String]) -> Result<Self, InvalidConstraint> {
+    pub fn choice(model: &Model, texts: &[&str]) -> Result<Self, InvalidConstraint> {
         Guidance::of(model.vocab())?.choice(texts).map(Self::new)
     }
 

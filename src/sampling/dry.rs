@@ -144,7 +144,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::model::Model;
+    use crate::model::{Added, Model};
     use crate::params::ParamValues;
 
     fn tokens(ids: &[i32]) -> Vec<Token> {
@@ -271,7 +271,7 @@ mod tests {
             LlamaModel::load_from_file(&backend, &path, &only_vocabulary).expect("the model loads");
         let text = "The cat sat on the mat. The cat sat on the mat: \"the cat sat\" * the cat\nsat on the mat. The \
                     cat sat, said the cat: on the mat, on the mat. A cat: A cat: A ca";
-        let text = vocab.tokenize(text, true, true);
+        let text = vocab.tokenize(text, Added::Both, true);
         let breakers: [&[&str]; 6] = [
             &["\n", ":", "\"", "*"],
             &[],

@@ -63,6 +63,14 @@ impl Follower {
         })
     }
 
+    /// The error that it cannot be followed any further.
+    pub fn stuck(&self, why: &str) -> ConstraintError {
+        ConstraintError {
+            field: self.field,
+            why: why.to_owned(),
+        }
+    }
+
     /// Computes what is allowed, however long that takes, so that [`Follower::allowed`] returns at once.
     pub fn prepare(&mut self) {
         self.prepare_while(|| true);

@@ -11,7 +11,7 @@ use super::automaton::{Node, NodeId, Nodes};
 use super::error::{ConstraintError, GrammarError, TooAmbiguous};
 use super::gbnf;
 use super::rules::Follow;
-use crate::model::{Model, Sorted, Token};
+use crate::model::{Added, Model, Sorted, Token};
 
 /// The most steps for one token: 100 ms at worst.
 const FUEL: usize = 1_000_000;
@@ -31,7 +31,7 @@ impl Grammar {
                 let token = Token(id.strip_suffix("]>")?.parse().ok()?);
                 return (token.index() < vocab.len()).then_some(token);
             }
-            match vocab.tokenize(text, false, true)[..] {
+            match vocab.tokenize(text, Added::Nothing, true)[..] {
                 [token] => Some(token),
                 _ => None,
             }

@@ -17,8 +17,11 @@ use llguidance::toktrie::{
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::Value;
 
+use super::digits::Digits;
 use super::error::{ConstraintError, InvalidConstraint};
+use super::look_ahead::has_look_around;
 use super::rules::{Follow, Rules};
+use super::schema::rewritten;
 use crate::model::{Sorted, Token, Vocab};
 
 /// Between two parts of a JSON value: nothing, a space, or a line break with indentation. Small models handle any of these;
@@ -55,6 +58,10 @@ pub(super) struct Guidance {
     factory: ParserFactory,
     /// Pairs of tokens with equal bytes; llguidance knows only the first of each.
     twins: Vec<(Token, Token)>,
+    /// Tokens that begin with a digit.
+    digits: Vec<Token>,
+    /// Tokens of a letter that is no part of JSON outside of strings.
+    letters: Vec<Token>,
     ends: Box<[Token]>,
 }
 
@@ -104,6 +111,16 @@ impl Guidance {
             }
             words.push(word);
         }
+        let beginning = |bytes: std::ops::RangeInclusive<u8>| {
+            let tokens = bytes.flat_map(|byte| sorted.beginning_with(&[byte]).collect::<Vec<_>>());
+            tokens.collect::<Vec<_>>()
+        };
+        let digits = beginning(b'0'..=b'9').into_iter().map(|(token, _)| token);
+        let letters = beginning(b'k'..=b'k').into_iter();
+        let letters = letters
+            .filter(|(_, bytes)| bytes.len() == 1)
+            .map(|(token, _)| token);
+        let (digits, letters) = (digits.collect(), letters.collect());
         let id = |token: Token| u32::try_from(token.0).unwrap_or(INVALID_TOKEN);
         let info = TokRxInfo::new(
             u32::try_from(words.len()).unwrap_or(INVALID_TOKEN),
@@ -126,12 +143,18 @@ impl Guidance {
         Ok(Self {
             factory,
             twins,
+            digits,
+            letters,
             ends: ends.into(),
         })
     }
 
     /// Parses a grammar and computes what may come first.
-    fn compile(self: &Arc<Self>, grammar: TopLevelGrammar) -> Result<Compiled, InvalidConstraint> {
+    fn compile(
+        self: &Arc<Self>,
+        grammar: TopLevelGrammar,
+        bounds_digits: bool,
+    ) -> Result<Compiled, InvalidConstraint> {
         let matcher = guarded(|| {
             let parser = self.factory.create_parser(grammar);
             let parser = parser.map_err(|error| error.to_string())?;
@@ -144,6 +167,7 @@ impl Guidance {
         Ok(Compiled {
             guidance: Arc::clone(self),
             matcher: Mutex::new(matcher),
+            bounds_digits,
         })
     }
 
@@ -154,7 +178,11 @@ impl Guidance {
         if check_schema(schema)? > MOST_PAIRS {
             return Err(TOO_MANY_PAIRS);
         }
-        match self.compile(TopLevelGrammar::from_json_schema(with_options(schema))) {
+        let rewritten = rewritten(schema)?;
+        match self.compile(
+            TopLevelGrammar::from_json_schema(with_options(rewritten)),
+            true,
+        ) {
             Ok(compiled) => Ok(Arc::new(compiled)),
             Err(InvalidConstraint::Refused(why)) => {
                 let place = find_fault(self, schema, &why);
@@ -169,6 +197,11 @@ impl Guidance {
         regex: &str,
     ) -> Result<Arc<dyn Rules>, InvalidConstraint> {
         check_optional(&[regex])?;
+        if has_look_around(regex) {
+            return Err(InvalidConstraint::Refused(
+                "look-around is not supported; write what is allowed as an expression".to_owned(),
+            ));
+        }
         // regex-syntax reports positions better; llguidance checks the rest.
         if let Err(error) = regex_syntax::ast::parse::Parser::new().parse(regex) {
             let place = error.span().start;
@@ -179,7 +212,7 @@ impl Guidance {
                 place.column
             )));
         }
-        match self.compile(TopLevelGrammar::from_regex(regex)) {
+        match self.compile(TopLevelGrammar::from_regex(regex), false) {
             Ok(compiled) => Ok(Arc::new(compiled)),
             // The expression is parsed within a Lark grammar, so its positions are meaningless.
             Err(InvalidConstraint::Refused(why)) => {
@@ -193,21 +226,26 @@ impl Guidance {
         }
     }
 
-    pub(super) fn lark(self: &Arc<Self>, text: &str) -> Result<Arc<dyn Rules>, InvalidConstraint> {
-        let text = with_checked_schemas(text)?;
-        Ok(Arc::new(self.compile(TopLevelGrammar::from_lark(text))?))
+    /// `bounds_digits`: whether numbers outside of strings are JSON, and so end after some digits.
+    pub(super) fn lark(
+        self: &Arc<Self>,
+        text: &str,
+        bounds_digits: bool,
+    ) -> Result<Arc<dyn Rules>, InvalidConstraint> {
+        let grammar = TopLevelGrammar::from_lark(with_checked_schemas(text)?);
+        Ok(Arc::new(self.compile(grammar, bounds_digits)?))
     }
 
     pub(super) fn choice(
         self: &Arc<Self>,
-        texts: &[String],
+        texts: &[&str],
     ) -> Result<Arc<dyn Rules>, InvalidConstraint> {
         let escaped: Vec<String> = texts
             .iter()
             .map(|text| regex_syntax::escape(text))
             .collect();
         let grammar = TopLevelGrammar::from_regex(&format!("(?:{})", escaped.join("|")));
-        Ok(Arc::new(self.compile(grammar)?))
+        Ok(Arc::new(self.compile(grammar, false)?))
     }
 }
 
@@ -235,6 +273,8 @@ fn guarded<T: Send>(
     })
 }
 
+const NOTHING_FOLLOWS: &str = "nothing can follow";
+
 /// llguidance's message in one line, without the excerpts of the grammar.
 fn plain(message: &str) -> String {
     let message = message.split("\n<").next().unwrap_or_default();
@@ -246,7 +286,7 @@ fn plain(message: &str) -> String {
     {
         // regex-syntax shows the expression with the error below it.
         Some(error) => error,
-        None if said == "NoExtensionBias" => "nothing can follow",
+        None if said == "NoExtensionBias" => NOTHING_FOLLOWS,
         None if said.contains("Only absolute $ref's") => {
             "a `$ref` must point into the schema itself, as `#/…`"
         }
@@ -289,6 +329,8 @@ struct Compiled {
     guidance: Arc<Guidance>,
     /// In the initial state; copied for each text.
     matcher: Mutex<Matcher>,
+    /// Whether numbers end after some digits.
+    bounds_digits: bool,
 }
 
 impl Rules for Compiled {
@@ -297,6 +339,7 @@ impl Rules for Compiled {
         Ok(Box::new(Text {
             guidance: Arc::clone(&self.guidance),
             matcher: matcher.deep_clone(),
+            digits: self.bounds_digits.then(Digits::default),
             allowed: Vec::new(),
             is_known: false,
         }))
@@ -307,6 +350,8 @@ impl Rules for Compiled {
 struct Text {
     guidance: Arc<Guidance>,
     matcher: Matcher,
+    /// Of the last number, if they are bounded.
+    digits: Option<Digits>,
     allowed: Vec<bool>,
     /// Whether `allowed` is up to date.
     is_known: bool,
@@ -317,8 +362,15 @@ impl Follow for Text {
         if self.is_known {
             return Ok(&self.allowed);
         }
-        let failed =
-            |error: &dyn std::fmt::Display| ConstraintError::new(plain(&error.to_string()));
+        let failed = |error: &dyn std::fmt::Display| {
+            let why = match plain(&error.to_string()) {
+                why if why == NOTHING_FOLLOWS => {
+                    "its rules have led to a place where nothing can follow".to_owned()
+                }
+                why => why,
+            };
+            ConstraintError::new(why)
+        };
         let trie = self.guidance.factory.tok_env().tok_trie();
         self.allowed.clear();
         self.allowed.resize(trie.vocab_size(), false);
@@ -342,6 +394,9 @@ impl Follow for Text {
         for &end in &self.guidance.ends {
             self.allowed[end.index()] = may_end;
         }
+        if self.digits.as_ref().is_some_and(Digits::are_enough) {
+            self.end_number();
+        }
         self.is_known = true;
         Ok(&self.allowed)
     }
@@ -352,6 +407,10 @@ impl Follow for Text {
         if guidance.ends.contains(&token) {
             return Ok(());
         }
+        if let Some(digits) = &mut self.digits {
+            let trie = guidance.factory.tok_env().tok_trie();
+            digits.push(trie.token(u32::try_from(token.0).unwrap_or(INVALID_TOKEN)));
+        }
         let first = guidance.twins.iter().find(|&&(_, twin)| twin == token);
         let known = first.map_or(token, |&(first, _)| first);
         self.matcher
@@ -360,16 +419,34 @@ impl Follow for Text {
     }
 }
 
+impl Text {
+    /// Allows no further digit if something else may follow, unless that is any text.
+    fn end_number(&mut self) {
+        let Guidance {
+            digits, letters, ..
+        } = &*self.guidance;
+        if letters.iter().any(|letter| self.allowed[letter.index()]) {
+            return;
+        }
+        let mut others = self.allowed.clone();
+        for digit in digits {
+            others[digit.index()] = false;
+        }
+        if others.contains(&true) {
+            self.allowed = others;
+        }
+    }
+}
+
 /// llguidance's key for its options, which clients may not set.
 const OPTIONS: &str = "x-guidance";
 
-fn with_options(schema: &Value) -> Value {
+fn with_options(mut schema: Value) -> Value {
     let options = JsonCompileOptions {
         whitespace_flexible: false,
         whitespace_pattern: Some(WHITE_SPACE.to_owned()),
         ..JsonCompileOptions::default()
     };
-    let mut schema = schema.clone();
     if schema.is_object() {
         options.apply_to(&mut schema);
     }
@@ -392,7 +469,7 @@ fn with_checked_schemas(text: &str) -> Result<String, InvalidConstraint> {
         pairs = pairs.saturating_add(check_schema(&schema)?);
         expressions.push(before);
         checked.push_str(before);
-        checked.push_str(&format!(" {}", with_options(&schema)));
+        checked.push_str(&format!(" {}", with_options(rewritten(&schema)?)));
         rest = &after[values.byte_offset()..];
     }
     if pairs > MOST_PAIRS {
@@ -486,7 +563,11 @@ fn find_fault(guidance: &Arc<Guidance>, schema: &Value, why: &str) -> String {
                     }
                 }
             }
-            let outcome = guidance.compile(TopLevelGrammar::from_json_schema(with_options(&alone)));
+            let Ok(alone) = rewritten(&alone) else {
+                continue;
+            };
+            let grammar = TopLevelGrammar::from_json_schema(with_options(alone));
+            let outcome = guidance.compile(grammar, true);
             if matches!(outcome, Err(InvalidConstraint::Refused(same)) if same == why) {
                 place.push_str(&step);
                 part = inner;
@@ -639,7 +720,7 @@ mod tests {
         );
         check(regex("a{2,3}b{0,2}"), r#"root ::= "a"{2,3} "b"{0,2}"#, 10);
         check(regex("^(?:ab|x+)$"), r#"root ::= "ab" | "x"+"#, 5);
-        let lark = |text| guidance.lark(text);
+        let lark = |text| guidance.lark(text, false);
         check(
             lark("start: \"a\" start \"b\" | \"x\""),
             r#"root ::= "a" root "b" | "x""#,
@@ -655,14 +736,7 @@ mod tests {
             r#"root ::= ("a" "b"? | "x")+"#,
             500,
         );
-        let choice = |texts: &[&str]| {
-            guidance.choice(
-                &texts
-                    .iter()
-                    .map(|&text| text.to_owned())
-                    .collect::<Vec<_>>(),
-            )
-        };
+        let choice = |texts: &[&str]| guidance.choice(texts);
         check(
             choice(&["ab", "abx", "b"]),
             r#"root ::= "ab" | "abx" | "b""#,
@@ -675,7 +749,7 @@ mod tests {
     fn a_control_token_is_allowed_by_its_name_alone() {
         let guidance = guidance(&[b"<", b"|", b"call", b">", b"<|call|>", b"a"]);
         let begin = |text: &str| {
-            let rules = guidance.lark(text).expect(text);
+            let rules = guidance.lark(text, false).expect(text);
             allowed(&mut *rules.follow().expect("a beginning"))
         };
         // The one of these bytes, not the control token.
@@ -756,6 +830,175 @@ mod tests {
     }
 
     #[test]
+    fn look_aheads_are_conditions() {
+        let guidance = ascii();
+        let schema: Value = serde_json::from_str(
+            r#"{"type": "string", "pattern": "^(?=.*[0-9])(?=.*[a-z])[a-z0-9]{3,5}$"}"#,
+        )
+        .expect("JSON");
+        let string = guidance.json_schema(&schema).expect("a schema");
+        for (text, expect) in [
+            ("ab1", true),
+            ("1234a", true),
+            ("abc", false),
+            ("123", false),
+            ("a1", false),
+            ("abcde1", false),
+        ] {
+            assert_eq!(
+                takes(&guidance, &string, &format!("\"{text}\"")),
+                expect,
+                "{text}"
+            );
+        }
+        let error = guidance.regex("^(?=a)b").err().expect("refused");
+        assert!(
+            error
+                .to_string()
+                .starts_with("look-around is not supported"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn excluded_bounds_are_excluded() {
+        let guidance = ascii();
+        let check = |schema: &str, is_valid: &dyn Fn(f64) -> bool| {
+            let schema: Value = serde_json::from_str(schema).expect(schema);
+            let rules = guidance.json_schema(&schema).expect("a schema");
+            let mut taken = 0;
+            for hundredths in -450..=450 {
+                let number = f64::from(hundredths) / 100.0;
+                let text = format!("{number}");
+                let takes = takes(&guidance, &rules, &text);
+                // Some spellings of a number are not taken, but none of another.
+                assert!(!takes || is_valid(number), "{schema}: {text}");
+                let longer = format!("{number:.3}");
+                let takes_longer = super::tests::takes(&guidance, &rules, &longer);
+                assert!(!takes_longer || is_valid(number), "{schema}: {longer}");
+                assert!(
+                    takes || takes_longer || !is_valid(number),
+                    "{schema}: {text}"
+                );
+                taken += usize::from(takes);
+            }
+            assert!(taken > 5, "{schema}");
+        };
+        check(
+            r#"{"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}"#,
+            &|x| x > 0.0 && x <= 0.5,
+        );
+        check(
+            r#"{"type": "number", "exclusiveMinimum": 3, "exclusiveMaximum": 3.5}"#,
+            &|x| x > 3.0 && x < 3.5,
+        );
+        check(
+            r#"{"type": "number", "minimum": -0.5, "exclusiveMaximum": 0}"#,
+            &|x| (-0.5..0.0).contains(&x),
+        );
+        check(
+            r#"{"type": "number", "minimum": -3.5, "exclusiveMaximum": -3}"#,
+            &|x| (-3.5..-3.0).contains(&x),
+        );
+        check(
+            r#"{"type": "number", "exclusiveMinimum": -1, "exclusiveMaximum": 1}"#,
+            &|x| x > -1.0 && x < 1.0,
+        );
+        check(r#"{"exclusiveMinimum": 0, "type": "number"}"#, &|x| x > 0.0);
+        check(
+            r#"{"allOf": [{"exclusiveMinimum": 0}, {"maximum": 0.5, "type": "number"}]}"#,
+            &|x| x > 0.0 && x <= 0.5,
+        );
+        check(
+            r#"{"type": "number", "minimum": 0, "exclusiveMinimum": true, "maximum": 0.5}"#,
+            &|x| x > 0.0 && x <= 0.5,
+        );
+        check(
+            r#"{"type": ["number", "null"], "exclusiveMaximum": 2, "minimum": 1.25}"#,
+            &|x| (1.25..2.0).contains(&x),
+        );
+    }
+
+    #[test]
+    fn numbers_end() {
+        let guidance = ascii();
+        let rules = |schema: &str| {
+            let schema: Value = serde_json::from_str(schema).expect(schema);
+            guidance.json_schema(&schema).expect("a schema")
+        };
+        // Digits as long as they are allowed.
+        let longest = |schema: &str, begin: &str| {
+            let mut follow = rules(schema).follow().expect("a beginning");
+            let mut text = String::new();
+            for byte in begin.bytes().chain([b'7'].repeat(100)) {
+                let id = usize::from(byte) - 1;
+                if !follow.allowed().expect("not stuck")[id] {
+                    break;
+                }
+                follow.accept(Token(id as i32)).expect("not stuck");
+                text.push(byte.into());
+            }
+            text.len() - begin.len()
+        };
+        let number = r#"{"type": "number"}"#;
+        assert_eq!(longest(number, ""), 20);
+        assert_eq!(longest(number, "-1."), 20);
+        assert_eq!(longest(number, "1.5e-"), 3);
+        assert_eq!(longest(r#"{"items": {"type": "integer"}}"#, "[12, "), 20);
+        // Where nothing else may follow, and in strings, there is no such end.
+        assert_eq!(
+            longest(r#"{"type": "integer", "minimum": 100000000000000000}"#, ""),
+            20
+        );
+        assert_eq!(
+            longest(r#"{"type": "string", "pattern": "^7{30}$"}"#, "\""),
+            30
+        );
+        assert_eq!(longest("{}", "\""), 100);
+        assert_eq!(
+            longest(
+                r#"{"type": "number", "minimum": 0.5, "maximum": 0.51}"#,
+                "0.5"
+            ),
+            0
+        );
+    }
+
+    #[test]
+    fn no_schema_leads_to_a_place_where_nothing_can_follow() {
+        let guidance = ascii();
+        let check = |schema: &str, text: &str, refused: &str| {
+            let schema: Value = serde_json::from_str(schema).expect(schema);
+            let rules = guidance.json_schema(&schema).expect("a schema");
+            assert!(takes(&guidance, &rules, text), "{schema}: {text}");
+            assert!(!takes(&guidance, &rules, refused), "{schema}: {refused}");
+            // Whatever comes next, something can follow it.
+            for length in 0..text.len() {
+                let before = || {
+                    let mut follow = rules.follow().expect("a beginning");
+                    for &byte in &text.as_bytes()[..length] {
+                        follow
+                            .accept(Token(i32::from(byte) - 1))
+                            .expect("not stuck");
+                    }
+                    follow
+                };
+                for id in allowed(&mut *before()) {
+                    let mut after = before();
+                    after.accept(Token(id as i32)).expect("not stuck");
+                    assert!(after.allowed().is_ok(), "{schema}: {id} after {length}");
+                }
+            }
+        };
+        let ok = r#"{"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
+            "additionalProperties": false, "patternProperties": {"^ok$": {}}}"#;
+        check(ok, r#"{"ok":true}"#, r#"{"ok":true,"#);
+        let both = r#"{"type": "object", "properties": {"a": {}}, "required": ["a", "b"],
+            "additionalProperties": false, "patternProperties": {"^(a|b)$": {"type": "null"}}}"#;
+        check(both, r#"{"a":null,"b":null}"#, r#"{"a":1,"b":null}"#);
+    }
+
+    #[test]
     fn what_is_refused_is_refused_with_its_place() {
         let guidance = ascii();
         let schema = |schema: &str| {
@@ -766,7 +1009,8 @@ mod tests {
         for (text, expect) in [
             (
                 r#"{"properties": {"a": {"items": {"not": {}}}}}"#,
-                "Unimplemented keys: [\"not\"], in the schema at #/properties/a/items",
+                "`not` is not supported; say what is allowed instead, with `enum`, `pattern` or `anyOf`, in the schema at \
+                 #/properties/a/items",
             ),
             (
                 r#"{"type": "object", "anyOf": [{}, {"properties": {"a/b": {"pattern": "(("}}}]}"#,
@@ -792,7 +1036,13 @@ mod tests {
             assert_eq!(schema(text), expect);
         }
         // Schemas within Lark have the same bounds.
-        let lark = |text: &str| guidance.lark(text).err().expect("refused").to_string();
+        let lark = |text: &str| {
+            guidance
+                .lark(text, false)
+                .err()
+                .expect("refused")
+                .to_string()
+        };
         let patterns: Vec<String> = (0..200).map(|i| format!("\"^a{i}$\": true")).collect();
         let patterns = format!("{{\"patternProperties\": {{{}}}}}", patterns.join(","));
         for text in [
@@ -808,7 +1058,7 @@ mod tests {
         assert!(lark("start: %json x").contains("must be followed by a JSON schema"));
         assert!(
             guidance
-                .lark(r#"start: "[" %json {"type": "integer"} "]""#)
+                .lark(r#"start: "[" %json {"type": "integer"} "]""#, false)
                 .is_ok()
         );
         let regex = |regex: &str| guidance.regex(regex).err().expect("refused").to_string();
@@ -832,7 +1082,13 @@ mod tests {
             said.contains("any further: Current row has 2100 items; max is 2000."),
             "{said}"
         );
-        let lark = |text: &str| guidance.lark(text).err().expect("refused").to_string();
+        let lark = |text: &str| {
+            guidance
+                .lark(text, false)
+                .err()
+                .expect("refused")
+                .to_string()
+        };
         assert!(regex(r"\bfoo").starts_with("lookarounds not supported yet"));
         for (text, expect) in [
             (

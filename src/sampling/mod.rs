@@ -4,24 +4,30 @@
 //! process on some. So is DRY (`dry` says why). JSON schemas, regular expressions and Lark grammars are llguidance's.
 
 mod automaton;
+mod bad_texts;
 mod bans;
 mod breakers;
 mod candidates;
 mod constraint;
+mod digits;
+mod disjoint;
 mod dry;
 mod error;
 mod follower;
 mod gbnf;
 mod grammar;
 mod guidance;
+mod look_ahead;
 mod observe;
 mod params;
 mod rules;
 mod sampler;
 mod sampler_name;
+mod schema;
 mod stages;
 
-pub use bans::bad_word;
+pub use bad_texts::BadTexts;
+pub use bans::{bad_word, ban_everything};
 pub use breakers::Breakers;
 pub use constraint::Constraint;
 pub use error::{ConstraintError, GrammarError, InvalidConstraint, TooAmbiguous};

@@ -1,11 +1,13 @@
 //! The sampling parameters of a request.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::bad_texts::BadTexts;
 use super::breakers::Breakers;
 use super::constraint::Constraint;
 use super::sampler_name::SamplerName;
-use crate::model::Token;
+use crate::model::{Token, Vocab};
 use crate::params::ParamValues;
 
 /// How tokens are drawn. The steps come in llama-cpp-python's order, with llama.cpp's newer samplers where llama-server
@@ -27,6 +29,8 @@ pub struct SamplingParams {
     pub allowed_tokens: Option<Arc<[Token]>>,
     /// Sequences of tokens that are not generated, each of at least one token, as from [`super::bad_word`].
     pub bad_words: Arc<[Vec<Token>]>,
+    /// Texts that are not generated in any spelling.
+    pub bad_texts: Option<Arc<BadTexts>>,
     /// Added to the logits of these tokens. Each id is within the vocabulary.
     pub logit_bias: Vec<(Token, f32)>,
     /// What the text must follow.
@@ -45,6 +49,7 @@ impl From<ParamValues> for SamplingParams {
             stop_tokens: Vec::new(),
             allowed_tokens: None,
             bad_words: Arc::new([]),
+            bad_texts: None,
             logit_bias: Vec::new(),
             constraint: None,
             seed: 0,
@@ -66,8 +71,61 @@ impl SamplingParams {
         values.dry_multiplier != 0.0 && values.dry_base >= 1.0 && values.dry_penalty_last_n != 0
     }
 
+    /// Those texts that the allowed tokens spell and in which no bad text is.
+    pub fn possible<'a>(&self, texts: &'a [String], vocab: &Vocab) -> Vec<&'a str> {
+        let allowed = self.allowed_tokens.as_ref();
+        let pieces: Option<HashSet<&[u8]>> =
+            allowed.map(|allowed| allowed.iter().map(|&token| vocab.bytes(token)).collect());
+        let lengths = pieces.iter().flatten().map(|piece| piece.len());
+        let longest = lengths.max().unwrap_or(0);
+        let has_bad = |text: &str| self.bad_texts.as_ref().is_some_and(|bad| bad.are_in(text));
+        let texts = texts.iter().map(String::as_str);
+        texts
+            .filter(|text| !has_bad(text))
+            .filter(|text| {
+                pieces
+                    .as_ref()
+                    .is_none_or(|pieces| spell(pieces, longest, text))
+            })
+            .collect()
+    }
+
     /// Whether mirostat replaces the samplers after the constraint.
     pub fn uses_mirostat(&self) -> bool {
         self.values.mirostat_mode != 0
+    }
+}
+
+/// Whether these pieces spell a text.
+fn spell(pieces: &HashSet<&[u8]>, longest: usize, text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let mut reached = vec![false; bytes.len() + 1];
+    reached[0] = true;
+    for start in 0..bytes.len() {
+        if reached[start] {
+            for end in start + 1..=bytes.len().min(start + longest) {
+                reached[end] |= pieces.contains(&bytes[start..end]);
+            }
+        }
+    }
+    reached[bytes.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_spelled_with_pieces() {
+        let pieces: HashSet<&[u8]> = [&b"y"[..], b"es", b"yes!", b"n"].into();
+        for (text, expect) in [
+            ("yes", true),
+            ("yesn", true),
+            ("ye", false),
+            ("no", false),
+            ("", true),
+        ] {
+            assert_eq!(spell(&pieces, 4, text), expect, "{text}");
+        }
     }
 }

@@ -25,6 +25,8 @@ pub struct Sampler {
     /// All others are banned; ascending.
     allowed: Option<Arc<[Token]>>,
     constraint: Option<Follower>,
+    /// The tokens that end a generation.
+    ends: Box<[Token]>,
     /// The next token, instead of the one that is drawn.
     forced: Option<Token>,
     stages: Stages,
@@ -69,6 +71,7 @@ impl Sampler {
             bans: Bans::new(params, ends),
             allowed: params.allowed_tokens.clone(),
             constraint: params.constraint.as_ref().map(Follower::new),
+            ends: ends.into(),
             forced: None,
             stages,
             keeps,
@@ -154,10 +157,29 @@ impl Sampler {
             }
             next = Some(forced);
         }
-        if let Some(token) = next {
-            self.accept(token);
+        match next {
+            Some(token) => self.accept(token),
+            None => self.check_end()?,
         }
         Ok(next)
+    }
+
+    /// Where no token is left, the constraint must be complete: only an end would have followed, and that is banned.
+    fn check_end(&mut self) -> Result<(), ConstraintError> {
+        let Some(constraint) = &mut self.constraint else {
+            return Ok(());
+        };
+        let allowed = constraint.allowed()?;
+        let may_end = |end: &Token| allowed.get(end.index()) == Some(&true);
+        if self.ends.is_empty() || self.ends.iter().any(may_end) {
+            return Ok(());
+        }
+        let why = if allowed.contains(&true) {
+            "none of the tokens that it allows next is left by `allowed_token_ids`, `bad_words` and the other bans"
+        } else {
+            "it allows nothing"
+        };
+        Err(constraint.stuck(why))
     }
 
     /// Tokens whose logits are about to be changed; may repeat tokens.

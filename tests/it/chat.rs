@@ -474,11 +474,11 @@ const MARKS: [&str; 29] = [
     "<|tool_call|>",
     "<|tools_prefix|>",
     "<TOOLCALL>",
-    "<tool_calls> tool_call.arguments",
+    "<tool_calls> <beginning_of_sentence>",
     "<tool_calls>",
     "functools[",
     "<|function_call|>",
-    "function call<|role_sep|>",
+    "`function call` role <|role_sep|>",
     "<function=",
     "<tool_call>",
 ];
@@ -486,7 +486,8 @@ const MARKS: [&str; 29] = [
 #[test]
 fn calls_are_forced_and_read_in_every_form() {
     let server = TestServer::start(&tiny_model());
-    for marks in MARKS.into_iter().chain(["\"parameters\"", "unknown"]) {
+    let more = ["\"parameters\": dictionary", "unknown"];
+    for marks in MARKS.into_iter().chain(more) {
         for (seed, several) in [(1, false), (2, true)] {
             let template = format!("{{{{ messages[0].content }}}}{{# tools {marks} #}}");
             let body = json!({"messages": [{"role": "user", "content": "a"}], "chat_template": template, "tools": weather(),

@@ -62,7 +62,7 @@ fn four_shapes_of_a_prompt() {
             .expect("the model loads");
     let ids_a: Vec<i32> = model
         .vocab()
-        .tokenize(a, true, true)
+        .tokenize(a, candor::model::Added::Both, true)
         .iter()
         .map(|token| token.0)
         .collect();

@@ -143,7 +143,11 @@ fn vectors_are_made_of_what_the_model_makes_of_each_token() {
         ];
         let texts: Vec<Vec<Token>> = texts
             .iter()
-            .map(|text| model.vocab().tokenize(text, true, true))
+            .map(|text| {
+                model
+                    .vocab()
+                    .tokenize(text, candor::model::Added::Both, true)
+            })
             .collect();
         assert!(texts[2].len() > 130, "{}", texts[2].len());
         let texts: Vec<&[Token]> = texts.iter().map(Vec::as_slice).collect();
@@ -201,7 +205,9 @@ fn a_model_like_bert_makes_embeddings_and_nothing_else() {
     let texts = ["b", "candor is a virtue", &"ab ".repeat(31)];
     let mut furthest = 0.0_f64;
     for text in texts {
-        let tokens = model.vocab().tokenize(text, true, true);
+        let tokens = model
+            .vocab()
+            .tokenize(text, candor::model::Added::Both, true);
         let ids: Vec<i32> = tokens.iter().map(|token| token.0).collect();
         assert_eq!(
             (ids.first(), ids.last()),
@@ -454,7 +460,7 @@ fn over_http_it_is_openais_shape() {
         .map(|text| {
             model
                 .vocab()
-                .tokenize(text, true, true)
+                .tokenize(text, candor::model::Added::Both, true)
                 .iter()
                 .map(|it| it.0)
                 .collect()

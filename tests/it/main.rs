@@ -38,6 +38,7 @@ mod server;
 mod sharing;
 mod shutdown;
 mod structured;
+mod text;
 mod tidy;
 mod tokenizer;
 mod told;

@@ -43,7 +43,9 @@ fn check(path: &str, server: &TestServer) {
     let mut context = Context::new(&model, shape).expect("a context");
     let mut largest = 0.0_f64;
     for prompt in PROMPTS {
-        let tokens = model.vocab().tokenize(prompt, true, true);
+        let tokens = model
+            .vocab()
+            .tokenize(prompt, candor::model::Added::Both, true);
         let ids: Vec<i32> = tokens.iter().map(|token| token.0).collect();
         let answer = server.complete(json!({
             "prompt": ids, "max_tokens": 0, "echo": true, "logprobs": 5, "cache_prompt": false

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use candor::model::{Model, Token};
+use candor::model::{Added, Model, Token};
 use serde_json::{Value, json};
 
 use crate::server::{self, TestServer};
@@ -22,7 +22,7 @@ fn model() -> &'static Model {
 }
 
 fn ids(text: &str) -> Vec<i32> {
-    let tokens = model().vocab().tokenize(text, true, true);
+    let tokens = model().vocab().tokenize(text, Added::Both, true);
     tokens.iter().map(|token| token.0).collect()
 }
 
@@ -236,9 +236,9 @@ fn nothing_but_what_is_allowed_is_generated() {
     );
     // Nothing at all is left.
     let none = json!({"logit_bias": {}, "bad_words": ["yes", "no"]});
-    let answer = default().complete(with(&base, &none));
-    assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{answer}");
-    assert_eq!(answer["usage"]["completion_tokens"], 0);
+    let answer = default().try_complete(&with(&base, &none));
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert_eq!(answer.json()["error"]["param"], "allowed_token_ids");
 }
 
 #[test]
@@ -321,8 +321,9 @@ fn a_text_gets_a_beginning_unless_it_is_not_to() {
     let path = server::tiny_model();
     let model = Model::load(Path::new(&path), &server::defaults().model).expect("the model loads");
     let vocab = model.vocab();
-    let ids = |special| -> Vec<i32> {
-        let tokens: Vec<Token> = vocab.tokenize("Once upon", special, true);
+    let ids = |special: bool| -> Vec<i32> {
+        let added = if special { Added::Both } else { Added::Nothing };
+        let tokens: Vec<Token> = vocab.tokenize("Once upon", added, true);
         tokens.iter().map(|token| token.0).collect()
     };
     assert_eq!(ids(true).len(), ids(false).len() + 1);

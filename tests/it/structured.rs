@@ -102,7 +102,7 @@ impl Bench {
                 constraint,
                 ..SamplingParams::default()
             },
-            stop: Arc::new([]),
+            stop: Arc::default(),
             cache_prompt: true,
             exact: false,
             streamed: true,
@@ -409,7 +409,9 @@ fn every_field_holds() {
 fn numbers_are_raw(model: &str, tolerance: f32) {
     let bench = Bench::start(|config| config.model.source = model.to_owned());
     let model = bench.engine.model().expect("loaded");
-    let prompt = model.vocab().tokenize("A person as JSON: ", true, false);
+    let prompt = model
+        .vocab()
+        .tokenize("A person as JSON: ", candor::model::Added::Both, false);
     let (schema, _) = schemas().remove(0);
     let constraint = Constraint::json_schema(&model, &schema).expect("a schema");
     let ask = |prompt: &[Token], max_tokens, logprobs: Option<usize>, constraint| {
@@ -429,7 +431,7 @@ fn numbers_are_raw(model: &str, tolerance: f32) {
                 seed: 5,
                 ..SamplingParams::default()
             },
-            stop: Arc::new([]),
+            stop: Arc::default(),
             cache_prompt: false,
             exact: false,
             streamed: true,

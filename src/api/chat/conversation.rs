@@ -16,6 +16,8 @@ pub struct Conversation {
     pub template: Option<String>,
     /// Additional template variables.
     pub kwargs: Map<String, Value>,
+    /// Whether names of control tokens in messages become control tokens. `None`: as the settings say.
+    pub parse_special: Option<bool>,
     /// Whether the prompt ends with the start of an answer.
     pub add_generation_prompt: bool,
     /// Whether the prompt ends within the last message.
@@ -66,10 +68,22 @@ impl Conversation {
             tools,
             template,
             kwargs,
+            parse_special: parse_special(fields)?,
             add_generation_prompt,
             continue_final_message,
         })
     }
+}
+
+fn parse_special(fields: &mut Fields) -> Result<Option<bool>, ApiError> {
+    let field = fields.field(
+        "parse_special",
+        "Whether names of control tokens, such as `<|im_end|>`, in `messages` and `tools` become control tokens; otherwise \
+         they are text. Default: the setting `model.chat_parse_special`.",
+    );
+    let given = field.given;
+    let parse_special = field.boolean(false)?;
+    Ok(given.then_some(parse_special))
 }
 
 fn messages(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {

@@ -1,9 +1,11 @@
 //! `POST /v1/chat/completions`: the model's chat template renders a conversation as a prompt, which is completed.
 
 mod answer;
+mod at_fault;
 mod calls;
 mod conversation;
 mod forms;
+mod marks;
 mod prepare;
 mod prompt;
 mod request;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::answer::View;
+use super::at_fault::at_fault;
 use super::prompt::render;
 use super::request::ChatRequest;
 use super::writes::{Continued, Writes};
@@ -13,13 +14,13 @@ use crate::api::completions::Prompt;
 use crate::api::error::ApiError;
 use crate::api::fields::Fields;
 use crate::api::generate::{Generate, Wanted};
-use crate::api::input::{Input, Tokenising};
+use crate::api::input::Tokenising;
 use crate::api::receipt::{PendingReceipt, ReceiptRoute};
 use crate::api::run::Prepared;
 use crate::api::served::Served;
 use crate::engine::Rows;
 use crate::logprobs::LogprobSpec;
-use crate::model::Token;
+use crate::model::{Added, Token};
 use crate::sampling::Watch;
 
 /// What an answer needs to know about its request.
@@ -52,12 +53,12 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
     let writes = Writes::new(&rendered, &tools, continued, served, splits_reasoning);
     let text = rendered.text;
     let tokenising = Tokenising {
-        adds_special: true,
+        // The answer continues the text.
+        added: Added::Before,
         keeps,
     };
-    let text = Input::Text(text);
-    tokenising.check_length(&text, room, served)?;
-    let prompt = Prompt::new(text, tokenising, served.model.vocab());
+    tokenising.check_text(text.as_str(), room, served)?;
+    let prompt = Prompt::of_text(&text, tokenising, served.model.vocab());
     let max_tokens = room.after(prompt.tokens.len(), served)?;
     // A receipt has them, whether the answer shows them or not.
     let scored = logprobs.or(generate.receipt.then_some(0));
@@ -68,7 +69,7 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
         logprobs: logprobs.is_some(),
         expects: Arc::new(writes.expects(&tools, &tool_choice, several, &generate)),
     };
-    writes.constrain(&mut generate, tool_choice, &tools, several, served)?;
+    writes.constrain(&mut generate, &tool_choice, &tools, several, served)?;
     let wanted = Wanted {
         prompt: Arc::clone(&prompt.tokens),
         forced_prefix: Arc::default(),
@@ -81,7 +82,11 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
         sequences: generate.n,
         deliver_end_token: false,
     };
-    let sequences = generate.sequences(vec![wanted], served)?;
+    let sequences = generate.sequences(vec![wanted], served);
+    let sequences = sequences.map_err(|error| match error.param.as_deref() {
+        Some("tool_choice") => at_fault(&tools, &tool_choice, served).unwrap_or(error),
+        _ => error,
+    })?;
     let generate = Arc::new(generate);
     Ok(Prepared {
         sequences,

@@ -3,18 +3,20 @@
 use serde_json::Value;
 
 use super::conversation::Conversation;
+use super::marks::Marks;
 use super::template::{self, Order, Scope, TemplateError};
 use super::tools;
 use crate::api::error::ApiError;
 use crate::api::served::Served;
-use crate::model::Vocab;
+use crate::model::{MarkedText, Vocab};
 
 /// The fuel of the model's own template, whose author is trusted: it limits the time that a client's conversation takes.
 pub const FUEL: u64 = 200_000_000;
 
 /// The text of a prompt.
 pub struct Rendered {
-    pub text: String,
+    /// Where names of control tokens in the conversation are marked.
+    pub text: MarkedText,
     /// The template that rendered it, and whether it came with the request.
     pub template: String,
     pub is_sent: bool,
@@ -28,6 +30,9 @@ pub fn model_template(served: &Served) -> Option<String> {
 
 /// Renders a conversation with its own template or the model's.
 pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendered, ApiError> {
+    let parses = conversation.parse_special;
+    let parses = parses.unwrap_or(served.config.model.chat_parse_special);
+    let marks = Marks::set(&mut conversation, parses, served.model.vocab())?;
     let sent = conversation.template.take();
     let is_sent = sent.is_some();
     let template = sent.or_else(|| model_template(served)).ok_or_else(|| {
@@ -75,7 +80,7 @@ pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendere
         text = rest.to_owned();
     }
     Ok(Rendered {
-        text,
+        text: marks.take(text, vocab),
         template: order.template,
         is_sent,
     })

@@ -30,13 +30,20 @@ impl Continued {
     pub fn of(conversation: &Conversation) -> Self {
         let last = conversation.messages.last();
         let last = last.filter(|_| conversation.continue_final_message);
-        let content = last.and_then(|message| message["content"].as_str());
+        let content = last.and_then(|message| match &message["content"] {
+            Value::String(text) => Some(text.clone()),
+            Value::Array(parts) => {
+                let texts = parts.iter().filter_map(|part| part["text"].as_str());
+                Some(texts.collect())
+            }
+            _ => None,
+        });
         let reasons = ["reasoning_content", "reasoning", "thinking"]
             .iter()
             .any(|name| last.is_some_and(|message| message[*name].is_string()));
         Self {
-            only_reasons: reasons && content.is_none_or(str::is_empty),
-            content: content.map(str::to_owned),
+            only_reasons: reasons && content.as_deref().is_none_or(str::is_empty),
+            content,
         }
     }
 }
@@ -63,6 +70,7 @@ impl Writes {
         splits: bool,
     ) -> Self {
         let Rendered { text, template, .. } = rendered;
+        let text = text.as_str();
         let known = forms::of_template(template);
         if known.is_none() && template.contains("tools") && !tools.is_empty() && !rendered.is_sent {
             log_unknown(served);
@@ -129,7 +137,7 @@ impl Writes {
     pub fn constrain(
         &self,
         generate: &mut Generate,
-        choice: ToolChoice,
+        choice: &ToolChoice,
         tools: &[Value],
         several: bool,
         served: &Served,
@@ -140,7 +148,9 @@ impl Writes {
             ToolChoice::Auto => (tools, several, false),
             ToolChoice::Required => (tools, several, true),
             ToolChoice::Named(name) => {
-                let it = tools.iter().find(|tool| tool["function"]["name"] == name);
+                let it = tools
+                    .iter()
+                    .find(|tool| tool["function"]["name"] == name.as_str());
                 named = it.into_iter().cloned().collect();
                 (&named[..], false, true)
             }

@@ -12,7 +12,7 @@ use crate::api::served::Served;
 use crate::api::wording::{counted, cut, describe};
 use crate::engine::{PromptLogprobs, Rows};
 use crate::logprobs::LogprobSpec;
-use crate::model::{Token, Vocab};
+use crate::model::{Added, Token, Vocab};
 use crate::sampling::{Mode, Watch};
 
 /// Candidates that a trace shows by default.
@@ -251,7 +251,7 @@ fn named(fields: &mut Fields, served: &Served) -> Result<Vec<Token>, ApiError> {
 /// chooses.
 fn token_of(text: &str, vocab: &Vocab) -> Result<Token, Vec<Token>> {
     let is = |token: &Token| vocab.literal(*token) == text.as_bytes();
-    let tokens = vocab.tokenize(text, false, true);
+    let tokens = vocab.tokenize(text, Added::Nothing, true);
     match tokens[..] {
         [token] if is(&token) => Ok(token),
         _ => (0..)

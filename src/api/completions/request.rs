@@ -9,6 +9,7 @@ use crate::api::generate::Generate;
 use crate::api::input::{self, Input, Tokenising};
 use crate::api::served::{Served, model_field};
 use crate::config::Limits;
+use crate::model::Added;
 use crate::sampling::Mode;
 
 /// A request as its sender wrote it, checked.
@@ -43,13 +44,18 @@ impl CompletionRequest {
         let options = OutputOptions::read(fields, served)?;
         let generate = Generate::parse(fields, served)?;
         let best_of = best_of(fields, &generate, limits)?;
+        let adds_special = fields
+            .field(
+                "add_special_tokens",
+                "Whether a text gets the special tokens that the model expects before it, such as BOS.",
+            )
+            .boolean(true)?;
         let tokenising = Tokenising {
-            adds_special: fields
-                .field(
-                    "add_special_tokens",
-                    "Whether a text gets the special tokens that the model expects before it, such as BOS.",
-                )
-                .boolean(true)?,
+            added: if adds_special {
+                Added::Both
+            } else {
+                Added::Nothing
+            },
             keeps: input::keeps(fields, max_tokens, served)?,
         };
         let request = Self {
@@ -69,9 +75,10 @@ impl CompletionRequest {
             suffix: fields
                 .field(
                     "suffix",
-                    "The text after the gap to fill in, for models with fill-in-the-middle tokens.",
+                    "The text after the gap to fill in, for models with fill-in-the-middle tokens. Empty: there is no gap.",
                 )
-                .string()?,
+                .string()?
+                .filter(|suffix| !suffix.is_empty()),
             generate,
         };
         request.check(limits)?;

@@ -9,8 +9,8 @@ use crate::api::error::ApiError;
 use crate::api::fields::{Fields, strings, token_ids, wrong};
 use crate::api::served::Served;
 use crate::api::wording::{counted, cut};
-use crate::model::{Token, Vocab};
-use crate::sampling::{SamplingParams, bad_word};
+use crate::model::{Added, Token, Vocab};
+use crate::sampling::{BadTexts, SamplingParams, bad_word};
 
 /// The largest bias: far beyond any logit, and far from overflow.
 const MOST_BIAS: f64 = 1.0e6;
@@ -32,12 +32,15 @@ pub fn read(
     let about = "Token ids that end the text, as the model's end-of-generation tokens do. `min_tokens` bans them, \
                  `ignore_eos` does not.";
     let stop_tokens = ids(fields, ("stop_token_ids", about), most, vocab.len())?;
+    let allowed_tokens = allowed_tokens(fields, vocab)?;
+    let (bad_words, bad_texts) = bad_words(fields, served)?;
     Ok(SamplingParams {
+        bad_words,
+        bad_texts,
         logit_bias,
         ignore_eos,
         stop_tokens: stop_tokens.unwrap_or_default(),
-        allowed_tokens: allowed_tokens(fields, vocab)?,
-        bad_words: bad_words(fields, served)?,
+        allowed_tokens,
         ..sampling
     })
 }
@@ -59,18 +62,30 @@ fn allowed_tokens(fields: &mut Fields, vocab: &Vocab) -> Result<Option<Arc<[Toke
     Ok(Some(allowed.into()))
 }
 
-fn bad_words(fields: &mut Fields, served: &Served) -> Result<Arc<[Vec<Token>]>, ApiError> {
+/// Bad words: as the sequences of tokens in which they would be written, and as texts.
+type BadWords = (Arc<[Vec<Token>]>, Option<Arc<BadTexts>>);
+
+fn bad_words(fields: &mut Fields, served: &Served) -> Result<BadWords, ApiError> {
     const NAME: &str = "bad_words";
+    /// Maximum number of bytes of all of them: each token is compared with them.
+    const BYTES: usize = 16 << 10;
     let limits = &served.config.limits;
     let value = fields
-        .field(NAME, "Texts that are never generated, by themselves or after a space: when the generated text ends with all \
-                      but the last token of one, that last token is banned.")
+        .field(NAME, "Texts that are never generated, neither as words of their own, in whichever tokens they are spelled, nor \
+                      as the tokens that spell them by themselves or after a space: the token that would complete one is \
+                      banned.")
         .value(|| json!({"type": "array", "items": {"type": "string", "minLength": 1}}));
     let words = match value {
         None => Vec::new(),
         Some(value) => strings(value, NAME, limits.logit_bias)?,
     };
     each_within(&words, NAME, limits.stop_bytes)?;
+    let bytes: usize = words.iter().map(String::len).sum();
+    if bytes > BYTES {
+        let message =
+            format!("`bad_words` must have at most {BYTES} bytes together, but they have {bytes}.");
+        return Err(ApiError::field(NAME, message));
+    }
     let mut bad_words = Vec::new();
     for (place, word) in words.iter().enumerate() {
         let tokens = bad_word(served.model.vocab(), word);
@@ -82,7 +97,9 @@ fn bad_words(fields: &mut Fields, served: &Served) -> Result<Arc<[Vec<Token>]>, 
         }
         bad_words.extend(tokens);
     }
-    Ok(bad_words.into())
+    let texts = words.iter().map(|word| word.trim_start());
+    let bad_texts = (!words.is_empty()).then(|| BadTexts::new(served.model.vocab(), texts));
+    Ok((bad_words.into(), bad_texts.map(Arc::new)))
 }
 
 fn logit_bias(fields: &mut Fields, served: &Served) -> Result<Vec<(Token, f32)>, ApiError> {
@@ -182,7 +199,7 @@ fn tokens_of(key: &str, served: &Served) -> Result<Vec<Token>, ApiError> {
             ),
         ));
     }
-    Ok(served.model.vocab().tokenize(key, false, true))
+    Ok(served.model.vocab().tokenize(key, Added::Nothing, true))
 }
 
 /// 400 for a text that is empty or longer than `most` bytes.

@@ -6,14 +6,15 @@ use crate::api::error::ApiError;
 use crate::api::fields::{Fields, strings, whole, wrong};
 use crate::api::served::Served;
 use crate::api::wording::cut;
+use crate::engine::Stops;
 
-pub fn stop(fields: &mut Fields, served: &Served) -> Result<Vec<String>, ApiError> {
+pub fn stop(fields: &mut Fields, served: &Served) -> Result<Stops, ApiError> {
     let limits = &served.config.limits;
     let value = fields
-        .field("stop", "The text ends before the first of these; the tokens drawn so far stay in the arrays.")
+        .field("stop", "The text ends before the first of these, which may name control tokens; the tokens drawn so far stay in the arrays.")
         .value(|| json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string", "minLength": 1}}]}));
     let Some(value) = value else {
-        return Ok(Vec::new());
+        return Ok(Stops::default());
     };
     let strings = strings(value, "stop", limits.stop_strings)?;
     for text in &strings {
@@ -34,7 +35,7 @@ pub fn stop(fields: &mut Fields, served: &Served) -> Result<Vec<String>, ApiErro
             ));
         }
     }
-    Ok(strings)
+    Ok(Stops::new(strings, served.model.vocab()))
 }
 
 /// The reference takes seeds modulo 2^32. −1 asks for a random one, and so does 2^32 − 1, which is how llama.cpp writes

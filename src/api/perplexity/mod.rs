@@ -25,7 +25,7 @@ use super::state::{AppState, Route};
 use super::wording::counted;
 use crate::engine::PromptLogprobs;
 use crate::logprobs::LogprobSpec;
-use crate::model::Token;
+use crate::model::{Added, Token};
 use answer::{Perplexities, Sums, Text};
 use request::PerplexityRequest;
 
@@ -97,7 +97,12 @@ fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Vec<Tex
             Input::Tokens(tokens) => tokens,
             Input::Text(text) => {
                 check_length(&text, place)?;
-                vocab.tokenize(&text, adds_special, parses_special)
+                let added = if adds_special {
+                    Added::Before
+                } else {
+                    Added::Nothing
+                };
+                vocab.tokenize(&text, added, parses_special)
             }
         };
         let begin = vocab

@@ -17,7 +17,7 @@ use crate::api::scoring;
 use crate::api::served::Served;
 use crate::engine::{PromptLogprobs, Utf8Decoder};
 use crate::logprobs::LogprobSpec;
-use crate::model::{Token, Vocab};
+use crate::model::{Added, MarkedText, Token, Vocab};
 
 /// Maximum number of bytes of all stems, each joined with each of its choices, that are tokenized.
 const JOINED_BYTES: usize = 32 << 20;
@@ -51,7 +51,12 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
     }
     let mut plan = Plan {
         served,
-        adds_special,
+        // The end of a text does not belong to a choice's score.
+        added: if adds_special {
+            Added::Before
+        } else {
+            Added::Nothing
+        },
         sequences: Vec::new(),
         known: HashMap::new(),
         entries: Entries::default(),
@@ -87,7 +92,7 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
 /// that all items have.
 struct Plan<'a> {
     served: &'a Served,
-    adds_special: bool,
+    added: Added,
     /// Each with the first token that belongs to a choice.
     sequences: Vec<(Arc<[Token]>, usize)>,
     /// The index of each sequence.
@@ -100,7 +105,7 @@ struct Plan<'a> {
 struct Tokens {
     tokens: Vec<Token>,
     /// The text that was tokenized.
-    text: Option<String>,
+    text: Option<MarkedText>,
     /// For a text: the tokens that choices are scored after, without those of whitespace at its end.
     kept: Vec<Token>,
     /// The token that makes an empty stem evaluable.
@@ -110,13 +115,13 @@ struct Tokens {
 impl Plan<'_> {
     fn item(&mut self, item: Item) -> Result<Planned, ApiError> {
         let (param, stem) = match item.stem {
-            Stem::Input(input) => ("stem", input),
+            Stem::Input(input) => ("stem", self.stem(input, "stem")),
             Stem::Conversation(conversation) => {
                 let text = chat::render(*conversation, self.served)?.text;
-                ("messages", Input::Text(text))
+                ("messages", self.stem_text(text, "messages"))
             }
         };
-        let stem = self.stem(stem, param)?;
+        let stem = stem?;
         let neutral = item.neutral.map(|neutral| self.stem(neutral, "neutral"));
         let neutral = neutral.transpose()?;
         let choices = item.choices.iter().enumerate().map(|(number, choice)| {
@@ -151,29 +156,33 @@ impl Plan<'_> {
 
     /// Tokenizes a stem; one that cannot fit is rejected first.
     fn stem(&self, stem: Input, param: &'static str) -> Result<Tokens, ApiError> {
-        let (vocab, room) = (self.vocab(), self.room(param));
-        let text = match stem {
+        match stem {
             Input::Tokens(tokens) => {
-                room.check_length(tokens.len(), true, self.served)?;
-                return Ok(Tokens {
+                self.room(param)
+                    .check_length(tokens.len(), true, self.served)?;
+                Ok(Tokens {
                     tokens,
                     text: None,
                     kept: Vec::new(),
                     prefix: None,
-                });
+                })
             }
-            Input::Text(text) => text,
-        };
-        room.check_length(vocab.least_tokens(&text), false, self.served)?;
-        let mut tokens = vocab.tokenize(&text, self.adds_special, true);
+            Input::Text(text) => self.stem_text(text.into(), param),
+        }
+    }
+
+    fn stem_text(&self, text: MarkedText, param: &'static str) -> Result<Tokens, ApiError> {
+        let (vocab, room) = (self.vocab(), self.room(param));
+        room.check_length(vocab.least_tokens(text.as_str()), false, self.served)?;
+        let mut tokens = vocab.tokenize_marked(&text, self.added);
         room.check_length(tokens.len(), true, self.served)?;
         // Some choices merge with whitespace at the stem's end, so it belongs to all of them, as in lm-evaluation-harness.
         // The end of a template is part of the stem.
-        let trimmed = text.trim_end();
-        let mut kept = if param == "messages" || trimmed.len() == text.len() {
+        let trimmed = text.as_str().trim_end();
+        let mut kept = if param == "messages" || trimmed.len() == text.as_str().len() {
             tokens.clone()
         } else {
-            vocab.tokenize(trimmed, self.adds_special, true)
+            vocab.tokenize(trimmed, self.added, true)
         };
         // Something must predict the first token; the harness uses the same.
         let begin = vocab.bos().or(vocab.eos()).unwrap_or(Token(0));
@@ -199,17 +208,19 @@ impl Plan<'_> {
         let (vocab, room) = (self.served.model.vocab(), self.room(param));
         let (tokens, from) = match (&stem.text, choice) {
             (Some(before), Input::Text(text)) => {
-                let joined = [before.as_str(), text].concat();
-                self.joined_bytes += joined.len();
+                let mut joined = before.clone();
+                joined.push_str(text);
+                self.joined_bytes += joined.as_str().len();
                 if self.joined_bytes > JOINED_BYTES {
                     return Err(ApiError::body(format!(
                         "The stems, each joined with each of its choices, have more than {JOINED_BYTES} bytes. Send fewer \
                          items or choices at once.",
                     )));
                 }
-                room.check_length(vocab.least_tokens(&joined), false, self.served)?;
+                let least = vocab.least_tokens(joined.as_str());
+                room.check_length(least, false, self.served)?;
                 let mut tokens: Vec<Token> = stem.prefix.into_iter().collect();
-                tokens.extend(vocab.tokenize(&joined, self.adds_special, true));
+                tokens.extend(vocab.tokenize_marked(&joined, self.added));
                 let pairs = tokens.iter().zip(&stem.kept);
                 let from = pairs.take_while(|(one, other)| one == other).count();
                 (tokens, from)
@@ -221,7 +232,7 @@ impl Plan<'_> {
                     Input::Text(text) => {
                         let least = tokens.len() + vocab.least_tokens(text);
                         room.check_length(least, false, self.served)?;
-                        tokens.extend(vocab.tokenize(text, false, true));
+                        tokens.extend(vocab.tokenize(text, Added::Nothing, true));
                     }
                 }
                 (tokens, stem.tokens.len())

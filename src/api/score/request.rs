@@ -44,6 +44,7 @@ struct ItemFields {
 /// Options for the conversations of all items.
 struct Chat {
     kwargs: Option<Value>,
+    parse_special: Option<Value>,
     continues: bool,
 }
 
@@ -286,6 +287,13 @@ impl Chat {
                     "Additional variables for the template that renders `messages`, such as `{\"enable_thinking\": false}`.",
                 )
                 .value(|| json!({"type": "object"})),
+            parse_special: fields
+                .field(
+                    "parse_special",
+                    "Whether names of control tokens in `messages` become control tokens; otherwise they are text. Default: \
+                     the setting `model.chat_parse_special`.",
+                )
+                .value(|| json!({"type": "boolean"})),
             continues: fields
                 .field(
                     "continue_final_message",
@@ -301,6 +309,9 @@ impl Chat {
         fields.insert("messages".to_owned(), messages);
         if let Some(kwargs) = &self.kwargs {
             fields.insert("chat_template_kwargs".to_owned(), kwargs.clone());
+        }
+        if let Some(parse_special) = &self.parse_special {
+            fields.insert("parse_special".to_owned(), parse_special.clone());
         }
         let continues = self.continues.into();
         fields.insert("continue_final_message".to_owned(), continues);

@@ -11,6 +11,7 @@ use crate::api::chat;
 use crate::api::error::ApiError;
 use crate::api::served::ModelQuery;
 use crate::api::state::{AppState, Route};
+use crate::config::Normalize;
 use crate::model::Token;
 
 pub fn route() -> Route {
@@ -30,6 +31,8 @@ struct TokenizerInfo {
     /// Whether BOS is added before a text.
     add_bos_token: bool,
     chat_template: Option<String>,
+    /// "nfc" if texts are composed before they are tokenized (`model.normalize`).
+    normalizer: Option<&'static str>,
     /// Tokens in the vocabulary.
     vocab_size: usize,
     /// The context length.
@@ -52,6 +55,10 @@ async fn tokenizer_info(
         unk_token: literal(vocab.unknown()),
         add_bos_token: vocab.adds_bos(),
         chat_template: chat::model_template(&served),
+        normalizer: match vocab.normalization() {
+            Normalize::None => None,
+            Normalize::Nfc => Some("nfc"),
+        },
         vocab_size: vocab.len(),
         model_max_length: served.engine.context_length(),
     }))

@@ -41,8 +41,10 @@ async fn apply(State(state): State<AppState>, body: JsonObject) -> Result<Respon
     let apply = |body, served: &Served| {
         let conversation = read_conversation(&mut Fields::new(body), served)?;
         let prompt = chat::render(conversation, served)?.text;
-        check_length(&prompt, "messages")?;
-        Ok(Applied { prompt })
+        check_length(prompt.as_str(), "messages")?;
+        Ok(Applied {
+            prompt: prompt.into_string(),
+        })
     };
     state.compute(body.0, apply).await
 }

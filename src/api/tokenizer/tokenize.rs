@@ -14,7 +14,7 @@ use crate::api::error::ApiError;
 use crate::api::fields::{Described, Fields};
 use crate::api::served::{Served, model_field};
 use crate::api::state::{AppState, Route};
-use crate::model::{Token, Vocab};
+use crate::model::{Added, Token, Vocab};
 
 pub fn route() -> Route {
     let about = "Tokenizes a text or a conversation.";
@@ -60,7 +60,8 @@ impl TokenizeRequest {
             parse_special: fields
                 .field(
                     "parse_special",
-                    "Whether texts such as `<|im_start|>` become control tokens.",
+                    "Whether texts such as `<|im_start|>` become control tokens. Default: true with `prompt` and `content`; with \
+                     `messages` the setting `model.chat_parse_special`.",
                 )
                 .boolean(true)?,
             with_pieces: fields
@@ -164,11 +165,19 @@ async fn tokenize(State(state): State<AppState>, body: JsonObject) -> Result<Res
         let request = TokenizeRequest::read(&mut Fields::new(body), served)?;
         let vocab = served.model.vocab();
         let tokens = match request.input {
-            Input::Text(text) => vocab.tokenize(&text, request.add_special, request.parse_special),
+            Input::Text(text) => {
+                let added = if request.add_special {
+                    Added::Both
+                } else {
+                    Added::Nothing
+                };
+                vocab.tokenize(&text, added, request.parse_special)
+            }
+            // As a chat completion does it, whose answer continues the text.
             Input::Conversation(conversation) => {
                 let text = chat::render(*conversation, served)?.text;
-                check_length(&text, "messages")?;
-                vocab.tokenize(&text, true, true)
+                check_length(text.as_str(), "messages")?;
+                vocab.tokenize_marked(&text, Added::Before)
             }
         };
         let count = tokens.len();
@@ -220,7 +229,7 @@ fn describe_input(served: &Served) -> Vec<Described> {
 /// Tokens of a text as in llama-cpp-python: with BOS and control tokens.
 fn input_tokens(body: Map<String, Value>, served: &Served) -> Result<Vec<Token>, ApiError> {
     let input = read_input(&mut Fields::new(body), served)?;
-    Ok(served.model.vocab().tokenize(&input, true, true))
+    Ok(served.model.vocab().tokenize(&input, Added::Both, true))
 }
 
 #[derive(Serialize, ToSchema)]

@@ -30,7 +30,7 @@ pub(in crate::engine) fn request(
         rows: Rows::default(),
         watch: Watch::default(),
         sampling: SamplingParams::default(),
-        stop: Arc::new([]),
+        stop: Arc::default(),
         cache_prompt: true,
         exact: false,
         streamed: true,

@@ -6,7 +6,7 @@ use super::form::{Body, Channels, Form, Keys, Parameters, Piece};
 use super::thinking::Thinking;
 use crate::api::chat::tools::parameters;
 use crate::api::chat::value::{Kinds, quoted};
-use crate::model::Vocab;
+use crate::model::{Added, Vocab};
 
 /// Any text.
 const ANY_TEXT: &str = "/(.|\\n)*/";
@@ -72,7 +72,7 @@ impl Lark<'_> {
     fn text(&self, text: &str) -> String {
         let mut expression = Vec::new();
         let mut rest = text;
-        for token in self.vocab.tokenize(text, false, true) {
+        for token in self.vocab.tokenize(text, Added::Nothing, true) {
             let name = std::str::from_utf8(self.vocab.literal(token)).unwrap_or_default();
             if !self.vocab.bytes(token).is_empty() || name.is_empty() {
                 continue;

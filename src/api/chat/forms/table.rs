@@ -441,7 +441,7 @@ pub const FORMS: &[&Form] = &[
     &Form {
         name: "MiniMax M1",
         models: "MiniMax M1",
-        marks: &[&["<tool_calls>", "tool_call.arguments"]],
+        marks: &[&["<tool_calls>", "<beginning_of_sentence>"]],
         open: &["<tool_calls>"],
         close: &["</tool_calls>"],
         list: (
@@ -488,7 +488,7 @@ pub const FORMS: &[&Form] = &[
     &Form {
         name: "GigaChat 3",
         models: "GigaChat 3",
-        marks: &[&["function call<|role_sep|>"]],
+        marks: &[&["`function call` role", "<|role_sep|>"]],
         open: &["<|message_sep|>\n\nfunction call<|role_sep|>"],
         written: &[
             Text("<|message_sep|>"),
@@ -520,7 +520,11 @@ pub const FORMS: &[&Form] = &[
     &Form {
         name: "Llama 3",
         models: "Llama 3.1, 3.2 and 3.3",
-        marks: &[&["\"parameters\""], &["<|python_tag|>"]],
+        marks: &[
+            &["\"parameters\": dictionary"],
+            &["'\"parameters\": '"],
+            &["<|python_tag|>"],
+        ],
         open: &["<|python_tag|>"],
         close: &[";"],
         bare: true,
