@@ -1,6 +1,8 @@
 //! Whether two JSON schemas exclude each other, as far as that is easily seen.
 
-use std::collections::BTreeSet;
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 
 use serde_json::Value;
 
@@ -8,14 +10,29 @@ use serde_json::Value;
 const DEPTH: usize = 12;
 /// How many schemas are looked at for one answer.
 const MOST_STEPS: usize = 20_000;
+/// How many values that tell schemas apart are looked up for one answer.
+const MOST_LOOKUPS: usize = 1_000_000;
+/// How many values are read in the time of one step.
+const VALUES_PER_STEP: usize = 16;
 
 const TYPES: [&str; 6] = ["null", "boolean", "number", "string", "array", "object"];
+
+/// Whether the schemas of a group exclude each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overlap {
+    None,
+    /// One value may be valid for the two with these numbers.
+    Between(usize, usize),
+    /// It would take too long to know.
+    TooMany,
+}
 
 /// Compares the schemas of a document, with bounded work in all.
 pub struct Comparison<'a> {
     /// What references refer to.
     root: &'a Value,
     steps_left: usize,
+    lookups_left: usize,
 }
 
 impl<'a> Comparison<'a> {
@@ -23,16 +40,85 @@ impl<'a> Comparison<'a> {
         Self {
             root,
             steps_left: MOST_STEPS,
+            lookups_left: MOST_LOOKUPS,
         }
     }
 
-    /// The numbers of two schemas that may both be valid for one value, to which another schema applies, too. `None`: they
-    /// exclude each other.
-    pub fn overlap(&mut self, schemas: &[Value], beside: &Value) -> Option<(usize, usize)> {
-        let numbers = (0..schemas.len()).flat_map(|one| (0..one).map(move |other| (other, one)));
-        numbers.into_iter().find(|&(one, other)| {
-            !self.are_disjoint(&[&schemas[one], beside], &[&schemas[other], beside], DEPTH)
-        })
+    /// Whether two of these schemas may both be valid for one value, to which another schema applies, too.
+    pub fn overlap(&mut self, schemas: &[Value], beside: &Value) -> Overlap {
+        let signs = schemas.iter().map(|schema| self.signs(&[schema, beside]));
+        let signs: Vec<Signs> = signs.collect();
+        for one in 0..schemas.len() {
+            for other in 0..one {
+                if self.have_different_signs(&signs[one], &signs[other]) {
+                    continue;
+                }
+                if !self.are_disjoint(&[&schemas[one], beside], &[&schemas[other], beside], DEPTH) {
+                    return match self.steps_left {
+                        0 => Overlap::TooMany,
+                        _ => Overlap::Between(other, one),
+                    };
+                }
+            }
+        }
+        Overlap::None
+    }
+
+    /// What tells values of all of these schemas from others at a glance.
+    fn signs<'s>(&mut self, schemas: &[&'s Value]) -> Signs<'s>
+    where
+        'a: 's,
+    {
+        let said = Said::of(schemas, self.root, DEPTH, &mut self.steps_left);
+        let mut properties = HashMap::new();
+        let is_object = said
+            .types
+            .as_ref()
+            .is_some_and(|types| types.iter().eq(&["object"]));
+        for &name in said.required.iter().filter(|_| is_object) {
+            let schemas = said.property(name);
+            let property = Said::of(&schemas, self.root, DEPTH - 1, &mut self.steps_left);
+            if let Some(values) = property.values {
+                properties.insert(name, values);
+            }
+        }
+        Signs {
+            types: said.types,
+            values: said.values,
+            properties,
+        }
+    }
+
+    /// `false` may also mean that there are too many to look at.
+    fn have_different_signs(&mut self, one: &Signs, other: &Signs) -> bool {
+        if let (Some(types), Some(others)) = (&one.types, &other.types)
+            && types.is_disjoint(others)
+        {
+            return true;
+        }
+        let (fewer, more) = if one.properties.len() < other.properties.len() {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        let properties = fewer.properties.iter();
+        let properties = properties.map(|(name, values)| (Some(values), more.properties.get(name)));
+        let itself = (one.values.as_ref(), other.values.as_ref());
+        for values in std::iter::once(itself).chain(properties) {
+            let (ours, theirs) = match values {
+                (Some(ours), Some(theirs)) => (ours, theirs),
+                _ => continue,
+            };
+            let lookups = ours.len().min(theirs.len()).max(1);
+            let Some(left) = self.lookups_left.checked_sub(lookups) else {
+                return false;
+            };
+            self.lookups_left = left;
+            if ours.is_disjoint(theirs) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether no value is valid for all of both; `false` may also mean that it is not known.
@@ -50,7 +136,11 @@ impl<'a> Comparison<'a> {
             .into_iter()
             .filter(|name| a.allows_type(name) && b.allows_type(name))
             .collect();
-        if common.is_empty() || self.have_no_value_in_common(&a, &b) {
+        let has_other_values = match (&a.values, &b.values) {
+            (Some(one), Some(other)) => one.is_disjoint(other),
+            _ => false,
+        };
+        if common.is_empty() || has_other_values {
             return true;
         }
         if common == ["object"] && self.have_no_object_in_common(&a, &b, depth) {
@@ -62,18 +152,6 @@ impl<'a> Comparison<'a> {
         };
         a.choices.iter().any(|choices| is_apart(choices, other))
             || b.choices.iter().any(|choices| is_apart(choices, one))
-    }
-
-    fn have_no_value_in_common(&mut self, a: &Said, b: &Said) -> bool {
-        let (Some(one), Some(other)) = (&a.values, &b.values) else {
-            return false;
-        };
-        let Some(left) = self.steps_left.checked_sub(one.len() * other.len() / 16) else {
-            return false;
-        };
-        self.steps_left = left;
-        !one.iter()
-            .any(|value| other.iter().any(|other| is_same(value, other)))
     }
 
     /// Whether a property that one of them requires excludes all objects.
@@ -95,12 +173,23 @@ pub fn resolve<'a>(schema: &Value, root: &'a Value) -> Option<&'a Value> {
     root.pointer(pointer)
 }
 
+/// Values by their hashes. Two values of one hash are taken as the same, which only makes it seem that schemas overlap.
+type Values = HashSet<u64>;
+
+/// What tells the values of a schema from others at a glance.
+struct Signs<'a> {
+    types: Option<BTreeSet<&'static str>>,
+    values: Option<Values>,
+    /// The values of properties that all of them have, as they are objects.
+    properties: HashMap<&'a str, Values>,
+}
+
 /// What a schema says in all its parts that hold together.
 #[derive(Default)]
 struct Said<'a> {
     types: Option<BTreeSet<&'static str>>,
     /// The only values, if it lists them.
-    values: Option<Vec<&'a Value>>,
+    values: Option<Values>,
     required: BTreeSet<&'a str>,
     properties: Vec<(&'a str, &'a Value)>,
     /// Objects that have no properties but these.
@@ -143,8 +232,11 @@ impl<'a> Said<'a> {
                     let names = names.iter().filter_map(Value::as_str);
                     self.only_types(names.filter_map(kind).collect());
                 }
-                ("const", value) => self.only_values(vec![value]),
-                ("enum", Value::Array(values)) => self.only_values(values.iter().collect()),
+                ("const", value) => self.only_values(std::slice::from_ref(value)),
+                ("enum", Value::Array(values)) => {
+                    *steps = steps.saturating_sub(values.len() / VALUES_PER_STEP);
+                    self.only_values(values);
+                }
                 ("required", Value::Array(names)) => {
                     self.required.extend(names.iter().filter_map(Value::as_str));
                 }
@@ -178,15 +270,13 @@ impl<'a> Said<'a> {
         });
     }
 
-    fn only_values(&mut self, values: Vec<&'a Value>) {
-        self.only_types(values.iter().map(|value| kind_of(value)).collect());
-        self.values = Some(match self.values.take() {
-            None => values,
-            Some(before) => {
-                let is_among = |value: &&Value| values.iter().any(|other| is_same(value, other));
-                before.into_iter().filter(is_among).collect()
-            }
-        });
+    fn only_values(&mut self, values: &[Value]) {
+        self.only_types(values.iter().map(kind_of).collect());
+        let mut values: Values = values.iter().map(hash).collect();
+        if let Some(before) = &self.values {
+            values.retain(|value| before.contains(value));
+        }
+        self.values = Some(values);
     }
 
     /// All schemas of a property.
@@ -221,6 +311,33 @@ pub fn is_same(one: &Value, other: &Value) -> bool {
         }
         _ => one == other,
     }
+}
+
+/// The same for values that are the same.
+fn hash(value: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    kind_of(value).hash(&mut hasher);
+    match value {
+        Value::Null => {}
+        Value::Bool(value) => value.hash(&mut hasher),
+        // 0 and -0 are equal.
+        Value::Number(number) => {
+            let number = number.as_f64().map(|number| (number + 0.0).to_bits());
+            number.hash(&mut hasher);
+        }
+        Value::String(text) => text.hash(&mut hasher),
+        Value::Array(items) => items.iter().for_each(|item| hash(item).hash(&mut hasher)),
+        // In any order.
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(name, value)| {
+                let mut hasher = DefaultHasher::new();
+                (name, hash(value)).hash(&mut hasher);
+                hasher.finish()
+            });
+            fields.fold(0, u64::wrapping_add).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
 }
 
 /// A whole number is a number, and JSON does not tell them apart.
@@ -317,9 +434,74 @@ mod tests {
                 let schemas = schemas.map(Value::clone);
                 Comparison::within(&root).overlap(&schemas, &json!({}))
             };
-            let expect = (!expect).then_some((0, 1));
+            let expect = if expect {
+                Overlap::None
+            } else {
+                Overlap::Between(0, 1)
+            };
             assert_eq!(overlap([&one, &other]), expect, "{one} {other}");
             assert_eq!(overlap([&other, &one]), expect, "{other} {one}");
+        }
+    }
+
+    fn overlap(schemas: &[Value]) -> Overlap {
+        Comparison::within(&json!({})).overlap(schemas, &json!({}))
+    }
+
+    fn kinds(count: usize) -> Vec<Value> {
+        let kinds = (0..count).map(|kind| {
+            json!({"type": "object", "required": ["kind", "size"], "properties": {
+                "kind": {"const": kind}, "size": {"enum": [1, 2]}, "name": {"type": "string"}}})
+        });
+        kinds.collect()
+    }
+
+    #[test]
+    fn hundreds_of_schemas_are_told_apart_by_their_values() {
+        let mut schemas = kinds(600);
+        schemas.push(json!({"type": "null"}));
+        assert_eq!(overlap(&schemas), Overlap::None);
+        schemas.push(kinds(1).remove(0));
+        assert_eq!(overlap(&schemas), Overlap::Between(0, 601));
+        let enums = (0..20).map(|from| {
+            let values: Vec<usize> = (500 * from..500 * (from + 1)).collect();
+            json!({"enum": values})
+        });
+        let mut enums: Vec<Value> = enums.collect();
+        assert_eq!(overlap(&enums), Overlap::None);
+        enums.push(json!({"enum": ["a", 7777.0]}));
+        assert_eq!(overlap(&enums), Overlap::Between(15, 20));
+    }
+
+    #[test]
+    fn what_would_take_too_long_is_no_overlap() {
+        // Each forbids what the others require.
+        let closed = (0..400).map(|number| {
+            let name = format!("p{number}");
+            json!({"type": "object", "required": [name], "properties": {name: {}}, "additionalProperties": false})
+        });
+        let closed: Vec<Value> = closed.collect();
+        assert_eq!(overlap(&closed[..50]), Overlap::None);
+        assert_eq!(overlap(&closed), Overlap::TooMany);
+    }
+
+    #[test]
+    fn values_that_are_the_same_have_one_hash() {
+        for (one, other, expect) in [
+            (json!(1), json!(1.0), true),
+            (json!(0.0), json!(-0.0), true),
+            (
+                json!({"a": [1], "b": null}),
+                json!({"b": null, "a": [1.0]}),
+                true,
+            ),
+            (json!({"a": 1, "b": 2}), json!({"a": 2, "b": 1}), false),
+            (json!("1"), json!(1), false),
+            (json!([[], 1]), json!([[1]]), false),
+            (json!(null), json!(false), false),
+        ] {
+            assert_eq!(is_same(&one, &other), expect, "{one} {other}");
+            assert_eq!(hash(&one) == hash(&other), expect, "{one} {other}");
         }
     }
 }

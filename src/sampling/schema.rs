@@ -5,7 +5,7 @@ use llguidance::derivre::{RegexAst, RegexBuilder};
 use llguidance::regex_to_lark;
 use serde_json::{Map, Value, json};
 
-use super::disjoint::{Comparison, is_same, resolve};
+use super::disjoint::{Comparison, Overlap, is_same, resolve};
 use super::error::InvalidConstraint;
 use super::look_ahead::{LookAheads, has_look_around};
 
@@ -175,11 +175,21 @@ impl Rewriter<'_> {
         let mut beside = fields.clone();
         beside.shift_remove("oneOf");
         let beside = Value::Object(beside);
-        if let Some((one, other)) = self.comparison.overlap(schemas, &beside) {
-            return Err(format!(
-                "one value may be valid for both schemas {one} and {other} of `oneOf`; write `anyOf`, or give each a required \
-                 property with a `const` of its own"
-            ));
+        match self.comparison.overlap(schemas, &beside) {
+            Overlap::None => {}
+            Overlap::Between(one, other) => {
+                return Err(format!(
+                    "one value may be valid for both schemas {one} and {other} of `oneOf`; write `anyOf`, or give each a \
+                     required property with a `const` of its own"
+                ));
+            }
+            Overlap::TooMany => {
+                return Err(
+                    "the schemas of `oneOf` are too many to compare; write `anyOf`, or give each a required property with a \
+                     `const` of its own"
+                        .to_owned(),
+                );
+            }
         }
         if fields.contains_key("anyOf") {
             let schemas = fields.shift_remove("oneOf").unwrap_or_default();
