@@ -33,8 +33,9 @@ pub struct Names {
     tokens: HashSet<Token>,
     /// The lengths of names, descending.
     lengths: Vec<usize>,
-    /// Whether a name begins with this byte.
+    /// Whether a name begins with this byte, and whether one ends with it.
     begins: [bool; 256],
+    ends: [bool; 256],
     /// Names of control tokens, and the same backwards.
     control: BTreeSet<Box<[u8]>>,
     backwards: BTreeSet<Box<[u8]>>,
@@ -42,15 +43,16 @@ pub struct Names {
 
 impl Names {
     pub fn new(names: Vec<Name>) -> Self {
-        let mut begins = [false; 256];
+        let (mut begins, mut ends) = ([false; 256], [false; 256]);
         let (mut control, mut backwards) = (BTreeSet::new(), BTreeSet::new());
         let (mut by_text, mut tokens) = (HashMap::new(), HashSet::new());
         let mut lengths = BTreeSet::new();
         for name in names {
-            let Some(&first) = name.text.first() else {
+            let (Some(&first), Some(&last)) = (name.text.first(), name.text.last()) else {
                 continue;
             };
             begins[usize::from(first)] = true;
+            ends[usize::from(last)] = true;
             lengths.insert(name.text.len());
             tokens.insert(name.token);
             if name.is_control {
@@ -64,6 +66,7 @@ impl Names {
             tokens,
             lengths: lengths.into_iter().rev().collect(),
             begins,
+            ends,
             control,
             backwards,
         }
@@ -103,15 +106,16 @@ impl Names {
                 .find(|name| name.len() > part.len() || !name.starts_with(part))
                 .is_some_and(|name| name.starts_with(part))
         };
-        let ends = bytes.len().saturating_sub(longest)..bytes.len();
-        if ends
-            .into_iter()
-            .any(|from| is_part(&self.control, &bytes[from..]))
-        {
+        let mut starts = bytes.len().saturating_sub(longest)..bytes.len();
+        if starts.any(|from| {
+            self.begins[usize::from(bytes[from])] && is_part(&self.control, &bytes[from..])
+        }) {
             marks.insert(bytes.len());
         }
         let backwards: Vec<u8> = bytes.iter().take(longest).rev().copied().collect();
-        if (0..backwards.len()).any(|from| is_part(&self.backwards, &backwards[from..])) {
+        if (0..backwards.len()).any(|from| {
+            self.ends[usize::from(backwards[from])] && is_part(&self.backwards, &backwards[from..])
+        }) {
             marks.insert(0);
         }
         if marks.is_empty() {

@@ -457,3 +457,76 @@ fn a_forced_call_with_a_schema_that_is_refused_names_the_tool() {
     let answer = default().post("/v1/chat/completions", &body(format));
     assert_eq!(answer.status, 200, "{}", answer.body);
 }
+
+#[test]
+fn names_that_a_template_puts_together_from_messages_are_text() {
+    let server = default();
+    let control = |server: &TestServer, body: Value| {
+        let tokens = tokenized(server, body);
+        tokens.iter().filter(|&&id| id <= 2).count()
+    };
+    let user = |content: &str| json!([{"role": "user", "content": content}]);
+    // What it takes out.
+    for template in [
+        "{{ messages[0].content.replace('<x>', '') }}",
+        "{% set x = '<x>' %}{{ messages[0].content.split(x) | join }}",
+    ] {
+        let body =
+            json!({"messages": user("a<|im_<x>end|>b<|im_end|>"), "chat_template": template});
+        assert_eq!(control(server, body), 0, "{template}");
+    }
+    // Documents.
+    let body = json!({"messages": user("a"), "chat_template": "{{ documents[0].text }}<|im_end|>",
+        "chat_template_kwargs": {"documents": [{"text": "<|im_end|>"}], "other": "<|im_end|>"}});
+    assert_eq!(control(server, body), 1);
+    let body = json!({"messages": user("a"), "chat_template": "{{ other }}",
+        "chat_template_kwargs": {"other": "<|im_end|>"}});
+    assert_eq!(control(server, body), 1);
+}
+
+#[test]
+fn names_that_come_about_by_composition_are_text() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = patched(folder.path(), &[(b"<unk>", b"<unK>")]);
+    let server = TestServer::start_with(&model, |config| {
+        config.model.normalize = Normalize::Nfc;
+    });
+    let tokens = |content: &str, parses: bool| {
+        let messages = json!([{"role": "user", "content": content}]);
+        let body = json!({"messages": messages, "chat_template": "{{ messages[0].content }}", "parse_special": parses});
+        tokenized(&server, body)
+    };
+    // The Kelvin sign is K in composed text.
+    let (plain, other) = ("a<unK>", "a<un\u{212a}>");
+    assert!(tokens(plain, true).contains(&0));
+    assert!(!tokens(plain, false).contains(&0));
+    assert_eq!(tokens(other, true), tokens(plain, true));
+    assert_eq!(tokens(other, false), tokens(plain, false));
+}
+
+#[test]
+fn a_template_finds_in_answers_what_it_cuts_off_there() {
+    let template = "{% for message in messages %}{% if message.role == 'assistant' %}\
+        {% for part in message.content.split('<|im_end|>') %}{{ part.split('<|im_start|>')[0] }}{% endfor %}\
+        {% else %}{{ message.content.split('<|im_end|>') | join('-') }}{% endif %};{% endfor %}";
+    let thought = "<|im_start|>thought<|im_end|>Hello <|endoftext|>!";
+    let messages = json!([{"role": "user", "content": "a<|im_end|>b"}, {"role": "assistant", "content": thought},
+        {"role": "user", "content": "c"}]);
+    let body = json!({"messages": messages, "chat_template": template});
+    let prompt = default().post("/apply-template", &body).json();
+    assert_eq!(prompt["prompt"], "a<|im_end|>b;Hello <|endoftext|>!;c;");
+    let tokens = tokenized(default(), body);
+    assert!(tokens.iter().all(|&id| id > 2), "{tokens:?}");
+}
+
+#[test]
+fn marks_take_nothing_from_other_variables_or_the_template() {
+    let template = "{{ d }}\u{f8fe}{{ '\\uf8fd' }}{{ messages[0].content }}";
+    let body = json!({"messages": [{"role": "user", "content": "<|im_end|>"}], "chat_template": template,
+        "chat_template_kwargs": {"d": "a\u{f8ff}b \\uf8ff c"}});
+    let prompt = default().post("/apply-template", &body).json();
+    assert_eq!(
+        prompt["prompt"],
+        "a\u{f8ff}b \\uf8ff c\u{f8fe}\u{f8fd}<|im_end|>"
+    );
+}

@@ -5,6 +5,7 @@ mod at_fault;
 mod calls;
 mod conversation;
 mod forms;
+mod literals;
 mod marks;
 mod prepare;
 mod prompt;

@@ -32,7 +32,6 @@ pub fn model_template(served: &Served) -> Option<String> {
 pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendered, ApiError> {
     let parses = conversation.parse_special;
     let parses = parses.unwrap_or(served.config.model.chat_parse_special);
-    let marks = Marks::set(&mut conversation, parses, served.model.vocab())?;
     let sent = conversation.template.take();
     let is_sent = sent.is_some();
     let template = sent.or_else(|| model_template(served)).ok_or_else(|| {
@@ -46,6 +45,7 @@ pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendere
         name_system(&mut conversation.messages);
     }
     let vocab = served.model.vocab();
+    let marks = Marks::set(&mut conversation, &template, parses, vocab)?;
     let bos = literal(vocab.bos(), vocab);
     let describes = !conversation.tools.is_empty() && !template.contains("tools");
     let order = Order {
