@@ -27,6 +27,8 @@ pub struct ChannelReader {
     functions: Arc<Functions>,
     held: Held,
     state: State,
+    /// White space that was held back in a message: no marker begins in it.
+    searched: usize,
     /// Whether reasoning is shown apart from content. Otherwise it is content with its markers.
     splits: bool,
 }
@@ -44,6 +46,7 @@ impl ChannelReader {
             functions,
             held: Held::default(),
             state: State::Header,
+            searched: 0,
             splits,
         };
         // What the prompt began goes on.
@@ -53,6 +56,7 @@ impl ChannelReader {
             let left = reader.held.as_str().len();
             if reader.state != State::Header {
                 reader.held.skip(left);
+                reader.searched = 0;
             }
         }
         reader
@@ -91,16 +95,15 @@ impl ChannelReader {
             };
         }
         if self.state == State::Between {
-            let blank = self.held.blank();
-            if blank == text.len() {
+            self.held.skip(self.held.blank());
+            if self.held.as_str().is_empty() {
                 return false;
             }
-            self.held.skip(blank);
             self.state = State::Content;
             return true;
         }
         let markers = || self.form.header.iter().chain(self.form.end).copied();
-        let (length, found) = match find(text, 0, markers(), last) {
+        let (length, found) = match find(text, self.searched, markers(), last) {
             Found::At(index, position) => (position, Some(index)),
             Found::Maybe(position) => (position, None),
             Found::No => (text.len(), None),
@@ -108,8 +111,12 @@ impl ChannelReader {
         // White space before a message of another kind.
         let shown = match (self.state, found, last) {
             (State::Call, _, _) | (_, None, true) => length,
-            _ => text[..length].trim_end().len(),
+            _ => match text[self.searched..length].trim_end() {
+                "" => 0,
+                more => self.searched + more.len(),
+            },
         };
+        self.searched = if found.is_none() { length - shown } else { 0 };
         let shown = self.held.take(shown);
         self.emit(shown, parts);
         let Some(index) = found else {

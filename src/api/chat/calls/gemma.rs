@@ -21,6 +21,10 @@ pub struct GemmaCall {
     keyed: bool,
     /// Whether a comma comes before what is next.
     comma: bool,
+    /// How far the text of a word, or of a string as in JSON, was searched for its end.
+    searched: usize,
+    /// Whether the next character there is escaped.
+    escaped: bool,
 }
 
 impl GemmaCall {
@@ -135,26 +139,20 @@ impl GemmaCall {
             _ if first.is_whitespace() => {}
             '"' => {
                 // A string as in JSON.
-                let inner = text[1..].char_indices();
-                let mut escaped = false;
-                let mut end = None;
-                for (position, character) in inner {
-                    match character {
-                        _ if escaped => escaped = false,
-                        '\\' => escaped = true,
-                        '"' => {
-                            end = Some(position + 2);
-                            break;
-                        }
-                        _ => {}
-                    }
-                }
-                let Some(end) = end else {
+                let from = self.searched.max(1);
+                let end = text[from..].find(|character| {
+                    let is_escaped = std::mem::take(&mut self.escaped);
+                    self.escaped = !is_escaped && character == '\\';
+                    !is_escaped && character == '"'
+                });
+                self.searched = text.len();
+                let Some(end) = end.map(|end| from + end + 1) else {
                     if last {
                         held.skip(held.as_str().len());
                     }
                     return Some(self.stop(parts, rest));
                 };
+                self.searched = 0;
                 self.separate(parts);
                 parts.arguments(held.take(end));
                 self.keyed = in_object && !self.at_value;
@@ -163,15 +161,17 @@ impl GemmaCall {
             _ => {
                 let is_key = in_object && !self.at_value;
                 let ends = if is_key { ":,}" } else { ",}]" };
-                let end = text[first.len_utf8()..].find(|c| ends.contains(c));
-                let end = end.map(|end| end + first.len_utf8());
-                let Some(end) = end else {
+                let from = self.searched.max(first.len_utf8());
+                let end = text[from..].find(|c| ends.contains(c));
+                self.searched = text.len();
+                let Some(end) = end.map(|end| from + end) else {
                     if !last {
                         return Some(Step::More);
                     }
                     held.skip(held.as_str().len());
                     return Some(self.stop(parts, rest));
                 };
+                self.searched = 0;
                 let word = held.take(end);
                 let word = word.trim_end();
                 self.separate(parts);

@@ -990,3 +990,32 @@ fn a_call_may_end_anywhere() {
         }
     }
 }
+
+#[test]
+fn long_texts_are_searched_once() {
+    // Token by token; searched from the beginning each time, they would take minutes.
+    let count = 200_000;
+    let gemma = expects(form("Gemma 4"));
+    for value in [
+        format!("\"{}\"", "a,\\\"".repeat(count / 4)),
+        "1".repeat(count),
+    ] {
+        let text = format!("<|tool_call>call:f{{days:{value}}}<tool_call|>");
+        let read = read_by(&gemma, &text, 1, true);
+        let arguments = &read.calls[0].1;
+        let inner = arguments.strip_prefix("{\"days\": ").expect("an argument");
+        assert!(inner.trim_matches(['"', '}']).len() >= count - 2);
+        assert!(inner.ends_with('}'));
+    }
+    let channels = expects(form("gpt-oss"));
+    let (before, blank) = ("<|channel|>final<|message|>Hi", "\n ".repeat(count / 2));
+    let read = read_by(&channels, &format!("{before}{blank}you"), 1, true);
+    assert_eq!(read.content, format!("Hi{blank}you"));
+    let read = read_by(
+        &channels,
+        &format!("{before}{blank}<|end|>{blank}you"),
+        1,
+        true,
+    );
+    assert_eq!(read.content, "Hiyou");
+}
