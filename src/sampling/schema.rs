@@ -63,7 +63,7 @@ impl Rewriter<'_> {
         let mut fields = fields.clone();
         let refused = |why: String| InvalidConstraint::Schema(why, place.to_owned());
         check_keywords(&fields).map_err(refused)?;
-        bounds(&mut fields);
+        bounds(&mut fields).map_err(refused)?;
         format(&mut fields);
         self.unique_items(&mut fields).map_err(refused)?;
         self.one_of(&mut fields).map_err(refused)?;
@@ -318,11 +318,16 @@ fn check_keywords(fields: &Fields) -> Result<(), String> {
 
 /// Bounds that are excluded become such that are not. llguidance takes a whole excluded bound as allowed if the other is
 /// within 1 of it.
-fn bounds(fields: &mut Fields) {
+fn bounds(fields: &mut Fields) -> Result<(), String> {
     // For whole numbers it is right, and they have more digits.
     if fields.get("type").is_some_and(|kind| kind == "integer") {
-        return;
+        return Ok(());
     }
+    let has_any = has_numbers(fields);
+    let written = ["minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"]
+        .into_iter()
+        .filter_map(|bound| Some(format!("`{bound}: {}`", fields.get(bound)?)));
+    let written: Vec<String> = written.collect();
     for (excluded, included, sign) in [
         ("exclusiveMinimum", "minimum", 1.0),
         ("exclusiveMaximum", "maximum", -1.0),
@@ -342,6 +347,44 @@ fn bounds(fields: &mut Fields) {
         let stricter = other.map_or(nearest, |other| (sign * nearest).max(sign * other) * sign);
         fields.shift_remove(excluded);
         fields.insert(included.to_owned(), json!(stricter));
+    }
+    if has_any && !has_numbers(fields) {
+        return Err(format!(
+            "only numbers of too many digits are within {}; write bounds that are farther apart",
+            written.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+/// Whether any number is within the bounds.
+fn has_numbers(fields: &Fields) -> bool {
+    let bounds = |included: &str, excluded: &str, sign: f64| {
+        let included = fields.get(included).and_then(Value::as_f64);
+        let excluded = match fields.get(excluded) {
+            // As in draft 4.
+            Some(Value::Bool(true)) => included,
+            other => other.and_then(Value::as_f64),
+        };
+        // The strictest, and of the same number the one that is excluded.
+        let bounds = [
+            included.map(|it| (it, false)),
+            excluded.map(|it| (it, true)),
+        ];
+        let bounds = bounds.into_iter().flatten();
+        bounds.max_by(|(one, excludes), (other, also)| {
+            (sign * one)
+                .total_cmp(&(sign * other))
+                .then(excludes.cmp(also))
+        })
+    };
+    let least = bounds("minimum", "exclusiveMinimum", 1.0);
+    let most = bounds("maximum", "exclusiveMaximum", -1.0);
+    match (least, most) {
+        (Some((least, excludes)), Some((most, also))) => {
+            least < most || least == most && !excludes && !also
+        }
+        _ => true,
     }
 }
 
@@ -497,6 +540,23 @@ mod tests {
             }
         }
         assert_eq!(beyond(1e15, 1.0), None);
+        // What nobody wrote is not what is wrong.
+        assert_eq!(
+            refused(json!({"exclusiveMinimum": 0, "exclusiveMaximum": 1e-25})),
+            "only numbers of too many digits are within `exclusiveMinimum: 0`, `exclusiveMaximum: 1e-25`; write bounds that are \
+             farther apart, in the schema at #",
+        );
+        assert!(
+            refused(
+                json!({"minimum": 3, "exclusiveMinimum": true, "maximum": 3.000_000_000_000_002})
+            )
+            .contains(
+                "within `minimum: 3`, `exclusiveMinimum: true`, `maximum: 3.000000000000002`;"
+            )
+        );
+        // As written, there is none: that is said of these bounds.
+        let none = json!({"exclusiveMinimum": 0.5, "maximum": 0.5});
+        assert_eq!(after(none.clone()), none);
     }
 
     #[test]
