@@ -104,11 +104,14 @@ fn join_parts(messages: &mut [Value], trial: &Trial) {
             }
         };
         if !takes {
-            let texts = parts.iter().filter_map(|part| part["text"].as_str());
-            let text = texts.collect::<Vec<_>>().join(BETWEEN_PARTS);
-            message["content"] = text.into();
+            message["content"] = joined(parts).into();
         }
     }
+}
+
+fn joined(parts: &[Value]) -> String {
+    let texts = parts.iter().filter_map(|part| part["text"].as_str());
+    texts.collect::<Vec<_>>().join(BETWEEN_PARTS)
 }
 
 /// How a template wants the arguments of calls.
@@ -259,10 +262,13 @@ fn write_results(messages: &mut Vec<Value>) {
     for mut message in messages.drain(..) {
         let is_result = message["role"] == "tool";
         if is_result {
+            if let Value::Array(parts) = &message["content"] {
+                message["content"] = joined(parts).into();
+            }
             add_text(&mut message, "<tool_response>\n", "\n</tool_response>");
-            let text = message["content"].as_str().map(str::to_owned);
-            match (written.last_mut(), text) {
-                (Some(last), Some(text)) if last_was_result => {
+            match written.last_mut() {
+                Some(last) if last_was_result => {
+                    let text = message["content"].as_str().unwrap_or_default();
                     add_text(last, "", &format!("\n{text}"));
                 }
                 _ => {

@@ -612,6 +612,17 @@ fn tools_are_described_where_a_template_does_not_know_them() {
         messages,
         "[user:TOOLS\n\nq][assistant:c<tool_call>\n{\"name\":\"f\",\"arguments\":{\"a\":1}}\n</tool_call>][user:<tool_response>\nr\n</tool_response>\n<tool_response>\ns\n</tool_response>]",
     );
+    // Of parts, too.
+    let parts = json!([{"type": "text", "text": "r"}, {"type": "text", "text": "s"}]);
+    let results = json!([ask, {"role": "tool", "content": parts}, {"role": "tool", "content": parts}, result("t")]);
+    let response = |text: &str| format!("<tool_response>\n{text}\n</tool_response>");
+    let expect = [response("r\ns"), response("r\ns"), response("t")].join("\n");
+    check(
+        "{% for m in messages %}[{{ m.role }}:{% if m.content is string %}{{ m.content }}{% else %}\
+         {% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}]{% endfor %}",
+        results,
+        &format!("[system:TOOLS][user:q][user:{expect}]"),
+    );
 }
 
 #[test]
