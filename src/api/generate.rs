@@ -124,9 +124,10 @@ impl Generate {
         self.structured.is_some()
     }
 
-    /// Puts the schema of the request into this grammar in Lark.
-    pub fn widen(&mut self, grammar: String) {
-        self.structured = self.structured.take().map(|it| it.within(grammar));
+    /// Puts the schema of the request into this grammar in Lark, of which the rest is for another field.
+    pub fn widen(&mut self, grammar: String, rest: &'static str) {
+        let structured = self.structured.take();
+        self.structured = structured.map(|it| it.within(grammar, rest));
     }
 
     /// The sequences that continue these prompts, those of one prompt next to each other. Takes milliseconds if there is a

@@ -26,8 +26,13 @@ enum Kind {
     Calls(String),
     Regex(String),
     Schema(Value),
-    /// A grammar in Lark that contains this schema, which is what the client wrote.
-    Within(String, Value),
+    /// A grammar in Lark that contains a schema, which is what the client wrote.
+    Within {
+        grammar: String,
+        schema: Value,
+        /// The field that the rest of the grammar is for.
+        rest: &'static str,
+    },
     Object,
     Choice(Vec<String>),
 }
@@ -138,11 +143,15 @@ impl Structured {
         self.as_schema().map(|schema| format!("%json {schema}"))
     }
 
-    /// A schema within this grammar in Lark.
-    pub fn within(self, grammar: String) -> Self {
+    /// A schema within this grammar in Lark, of which the rest is for another field.
+    pub fn within(self, grammar: String, rest: &'static str) -> Self {
         match self.as_schema() {
             Some(schema) => Self {
-                kind: Kind::Within(grammar, schema),
+                kind: Kind::Within {
+                    grammar,
+                    schema,
+                    rest,
+                },
                 ..self
             },
             None => self,
@@ -170,10 +179,10 @@ impl Structured {
 
     pub fn check_length(&self, most: usize) -> Result<(), ApiError> {
         let length = match &self.kind {
-            Kind::Gbnf(text) | Kind::Lark(text) | Kind::Calls(text) | Kind::Regex(text) => {
-                text.len()
-            }
-            Kind::Schema(schema) | Kind::Within(_, schema) => schema.to_string().len(),
+            Kind::Gbnf(text) | Kind::Lark(text) | Kind::Regex(text) => text.len(),
+            // Grammars of calls are measured while they are written.
+            Kind::Calls(_) => 0,
+            Kind::Schema(schema) | Kind::Within { schema, .. } => schema.to_string().len(),
             Kind::Object => 1,
             Kind::Choice(texts) => texts.iter().map(|text| text.len() + 1).sum(),
         };
@@ -194,16 +203,23 @@ impl Structured {
         model: &Model,
         sampling: &SamplingParams,
     ) -> Result<Constraint, ApiError> {
-        let field = self.field;
+        let mut field = self.field;
         let checked = match &self.kind {
             Kind::Gbnf(text) => Constraint::gbnf(model, text),
             Kind::Lark(text) => Constraint::lark(model, text),
             Kind::Calls(text) => Constraint::lark_of_json(model, text),
             Kind::Regex(text) => Constraint::regex(model, text),
             Kind::Schema(schema) => Constraint::json_schema(model, schema),
-            // What is wrong with a schema is easier to say without the grammar.
-            Kind::Within(text, schema) => Constraint::lark_of_json(model, text)
-                .or_else(|error| Constraint::json_schema(model, schema).and(Err(error))),
+            // What is wrong with a schema is easier to say without the grammar. If nothing is, the rest is at fault.
+            Kind::Within {
+                grammar,
+                schema,
+                rest,
+            } => Constraint::lark_of_json(model, grammar).or_else(|error| {
+                Constraint::json_schema(model, schema)?;
+                field = rest;
+                Err(error)
+            }),
             Kind::Object => Constraint::json_object(model),
             Kind::Choice(texts) => {
                 let texts = sampling.possible(texts, model.vocab());

@@ -861,6 +861,31 @@ mod tests {
     }
 
     #[test]
+    fn patterns_hold_outside_of_json() {
+        let guidance = ascii();
+        for (pattern, texts, others) in [
+            (r"^https?:\/\/x$", &["https://x"][..], &["https:/x"][..]),
+            (
+                "^(?=.*a)(?=.*[0-9])[a-z0-9]{2,3}$",
+                &["a1", "b2a"],
+                &["ab", "12", "a"],
+            ),
+            ("^a|b$", &["ac", "cb"], &["c"]),
+            ("b", &["abc"], &["ac"]),
+        ] {
+            let terms = super::super::pattern::pattern_in_lark(pattern).join(" & ");
+            let lark = format!("start: r\nr[suffix=\"</p>\"]: T\nT: {terms}\n");
+            let rules = guidance.lark(&lark, true).expect(pattern);
+            for (texts, expect) in [(texts, true), (others, false)] {
+                for text in texts {
+                    let text = format!("{text}</p>");
+                    assert_eq!(takes(&guidance, &rules, &text), expect, "{pattern} {text}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn excluded_bounds_are_excluded() {
         let guidance = ascii();
         let check = |schema: &str, is_valid: &dyn Fn(f64) -> bool| {

@@ -6,16 +6,16 @@ use regex_syntax::ast::parse::Parser;
 
 /// An expression divided at its look-aheads.
 #[derive(Debug, PartialEq, Eq)]
-pub struct LookAheads<'a> {
+struct LookAheads<'a> {
     /// What the text must begin with.
-    pub required: Vec<&'a str>,
+    required: Vec<&'a str>,
     /// The expression without them.
-    pub rest: &'a str,
+    rest: &'a str,
 }
 
 impl<'a> LookAheads<'a> {
     /// `None`: it does not begin with any.
-    pub fn split(expression: &'a str) -> Option<Self> {
+    fn split(expression: &'a str) -> Option<Self> {
         let mut split = Self {
             required: Vec::new(),
             rest: expression.strip_prefix('^')?,
@@ -29,6 +29,32 @@ impl<'a> LookAheads<'a> {
         let has_alternatives = outside(split.rest).any(|(_, c)| c == '|');
         (!split.required.is_empty() && !has_alternatives).then_some(split)
     }
+}
+
+/// Expressions without look-around that all match a text if this one does, the last of them without its look-aheads. `None`:
+/// it has other look-around.
+pub fn conditions(expression: &str) -> Option<Vec<String>> {
+    if !has_look_around(expression) {
+        return Some(vec![expression.to_owned()]);
+    }
+    let split = LookAheads::split(expression)?;
+    let required = split.required.iter();
+    let mut all: Vec<String> = required.map(|ahead| format!("^(?:{ahead})")).collect();
+    all.push(format!("^{}", split.rest));
+    let is_plain = !all.iter().any(|condition| has_look_around(condition));
+    is_plain.then_some(all)
+}
+
+/// The alternatives of an expression that are not within a group.
+pub fn alternatives(expression: &str) -> Vec<&str> {
+    let mut all = Vec::new();
+    let mut start = 0;
+    for (place, _) in outside(expression).filter(|&(_, c)| c == '|') {
+        all.push(&expression[start..place]);
+        start = place + 1;
+    }
+    all.push(&expression[start..]);
+    all
 }
 
 /// Whether an expression has look-around anywhere.
@@ -75,6 +101,15 @@ mod tests {
         for expression in ["^a(?=b)", "(?=a)", "^(?=a", "^a$", "", "^(?=a)b|c"] {
             assert_eq!(split(expression), None, "{expression}");
         }
+    }
+
+    #[test]
+    fn alternatives_are_those_outside_of_groups() {
+        assert_eq!(
+            alternatives(r"^a(b|c)|[|]\||d$"),
+            [r"^a(b|c)", r"[|]\|", "d$"]
+        );
+        assert_eq!(alternatives(""), [""]);
     }
 
     #[test]

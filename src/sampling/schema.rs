@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::disjoint::{Comparison, Overlap, is_same, resolve};
 use super::error::InvalidConstraint;
-use super::look_ahead::{LookAheads, has_look_around};
+use super::look_ahead::conditions;
 
 type Fields = Map<String, Value>;
 
@@ -455,22 +455,19 @@ fn add_to_all_of(fields: &mut Fields, schemas: Vec<Value>) {
 /// A pattern that begins with look-aheads becomes several patterns.
 fn look_ahead(fields: &mut Fields) -> Result<(), String> {
     let pattern = fields.get("pattern").and_then(Value::as_str);
-    let Some(pattern) = pattern.filter(|pattern| has_look_around(pattern)) else {
+    let Some(pattern) = pattern else {
         return Ok(());
     };
-    let split = LookAheads::split(pattern).filter(|split| {
-        let mut parts = split.required.iter().chain([&split.rest]);
-        !parts.any(|part| has_look_around(part))
-    });
-    let split = split.ok_or(
+    let mut all = conditions(pattern).ok_or(
         "look-around is supported only as `(?=…)` at the beginning of a pattern, after `^`; write what is allowed as an \
          expression, or as an `enum`",
     )?;
-    let required = split.required.iter();
-    let required = required.map(|ahead| json!({"pattern": format!("^(?:{ahead})")}));
-    let (required, rest) = (required.collect(), format!("^{}", split.rest));
-    add_to_all_of(fields, required);
-    fields.insert("pattern".to_owned(), rest.into());
+    let rest = all.pop();
+    if !all.is_empty() {
+        let required = all.iter().map(|pattern| json!({"pattern": pattern}));
+        add_to_all_of(fields, required.collect());
+        fields.insert("pattern".to_owned(), rest.into());
+    }
     Ok(())
 }
 

@@ -84,7 +84,9 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
     };
     let sequences = generate.sequences(vec![wanted], served);
     let sequences = sequences.map_err(|error| match error.param.as_deref() {
-        Some("tool_choice") => at_fault(&tools, &tool_choice, served).unwrap_or(error),
+        Some("tool_choice" | "tools") => {
+            at_fault(&tools, &tool_choice, &writes, served).unwrap_or(error)
+        }
         _ => error,
     })?;
     let generate = Arc::new(generate);

@@ -46,6 +46,21 @@ impl Continued {
             content,
         }
     }
+
+    /// Whether the prompt ends within reasoning.
+    fn is_inside(&self, thinking: &Thinking, prompt: &str) -> bool {
+        let open = thinking.open.trim_end();
+        let is_open = |text: &str| {
+            let opened = text.rfind(open);
+            opened.is_some() && opened > text.rfind(thinking.close)
+        };
+        match &self.content {
+            // The template may have ended it.
+            _ if self.only_reasons => is_open(prompt),
+            Some(content) => is_open(content),
+            None => prompt.trim_end().ends_with(open),
+        }
+    }
 }
 
 /// How the model writes.
@@ -77,17 +92,7 @@ impl Writes {
         }
         let thinking = forms::thinking_of_template(template);
         let end = text.trim_end();
-        let inside = thinking.is_some_and(|thinking| {
-            let open = thinking.open.trim_end();
-            match &continued.content {
-                _ if continued.only_reasons => true,
-                Some(content) => {
-                    let opened = content.rfind(open);
-                    opened.is_some() && opened > content.rfind(thinking.close)
-                }
-                None => end.ends_with(open),
-            }
-        });
+        let inside = thinking.is_some_and(|thinking| continued.is_inside(thinking, text));
         let thought = thinking.is_some_and(|thinking| end.ends_with(thinking.close));
         let mut start = text.len().saturating_sub(TAIL_BYTES);
         while !text.is_char_boundary(start) {
@@ -164,23 +169,43 @@ impl Writes {
         if tools.is_empty() && !(reasons && (channels || self.thinking.is_some())) {
             return Ok(());
         }
-        let grammar = forms::constraint(
-            &Forced {
-                form: self.form,
-                tools,
-                several,
-                reasons,
-                thinking: self.thinking,
-                inside: self.inside,
-                or: schema.as_deref(),
-            },
-            served.model.vocab(),
-        );
+        let grammar = self.grammar(tools, several, schema.as_deref(), served);
+        let Some(grammar) = grammar else {
+            let most = served.config.limits.grammar_bytes;
+            return Err(ApiError::field(
+                "tools",
+                format!(
+                    "The schemas of `tools` must not be longer than {most} bytes in all, as a grammar, where calls follow \
+                     them. Send fewer tools, or send `\"tool_choice\": \"auto\"` without a schema for the answer."
+                ),
+            ));
+        };
         if forced {
             return generate.follow(Structured::lark("tool_choice", grammar), served);
         }
-        generate.widen(grammar);
+        generate.widen(grammar, "tools");
         Ok(())
+    }
+
+    /// A grammar of calls of these tools, and of answers that match a Lark expression. `None`: it would be too long.
+    pub fn grammar(
+        &self,
+        tools: &[Value],
+        several: bool,
+        or: Option<&str>,
+        served: &Served,
+    ) -> Option<String> {
+        let forced = Forced {
+            form: self.form,
+            tools,
+            several,
+            reasons: self.splits && !self.thought,
+            thinking: self.thinking,
+            inside: self.inside,
+            or,
+            most: served.config.limits.grammar_bytes,
+        };
+        forms::constraint(&forced, served.model.vocab())
     }
 }
 
@@ -195,5 +220,36 @@ fn log_unknown(served: &Served) {
              {}'s, and others stay text",
             HERMES.name
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_may_end_within_reasoning() {
+        let thinking = forms::thinking_of_template("<think></think>").expect("it reasons");
+        let check = |content: Option<&str>, only_reasons, prompt: &str, expect| {
+            let continued = Continued {
+                content: content.map(str::to_owned),
+                only_reasons,
+            };
+            assert_eq!(continued.is_inside(thinking, prompt), expect, "{prompt}");
+        };
+        check(None, false, "Hi\n<think>\n", true);
+        check(None, false, "<think>Hm</think>Hi\n", false);
+        // A message with nothing but reasoning, which the template leaves open or ends.
+        check(
+            None,
+            true,
+            "<think>\na\n</think>b<think>\nI think that",
+            true,
+        );
+        check(None, true, "<think>\nI think that\n</think>\n\n", false);
+        check(Some(""), true, "<think>\nI think that\n</think>\n\n", false);
+        check(Some(""), true, "I think that", false);
+        check(Some("<think>I"), false, "<think>I", true);
+        check(Some("I"), false, "<think></think>I", false);
     }
 }

@@ -42,6 +42,8 @@ pub struct MarkedReader {
     trims: bool,
     /// Whether anything but reasoning was shown.
     began: bool,
+    /// Whether a marker that begins an answer was text, so that what ends one is, too.
+    tells: bool,
 }
 
 #[derive(Debug)]
@@ -134,6 +136,7 @@ impl MarkedReader {
             calls: false,
             trims: false,
             began: false,
+            tells: false,
         }
     }
 
@@ -178,10 +181,10 @@ impl MarkedReader {
     fn step(&mut self, parts: &mut Parts, rest: Rest) -> bool {
         let last = rest.is_none();
         match &mut self.state {
-            State::Start => self.start(parts, last),
+            State::Start => self.start(parts, rest),
             State::Content => self.content(parts, last),
             &mut State::Reasoning(reasoning) => self.reasoning(reasoning, parts, rest),
-            State::Candidate(_) => self.candidate(parts, last),
+            State::Candidate(_) => self.candidate(parts, rest),
             State::Call(candidate, call) => {
                 match call.step(&mut self.held, &self.reads.functions, parts, rest) {
                     Step::More => return false,
@@ -191,7 +194,7 @@ impl MarkedReader {
                     }
                     Step::Text(text) => {
                         let candidate = std::mem::take(candidate);
-                        self.reject(candidate, &text, parts);
+                        self.reject(candidate, &text, parts, rest);
                     }
                 }
                 true
@@ -227,7 +230,8 @@ impl MarkedReader {
         }
     }
 
-    fn start(&mut self, parts: &mut Parts, last: bool) -> bool {
+    fn start(&mut self, parts: &mut Parts, rest: Rest) -> bool {
+        let last = rest.is_none();
         let blank = self.held.blank();
         let text = &self.held.as_str()[blank..];
         if text.is_empty() {
@@ -252,6 +256,17 @@ impl MarkedReader {
                 }
                 Begins::Maybe => return false,
                 Begins::Yes | Begins::No => {}
+            }
+        }
+        if self.calls && rest != Rest::Ended {
+            let open = self.reads.form.map_or(&[][..], |form| form.open);
+            let mut open = open.iter();
+            // The marker of another call, which may be cut off.
+            if open.any(|marker| begins(text, marker, false) == Begins::Maybe) {
+                if last {
+                    self.held.skip(self.held.as_str().len());
+                }
+                return false;
             }
         }
         let takes_objects = self
@@ -339,14 +354,18 @@ impl MarkedReader {
             _ => None,
         });
         let thinking = self.reads.thinking.filter(|_| self.reads.splits);
-        let drops = thinking.map_or(&[][..], |thinking| thinking.drops);
+        let answer = thinking.map_or(&[][..], |thinking| thinking.answer);
         let anywhere = thinking.filter(|thinking| thinking.anywhere);
         let calls = open.len() + usize::from(named.is_some());
         let markers = open.iter().copied().chain(named);
-        let markers = markers.chain(drops.iter().copied());
         let markers = markers.chain(anywhere.map(|thinking| thinking.open));
+        let closes = calls + usize::from(anywhere.is_some());
+        let markers = markers.chain(answer.iter().map(|(_, close)| *close));
+        let opens = closes + answer.len();
+        let begun = answer.iter().map(|(open, _)| *open);
+        let markers = markers.chain(begun.filter(|open| !open.is_empty()));
         let text = self.held.as_str();
-        let (end, found) = match find(text, 0, markers, last) {
+        let (end, found) = match find(text, 0, markers.clone(), last) {
             Found::At(index, position) => (position, Some(index)),
             Found::Maybe(position) => (position, None),
             Found::No => (text.len(), None),
@@ -362,6 +381,7 @@ impl MarkedReader {
             return false;
         };
         let blank = end - shown;
+        let marker = markers.clone().nth(index).map_or(0, str::len);
         if index < calls {
             let length = open.get(index).map_or(0, |marker| marker.len());
             let unread = match length {
@@ -375,11 +395,31 @@ impl MarkedReader {
                 listed: false,
                 unread,
             });
-        } else if let Some(dropped) = drops.get(index - calls) {
-            self.held.skip(blank + dropped.len());
-        } else if let Some(thinking) = anywhere {
+        } else if let Some(thinking) = anywhere.filter(|_| index < closes) {
             self.held.skip(blank);
             self.begin_reasoning(thinking, parts);
+        } else if index >= opens {
+            // An answer may be about the marker.
+            if self.began {
+                self.tells = true;
+                self.show(blank + marker, parts);
+            } else {
+                self.held.skip(blank + marker);
+            }
+        } else {
+            let rest = &self.held.as_str()[blank + marker..];
+            let after = rest.trim_start();
+            let space = rest.len() - after.len();
+            let ends = if self.tells {
+                Some(false)
+            } else {
+                ends_before(after, markers.take(opens), last)
+            };
+            match ends {
+                None => return false,
+                Some(true) => self.held.skip(blank + marker + space),
+                Some(false) => self.show(blank + marker, parts),
+            }
         }
         true
     }
@@ -494,7 +534,8 @@ impl MarkedReader {
         false
     }
 
-    fn candidate(&mut self, parts: &mut Parts, last: bool) -> bool {
+    fn candidate(&mut self, parts: &mut Parts, rest: Rest) -> bool {
+        let last = rest.is_none();
         let State::Candidate(candidate) = &mut self.state else {
             return false;
         };
@@ -527,7 +568,7 @@ impl MarkedReader {
                         if !candidate.listed {
                             let blank = self.held.blank();
                             if !self.held.as_str()[blank..].starts_with('[') {
-                                return self.reject(candidate, "", parts);
+                                return self.reject(candidate, "", parts, rest);
                             }
                             candidate.lead += &self.held.take(blank + 1);
                             candidate.listed = true;
@@ -535,7 +576,7 @@ impl MarkedReader {
                         Call::Python(PythonCall::default())
                     }
                     Body::Object(_) | Body::Channels(_) => {
-                        return self.reject(candidate, "", parts);
+                        return self.reject(candidate, "", parts, rest);
                     }
                 };
                 self.state = State::Call(candidate, call);
@@ -545,7 +586,13 @@ impl MarkedReader {
     }
 
     /// What was a candidate is text, and so is what was read of the call.
-    fn reject(&mut self, candidate: Candidate, read: &str, parts: &mut Parts) -> bool {
+    fn reject(&mut self, candidate: Candidate, read: &str, parts: &mut Parts, rest: Rest) -> bool {
+        // After a call it is one that was cut off. A marker alone may be what an answer is about.
+        if self.calls && candidate.marked && rest == Rest::Cut {
+            self.held.skip(self.held.as_str().len());
+            self.state = State::After(false);
+            return true;
+        }
         self.began = true;
         parts.content(candidate.lead);
         parts.content(read.to_owned());
@@ -599,5 +646,17 @@ impl MarkedReader {
             State::Text
         };
         true
+    }
+}
+
+/// Whether an answer ends before this text: there is none, or another marker. `None`: that is not known yet.
+fn ends_before<'m>(text: &str, markers: impl Iterator<Item = &'m str>, last: bool) -> Option<bool> {
+    if text.is_empty() {
+        return last.then_some(true);
+    }
+    let mut markers = markers.map(|marker| begins(text, marker, last));
+    match markers.find(|marker| *marker != Begins::No) {
+        Some(Begins::Maybe) => None,
+        marker => Some(marker.is_some()),
     }
 }

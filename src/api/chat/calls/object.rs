@@ -1,5 +1,9 @@
 //! A call that is a JSON object with the function's name and its arguments.
 
+use std::collections::BTreeMap;
+
+use serde::de::IgnoredAny;
+
 use super::held::Held;
 use super::part::{Functions, Parts, Rest, Step};
 use crate::api::chat::forms::Keys;
@@ -69,7 +73,7 @@ impl ObjectCall {
         // Names of control tokens within it count as text.
         self.text.push_str(&held.as_str()[..taken]);
         held.skip(taken);
-        self.emit(functions, parts);
+        self.emit(functions, parts, rest);
         match (self.is_over || rest.is_none(), self.is_emitted) {
             (true, true) => Step::Over,
             (true, false) => Step::Text(std::mem::take(&mut self.text)),
@@ -170,7 +174,7 @@ impl ObjectCall {
     }
 
     /// Emits the call as soon as its name is known and its arguments begin.
-    fn emit(&mut self, functions: &Functions, parts: &mut Parts) {
+    fn emit(&mut self, functions: &Functions, parts: &mut Parts, rest: Rest) {
         let Some(name) = self.name.as_ref().filter(|name| functions.contains(name)) else {
             return;
         };
@@ -183,13 +187,30 @@ impl ObjectCall {
             }
         }
         if self.is_emitted
-            && let Some((_, emitted)) = &mut self.arguments
+            && let Some((start, emitted)) = &mut self.arguments
         {
             let end = self.arguments_end.unwrap_or(self.text.len());
+            if *emitted == *start && self.text[*start..].starts_with('"') {
+                // They may be the text of an object, as in messages of the API.
+                if self.arguments_end.is_none() && !self.is_over && !rest.is_none() {
+                    return;
+                }
+                let text = &self.text[*emitted..end];
+                let object = object_within(text);
+                parts.arguments(object.unwrap_or_else(|| text.to_owned()));
+                *emitted = end;
+            }
             if *emitted < end {
                 parts.arguments(&self.text[*emitted..end]);
                 *emitted = end;
             }
         }
     }
+}
+
+/// The text of a JSON object, if this is a JSON string of one.
+fn object_within(string: &str) -> Option<String> {
+    let text: String = serde_json::from_str(string).ok()?;
+    let is_object = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(&text).is_ok();
+    is_object.then_some(text)
 }

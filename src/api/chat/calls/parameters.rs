@@ -1,5 +1,7 @@
 //! A call that has the function's name and each argument between markers.
 
+use std::collections::BTreeSet;
+
 use super::held::{Begins, Found, Held, begins, find, head};
 use super::part::{Functions, Parts, Rest, Step};
 use crate::api::chat::forms::Parameters;
@@ -17,8 +19,10 @@ pub struct ParametersCall {
     close: &'static [&'static str],
     state: State,
     name: String,
-    /// Arguments so far.
-    count: usize,
+    /// Those of the arguments so far, of which the first with a key counts.
+    keys: BTreeSet<String>,
+    /// Whether the current argument's key was there before.
+    is_repeated: bool,
 }
 
 #[derive(Debug)]
@@ -51,7 +55,8 @@ impl ParametersCall {
             close,
             state: State::Name,
             name: String::new(),
-            count: 0,
+            keys: BTreeSet::new(),
+            is_repeated: false,
         }
     }
 
@@ -63,18 +68,27 @@ impl ParametersCall {
         rest: Rest,
     ) -> Step {
         loop {
+            // A repeated argument is read, and left out.
+            let mut unused = Parts::default();
+            let is_unused =
+                self.is_repeated && matches!(self.state, State::Before(_) | State::Value { .. });
+            let shown = if is_unused { &mut unused } else { &mut *parts };
             let outcome = match self.state {
-                State::Name => self.name(held, functions, parts, rest.is_none()),
-                State::Between => self.between(held, parts, rest),
-                State::Key => self.key(held, functions, parts, rest),
-                State::Before(kinds) => self.before(held, parts, kinds, rest),
+                State::Name => self.name(held, functions, shown, rest.is_none()),
+                State::Between => self.between(held, shown, rest),
+                State::Key => self.key(held, functions, shown, rest),
+                State::Before(kinds) => self.before(held, shown, kinds, rest),
                 State::Value {
                     kinds,
                     lined,
                     searched,
-                } => self.value(held, parts, (kinds, lined, searched), rest),
+                } => self.value(held, shown, (kinds, lined, searched), rest),
             };
             if let Some(step) = outcome {
+                // The end of the text ends the call as well.
+                if is_unused && step == Step::Over && rest != Rest::Cut {
+                    parts.arguments("}");
+                }
                 return step;
             }
         }
@@ -189,10 +203,12 @@ impl ParametersCall {
             Some(parameters) => Kinds::of_argument(parameters, key),
             None => Kinds::ANY,
         };
-        let comma = if self.count > 0 { ", " } else { "" };
-        parts.arguments(format!("{comma}\"{}\": ", escaped(key)));
+        let comma = if self.keys.is_empty() { "" } else { ", " };
+        self.is_repeated = !self.keys.insert(key.to_owned());
+        if !self.is_repeated {
+            parts.arguments(format!("{comma}\"{}\": ", escaped(key)));
+        }
         held.skip(position + end.len());
-        self.count += 1;
         self.state = State::Before(kinds);
         None
     }

@@ -1,5 +1,7 @@
 //! A call as in Python: `name(key=value, …)`.
 
+use std::collections::BTreeSet;
+
 use super::held::{Held, head};
 use super::part::{Functions, Parts, Rest, Step};
 use crate::api::chat::value::{escaped, python, quoted};
@@ -10,8 +12,8 @@ const MOST_HEAD_BYTES: usize = 256;
 #[derive(Debug, Default)]
 pub struct PythonCall {
     is_named: bool,
-    /// Arguments so far.
-    count: usize,
+    /// Those of the arguments so far, of which the first with a key counts.
+    keys: BTreeSet<String>,
     /// How far the current argument has been read, and where its value begins.
     read: usize,
     value: Option<usize>,
@@ -82,7 +84,7 @@ impl PythonCall {
             Rest::More => Step::More,
             Rest::Cut => {
                 // As far as it came.
-                let key = self.value.map(|value| self.key(held, value));
+                let key = self.value.and_then(|value| self.key(held, value));
                 parts.arguments(key.unwrap_or_default());
                 held.skip(held.as_str().len());
                 Step::Over
@@ -96,28 +98,31 @@ impl PythonCall {
         }
     }
 
-    fn key(&self, held: &Held, value: usize) -> String {
-        let comma = if self.count > 0 { ", " } else { "" };
+    /// What the argument begins with, if it is the first with its key.
+    fn key(&mut self, held: &Held, value: usize) -> Option<String> {
+        let comma = if self.keys.is_empty() { "" } else { ", " };
         let key = held.as_str()[..value]
             .trim()
             .trim_end_matches('=')
             .trim_end();
-        format!("{comma}\"{}\": ", escaped(key))
+        let is_first = self.keys.insert(key.to_owned());
+        is_first.then(|| format!("{comma}\"{}\": ", escaped(key)))
     }
 
     /// Emits the argument that ends at `end`, and removes it with the character after it.
     fn argument(&mut self, held: &mut Held, parts: &mut Parts, end: usize) {
-        if let Some(value) = self.value {
-            parts.arguments(self.key(held, value));
+        if let Some(value) = self.value
+            && let Some(key) = self.key(held, value)
+        {
+            parts.arguments(key);
             let text = held.as_str()[value..end].trim();
             parts.arguments(python(text).unwrap_or_else(|| quoted(text)));
-            self.count += 1;
         }
         let length = held.as_str().len();
         held.skip((end + 1).min(length));
         *self = Self {
             is_named: true,
-            count: self.count,
+            keys: std::mem::take(&mut self.keys),
             ..Self::default()
         };
     }

@@ -130,6 +130,17 @@ fn calls_as_in_hermes() {
         "",
         &[("f", "\"text\"")],
     );
+    // The text of an object, as in messages of the API.
+    check(
+        "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": \\\"b\\\"}\"}</tool_call>",
+        "",
+        &[("f", "{\"a\": \"b\"}")],
+    );
+    check(
+        "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": ",
+        "",
+        &[("f", "\"{\\\"a\\\": ")],
+    );
     // Cut off by max_tokens.
     check(
         "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": ",
@@ -194,6 +205,56 @@ fn calls_as_in_hermes() {
     let second = "<tool_call>{\"name\": \"f\"}</tool_call>";
     let two = format!("{second}{second}");
     check_as(&one, &two, true, "", second, &[("f", "{}")]);
+}
+
+#[test]
+fn a_second_call_that_is_cut_off_is_no_content() {
+    let first = "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>";
+    let calls = [("f", "{}")];
+    let second = "\n<tool_call>\n{\"name\":";
+    for length in 0..=second.len() {
+        let text = format!("{first}{}", &second[..length]);
+        check_as(&expects(HERMES), &text, false, "", "", &calls);
+    }
+    // A text that the model ended, or that is no call, is content.
+    check_as(
+        &expects(HERMES),
+        &format!("{first}\n<tool"),
+        true,
+        "",
+        "\n<tool",
+        &calls,
+    );
+    check(
+        HERMES,
+        &format!("{first}\n<tool_call> is a marker."),
+        "\n<tool_call> is a marker.",
+        &calls,
+    );
+    check(
+        HERMES,
+        "<tool_call>\n{\"name\":",
+        "<tool_call>\n{\"name\":",
+        &[],
+    );
+}
+
+#[test]
+fn the_first_of_two_arguments_counts() {
+    let form = form("Qwen3-Coder");
+    let text = "<tool_call>\n<function=f>\n<parameter=days>\n5\n</parameter>\n<parameter=city>\na\n</parameter>\n\
+                <parameter=days>\n6\n</parameter>\n<parameter=city>\nb";
+    let rest = "\n</parameter>\n</function>\n</tool_call>";
+    let arguments = [("f", "{\"days\": 5, \"city\": \"a\"}")];
+    check(form, &format!("{text}{rest}"), "", &arguments);
+    check_as(&expects(form), text, true, "", "", &arguments);
+    check(form, text, "", &[("f", "{\"days\": 5, \"city\": \"a\"")]);
+    check(
+        self::form("LFM2"),
+        "<|tool_call_start|>[f(days=5, city=\"a\", days=6)]<|tool_call_end|>",
+        "",
+        &arguments,
+    );
 }
 
 #[test]
@@ -814,6 +875,30 @@ fn reasoning_comes_apart() {
             "<think>a</think><response>b</response>",
             "a",
             "b",
+        ),
+        (
+            "<think></think><answer></answer>",
+            "<think>a</think>\n<answer>\nb</answer>\n",
+            "a",
+            "b",
+        ),
+        (
+            "<think></think><answer></answer>",
+            "Write <answer>42</answer> in the file.",
+            "",
+            "Write <answer>42</answer> in the file.",
+        ),
+        (
+            "<think></think><answer></answer>",
+            "Write <answer>42</answer>",
+            "",
+            "Write <answer>42</answer>",
+        ),
+        (
+            "<think></think><answer></answer>",
+            "<answer>End it with </answer> always.</answer>",
+            "",
+            "End it with </answer> always.",
         ),
         (
             "<|channel>thought\n<channel|>",

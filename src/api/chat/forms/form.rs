@@ -88,6 +88,10 @@ pub struct Channels {
     pub reasoning: Option<&'static str>,
     /// What the prompt ends with, after which a header goes on.
     pub prompt: &'static str,
+    /// What is before reasoning, at its end, and before the message that follows it, when that is forced.
+    pub thought: Option<[&'static str; 3]>,
+    /// What is before an answer that is no call when that is forced.
+    pub answer: &'static str,
 }
 
 /// The ids of calls. Templates render those of earlier calls.

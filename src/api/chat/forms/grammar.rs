@@ -1,12 +1,15 @@
 //! Grammars that force a call in a model's own form, in llguidance's dialect of Lark.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
-use super::form::{Body, Channels, Form, Keys, Parameters, Piece};
+use super::form::{Body, Form, Keys, Parameters, Piece};
 use super::thinking::Thinking;
 use crate::api::chat::tools::parameters;
 use crate::api::chat::value::{Kinds, quoted};
 use crate::model::{Added, Vocab};
+use crate::sampling::pattern_in_lark;
 
 /// Any text.
 const ANY_TEXT: &str = "/(.|\\n)*/";
@@ -26,25 +29,36 @@ pub struct Forced<'a> {
     pub inside: bool,
     /// What the text may be instead of a call: a Lark expression.
     pub or: Option<&'a str>,
+    /// How many bytes the grammar of the calls may have.
+    pub most: usize,
 }
 
-/// The grammar, for a model with this vocabulary.
-pub fn constraint(forced: &Forced, vocab: &Vocab) -> String {
+/// The grammar, for a model with this vocabulary. `None`: that of the calls would be longer than it may be.
+pub fn constraint(forced: &Forced, vocab: &Vocab) -> Option<String> {
     let mut lark = Lark {
         vocab,
         rules: String::new(),
         count: 0,
+        most: usize::MAX,
+        is_full: false,
     };
     let thinking = lark.thinking(forced);
-    let calls = (!forced.tools.is_empty()).then(|| lark.calls(forced));
-    let or = forced.or.map(|or| lark.answer(forced, or));
-    let answers: Vec<String> = calls
-        .iter()
-        .chain(&or)
-        .map(|answer| lark.rule(answer))
-        .collect();
+    let mut answers = Vec::new();
+    if let Some(or) = forced.or {
+        let answer = lark.answer(forced, or);
+        answers.push(lark.rule(&answer));
+    }
+    if !forced.tools.is_empty() {
+        lark.most = lark.rules.len().saturating_add(forced.most);
+        let calls = lark.calls(forced);
+        answers.push(lark.rule(&calls));
+        if lark.is_full {
+            return None;
+        }
+        lark.most = usize::MAX;
+    }
     let answer = lark.rule(&answers.join(" | "));
-    format!("start: {thinking} {answer}\n{}", lark.rules)
+    Some(format!("start: {thinking} {answer}\n{}", lark.rules))
 }
 
 /// A grammar that is being written.
@@ -52,6 +66,10 @@ struct Lark<'a> {
     vocab: &'a Vocab,
     rules: String,
     count: usize,
+    /// How many bytes the rules may have.
+    most: usize,
+    /// Whether there would be more: no other rule is added, and what is written does not count.
+    is_full: bool,
 }
 
 impl Lark<'_> {
@@ -61,10 +79,19 @@ impl Lark<'_> {
     }
 
     fn rule_with(&mut self, attributes: &str, expression: &str) -> String {
-        let name = format!("r{}", self.count);
+        self.named("r", attributes, expression)
+    }
+
+    /// Adds a rule, or a terminal, whose name begins with a capital letter.
+    fn named(&mut self, initial: &str, attributes: &str, expression: &str) -> String {
+        let name = format!("{initial}{}", self.count);
         self.count += 1;
-        self.rules
-            .push_str(&format!("{name}{attributes}: {expression}\n"));
+        let length = self.rules.len() + attributes.len() + expression.len();
+        self.is_full |= length > self.most;
+        if !self.is_full {
+            self.rules
+                .push_str(&format!("{name}{attributes}: {expression}\n"));
+        }
         name
     }
 
@@ -118,14 +145,12 @@ impl Lark<'_> {
         if !forced.reasons {
             return String::new();
         }
-        if let Body::Channels(Channels {
-            reasoning: Some(mark),
-            ..
-        }) = &forced.form.body
+        if let Body::Channels(form) = &forced.form.body
+            && let Some([open, close, next]) = form.thought
         {
-            let open = self.text(&format!("<|channel|>{mark}<|message|>"));
-            let thought = self.until(ANY_TEXT, "<|end|>");
-            let next = self.text("<|start|>assistant");
+            let open = self.text(open);
+            let thought = self.until(ANY_TEXT, close);
+            let next = self.text(next);
             return format!("({open} {thought} {next})?");
         }
         let Some(thinking) = forced.thinking else {
@@ -144,14 +169,11 @@ impl Lark<'_> {
     fn answer(&mut self, forced: &Forced, or: &str) -> String {
         let or = self.rule(or);
         if let Body::Channels(form) = &forced.form.body {
-            let header = match form.reasoning {
-                Some(_) => "<|channel|>final<|message|>",
-                None => "all\n",
-            };
-            return format!("{} {or}", self.text(header));
+            return format!("{} {or}", self.text(form.answer));
         }
-        match forced.thinking.map(|thinking| thinking.drops) {
-            Some([open, close, ..]) => {
+        let markers = forced.thinking.and_then(|thinking| thinking.answer.first());
+        match markers {
+            Some((open, close)) if !open.is_empty() => {
                 format!("({})? {or} ({})?", self.text(open), self.text(close))
             }
             _ => or,
@@ -160,12 +182,14 @@ impl Lark<'_> {
 
     fn calls(&mut self, forced: &Forced) -> String {
         let form = forced.form;
-        let calls: Vec<String> = (forced.tools.iter())
-            .map(|tool| {
-                let call = self.call(form, &tool["function"]);
-                self.rule(&call)
-            })
-            .collect();
+        let mut calls = Vec::new();
+        for tool in forced.tools {
+            if self.is_full {
+                break;
+            }
+            let call = self.call(form, &tool["function"]);
+            calls.push(self.rule(&call));
+        }
         let call = self.rule(&calls.join(" | "));
         let open = self.pieces(form.list.0);
         let close = self.pieces(form.list.1);
@@ -217,7 +241,9 @@ impl Lark<'_> {
         };
         let mut written = vec![self.text(&format!("{}{name}{after}{}", form.name.0, form.line))];
         for property in properties(schema) {
-            let value = value_schema(property.schema, schema);
+            if self.is_full {
+                break;
+            }
             let kinds = Kinds::of_argument(schema, property.name);
             let (string, other) = form.attributes;
             let attribute = if kinds.string { string } else { other };
@@ -230,7 +256,7 @@ impl Lark<'_> {
             let after = format!("{attribute}{}{gap}{}{}", form.key.1, form.value.0, form.pad);
             let key = format!("{open} {} {}", quoted(property.name), self.text(&after));
             let close = format!("{}{}", form.pad, form.value.1);
-            let value = self.value(kinds, &value, &close);
+            let value = self.value(kinds, property.schema, schema, &close);
             let line = self.text(form.line);
             let optional = if property.required { "" } else { "?" };
             written.push(format!("({key} {value} {line}){optional}"));
@@ -240,50 +266,92 @@ impl Lark<'_> {
     }
 
     /// A value as text, up to and with `close`.
-    fn value(&mut self, kinds: Kinds, schema: &Value, close: &str) -> String {
+    fn value(&mut self, kinds: Kinds, schema: &Value, root: &Value, close: &str) -> String {
+        let schema = resolved(schema, root);
         if !kinds.string {
-            let value = self.json(schema);
+            let value = self.json(&with_definitions(schema, root));
             return format!("{value} {}", self.text(close));
         }
         if let Some(texts) = listed(schema) {
             let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
             return format!("({}) {}", texts.join(" | "), self.text(close));
         }
-        self.until(&expression(schema), close)
+        let expression = self.string(schema);
+        self.until(&expression, close)
     }
 
     fn python(&mut self, name: &str, schema: &Value) -> String {
         let mut arguments = Vec::new();
         for property in properties(schema) {
-            let value = value_schema(property.schema, schema);
+            if self.is_full {
+                break;
+            }
+            let value = resolved(property.schema, schema);
             let value = if value["type"] == "boolean" {
                 "(\"True\" | \"False\")".to_owned()
             } else {
-                self.json(&value)
+                self.json(&with_definitions(value, schema))
             };
             let key = quoted(&format!("{}=", property.name));
             arguments.push((format!("{key} {value}"), property.required));
         }
         let open = quoted(&format!("{name}("));
-        format!("{open} {} \")\"", separated(&arguments, "\", \""))
+        let arguments = self.separated(&arguments, "\", \"");
+        format!("{open} {arguments} \")\"")
     }
 
     fn gemma(&mut self, name: &str, schema: &Value) -> String {
         const QUOTE: &str = "<|\"|>";
         let mut arguments = Vec::new();
         for property in properties(schema) {
-            let value = value_schema(property.schema, schema);
+            if self.is_full {
+                break;
+            }
             let kinds = Kinds::of_argument(schema, property.name);
             let value = if kinds.string {
-                format!("{} {}", self.text(QUOTE), self.value(kinds, &value, QUOTE))
+                let value = self.value(kinds, property.schema, schema, QUOTE);
+                format!("{} {value}", self.text(QUOTE))
             } else {
-                self.json(&value)
+                self.json(&with_definitions(resolved(property.schema, schema), schema))
             };
             let key = quoted(&format!("{}:", property.name));
             arguments.push((format!("{key} {value}"), property.required));
         }
         let open = quoted(&format!("call:{name}{{"));
-        format!("{open} {} \"}}\"", separated(&arguments, "\",\""))
+        let arguments = self.separated(&arguments, "\",\"");
+        format!("{open} {arguments} \"}}\"")
+    }
+
+    /// The strings of a schema, as an expression.
+    fn string(&mut self, schema: &Value) -> String {
+        if let Some(pattern) = schema["pattern"].as_str() {
+            let terms = pattern_in_lark(pattern);
+            return match &terms[..] {
+                [term] => term.clone(),
+                // Only terminals may combine terms.
+                terms => self.named("T", "", &terms.join(" & ")),
+            };
+        }
+        let bound = |name: &str| schema[name].as_u64();
+        match (bound("minLength"), bound("maxLength")) {
+            (None, None) => ANY_TEXT.to_owned(),
+            (least, most) => format!(
+                "/(.|\\n){{{},{}}}/",
+                least.unwrap_or(0),
+                most.map_or_else(String::new, |most| most.to_string())
+            ),
+        }
+    }
+
+    /// Arguments with a separator between them, of which some may be left out. Their number squared is its length.
+    fn separated(&mut self, arguments: &[(String, bool)], separator: &str) -> String {
+        let optional = arguments.iter().filter(|it| !it.1).enumerate();
+        let lengths = optional.map(|(place, it)| (place + 1) * (it.0.len() + separator.len()));
+        self.is_full |= self.rules.len() + lengths.sum::<usize>() > self.most;
+        if self.is_full {
+            return String::new();
+        }
+        separated(arguments, separator)
     }
 }
 
@@ -335,8 +403,9 @@ struct Property<'a> {
 }
 
 fn properties(schema: &Value) -> Vec<Property<'_>> {
-    let required = schema["required"].as_array();
-    let is_required = |name: &str| required.is_some_and(|all| all.iter().any(|one| one == name));
+    let required = schema["required"].as_array().into_iter().flatten();
+    let required: BTreeSet<&str> = required.filter_map(Value::as_str).collect();
+    let is_required = |name: &str| required.contains(name);
     let all = schema["properties"].as_object();
     let properties = all.into_iter().flatten().map(|(name, schema)| Property {
         name,
@@ -346,8 +415,8 @@ fn properties(schema: &Value) -> Vec<Property<'_>> {
     properties.collect()
 }
 
-/// The schema of an argument by itself, with the definitions that it may refer to.
-fn value_schema<'a>(mut schema: &'a Value, root: &'a Value) -> Value {
+/// The schema of an argument itself.
+fn resolved<'a>(mut schema: &'a Value, root: &'a Value) -> &'a Value {
     // References may refer to each other in a circle.
     const MOST_REFERENCES: usize = 16;
     for _ in 0..MOST_REFERENCES {
@@ -357,7 +426,15 @@ fn value_schema<'a>(mut schema: &'a Value, root: &'a Value) -> Value {
         };
         schema = target;
     }
+    schema
+}
+
+/// The schema with the definitions that it refers to.
+fn with_definitions(schema: &Value, root: &Value) -> Value {
     let mut schema = schema.clone();
+    if !has_references(&schema) {
+        return schema;
+    }
     if let Value::Object(fields) = &mut schema {
         for name in ["$defs", "definitions"] {
             if let Some(definitions) = root.get(name) {
@@ -368,36 +445,20 @@ fn value_schema<'a>(mut schema: &'a Value, root: &'a Value) -> Value {
     schema
 }
 
+fn has_references(schema: &Value) -> bool {
+    match schema {
+        Value::Object(fields) => fields.contains_key("$ref") || fields.values().any(has_references),
+        Value::Array(items) => items.iter().any(has_references),
+        _ => false,
+    }
+}
+
 /// The strings that a schema lists, if it lists any.
 fn listed(schema: &Value) -> Option<Vec<&str>> {
     let values = schema["enum"].as_array();
     let values = values.into_iter().flatten().chain(schema.get("const"));
     let texts: Vec<&str> = values.filter_map(Value::as_str).collect();
     (!texts.is_empty()).then_some(texts)
-}
-
-/// The strings of a schema, as an expression.
-fn expression(schema: &Value) -> String {
-    if let Some(pattern) = schema["pattern"].as_str() {
-        let inner = pattern.strip_prefix('^');
-        let before = if inner.is_some() { "" } else { "(.|\\n)*" };
-        let inner = inner.unwrap_or(pattern);
-        let whole = inner
-            .strip_suffix('$')
-            .filter(|inner| !inner.ends_with('\\'));
-        let after = if whole.is_some() { "" } else { "(.|\\n)*" };
-        let inner = whole.unwrap_or(inner).replace('/', "\\/");
-        return format!("/{before}({inner}){after}/");
-    }
-    let bound = |name: &str| schema[name].as_u64();
-    match (bound("minLength"), bound("maxLength")) {
-        (None, None) => ANY_TEXT.to_owned(),
-        (least, most) => format!(
-            "/(.|\\n){{{},{}}}/",
-            least.unwrap_or(0),
-            most.map_or_else(String::new, |most| most.to_string())
-        ),
-    }
 }
 
 /// Arguments with a separator between them, of which some may be left out.
@@ -425,7 +486,13 @@ fn separated(arguments: &[(String, bool)], separator: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use super::super::table::FORMS;
     use super::*;
+    use crate::config::Config;
+    use crate::model::Model;
+    use crate::sampling::Constraint;
 
     #[test]
     fn references_go_where_the_schema_goes() {
@@ -443,6 +510,80 @@ mod tests {
             schema["properties"]["f"]["properties"]["a"]["$ref"],
             "#/properties/f/$defs/city"
         );
+    }
+
+    fn forced<'a>(form: &str, tools: &'a [Value], most: usize) -> Forced<'a> {
+        let mut forms = FORMS.iter();
+        let form = forms.find(|it| it.name == form).expect("a form");
+        Forced {
+            form,
+            tools,
+            several: true,
+            reasons: false,
+            thinking: None,
+            inside: false,
+            or: None,
+            most,
+        }
+    }
+
+    fn model() -> Model {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/llama2-vocab-tiny.gguf");
+        Model::load(&path, &Config::default().model).expect("the model loads")
+    }
+
+    #[test]
+    fn grammars_that_are_too_long_are_not_written() {
+        let model = model();
+        let length = |form: &str, properties: &Value, defs: &Value, most| {
+            let parameters = json!({"type": "object", "properties": properties, "$defs": defs});
+            let tools = [json!({"function": {"name": "f", "parameters": parameters}})];
+            let grammar = constraint(&forced(form, &tools, most), model.vocab());
+            grammar.map(|grammar| grammar.len())
+        };
+        let many = |count: usize, schema: Value| -> Value {
+            let names = (0..count).map(|place| (format!("p{place}"), schema.clone()));
+            Value::Object(names.collect())
+        };
+        let big = json!({"a": {"enum": many(2_000, json!(1))}});
+        for form in ["Hermes", "Qwen3-Coder", "LFM2", "Gemma 4", "Mistral"] {
+            let few = many(3, json!({"type": "integer"}));
+            let least = length(form, &few, &json!({}), usize::MAX).expect("a grammar");
+            assert_eq!(length(form, &few, &json!({}), least), Some(least), "{form}");
+            assert_eq!(length(form, &few, &json!({}), least / 2), None, "{form}");
+            // Each has all definitions, or stands beside all others.
+            let refers = json!({"items": {"$ref": "#/$defs/a"}, "type": "array"});
+            let all = many(2_000, refers);
+            assert_eq!(length(form, &all, &big, 65_536), None, "{form}");
+            let all = many(50_000, json!({"type": "boolean"}));
+            assert_eq!(length(form, &all, &big, 65_536), None, "{form}");
+        }
+        // Definitions are written where they are referred to.
+        let few = many(3, json!({"type": "integer"}));
+        assert!(length("Qwen3-Coder", &few, &big, 2_000).is_some());
+    }
+
+    #[test]
+    fn patterns_hold_in_forms_that_are_no_json() {
+        let model = model();
+        for form in ["Qwen3-Coder", "Gemma 4"] {
+            for (pattern, expect) in [
+                (r"^https?:\/\/x$", true),
+                ("^a/b$", true),
+                ("^(?=.*[0-9])(?=.*[a-z])[a-z0-9]{2,4}$", true),
+                ("^(?!a)b", false),
+                (r"^a\", true),
+            ] {
+                let parameters =
+                    json!({"properties": {"p": {"type": "string", "pattern": pattern}}});
+                let tools = [json!({"function": {"name": "f", "parameters": parameters}})];
+                let grammar = constraint(&forced(form, &tools, 65_536), model.vocab());
+                let lark = grammar.expect("a grammar");
+                let checked = Constraint::lark_of_json(&model, &lark);
+                assert_eq!(checked.is_ok(), expect, "{form} {pattern}\n{lark}");
+            }
+        }
     }
 
     #[test]

@@ -88,6 +88,12 @@ pub const FORMS: &[&Form] = &[
             recipient: "to=",
             reasoning: Some("analysis"),
             prompt: "<|start|>",
+            thought: Some([
+                "<|channel|>analysis<|message|>",
+                "<|end|>",
+                "<|start|>assistant",
+            ]),
+            answer: "<|channel|>final<|message|>",
         }),
         written: &[
             Text("<|channel|>"),
@@ -113,6 +119,8 @@ pub const FORMS: &[&Form] = &[
             recipient: "",
             reasoning: None,
             prompt: ">>>",
+            thought: None,
+            answer: "all\n",
         }),
         written: &[Name, Text("\n"), Arguments],
         between: Some(&[Text(">>>")]),

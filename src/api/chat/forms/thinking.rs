@@ -5,8 +5,8 @@
 pub struct Thinking {
     pub open: &'static str,
     pub close: &'static str,
-    /// Markers around the answer itself, which are not shown.
-    pub drops: &'static [&'static str],
+    /// Markers around the answer itself, which are not shown. `""`: it only ends with one.
+    pub answer: &'static [(&'static str, &'static str)],
     /// Whether it may begin within the answer. Otherwise `open` begins it only where nothing but calls came before, since an
     /// answer may be about the marker.
     pub anywhere: bool,
@@ -15,12 +15,12 @@ pub struct Thinking {
 const fn thinking(
     open: &'static str,
     close: &'static str,
-    drops: &'static [&'static str],
+    answer: &'static [(&'static str, &'static str)],
 ) -> Thinking {
     Thinking {
         open,
         close,
-        drops,
+        answer,
         anywhere: false,
     }
 }
@@ -34,10 +34,8 @@ const THINKING: &[Thinking] = &[
         "<|START_THINKING|>",
         "<|END_THINKING|>",
         &[
-            "<|START_RESPONSE|>",
-            "<|END_RESPONSE|>",
-            "<|START_TEXT|>",
-            "<|END_TEXT|>",
+            ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+            ("<|START_TEXT|>", "<|END_TEXT|>"),
         ],
     ),
     // Seed-OSS.
@@ -48,7 +46,7 @@ const THINKING: &[Thinking] = &[
     Thinking {
         open: "<|channel>thought",
         close: "<channel|>",
-        drops: &["<channel|>"],
+        answer: &[("", "<channel|>")],
         anywhere: true,
     },
     // EXAONE Deep.
@@ -59,7 +57,7 @@ const THINKING: &[Thinking] = &[
     thinking(
         "Here are my reasoning steps:\n",
         "[BEGIN FINAL RESPONSE]",
-        &["[END FINAL RESPONSE]"],
+        &[("", "[END FINAL RESPONSE]")],
     ),
     // Granite 3.2.
     thinking("Here is my thought process:", "Here is my response:", &[]),
@@ -71,11 +69,11 @@ const THINKING: &[Thinking] = &[
 const MARKED_ANSWERS: &[(&str, Thinking)] = &[
     (
         "<response>",
-        thinking("<think>", "</think>", &["<response>", "</response>"]),
+        thinking("<think>", "</think>", &[("<response>", "</response>")]),
     ),
     (
         "<answer>",
-        thinking("<think>", "</think>", &["<answer>", "</answer>"]),
+        thinking("<think>", "</think>", &[("<answer>", "</answer>")]),
     ),
 ];
 
@@ -101,6 +99,9 @@ mod tests {
         assert_eq!(open("[THINK]{{ x }}[/THINK]"), Some("[THINK]"));
         assert_eq!(open("{{ messages }}"), None);
         let granite = thinking_of_template("between <think></think> and <response></response>");
-        assert_eq!(granite.map(|it| it.drops.len()), Some(2));
+        assert_eq!(
+            granite.map(|it| it.answer),
+            Some(&[("<response>", "</response>")][..])
+        );
     }
 }
