@@ -601,3 +601,74 @@ fn with_a_format_and_tools_the_answer_is_a_call_or_follows_the_format() {
         serde_json::from_str(text["message"]["content"].as_str().expect("text")).expect("JSON");
     assert!(sky["sky"].is_string(), "{text}");
 }
+
+/// The error of a request whose tools cannot be followed.
+fn refused(server: &TestServer, body: &Value) -> String {
+    let answer = server.post("/v1/chat/completions", body);
+    assert_eq!(answer.status, 400, "{body}");
+    let error = answer.json()["error"].clone();
+    assert_eq!(error["param"], "tools", "{error}");
+    error["message"].as_str().expect("a message").to_owned()
+}
+
+#[test]
+fn errors_name_the_tool_at_fault() {
+    let server = TestServer::start(&default_model());
+    let tool = |name: &str, schema: Value| {
+        json!({"type": "function", "function": {"name": name, "parameters":
+            {"type": "object", "properties": {"city": schema}}}})
+    };
+    let string = json!({"type": "string"});
+    let body = |schema: Value| {
+        json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5,
+            "tools": [tool("good", string.clone()), tool("bad", schema)]})
+    };
+    // Beside a format, and forced in a form that is JSON or not.
+    let mut beside = body(json!({"not": {}}));
+    beside["response_format"] = json!({"type": "json_object"});
+    let mut forced = body(json!({"not": {}}));
+    forced["tool_choice"] = "required".into();
+    let mut marked = body(json!({"type": "string", "pattern": "^(a$|b)"}));
+    marked["tool_choice"] = "required".into();
+    marked["chat_template"] =
+        "{{ messages[0].content }}{# tools <tool_call> <function= <parameter= #}".into();
+    for body in [beside, forced, marked] {
+        let message = refused(&server, &body);
+        assert!(
+            message.starts_with("`tools[1].function.parameters`, of `bad`, was rejected: "),
+            "{message}"
+        );
+    }
+    // The format itself.
+    let mut body = body(string.clone());
+    body["response_format"] = json!({"type": "json_object", "schema": {"not": {}}});
+    let error = server.post("/v1/chat/completions", &body).json()["error"].clone();
+    assert_eq!(error["param"], "response_format", "{error}");
+}
+
+#[test]
+fn schemas_of_tools_are_bounded_where_calls_follow_them() {
+    let server = TestServer::start(&default_model());
+    let many: serde_json::Map<String, Value> = (0..20_000)
+        .map(|place| (format!("p{place}"), json!({"type": "integer"})))
+        .collect();
+    let mut body = json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1,
+        "chat_template": "{{ messages[0].content }}{# tools <tool_call> #}",
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": many}}}]});
+    assert_eq!(server.post("/v1/chat/completions", &body).status, 200);
+    for (field, value) in [
+        ("response_format", json!({"type": "json_object"})),
+        ("tool_choice", "required".into()),
+    ] {
+        let mut body = body.clone();
+        body[field] = value;
+        let message = refused(&server, &body);
+        assert!(
+            message.starts_with("The schemas of `tools` must not be longer than 65536 bytes"),
+            "{message}"
+        );
+    }
+    body["tool_choice"] = "none".into();
+    body["response_format"] = json!({"type": "json_object"});
+    assert_eq!(server.post("/v1/chat/completions", &body).status, 200);
+}
