@@ -873,7 +873,9 @@ mod tests {
             ("^a|b$", &["ac", "cb"], &["c"]),
             ("b", &["abc"], &["ac"]),
         ] {
-            let terms = super::super::pattern::pattern_in_lark(pattern).join(" & ");
+            let terms = super::super::pattern::pattern_in_lark(pattern)
+                .expect(pattern)
+                .join(" & ");
             let lark = format!("start: r\nr[suffix=\"</p>\"]: T\nT: {terms}\n");
             let rules = guidance.lark(&lark, true).expect(pattern);
             for (texts, expect) in [(texts, true), (others, false)] {

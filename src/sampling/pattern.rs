@@ -1,14 +1,17 @@
 //! The `pattern` of a JSON schema in llguidance's dialect of Lark, for texts that are not within JSON.
 
 use llguidance::regex_to_lark;
+use regex_syntax::ast::parse::Parser;
 
 use super::look_ahead::{alternatives, conditions};
 
-/// Terms that a text matches if all of them match it. `pattern` is found anywhere in a text, unless it says where.
-pub fn pattern_in_lark(pattern: &str) -> Vec<String> {
-    // What is not supported is refused as it is.
-    let conditions = conditions(pattern).unwrap_or_else(|| vec![pattern.to_owned()]);
-    conditions.iter().map(|it| literal(it)).collect()
+/// Terms that a text matches if all of them match it. `pattern` is found anywhere in a text, unless it says where. `None`: it
+/// is no expression, or not supported.
+pub fn pattern_in_lark(pattern: &str) -> Option<Vec<String>> {
+    let conditions = conditions(pattern)?;
+    let is_valid = |it: &String| Parser::new().parse(&regex_to_lark(it, "dw")).is_ok();
+    let are_valid = conditions.iter().all(is_valid);
+    are_valid.then(|| conditions.iter().map(|it| literal(it)).collect())
 }
 
 /// An expression that is found in a text, as one that matches all of it.
@@ -54,11 +57,15 @@ mod tests {
                 "^(?=.*a)(?=b)c$",
                 &[r"/((?:.*a))(.|\n)*/", r"/((?:b))(.|\n)*/", "/(c)/"],
             ),
-            // Nothing leaves the literal.
+            // Nothing leaves the literal. In JSON, too, a backslash at the end is nothing.
             (r"^a\", &[r"/(a)(.|\n)*/"]),
             (r"^a/ b: /c$", &[r"/(a\/ b: \/c)/"]),
         ] {
-            assert_eq!(pattern_in_lark(pattern), expect, "{pattern}");
+            let terms = pattern_in_lark(pattern);
+            assert_eq!(terms.expect(pattern), expect, "{pattern}");
+        }
+        for pattern in ["^a)(b$", "^(?!a)b", "a)|(b"] {
+            assert_eq!(pattern_in_lark(pattern), None, "{pattern}");
         }
     }
 }

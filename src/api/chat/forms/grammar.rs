@@ -276,8 +276,11 @@ impl Lark<'_> {
             let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
             return format!("({}) {}", texts.join(" | "), self.text(close));
         }
-        let expression = self.string(schema);
-        self.until(&expression, close)
+        match self.string(schema) {
+            Some(expression) => self.until(&expression, close),
+            // It is refused, with what is wrong about the schema.
+            None => self.json(schema),
+        }
     }
 
     fn python(&mut self, name: &str, schema: &Value) -> String {
@@ -322,25 +325,25 @@ impl Lark<'_> {
         format!("{open} {arguments} \"}}\"")
     }
 
-    /// The strings of a schema, as an expression.
-    fn string(&mut self, schema: &Value) -> String {
+    /// The strings of a schema, as an expression. `None`: its pattern is not supported.
+    fn string(&mut self, schema: &Value) -> Option<String> {
         if let Some(pattern) = schema["pattern"].as_str() {
-            let terms = pattern_in_lark(pattern);
-            return match &terms[..] {
+            let terms = pattern_in_lark(pattern)?;
+            return Some(match &terms[..] {
                 [term] => term.clone(),
                 // Only terminals may combine terms.
                 terms => self.named("T", "", &terms.join(" & ")),
-            };
+            });
         }
         let bound = |name: &str| schema[name].as_u64();
-        match (bound("minLength"), bound("maxLength")) {
+        Some(match (bound("minLength"), bound("maxLength")) {
             (None, None) => ANY_TEXT.to_owned(),
             (least, most) => format!(
                 "/(.|\\n){{{},{}}}/",
                 least.unwrap_or(0),
                 most.map_or_else(String::new, |most| most.to_string())
             ),
-        }
+        })
     }
 
     /// Arguments with a separator between them, of which some may be left out. Their number squared is its length.
@@ -574,6 +577,7 @@ mod tests {
                 ("^(?=.*[0-9])(?=.*[a-z])[a-z0-9]{2,4}$", true),
                 ("^(?!a)b", false),
                 (r"^a\", true),
+                ("^a)(b$", false),
             ] {
                 let parameters =
                     json!({"properties": {"p": {"type": "string", "pattern": pattern}}});
