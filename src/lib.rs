@@ -55,6 +55,10 @@
 //! write the tables. `tests/it/documents.rs` needs a body for it, and `is_of_the_model` in `tests/it/pages.rs` its name if
 //! its answers depend on the CPU.
 //!
+//! A chat's messages go through `api::chat::conversation` (checked), `marks` (names of control tokens stay text), `template`
+//! (rendered; `template::jinja2` has what minijinja does otherwise than Jinja2) to tokens; the model's text goes through
+//! `calls` to content, reasoning and tool calls. To add a form of calls, add an entry to `forms::table`.
+//!
 //! # Invariants
 //!
 //! - In exact and invariant mode the bits of a sequence depend neither on other sequences nor on the cache: each has its own

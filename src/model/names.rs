@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
-use super::text::MarkedText;
+use super::marked_text::MarkedText;
 use super::token::Token;
 
 /// A token with a name.

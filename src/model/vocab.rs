@@ -11,8 +11,8 @@ use llama_cpp_2::token_type::LlamaTokenAttr;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 use super::llama;
+use super::marked_text::MarkedText;
 use super::names::{Name, Names, Part};
-use super::text::MarkedText;
 use super::token::Token;
 use crate::config::Normalize;
 

@@ -10,6 +10,8 @@ pub(super) const MAX_NODES: usize = 250_000;
 pub enum GrammarError {
     #[error("it has no rule named \"root\"")]
     NoRoot,
+    #[error("it allows nothing")]
+    AllowsNothing,
     #[error("its groups are nested more than 64 deep (line {line})")]
     TooDeep { line: usize },
     #[error("it has more than 4096 rules")]

@@ -40,7 +40,10 @@ impl Grammar {
             &gbnf::read(gbnf, &named)?,
             vocab.ends(),
         )?));
-        grammar.matcher(vocab.sorted(), vocab.ends())?.allowed()?;
+        let mut beginning = grammar.matcher(vocab.sorted(), vocab.ends())?;
+        if !beginning.allowed()?.contains(&true) {
+            return Err(GrammarError::AllowsNothing);
+        }
         Ok(grammar)
     }
 

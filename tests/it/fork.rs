@@ -41,13 +41,8 @@ fn rest(choice: &Value, position: usize) -> Value {
         |name: &str| -> Value { arrays[name].as_array().expect("an array")[position..].into() };
     let offset = |place: usize| arrays["text_offset"][place].as_u64().expect("a number");
     let text = choice["text"].as_str().expect("text");
-    // A SentencePiece model's leading space counts in offsets, and is none of an echoed text.
-    let leads = arrays["tokens"][0]
-        .as_str()
-        .is_some_and(|first| first.starts_with(' '));
-    let lead = u64::from(leads && offset(0) == 0 && !text.starts_with(' '));
     let kept = match arrays["text_offset"].get(position) {
-        Some(_) => usize::try_from(offset(position) - offset(0) - lead).expect("fits"),
+        Some(_) => usize::try_from(offset(position) - offset(0)).expect("fits"),
         None => text.chars().count(),
     };
     json!({

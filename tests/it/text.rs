@@ -482,6 +482,22 @@ fn names_that_a_template_puts_together_from_messages_are_text() {
     let body = json!({"messages": user("a"), "chat_template": "{{ other }}",
         "chat_template_kwargs": {"other": "<|im_end|>"}});
     assert_eq!(control(server, body), 1);
+    // Escapes of JSON, which the template gets read.
+    for (arguments, prompt) in [
+        (r#"{"a": "\u003c|im_end|>\u00fc"}"#, "<|im_end|>ü"),
+        (r#"{"a": "\u00fc"}"#, "ü"),
+    ] {
+        let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}});
+        let messages =
+            json!([{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]);
+        let template = "{# tools #}{% for m in messages if m.tool_calls %}{% for c in m.tool_calls %}\
+                        {{ c.function.name ~ '\\n' }}{% for k, v in c.function.arguments.items() %}{{ k }}: {{ v }}\
+                        {% endfor %}{% endfor %}{% endfor %}";
+        let body = json!({"messages": messages, "chat_template": template});
+        assert_eq!(control(server, body.clone()), 0);
+        let shown = server.post("/apply-template", &body).json();
+        assert_eq!(shown["prompt"], format!("f\na: {prompt}"));
+    }
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn messages(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// The names under which templates read what a model thought before it answered.
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+pub const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// A message as transformers gives it to a template.
 fn message(message: Value, name: &str) -> Result<Value, ApiError> {

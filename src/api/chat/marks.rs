@@ -48,6 +48,12 @@ impl Marks {
         };
         for message in &mut conversation.messages {
             let is_answer = message["role"] == "assistant";
+            let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
+            for call in calls.into_iter().flatten() {
+                if let Some(Value::String(arguments)) = call.pointer_mut("/function/arguments") {
+                    marker.show_names(arguments);
+                }
+            }
             for (name, value) in message.as_object_mut().into_iter().flatten() {
                 // One of a few words, which templates compare.
                 if name != "role" {
@@ -116,6 +122,14 @@ impl Marker<'_> {
         }
     }
 
+    /// Arguments may be given to the template as an object, in which names show that JSON hid behind escapes.
+    fn show_names(&mut self, arguments: &mut String) {
+        let shown = without_needless_escapes(arguments);
+        if shown != *arguments && self.marked(&shown, true).is_some() {
+            *arguments = shown;
+        }
+    }
+
     /// `None`: there is nothing to mark.
     fn marked(&mut self, text: &str, is_answer: bool) -> Option<String> {
         // As it will be tokenized: a name may come about by composition.
@@ -144,6 +158,60 @@ impl Marker<'_> {
             match self.vocab.marked(piece, self.mark) {
                 Some(piece) => marked.push_str(&piece),
                 None => marked.push_str(piece),
+            }
+        }
+    }
+}
+
+/// The same JSON, in which characters that need no escape have none.
+fn without_needless_escapes(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(place) = rest.find('\\') {
+        let (before, escape) = rest.split_at(place);
+        text.push_str(before);
+        let digits = escape.strip_prefix("\\u").and_then(|it| it.get(..4));
+        let code = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let (character, length) = match code {
+            Some(code) => (char::from_u32(code), 6),
+            None => (escape[1..].chars().next().filter(|it| *it == '/'), 2),
+        };
+        match character.filter(|it| !it.is_control() && !['"', '\\'].contains(it)) {
+            Some(character) => {
+                text.push(character);
+                rest = &escape[length..];
+            }
+            None => {
+                let kept = escape.chars().take(2).map(char::len_utf8).sum();
+                text.push_str(&escape[..kept]);
+                rest = &escape[kept..];
+            }
+        }
+    }
+    text.push_str(rest);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_that_json_does_not_need_are_written_out() {
+        for (json, expect) in [
+            (r#"{"a": "\u003c|im_end|\u003E"}"#, r#"{"a": "<|im_end|>"}"#),
+            (r#""<\/s>é\u00e9""#, r#""</s>éé""#),
+            (
+                r#""\n\u0022\u005c\u000a\\u003c\"""#,
+                r#""\n\u0022\u005c\u000a\\u003c\"""#,
+            ),
+            (r#""\ud83d\ude00""#, r#""\ud83d\ude00""#),
+            ("", ""),
+        ] {
+            assert_eq!(without_needless_escapes(json), expect);
+            if !json.is_empty() {
+                let value = |json: &str| serde_json::from_str::<Value>(json).expect(json);
+                assert_eq!(value(json), value(expect));
             }
         }
     }

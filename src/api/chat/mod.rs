@@ -1,6 +1,7 @@
 //! `POST /v1/chat/completions`: the model's chat template renders a conversation as a prompt, which is completed.
 
 mod answer;
+mod arguments;
 mod at_fault;
 mod calls;
 mod conversation;
@@ -12,7 +13,6 @@ mod prompt;
 mod request;
 mod template;
 mod tools;
-mod value;
 mod writes;
 
 use axum::Extension;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 
 use super::calls::{Expects, Functions};
-use super::conversation::Conversation;
+use super::conversation::{Conversation, REASONING};
 use super::forms::{self, Body, Forced, Form, HERMES, Thinking};
 use super::prompt::Rendered;
 use super::request::ToolChoice;
@@ -38,7 +38,7 @@ impl Continued {
             }
             _ => None,
         });
-        let reasons = ["reasoning_content", "reasoning", "thinking"]
+        let reasons = REASONING
             .iter()
             .any(|name| last.is_some_and(|message| message[*name].is_string()));
         Self {

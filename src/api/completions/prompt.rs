@@ -142,11 +142,13 @@ impl Prompt {
                 // The tokenizer put a space before the text, and before what follows a control token.
                 text = text.strip_prefix(' ').unwrap_or(text);
             }
-            let trimmed = rest.trim_start();
-            if !rest.starts_with(text) && trimmed.starts_with(text) {
-                // Some control tokens drop the white space beside them.
-                characters += rest[..rest.len() - trimmed.len()].chars().count();
-                rest = trimmed;
+            if !rest.starts_with(text) {
+                let trimmed = rest.trim_start();
+                if trimmed.starts_with(text) {
+                    // Some control tokens drop the white space beside them.
+                    characters += rest[..rest.len() - trimmed.len()].chars().count();
+                    rest = trimmed;
+                }
             }
             offsets.push(characters);
             let length = text.chars().count();

@@ -2,7 +2,7 @@
 
 use super::held::{Begins, Found, Held, begins, find, head};
 use super::part::{Functions, Parts, Rest, Step};
-use crate::api::chat::value::{escaped, quoted};
+use crate::api::chat::arguments::{escaped, quoted};
 
 const START: &str = "call:";
 const QUOTE: &str = "<|\"|>";

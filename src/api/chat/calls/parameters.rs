@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::held::{Begins, Found, Held, begins, find, head};
 use super::part::{Functions, Parts, Rest, Step};
+use crate::api::chat::arguments::{Kinds, escaped};
 use crate::api::chat::forms::Parameters;
-use crate::api::chat::value::{Kinds, escaped};
 
 /// The longest name with what surrounds it.
 const MOST_HEAD_BYTES: usize = 256;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::held::{Held, head};
 use super::part::{Functions, Parts, Rest, Step};
-use crate::api::chat::value::{escaped, python, quoted};
+use crate::api::chat::arguments::{escaped, python, quoted};
 
 /// The longest name.
 const MOST_HEAD_BYTES: usize = 256;

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::form::{Body, Form, Keys, Parameters, Piece};
 use super::thinking::Thinking;
+use crate::api::chat::arguments::{Kinds, quoted};
 use crate::api::chat::tools::parameters;
-use crate::api::chat::value::{Kinds, quoted};
 use crate::model::{Added, Vocab};
 use crate::sampling::pattern_in_lark;
 

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use super::error::TemplateError;
-use super::prompt::{Order, render};
+use super::render::{Order, render};
 use crate::program;
 
 /// The fuel of a client's template.

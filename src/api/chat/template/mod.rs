@@ -8,11 +8,11 @@ mod compiled;
 mod error;
 mod fit;
 mod jinja2;
-mod prompt;
+mod render;
 #[cfg(test)]
 mod tests;
 
 pub use apart::{render_apart, render_template};
 pub use compiled::Scope;
 pub use error::TemplateError;
-pub use prompt::{Order, render};
+pub use render::{Order, render};

@@ -665,6 +665,7 @@ fn the_last_message_is_continued_wherever_else_its_text_is() {
         "Answer:\n",
         "Answer: ",
         "CandorContinuesHere",
+        "CandorContinuesHereX CandorContinuesHereXXX",
         "",
         "x\n\n \t",
     ] {
@@ -682,6 +683,16 @@ fn the_last_message_is_continued_wherever_else_its_text_is() {
     let messages = json!([{"role": "assistant", "content": "  a "}]);
     let prompt = continued(&trimming, messages).expect("a prompt");
     assert_eq!(prompt, "<|im_start|>assistant\na ");
+}
+
+#[test]
+fn long_texts_are_continued_as_fast_as_short_ones() {
+    // Milliseconds; a word that grows until it is unused takes hours.
+    let text = format!("CandorContinuesHere{}", "X".repeat(4 << 20));
+    let messages =
+        json!([{"role": "user", "content": text}, {"role": "assistant", "content": "a"}]);
+    let prompt = continued(CHATML, messages).expect("a prompt");
+    assert!(prompt.ends_with("assistant\na"));
 }
 
 #[test]

@@ -137,10 +137,12 @@ fn add_mark(message: &mut Value, mark: &str) -> String {
 
 /// A word that neither the template nor the conversation contains.
 fn unused_word(template: &Compiled, scope: &Scope) -> String {
+    const WORD: &str = "CandorContinuesHere";
     let values = serde_json::to_string(scope).unwrap_or_default();
-    let mut word = "CandorContinuesHere".to_owned();
-    while values.contains(&word) || template.source().contains(&word) {
-        word.push('X');
-    }
-    word
+    let longest = [&values, template.source()]
+        .into_iter()
+        .flat_map(|text| text.split(WORD).skip(1))
+        .map(|after| after.bytes().take_while(|&byte| byte == b'X').count() + 1)
+        .max();
+    [WORD, &"X".repeat(longest.unwrap_or(0))].concat()
 }

@@ -1,5 +1,7 @@
 //! Values that models write as text become JSON, by the schema of the argument.
 
+use std::cell::Cell;
+
 use serde_json::Value;
 
 /// The kinds of values that a schema allows.
@@ -13,8 +15,8 @@ pub struct Kinds {
     array: bool,
 }
 
-/// References may refer to each other in a circle.
-const MOST_DEPTH: usize = 16;
+/// Schemas that are looked at for one argument: references may refer to each other in a circle.
+const MOST_STEPS: usize = 1000;
 
 impl Kinds {
     pub const ANY: Self = Self {
@@ -41,7 +43,7 @@ impl Kinds {
     /// Those of an argument. An unknown one may be anything.
     pub fn of_argument(parameters: &Value, key: &str) -> Self {
         match parameters.get("properties").and_then(|all| all.get(key)) {
-            Some(schema) => Self::of(schema, parameters, 0),
+            Some(schema) => Self::of(schema, parameters, &Cell::new(MOST_STEPS)),
             None => Self::ANY,
         }
     }
@@ -50,14 +52,15 @@ impl Kinds {
         self == Self::STRING
     }
 
-    fn of(schema: &Value, root: &Value, depth: usize) -> Self {
+    fn of(schema: &Value, root: &Value, steps: &Cell<usize>) -> Self {
         let Value::Object(fields) = schema else {
             return Self::ANY;
         };
-        if depth > MOST_DEPTH {
+        let Some(left) = steps.get().checked_sub(1) else {
             return Self::ANY;
-        }
-        let inner = |schema: &Value| Self::of(schema, root, depth + 1);
+        };
+        steps.set(left);
+        let inner = |schema: &Value| Self::of(schema, root, steps);
         if let Some(target) = fields.get("$ref").and_then(Value::as_str) {
             let target = target
                 .strip_prefix('#')
@@ -343,6 +346,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn schemas_that_refer_to_themselves_end() {
+        let itself = json!({"$ref": "#/properties/a"});
+        let parameters = json!({"properties": {"a": {"anyOf": vec![itself; 12]}}});
+        assert_eq!(Kinds::of_argument(&parameters, "a"), Kinds::ANY);
+    }
 
     #[test]
     fn texts_become_the_values_that_the_schema_allows() {
