@@ -92,7 +92,7 @@ impl Names {
     pub fn marked(&self, text: &str, mark: char) -> Option<String> {
         let bytes = text.as_bytes();
         let controls = self.found(bytes).filter(|(_, name)| name.is_control);
-        // Within the name, so that it is broken wherever the mark stands in another text.
+        // Within the name, so that the mark breaks it in whatever text it is inserted.
         let mut marks: BTreeSet<usize> = controls
             .filter_map(|(place, _)| {
                 let second = text[place.clone()].char_indices().nth(1)?.0;

@@ -174,7 +174,7 @@ fn message(message: Value, name: &str) -> Result<Value, ApiError> {
                 }
                 other => return Err(wrong(field, "an array, in an assistant message", other)),
             },
-            "name" | "tool_call_id" | "reasoning_content" | "thinking" | "reasoning" => {
+            field if ["name", "tool_call_id"].contains(&field) || REASONING.contains(&field) => {
                 if !value.is_string() {
                     return Err(wrong(field, "a string", value));
                 }

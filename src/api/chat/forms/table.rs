@@ -633,7 +633,7 @@ mod tests {
         assert!(of_template("<tool_call>").is_none());
     }
 
-    /// The table in docs/api/chat.md. `CANDOR_WRITE_PAGES=1` writes it anew.
+    /// The table in docs/api/chat.md. `CANDOR_WRITE_PAGES=1` rewrites it.
     #[test]
     fn forms_are_documented() {
         const BEGIN: &str = "<!-- forms of calls -->\n";
@@ -653,7 +653,7 @@ mod tests {
             let written = format!("{before}{BEGIN}{table}{END}{after}");
             std::fs::write(&path, written).expect("written");
         } else {
-            assert_eq!(is, table, "CANDOR_WRITE_PAGES=1 writes it anew");
+            assert_eq!(is, table, "CANDOR_WRITE_PAGES=1 rewrites it");
         }
     }
 }
