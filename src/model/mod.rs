@@ -6,7 +6,7 @@
 //! | [`source`] | downloads, and the file that a setting means |
 //! | [`gguf`], [`heads`], [`files`], [`fingerprint`] | a model's files, before and after it is loaded |
 //! | [`loaded`] | [`Model`]: weights, vocabulary and adapters |
-//! | [`vocab`], [`names`], [`text`] | the vocabulary, control tokens in texts, and texts where they are marked |
+//! | [`vocab`], [`names`], [`marked_text`] | the vocabulary, control tokens in texts, and texts where they are marked |
 //! | [`adapter`] | LoRA adapters |
 //! | [`runner`], [`context`] | what evaluates tokens: a trait, and llama.cpp's context |
 //! | [`llama`], [`backend`], `cpu_libraries` | other calls of llama.cpp |
