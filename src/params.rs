@@ -204,6 +204,10 @@ params! {
     /// 1: no effect.
     repeat_penalty: f32 = 1.0, Real(0.01, 100.0), slider 0.5 to 2.0 by 0.05;
 
+    /// The same for all tokens of prompt and completion, once each, as in vLLM and transformers; not together with
+    /// `repeat_penalty`. 1: no effect.
+    repetition_penalty: f32 = 1.0, Real(0.01, 100.0), slider 0.5 to 2.0 by 0.05;
+
     /// Subtracted from a token's logit for each time the token occurs among the last 64 generated.
     frequency_penalty: f32 = 0.0, Real(-2.0, 2.0), slider -2.0 to 2.0 by 0.1;
 

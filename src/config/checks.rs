@@ -56,6 +56,10 @@ pub(super) fn combination(config: &Config) -> Option<Problem> {
         "engine.pinned_prefixes is above engine.cache_lanes: each pinned prefix takes one of these lanes. Raise cache_lanes, or pin fewer."
     } else if config.model.gpu_layers > 0 && gpu_back_ends().is_empty() {
         "model.gpu_layers is above 0, but this build has no GPU back end. Build with `--features cuda` (or metal, vulkan, rocm), or set it to 0."
+    } else if config.sampling.values.repeat_penalty != 1.0
+        && config.sampling.values.repetition_penalty != 1.0
+    {
+        "sampling.repeat_penalty and sampling.repetition_penalty both penalize repeated tokens: leave one of them at 1."
     } else if config.server.tls_certificate.is_empty() != config.server.tls_key.is_empty() {
         "server.tls_certificate and server.tls_key belong together: set both, or none."
     } else {

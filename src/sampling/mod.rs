@@ -21,6 +21,7 @@ mod look_ahead;
 mod observe;
 mod params;
 mod pattern;
+mod repetition;
 mod rules;
 mod sampler;
 mod sampler_name;

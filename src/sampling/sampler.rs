@@ -372,6 +372,11 @@ mod tests {
                 frequency_penalty: 0.5,
                 ..ParamValues::default()
             }),
+            SamplingParams::from(ParamValues {
+                repetition_penalty: 1.3,
+                frequency_penalty: 0.5,
+                ..ParamValues::default()
+            }),
             SamplingParams {
                 values: ParamValues {
                     min_tokens: 20,

@@ -11,6 +11,7 @@ use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use super::candidates::add;
 use super::dry::Dry;
 use super::params::SamplingParams;
+use super::repetition::Repetition;
 use super::sampler_name::SamplerName;
 use crate::model::Token;
 use crate::params::ParamValues;
@@ -56,10 +57,15 @@ fn make(name: SamplerName, inputs: &SamplerInputs) -> Option<Act> {
 
 fn penalties(inputs: &SamplerInputs) -> Option<Act> {
     let params = inputs.values();
-    let on = params.repeat_penalty != 1.0
+    let penalty = params.repetition_penalty;
+    let repetition = (penalty != 1.0).then(|| {
+        let vocabulary = usize::try_from(inputs.n_vocab).unwrap_or(0);
+        Repetition::new(penalty, vocabulary, inputs.prompt)
+    });
+    let looks_back = params.repeat_penalty != 1.0
         || params.frequency_penalty != 0.0
         || params.presence_penalty != 0.0;
-    on.then(|| Act::Penalties {
+    let windowed = looks_back.then(|| Windowed {
         sampler: LlamaSampler::penalties(
             inputs.n_vocab,
             i32::from(PENALTY_WINDOW),
@@ -68,6 +74,11 @@ fn penalties(inputs: &SamplerInputs) -> Option<Act> {
             params.presence_penalty,
         ),
         recent: VecDeque::new(),
+    });
+    let on = repetition.is_some() || windowed.is_some();
+    on.then_some(Act::Penalties {
+        repetition,
+        windowed,
     })
 }
 
@@ -148,10 +159,10 @@ enum Act {
         sampler: LlamaSampler,
         count: usize,
     },
+    /// In vLLM's order: the penalty on repetition, then those on frequency and presence.
     Penalties {
-        sampler: LlamaSampler,
-        /// The generated tokens that the penalties look back on.
-        recent: VecDeque<Token>,
+        repetition: Option<Repetition>,
+        windowed: Option<Windowed>,
     },
     Dry {
         dry: Dry,
@@ -169,6 +180,13 @@ enum Act {
     DynamicTemperature(LlamaSampler),
     /// Keeps only the likeliest candidate.
     Cold(LlamaSampler),
+}
+
+/// llama.cpp's penalties.
+struct Windowed {
+    sampler: LlamaSampler,
+    /// The generated tokens that they look back on.
+    recent: VecDeque<Token>,
 }
 
 /// A request's stages.
@@ -249,10 +267,20 @@ impl Stage {
     /// Applies the stage to candidates, at least one of which is not banned.
     pub fn apply(&mut self, candidates: &mut LlamaTokenDataArray) {
         match &mut self.act {
-            Act::Llama(sampler)
-            | Act::TopK { sampler, .. }
-            | Act::Penalties { sampler, .. }
-            | Act::Cold(sampler) => candidates.apply_sampler(sampler),
+            Act::Llama(sampler) | Act::TopK { sampler, .. } | Act::Cold(sampler) => {
+                candidates.apply_sampler(sampler)
+            }
+            Act::Penalties {
+                repetition,
+                windowed,
+            } => {
+                if let Some(repetition) = repetition {
+                    repetition.apply(candidates);
+                }
+                if let Some(windowed) = windowed {
+                    candidates.apply_sampler(&mut windowed.sampler);
+                }
+            }
             Act::Typical(sampler) => {
                 keep_likely(candidates);
                 candidates.apply_sampler(sampler);
@@ -305,12 +333,20 @@ impl Stage {
             | Act::Xtc { sampler, .. }
             | Act::DynamicTemperature(sampler)
             | Act::Cold(sampler) => sampler.accept(accepted),
-            Act::Penalties { sampler, recent } => {
-                sampler.accept(accepted);
-                if recent.len() == usize::from(PENALTY_WINDOW) {
-                    recent.pop_front();
+            Act::Penalties {
+                repetition,
+                windowed,
+            } => {
+                if let Some(repetition) = repetition {
+                    repetition.accept(token);
                 }
-                recent.push_back(token);
+                if let Some(Windowed { sampler, recent }) = windowed {
+                    sampler.accept(accepted);
+                    if recent.len() == usize::from(PENALTY_WINDOW) {
+                        recent.pop_front();
+                    }
+                    recent.push_back(token);
+                }
             }
             Act::Dry { dry, .. } => dry.accept(token),
         }
@@ -318,13 +354,21 @@ impl Stage {
 
     /// The tokens whose logits the stage is about to change, if it changes single tokens.
     pub fn touched(&self) -> impl Iterator<Item = Token> {
-        let (recent, repeated) = match &self.act {
-            Act::Penalties { recent, .. } => (Some(recent), None),
-            Act::Dry { dry, .. } => (None, Some(dry.penalties())),
-            _ => (None, None),
+        let (occurred, recent, repeated) = match &self.act {
+            Act::Penalties {
+                repetition,
+                windowed,
+            } => {
+                let occurred = repetition.as_ref().map(Repetition::tokens);
+                (occurred, windowed.as_ref().map(|it| &it.recent), None)
+            }
+            Act::Dry { dry, .. } => (None, None, Some(dry.penalties())),
+            _ => (None, None, None),
         };
+        let occurred = occurred.into_iter().flatten().copied();
+        let recent = recent.into_iter().flatten().copied();
         let repeated = repeated.into_iter().flatten().map(|&(token, _)| token);
-        recent.into_iter().flatten().copied().chain(repeated)
+        occurred.chain(recent).chain(repeated)
     }
 }
 

@@ -113,6 +113,59 @@ fn rows_explain_what_is_told() {
     }
 }
 
+/// vLLM's and transformers' formula, over prompt and completion, and then OpenAI's over the completion.
+#[test]
+fn a_penalty_on_repetition_is_that_of_vllm() {
+    let server = server::default();
+    for (frequency, presence) in [(0.0, 0.0), (0.5, 0.25)] {
+        const PENALTY: f64 = 1.3;
+        let choice = choice(
+            server,
+            &json!({"prompt": PROMPT, "max_tokens": 12, "temperature": 0, "repetition_penalty": PENALTY, "logprobs": 3,
+                    "frequency_penalty": frequency, "presence_penalty": presence, "logprobs_detail": true,
+                    "logprobs_mode": ["raw", "penalized"], "logits": true, "return_token_ids": true, "trace": 1}),
+        );
+        let ids = |name: &str| -> Vec<usize> {
+            let ids = choice[name].as_array().expect("an array").iter();
+            ids.map(|id| id.as_u64().expect("an id") as usize).collect()
+        };
+        let (prompt, completion) = (ids("prompt_token_ids"), ids("token_ids"));
+        let penalized = &choice["logprobs"]["modes"]["penalized"];
+        let rows = rows(&choice);
+        assert_eq!((rows.len(), completion.len()), (12, 12));
+        for (place, (_, mut row)) in rows.into_iter().enumerate() {
+            let generated = &completion[..place];
+            for (id, logit) in row.iter_mut().enumerate() {
+                if prompt.contains(&id) || generated.contains(&id) {
+                    *logit = if *logit > 0.0 {
+                        *logit / PENALTY
+                    } else {
+                        *logit * PENALTY
+                    };
+                }
+                let count = generated.iter().filter(|&&other| other == id).count();
+                if count > 0 {
+                    *logit -= frequency * count as f64 + presence;
+                }
+            }
+            let logprobs = log_softmax(&row);
+            near(
+                &penalized["token_logprobs"][place],
+                logprobs[completion[place]],
+            );
+            for entry in penalized["top"][place].as_array().expect("an array") {
+                let id = entry["id"].as_u64().expect("an id") as usize;
+                near(&entry["logprob"], logprobs[id]);
+            }
+            assert_eq!(penalized["rank"][place], 1, "greedy");
+            assert_eq!(choice["trace"][place]["stages"][0]["stage"], "penalties");
+        }
+        // The text is another than without it.
+        let plain = json!({"prompt": PROMPT, "max_tokens": 12, "temperature": 0});
+        assert_ne!(self::choice(server, &plain)["text"], choice["text"]);
+    }
+}
+
 #[test]
 fn the_plain_answer_stays_as_it_is() {
     let server = server::default();

@@ -43,6 +43,17 @@ fn values(fields: &mut Fields, defaults: &ParamValues) -> Result<ParamValues, Ap
         }
         param.set(&mut values, fields.param(param, param.get(defaults))?);
     }
+    if values.repeat_penalty != 1.0 && values.repetition_penalty != 1.0 {
+        let is_given = |name| given.contains(&name);
+        match (is_given("repeat_penalty"), is_given("repetition_penalty")) {
+            (true, true) => return Err(penalized_twice()),
+            // What only the settings turn on gives way, as below.
+            (true, false) => values.repetition_penalty = 1.0,
+            (false, true) => values.repeat_penalty = 1.0,
+            // The settings exclude it.
+            (false, false) => {}
+        }
+    }
     if values.mirostat_mode != 0 {
         for param in PARAMS.iter().filter(|it| it.mirostat_replaces) {
             if given.contains(&param.name) && f32::from(param.get(&values)) > 0.0 {
@@ -54,6 +65,15 @@ fn values(fields: &mut Fields, defaults: &ParamValues) -> Result<ParamValues, Ap
         }
     }
     Ok(values)
+}
+
+/// 400: two penalties for the same.
+fn penalized_twice() -> ApiError {
+    ApiError::field(
+        "repetition_penalty",
+        "`repetition_penalty` and `repeat_penalty` both divide the logits of repeated tokens: the former of all tokens of \
+         prompt and completion, the latter of the last 64 generated. Send only one of them, or 1 for the other.",
+    )
 }
 
 /// 400: mirostat is on.
@@ -158,6 +178,26 @@ mod tests {
         };
         check(&settings, json!({"top_k": -1.0}), Ok(expect));
         check(&settings, json!({"top_k": -2}), Err("top_k"));
+    }
+
+    #[test]
+    fn one_of_two_penalties_applies() {
+        let settings = ParamValues {
+            repeat_penalty: 1.1,
+            ..ParamValues::default()
+        };
+        check(&settings, json!({}), Ok(settings));
+        check(&settings, json!({"repetition_penalty": 1}), Ok(settings));
+        let expect = ParamValues {
+            repetition_penalty: 1.5,
+            ..ParamValues::default()
+        };
+        check(&settings, json!({"repetition_penalty": 1.5}), Ok(expect));
+        let one = json!({"repetition_penalty": 1.5, "repeat_penalty": 1});
+        check(&settings, one, Ok(expect));
+        check(&expect, json!({"repeat_penalty": 1.1}), Ok(settings));
+        let both = json!({"repetition_penalty": 1.5, "repeat_penalty": 1.2});
+        check(&settings, both, Err("repetition_penalty"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ export function raw(top, vocabulary, tail) {
  */
 const STAGES = [
   { name: "others", isOn: (s) => Object.keys(s).some((name) => !PARAMETERS.has(name)), apply: notComputable },
-  { name: "penalties", isOn: (s) => s.repeat_penalty !== 1 || s.frequency_penalty !== 0 || s.presence_penalty !== 0, apply: notComputable },
+  { name: "penalties", isOn: hasPenalties, apply: notComputable },
   { name: "dry", isOn: (s) => s.dry_multiplier !== 0, apply: notComputable },
   { name: "greedy", isOn: isGreedy, apply: (d) => first(d, 1) },
   { name: "mirostat", isOn: (s) => s.mirostat_mode !== 0 && !isGreedy(s), apply: notComputable },
@@ -48,7 +48,7 @@ const STAGES = [
 /** The parameters of these stages. Only the server knows the effects of others. */
 const PARAMETERS = new Set([
   "temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dynatemp_range",
-  "repeat_penalty", "frequency_penalty", "presence_penalty", "dry_multiplier", "mirostat_mode",
+  "repeat_penalty", "repetition_penalty", "frequency_penalty", "presence_penalty", "dry_multiplier", "mirostat_mode",
 ]);
 
 /** The server treats lower temperatures as 0. */
@@ -57,6 +57,11 @@ const LEAST_TEMPERATURE = 1e-6;
 /** @param {Values} s */
 function isGreedy(s) {
   return s.temperature < LEAST_TEMPERATURE && s.dynatemp_range === 0 && !hasXtc(s);
+}
+
+/** @param {Values} s */
+function hasPenalties(s) {
+  return s.repeat_penalty !== 1 || s.repetition_penalty !== 1 || s.frequency_penalty !== 0 || s.presence_penalty !== 0;
 }
 
 /** @param {Values} s */
