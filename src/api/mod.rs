@@ -11,6 +11,7 @@ mod completions;
 mod counts;
 mod docs;
 mod drain;
+mod elsewhere;
 mod embeddings;
 mod error;
 mod fields;
@@ -121,17 +122,23 @@ pub fn app(state: AppState) -> Router {
         .with_state(state)
 }
 
-/// 404.
-pub async fn not_found(uri: Uri) -> ApiError {
+async fn not_found(State(state): State<AppState>, uri: Uri) -> ApiError {
+    let patterns = state.routes.iter().map(|route| route.pattern);
+    no_route(&uri, elsewhere::instead(uri.path(), patterns))
+}
+
+/// 404, with what there is instead.
+pub fn no_route(uri: &Uri, instead: Option<String>) -> ApiError {
     // `CONNECT host:port` has an empty path.
     let path = match uri.path() {
         "" => uri.to_string(),
         path => path.to_owned(),
     };
+    let instead = instead.map_or_else(String::new, |instead| format!(" {instead}"));
     ApiError::new(
         StatusCode::NOT_FOUND,
         format!(
-            "There is no route `{}`. GET /openapi.json lists all routes.",
+            "There is no route `{}`.{instead} GET /openapi.json lists all routes.",
             cut(&path)
         ),
     )

@@ -58,7 +58,7 @@ async fn page_file(Path(path): Path<String>, uri: Uri, headers: HeaderMap) -> Re
 
 async fn file(path: &str, uri: Uri, headers: &HeaderMap) -> Response {
     let Some(file) = Files::get(path) else {
-        return api::not_found(uri).await.into_response();
+        return api::no_route(&uri, None).into_response();
     };
     let hash = BASE64_URL_SAFE_NO_PAD.encode(file.metadata.sha256_hash());
     let tag = format!("\"{hash}\"");
