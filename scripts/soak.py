@@ -443,7 +443,7 @@ def bad_fields():
     cases = [
         ("prompt", [5, True, {"text": "a"}, [], [[]], ["a", 5], [[1], "a"], [-1], [1.5], [2**31], [2**64 - 1]]),
         ("prompt", [["a"] * 1025, [None]]),
-        ("max_tokens", [-1, "5", 1e300]),
+        ("max_tokens", [-2, "5", 1e300]),
         ("logprobs", [-1, 101, True]),
         ("echo", ["yes"]),
         ("n", [0, 129, "2"]),

@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::ids::new_id;
+use super::prompt_logprobs::{PromptLogprob, PromptLogprobs};
 use super::receipt::Receipt;
 use super::served::Served;
 use crate::model::Adapters;
@@ -50,6 +51,13 @@ pub struct Answer<C> {
     #[serde(flatten)]
     pub head: Head,
     pub choices: Vec<C>,
+    /// Of chats, with `return_token_ids`: the prompt's tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<i32>>,
+    /// Of chats, with `prompt_logprobs`: as in a choice of a completion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<std::collections::BTreeMap<String, PromptLogprob>>>>)]
+    pub prompt_logprobs: Option<PromptLogprobs>,
     pub usage: Usage,
     /// With `receipt: true`: all that is needed to run the request again and to compare the answers bit by bit.
     #[serde(skip_serializing_if = "Option::is_none")]

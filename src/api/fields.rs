@@ -7,19 +7,10 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
+use super::neutral;
 use super::wording::{counted, cut, describe};
 use crate::config::UnknownFields;
 use crate::params::{Number, Param, Range, Slider};
-
-/// Fields that do not change an answer and are accepted.
-pub const WITHOUT_EFFECT: [&str; 6] = [
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-];
 
 /// The fields of an object. `null` means absent, as in OpenAI's own clients.
 pub struct Fields {
@@ -27,6 +18,15 @@ pub struct Fields {
     left: Map<String, Value>,
     /// Those that were read, present or not.
     known: Vec<Described>,
+    /// Unknown fields within fields that were read.
+    nested: Vec<Nested>,
+}
+
+/// An unknown field within another.
+struct Nested {
+    /// Its path, which may be cut.
+    path: String,
+    message: String,
 }
 
 /// A field as the documents describe it.
@@ -109,6 +109,7 @@ impl Fields {
         Self {
             left: object,
             known: Vec::new(),
+            nested: Vec::new(),
         }
     }
 
@@ -168,24 +169,52 @@ impl Fields {
         fields.known
     }
 
-    /// The names that were not read.
-    pub fn left(&self) -> impl Iterator<Item = &str> {
-        self.left.keys().map(String::as_str)
+    /// Reports a field within another that is unknown there, for [`Fields::refuse_others`]; `message` names it.
+    pub fn unknown(&mut self, path: String, message: String) {
+        self.nested.push(Nested { path, message });
+    }
+
+    /// Reports those fields of the object `within` that were not read from it and change something; `holds` says which it
+    /// may have.
+    pub fn only(&mut self, within: &str, rest: &Map<String, Value>, holds: &str) {
+        for (name, value) in rest {
+            if !neutral::is_neutral_within(&format!("{within}.{name}"), value) {
+                let name = cut(name);
+                self.unknown(
+                    format!("{within}.{name}"),
+                    format!("`{within}` accepts only {holds}; `{name}` is unknown."),
+                );
+            }
+        }
     }
 
     /// Called last: refuses, or warns of, fields that were not read, except those that do not change an answer.
     pub fn refuse_others(&self, how: UnknownFields) -> Result<(), ApiError> {
-        let mut unknown = self.left().filter(|name| !WITHOUT_EFFECT.contains(name));
-        let Some(name) = unknown.next() else {
-            return Ok(());
-        };
+        let others = self.left.iter();
+        let mut others = others.filter(|(name, value)| !neutral::is_neutral(name, value));
         if how == UnknownFields::Warn {
-            // Names are the client's text, which is not logged above `trace`.
-            tracing::warn!(fields = 1 + unknown.count(), "unknown fields are ignored");
-            tracing::trace!(field = %cut(name), "the first of them");
+            let names = others.map(|(name, _)| name);
+            warn_of(names.chain(self.nested.iter().map(|nested| &nested.path)));
             return Ok(());
         }
+        match (others.next(), self.nested.first()) {
+            (Some((name, value)), _) => Err(self.refused(name, value)),
+            (None, Some(Nested { path, message })) => {
+                Err(ApiError::field(path.clone(), message.clone()).code("unknown_field"))
+            }
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// 400: this field is unknown, or known only with other values.
+    fn refused(&self, name: &str, value: &Value) -> ApiError {
         let shown = cut(name);
+        let known = neutral::find(name);
+        if let Some((allowed, neutral)) = known.and_then(|it| Some((it.allowed()?, it))) {
+            let ApiError { message, .. } = wrong(name, &allowed, value);
+            let message = format!("{message} {}", neutral.otherwise);
+            return ApiError::field(name, message).code("unknown_field");
+        }
         let hint = match self.meant(name) {
             Some(known) => format!(" Did you mean `{known}`?"),
             None if name == "messages" && self.knows("input") => {
@@ -200,16 +229,16 @@ impl Fields {
             None if name == "prompt" => {
                 " Send a prompt to POST /v1/completions; this route takes `messages`.".to_owned()
             }
-            None => String::new(),
+            None => known.map_or_else(String::new, |known| format!(" {}", known.otherwise)),
         };
-        Err(ApiError::field(
+        ApiError::field(
             shown.clone(),
             format!(
                 "Unknown field `{shown}`. Candor rejects fields it does not know instead of ignoring them \
                  (`server.unknown_fields`).{hint}"
             ),
         )
-        .code("unknown_field"))
+        .code("unknown_field")
     }
 
     fn knows(&self, name: &str) -> bool {
@@ -224,6 +253,23 @@ impl Fields {
             .iter()
             .map(|known| known.name)
             .find(|known| bare(known) == given)
+    }
+}
+
+/// Logs the names of unknown fields, which are the client's text: few of them, cut and escaped.
+fn warn_of<'a>(names: impl Iterator<Item = &'a String>) {
+    /// How many are shown.
+    const SHOWN: usize = 8;
+    let (mut shown, mut count) = (Vec::new(), 0);
+    for name in names {
+        count += 1;
+        if shown.len() < SHOWN {
+            shown.push(cut(name).escape_debug().to_string());
+        }
+    }
+    if count > 0 {
+        let names = shown.join(", ");
+        tracing::warn!(count, names, "unknown fields are ignored");
     }
 }
 
@@ -310,6 +356,12 @@ impl Field<'_> {
     /// Like `integer`, for a count.
     pub fn count(self, range: RangeInclusive<usize>) -> Result<Option<usize>, ApiError> {
         Ok(self.integer(whole_range(&range))?.map(to_count))
+    }
+
+    /// A count that limits something; -1 does not, as null.
+    pub fn limit(self) -> Result<Option<usize>, ApiError> {
+        let number = self.integer(-1..=i64::from(u32::MAX))?;
+        Ok(number.and_then(|number| usize::try_from(number).ok()))
     }
 
     pub fn count_or(self, range: RangeInclusive<usize>, default: usize) -> Result<usize, ApiError> {

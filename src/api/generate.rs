@@ -19,6 +19,7 @@ use crate::params::ParamValues;
 use crate::random;
 use crate::sampling::{SamplingParams, Watch, ban_everything};
 pub use bans::ids;
+pub use options::StreamUsage;
 
 /// How text is generated.
 #[derive(Debug)]
@@ -26,8 +27,8 @@ pub struct Generate {
     /// Choices for each prompt.
     pub n: usize,
     pub stream: bool,
-    /// Whether a stream ends with the token usage.
-    pub include_usage: bool,
+    /// Which events of a stream have the token usage.
+    pub stream_usage: StreamUsage,
     pub adapters: Adapters,
     /// Whether the bits must not depend on other requests, in throughput mode, too.
     pub exact: bool,
@@ -36,6 +37,8 @@ pub struct Generate {
     stop: Stops,
     /// Whether the text keeps the stop string at which it ended.
     include_stop: bool,
+    /// Whether the text has the names of generated control tokens.
+    pub shows_control: bool,
     cache_prompt: bool,
     /// `None`: a random one.
     seed: Option<u32>,
@@ -80,7 +83,7 @@ impl Generate {
         Ok(Self {
             n,
             stream,
-            include_usage: options::include_usage(fields, stream)?,
+            stream_usage: options::stream_usage(fields, stream)?,
             exact: options::exact(fields, served)?,
             receipt: options::receipt(fields, stream)?,
             adapters: adapters::read(fields, &served.model)?,
@@ -89,6 +92,10 @@ impl Generate {
                 .field("include_stop_str_in_output", "Keeps the stop string, or the text of the stop token \
                                                       (`stop_token_ids`), at the end of the text.")
                 .boolean(false)?,
+            shows_control: !fields
+                .field("skip_special_tokens", "Whether the text leaves out generated control tokens. `false`: it has their names; \
+                                               the token that ends the text is still left out.")
+                .boolean(true)?,
             cache_prompt: fields
                 .field("cache_prompt", "Whether cached tokens of the prompt's beginning may be reused. `false`: the whole \
                                         prompt is evaluated.")
@@ -171,6 +178,7 @@ impl Generate {
                     },
                     stop: Arc::clone(&stop),
                     include_stop: self.include_stop,
+                    shows_control: self.shows_control,
                     cache_prompt: self.cache_prompt,
                     exact: self.exact,
                     streamed: self.stream,

@@ -7,7 +7,8 @@ use axum::routing::get;
 use serde_json::{Map, Value, json};
 
 use super::error::{ApiError, ErrorBody};
-use super::fields::{Described, WITHOUT_EFFECT};
+use super::fields::Described;
+use super::neutral::NEUTRAL;
 use super::route::{Answers, schema_of};
 use super::served::Served;
 use super::state::{AppState, Route};
@@ -47,12 +48,29 @@ fn document(routes: &[Route], served: &Served) -> Value {
             "license": {"name": env!("CARGO_PKG_LICENSE")},
         },
         "paths": paths,
+        "x-candor-neutral": neutral_fields(),
         "components": {
             "schemas": schemas,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": if served.config.server.asks_for_keys() { json!([{"key": []}]) } else { json!([]) },
     })
+}
+
+/// The fields of other APIs that all routes with a body take at some values, which change nothing.
+fn neutral_fields() -> Value {
+    let some = NEUTRAL
+        .iter()
+        .filter(|neutral| neutral.takes_any() || neutral.allowed().is_some());
+    let rows = some.map(|neutral| {
+        json!({
+            "name": neutral.name,
+            "of": neutral.of,
+            "values": (!neutral.takes_any()).then(|| neutral.values()),
+            "otherwise": neutral.otherwise,
+        })
+    });
+    rows.collect()
 }
 
 fn operation(
@@ -147,13 +165,14 @@ fn body(fields: &[Described], unknown: UnknownFields) -> Value {
         }
         properties.insert(field.name.to_owned(), schema);
     }
-    for name in WITHOUT_EFFECT {
+    for neutral in NEUTRAL.iter().filter(|neutral| neutral.takes_any()) {
         let about = json!({"description": "No effect."});
-        properties.entry(name).or_insert(about);
+        properties.entry(neutral.name).or_insert(about);
     }
     let mut schema = json!({"type": "object", "properties": properties});
     if unknown == UnknownFields::Reject {
-        schema["additionalProperties"] = false.into();
+        // Null is as good as absent; others that are taken are in `x-candor-neutral`.
+        schema["additionalProperties"] = json!({"type": "null"});
     }
     if !required.is_empty() {
         schema["required"] = required.into();

@@ -137,6 +137,8 @@ impl<T> Running<T> {
         Answer {
             head: self.head,
             choices,
+            prompt_token_ids: None,
+            prompt_logprobs: None,
             usage: self.usage,
             receipt: self.receipt,
         }

@@ -26,6 +26,7 @@ pub fn sequence(
         sampling: SamplingParams::default(),
         stop: Arc::default(),
         include_stop: false,
+        shows_control: false,
         cache_prompt: cache,
         exact: false,
         streamed: false,

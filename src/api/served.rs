@@ -26,7 +26,7 @@ pub struct Served {
 
 /// Reads the field `model`, by which the model was found before.
 pub fn model_field(fields: &mut Fields) -> Result<(), ApiError> {
-    let about = "A name from `GET /v1/models`. Default: the first one.";
+    let about = "A name from `GET /v1/models`. Absent or empty: the first one.";
     fields.field("model", about).string().map(|_| ())
 }
 
@@ -45,6 +45,6 @@ impl ModelQuery {
                 "`model` must be in the query at most once, as percent-encoded UTF-8.",
             )
         })?;
-        Ok(model)
+        Ok(model.filter(|name| !name.is_empty()))
     }
 }

@@ -128,7 +128,8 @@ impl AppState {
     /// or if this one cannot be loaded, or not in time.
     pub async fn serves(&self, body: &Map<String, Value>) -> Result<Served, ApiError> {
         match body.get("model") {
-            Some(Value::String(name)) => self.serves_name(Some(name)).await,
+            // Clients that know one model only send an empty name.
+            Some(Value::String(name)) if !name.is_empty() => self.serves_name(Some(name)).await,
             // A value that is no string is rejected where the field is read.
             _ => self.serves_name(None).await,
         }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::http::{HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -12,7 +13,9 @@ use utoipa::ToSchema;
 
 use super::answer::{Head, Usage};
 use super::error::ApiError;
+use super::generate::StreamUsage;
 use crate::engine::{Delta, Generation};
+use crate::model::Token;
 
 /// How a route shows the deltas of one choice.
 pub trait Show: Send + 'static {
@@ -32,8 +35,11 @@ pub trait Show: Send + 'static {
 pub struct Source<S> {
     pub show: S,
     pub generation: Generation,
-    /// Tokens of its prompt, for the first choice of each prompt: usage counts them once.
-    pub prompt_tokens: Option<usize>,
+    pub prompt: Arc<[Token]>,
+    /// Whether it is the first choice of its prompt: the usage of the answer counts each prompt once.
+    pub is_first: bool,
+    /// Whether its first event has the ids of the prompt.
+    pub shows_prompt: bool,
 }
 
 /// The body of an event.
@@ -42,7 +48,10 @@ pub struct Chunk<'a, P> {
     #[serde(flatten)]
     head: &'a Head,
     choices: Vec<P>,
-    /// With `include_usage`: null in all events but the last.
+    /// Of chats, with `return_token_ids`: the prompt's tokens, in the first event of each choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<Vec<i32>>,
+    /// With `include_usage`: null in all events but the last. With `continuous_usage_stats`: that of the choice so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<&'a Usage>>,
 }
@@ -51,29 +60,44 @@ type Deltas = SelectAll<std::pin::Pin<Box<dyn Stream<Item = (usize, Delta)> + Se
 
 struct State<S> {
     head: Head,
-    shows: Vec<(S, Option<usize>)>,
+    choices: Vec<Streamed<S>>,
     deltas: Deltas,
-    include_usage: bool,
+    shown: StreamUsage,
     /// Events that are ready.
     ready: VecDeque<Event>,
     over: bool,
     usage: Usage,
 }
 
+/// A choice, and what its events show besides it.
+struct Streamed<S> {
+    show: S,
+    prompt: Arc<[Token]>,
+    is_first: bool,
+    shows_prompt: bool,
+    usage: Usage,
+}
+
 /// Streams the choices as they are generated. The stream owns the generations: both are dropped when the client
 /// disconnects.
-pub fn respond<S: Show>(head: Head, sources: Vec<Source<S>>, include_usage: bool) -> Response {
+pub fn respond<S: Show>(head: Head, sources: Vec<Source<S>>, shown: StreamUsage) -> Response {
     let mut deltas = Deltas::new();
-    let mut shows = Vec::with_capacity(sources.len());
+    let mut choices = Vec::with_capacity(sources.len());
     for (index, source) in sources.into_iter().enumerate() {
-        shows.push((source.show, source.prompt_tokens));
+        choices.push(Streamed {
+            show: source.show,
+            prompt: source.prompt,
+            is_first: source.is_first,
+            shows_prompt: source.shows_prompt,
+            usage: Usage::default(),
+        });
         deltas.push(source.generation.map(move |delta| (index, delta)).boxed());
     }
     let state = State {
         head,
-        shows,
+        choices,
         deltas,
-        include_usage,
+        shown,
         ready: VecDeque::new(),
         over: false,
         usage: Usage::default(),
@@ -105,10 +129,11 @@ impl<S: Show> State<S> {
                 Some((index, delta)) => self.take(index, delta),
                 None => {
                     self.end();
-                    if self.include_usage {
+                    if self.shown.at_end {
                         let chunk = Chunk::<S::Piece> {
                             head: &self.head,
                             choices: Vec::new(),
+                            prompt_token_ids: None,
                             usage: Some(Some(&self.usage)),
                         };
                         let event = event(&chunk);
@@ -124,18 +149,23 @@ impl<S: Show> State<S> {
     fn end(&mut self) {
         self.over = true;
         self.deltas.clear();
-        self.shows.clear();
+        self.choices.clear();
     }
 
     fn take(&mut self, index: usize, delta: Delta) {
-        let (show, prompt_tokens) = &mut self.shows[index];
+        let choice = &mut self.choices[index];
         match &delta {
             Delta::Prompt(output) => {
-                if let Some(tokens) = *prompt_tokens {
-                    self.usage.prompt(tokens, output.cached_tokens);
+                let (tokens, cached) = (choice.prompt.len(), output.cached_tokens);
+                choice.usage.prompt(tokens, cached);
+                if choice.is_first {
+                    self.usage.prompt(tokens, cached);
                 }
             }
-            Delta::Token(_) => self.usage.completion(1),
+            Delta::Token(_) => {
+                choice.usage.completion(1);
+                self.usage.completion(1);
+            }
             Delta::Finished(_) => {}
             Delta::Failed(error) => {
                 // The status has already been sent. A stream without [DONE] tells clients that it is incomplete.
@@ -146,15 +176,23 @@ impl<S: Show> State<S> {
             }
         }
         let is_over = matches!(delta, Delta::Finished(_));
-        let pieces = show.show(delta);
-        if is_over && let Some(tokens) = show.reasoning_tokens() {
+        let pieces = choice.show.show(delta);
+        if is_over && let Some(tokens) = choice.show.reasoning_tokens() {
+            choice.usage.reasoning(tokens);
             self.usage.reasoning(tokens);
         }
         for piece in pieces {
+            let shows_prompt = std::mem::take(&mut choice.shows_prompt);
+            let ids = || choice.prompt.iter().map(|token| token.0).collect();
             let chunk = Chunk {
                 head: &self.head,
                 choices: vec![piece],
-                usage: self.include_usage.then_some(None),
+                prompt_token_ids: shows_prompt.then(ids),
+                usage: if self.shown.in_each {
+                    Some(Some(&choice.usage))
+                } else {
+                    self.shown.at_end.then_some(None)
+                },
             };
             self.ready.push_back(event(&chunk));
         }

@@ -1,12 +1,12 @@
 //! The fields that constrain a generated text, for every route that generates: OpenAI's `response_format`, our own, and
 //! vLLM's names for them. A request may have at most one of them.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::fields::{Fields, wrong};
 use super::served::Served;
-use super::wording::{cut, describe};
+use super::wording::describe;
 use crate::model::Model;
 use crate::sampling::{Constraint, InvalidConstraint, SamplingParams};
 
@@ -94,7 +94,7 @@ impl Structured {
                 "type": {"enum": ["text", "json_object", "json_schema"]},
                 "json_schema": {"type": "object"}}})
         });
-        found.push("response_format", response_format(format)?);
+        found.push("response_format", response_format(format, fields)?);
         let outputs = fields.field(
             "structured_outputs",
             "vLLM's name for these: one of `json`, `regex`, `choice`, `grammar` and `json_object`.",
@@ -103,7 +103,7 @@ impl Structured {
             json!({"type": "object", "properties": {"json": {}, "regex": {"type": "string"}, "choice": strings(),
                 "grammar": {"type": "string"}, "json_object": {"type": "boolean"}}})
         });
-        structured_outputs(outputs, &mut found)?;
+        structured_outputs(outputs, &mut found, fields)?;
         let json = fields.field("guided_json", "vLLM's older name for `json_schema`.");
         let json = json.value(|| json!({"type": ["object", "string"]}));
         found.push("guided_json", schema_of(json, "guided_json")?);
@@ -310,7 +310,7 @@ fn choice_of(value: Option<Value>, name: &str) -> Result<Option<Kind>, ApiError>
     Ok(Some(Kind::Choice(texts.collect::<Result<_, _>>()?)))
 }
 
-fn response_format(value: Option<Value>) -> Result<Option<Kind>, ApiError> {
+fn response_format(value: Option<Value>, fields: &mut Fields) -> Result<Option<Kind>, ApiError> {
     const NAME: &str = "response_format";
     let mut object = match value {
         None => return Ok(None),
@@ -340,11 +340,11 @@ fn response_format(value: Option<Value>) -> Result<Option<Kind>, ApiError> {
             for about in ["name", "description", "strict"] {
                 inner.shift_remove(about);
             }
-            nothing_else(
-                &inner,
+            fields.only(
                 INNER,
+                &inner,
                 "`name`, `description`, `schema` and `strict`",
-            )?;
+            );
             (schema, object)
         }
         _ => {
@@ -355,11 +355,15 @@ fn response_format(value: Option<Value>) -> Result<Option<Kind>, ApiError> {
             ));
         }
     };
-    nothing_else(&rest, NAME, "`type` and the field that belongs to it")?;
+    fields.only(NAME, &rest, "`type` and the field that belongs to it");
     Ok(kind)
 }
 
-fn structured_outputs(value: Option<Value>, found: &mut Found) -> Result<(), ApiError> {
+fn structured_outputs(
+    value: Option<Value>,
+    found: &mut Found,
+    fields: &mut Fields,
+) -> Result<(), ApiError> {
     const NAME: &str = "structured_outputs";
     let mut object = match value {
         None => return Ok(()),
@@ -387,11 +391,11 @@ fn structured_outputs(value: Option<Value>, found: &mut Found) -> Result<(), Api
         Some(Value::Bool(true)) => found.push(name, Some(Kind::Object)),
         Some(other) => return Err(wrong(name, "true or false", &other)),
     }
-    nothing_else(
-        &object,
+    fields.only(
         NAME,
+        &object,
         "one of `json`, `regex`, `choice`, `grammar` and `json_object`",
-    )?;
+    );
     if found.0.len() == before {
         return Err(ApiError::field(
             NAME,
@@ -399,19 +403,4 @@ fn structured_outputs(value: Option<Value>, found: &mut Found) -> Result<(), Api
         ));
     }
     Ok(())
-}
-
-/// Rejects fields that were not read, unless they are null.
-fn nothing_else(object: &Map<String, Value>, name: &str, holds: &str) -> Result<(), ApiError> {
-    match object.iter().find(|(_, value)| !value.is_null()) {
-        None => Ok(()),
-        Some((other, _)) => Err(ApiError::field(
-            format!("{name}.{}", cut(other)),
-            format!(
-                "`{name}` accepts only {holds}; `{}` is unknown.",
-                cut(other)
-            ),
-        )
-        .code("unknown_field")),
-    }
 }

@@ -1,5 +1,5 @@
 //! Request logs: each line has the request's id, and the last one says how the request ended. No line contains any of its
-//! content.
+//! content but the names of unknown fields, if those are ignored.
 
 use std::sync::Arc;
 use std::task::Poll;

@@ -6,7 +6,7 @@ use super::error::EngineError;
 use super::plan::{PrefixKey, PromptPlan};
 use super::stops::Stops;
 use crate::logprobs::{LogprobSpec, TokenLogprob};
-use crate::model::{Adapters, Token};
+use crate::model::{Adapters, Token, Vocab};
 use crate::sampling::{Observed, SamplingParams, Watch};
 
 /// One sequence to score and continue. A request for `n` choices is `n` of these with the same prompt.
@@ -36,6 +36,8 @@ pub struct Request {
     pub stop: Arc<Stops>,
     /// Whether the text includes the stop string, and a token of `sampling.stop_tokens` is returned.
     pub include_stop: bool,
+    /// Whether the text has the names of generated control tokens; otherwise they have no text.
+    pub shows_control: bool,
     /// Whether cells that other sequences evaluated may be reused.
     pub cache_prompt: bool,
     /// Whether it must have the bits of exact mode in another mode, where its tokens are then evaluated one by one.
@@ -104,6 +106,15 @@ impl Request {
             .first_prompt_row()
             .map_or(scored, |row| row.min(scored));
         Some(plan.reuse(first - 1))
+    }
+
+    /// The bytes that a generated token adds to the text.
+    pub(super) fn text_of<'a>(&self, token: Token, vocab: &'a Vocab) -> &'a [u8] {
+        if self.shows_control {
+            vocab.literal(token)
+        } else {
+            vocab.bytes(token)
+        }
     }
 
     /// What the cells of its prompt depend on.

@@ -98,10 +98,13 @@ impl Completion {
     fn append(&mut self, token: Token, bytes: &[u8]) -> String {
         let added = self.decoder.push(bytes);
         self.characters += added.chars().count();
+        let start = self.text.len();
         self.text.push_str(&added);
         if let Some(name) = self.stops.name(token) {
-            let start = self.text.len();
-            self.text.push_str(name);
+            // The text may have it already.
+            if bytes.is_empty() {
+                self.text.push_str(name);
+            }
             self.names.push(start..self.text.len());
         }
         added

@@ -232,6 +232,7 @@ async fn while_what_is_allowed_next_is_being_found() {
         },
         stop: Arc::default(),
         include_stop: false,
+        shows_control: false,
         cache_prompt: true,
         exact: false,
         streamed: true,

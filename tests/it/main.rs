@@ -29,6 +29,7 @@ mod process;
 mod qwen;
 mod raw;
 mod receipt;
+mod recorded;
 mod routines;
 mod samplers;
 mod score;

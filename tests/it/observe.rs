@@ -107,7 +107,7 @@ fn refusals_are_counted_by_reason() {
         400,
         "context_length_exceeded",
     );
-    check(post(json!({"max_tokens": -1})), 400, "invalid_request");
+    check(post(json!({"max_tokens": -2})), 400, "invalid_request");
     check(post(json!({"model": "milk"})), 404, "model_not_found");
     check(
         post(json!({"prompt": "x".repeat(6000)})),

@@ -213,6 +213,49 @@ fn the_text_keeps_the_stop_string_if_it_is_asked_to() {
 }
 
 #[test]
+fn control_tokens_have_names_in_the_text_if_they_are_not_to_be_skipped() {
+    let [start] = ids("<|im_start|>")[..] else {
+        panic!("one token")
+    };
+    let base = json!({"prompt": "Hi", "max_tokens": 2, "temperature": 0, "allowed_token_ids": [start], "logprobs": 1});
+    let hidden = choice(&base, &json!({}));
+    assert_eq!(
+        (text(&hidden), &hidden["logprobs"]["tokens"]),
+        ("", &json!(["", ""]))
+    );
+    let body = with(&base, &json!({"skip_special_tokens": false}));
+    let named = choice(&body, &json!({}));
+    const NAME: &str = "<|im_start|>";
+    assert_eq!(text(&named), NAME.repeat(2));
+    assert_eq!(named["logprobs"]["tokens"], json!([NAME, NAME]));
+    assert_eq!(named["logprobs"]["text_offset"], json!([2, 2 + NAME.len()]));
+    assert!(
+        named["logprobs"]["top_logprobs"][0][NAME].is_number(),
+        "{named}"
+    );
+    let logprobs = |choice: &Value| choice["logprobs"]["token_logprobs"].clone();
+    assert_eq!(logprobs(&named), logprobs(&hidden));
+    assert_eq!(streamed(body.clone()).0, NAME.repeat(2));
+    // A stop string ends the text before it, as it does if it has none.
+    for skip in [true, false] {
+        let stop = json!({"stop": [NAME], "skip_special_tokens": skip});
+        let stopped = choice(&base, &stop);
+        assert_eq!(
+            (text(&stopped), &stopped["finish_reason"]),
+            ("", &json!("stop"))
+        );
+    }
+    // In a chat, too.
+    let chat = json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "allowed_token_ids": [start],
+                      "skip_special_tokens": false});
+    let answer = default().post("/v1/chat/completions", &chat).json();
+    assert_eq!(
+        answer["choices"][0]["message"]["content"],
+        json!(NAME.repeat(2))
+    );
+}
+
+#[test]
 fn nothing_but_what_is_allowed_is_generated() {
     let yes_no = [ids(" yes"), ids(" no")].concat();
     let base = json!({"prompt": "Is water wet? Answer:", "max_tokens": 6, "temperature": 2, "seed": 1, "logprobs": 0,

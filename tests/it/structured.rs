@@ -86,6 +86,7 @@ impl Bench {
         let request = Request {
             adapters: candor::model::Adapters::default(),
             include_stop: false,
+            shows_control: false,
             prompt: [1, 300 + number, 400 + number, 500].map(Token).into(),
             forced_prefix: Arc::default(),
             forced_token: None,
@@ -418,6 +419,7 @@ fn numbers_are_raw(model: &str, tolerance: f32) {
         let request = Request {
             adapters: candor::model::Adapters::default(),
             include_stop: false,
+            shows_control: false,
             prompt: prompt.into(),
             forced_prefix: Arc::default(),
             forced_token: None,

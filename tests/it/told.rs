@@ -167,6 +167,162 @@ fn a_penalty_on_repetition_is_that_of_vllm() {
 }
 
 #[test]
+fn the_prompt_is_scored_in_the_form_of_vllm() {
+    let server = server::default();
+    let plain = json!({"prompt": PROMPT, "max_tokens": 2, "temperature": 0, "echo": true, "logprobs": 5,
+                       "logprobs_detail": true, "return_token_ids": true, "cache_prompt": false});
+    let echoed = choice(server, &plain);
+    let arrays = &echoed["logprobs"];
+    let scored = with(&plain, &json!({"prompt_logprobs": 3}));
+    let both = choice(server, &scored);
+    assert_eq!(&both["logprobs"], arrays);
+    let ids = echoed["prompt_token_ids"].as_array().expect("an array");
+    let list = both["prompt_logprobs"].as_array().expect("an array");
+    assert_eq!((list.len(), &list[0]), (ids.len(), &Value::Null));
+    for (place, entry) in list.iter().enumerate().skip(1) {
+        let mut entries = entry.as_object().expect("an object").iter();
+        let (id, own) = entries.next().expect("its own");
+        assert_eq!(*id, ids[place].to_string());
+        assert_eq!(own["logprob"], arrays["token_logprobs"][place]);
+        assert_eq!(own["rank"], arrays["rank"][place]);
+        assert_eq!(own["decoded_token"], arrays["tokens"][place]);
+        let top = arrays["top"][place].as_array().expect("an array");
+        // Control tokens have their names.
+        let named = |other: &Value| {
+            let bytes = serde_json::from_value(other["bytes"].clone()).expect("bytes");
+            String::from_utf8(bytes).expect("UTF-8")
+        };
+        let others = top[..3].iter().enumerate();
+        let others = others.filter(|(_, other)| other["id"] != ids[place]);
+        let expect: Vec<Value> = others
+            .map(|(rank, other)| {
+                json!([
+                    other["id"].to_string(),
+                    other["logprob"],
+                    named(other),
+                    rank + 1
+                ])
+            })
+            .collect();
+        let got: Vec<Value> = entries
+            .map(|(id, it)| json!([id, it["logprob"], it["decoded_token"], it["rank"]]))
+            .collect();
+        assert_eq!(got, expect, "{place}");
+    }
+    // Without echo, with none of the others, and for each choice.
+    let alone = json!({"prompt": PROMPT, "max_tokens": 1, "n": 2, "prompt_logprobs": 0, "cache_prompt": false});
+    let answer = server.complete(alone);
+    for choice in answer["choices"].as_array().expect("choices") {
+        let own = choice["prompt_logprobs"]
+            .as_array()
+            .expect("an array")
+            .iter()
+            .zip(list);
+        for (one, other) in own.skip(1) {
+            let first = other.as_object().and_then(|it| it.iter().next());
+            let (id, own) = first.expect("its own");
+            assert_eq!(*one, json!({id.as_str(): own}));
+        }
+        assert_eq!(choice["logprobs"], Value::Null);
+    }
+    // More than the arrays have: these stay as they are.
+    let more = json!({"prompt_logprobs": 8, "logprobs_detail": false, "logprobs": 2});
+    let told = choice(server, &with(&plain, &more));
+    let fewer = choice(
+        server,
+        &with(&plain, &json!({"logprobs_detail": false, "logprobs": 2})),
+    );
+    assert_eq!(told["logprobs"], fewer["logprobs"]);
+    // In a chat it is beside the choices.
+    let chat = json!({"messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 1, "n": 2, "prompt_logprobs": 2,
+                      "return_token_ids": true});
+    let answer = server.post("/v1/chat/completions", &chat).json();
+    let ids = json!({"prompt": answer["prompt_token_ids"], "max_tokens": 1, "prompt_logprobs": 2});
+    assert_eq!(
+        answer["prompt_logprobs"],
+        choice(server, &ids)["prompt_logprobs"]
+    );
+    assert!(length(&answer["prompt_logprobs"]) > 20);
+}
+
+#[test]
+fn chats_tell_what_completions_tell() {
+    let server = server::default();
+    let asked = json!({"max_tokens": 6, "seed": 4, "temperature": 1.3, "return_token_ids": true, "logprobs_detail": true,
+        "logprob_token_ids": [28], "logprob_tokens": [" yes"], "logprobs_mode": ["sampled", "raw"], "frequency_penalty": 0.3});
+    let chat = with(
+        &asked,
+        &json!({"messages": [{"role": "user", "content": "Say hi."}], "logprobs": true, "top_logprobs": 2}),
+    );
+    let answer = server.post("/v1/chat/completions", &chat).json();
+    let said = &answer["choices"][0];
+    let plain = with(
+        &asked,
+        &json!({"prompt": answer["prompt_token_ids"], "logprobs": 2}),
+    );
+    let completed = choice(server, &plain);
+    assert_eq!(said["message"]["content"], completed["text"]);
+    assert_eq!(said["token_ids"], completed["token_ids"]);
+    let arrays = &completed["logprobs"];
+    let without_bytes = |entries: &Value| -> Vec<Value> {
+        let entries = entries.as_array().expect("an array").iter();
+        entries
+            .map(|it| json!([it["id"], it["token"], it["logprob"]]))
+            .collect()
+    };
+    let entries = said["logprobs"]["content"].as_array().expect("an array");
+    assert_eq!(entries.len(), length(&arrays["tokens"]));
+    for (place, entry) in entries.iter().enumerate() {
+        assert_eq!(entry["id"], arrays["token_ids"][place]);
+        assert_eq!(entry["kept_mass"], arrays["kept_mass"][place]);
+        for (entry, arrays) in [
+            (entry, arrays),
+            (&entry["modes"]["raw"], &arrays["modes"]["raw"]),
+            (&entry["modes"]["sampled"], &arrays["modes"]["sampled"]),
+        ] {
+            assert_eq!(entry["logprob"], arrays["token_logprobs"][place]);
+            for name in ["rank", "entropy", "tail_mass"] {
+                assert_eq!(entry[name], arrays[name][place], "{name}");
+            }
+            let top = without_bytes(&arrays["top"][place]);
+            assert_eq!(without_bytes(&entry["top_logprobs"]), top);
+            assert_eq!(
+                without_bytes(&entry["named"]),
+                without_bytes(&arrays["named"][place])
+            );
+        }
+    }
+    // And streams tell the same.
+    let mut body = with(&chat, &json!({"stream": true, "n": 2}));
+    let answer = server.post("/v1/chat/completions", &body);
+    body["stream"] = json!(false);
+    let whole = server.post("/v1/chat/completions", &body).json();
+    let (mut ids, mut told, mut prompts) = ([vec![], vec![]], [vec![], vec![]], 0);
+    for event in answer
+        .body
+        .split("\n\n")
+        .filter_map(|event| event.strip_prefix("data: {"))
+    {
+        let event: Value = serde_json::from_str(&format!("{{{event}")).expect("JSON");
+        if !event["prompt_token_ids"].is_null() {
+            assert_eq!(event["prompt_token_ids"], whole["prompt_token_ids"]);
+            prompts += 1;
+        }
+        let piece = &event["choices"][0];
+        let index = piece["index"].as_u64().expect("an index") as usize;
+        ids[index].extend(piece["token_ids"].as_array().cloned().unwrap_or_default());
+        let entries = piece["logprobs"]["content"].as_array().cloned();
+        told[index].extend(entries.unwrap_or_default());
+    }
+    assert_eq!(prompts, 2);
+    for index in 0..2 {
+        let choice = &whole["choices"][index];
+        assert_eq!(choice["token_ids"], json!(ids[index]));
+        assert_eq!(choice["logprobs"]["content"], json!(told[index]));
+    }
+}
+
+#[test]
 fn the_plain_answer_stays_as_it_is() {
     let server = server::default();
     let plain = json!({"prompt": "Grüße aus dem 🚀 und", "max_tokens": 10, "seed": 5, "temperature": 1.2, "logprobs": 3,

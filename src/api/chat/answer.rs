@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::calls::{Expects, Part, Reader};
+use crate::api::completions::OutputOptions;
 use crate::api::gathered::{Gathered, finite};
 use crate::api::ids::new_id;
 use crate::api::stream::Show;
 use crate::engine::{Delta, FinishReason, ModelInUse, TokenOutput};
+use crate::logprobs::TokenLogprob;
 use crate::model::Token;
+use crate::sampling::Mode;
 
 /// One answer to the conversation.
 #[derive(Debug, Serialize, ToSchema)]
@@ -22,6 +25,9 @@ pub struct Choice {
     pub logprobs: Option<ChatLogprobs>,
     /// "stop", "length" or "tool_calls".
     pub finish_reason: &'static str,
+    /// With `return_token_ids`: the tokens of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<i32>>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -72,6 +78,9 @@ pub struct ChatPiece {
     pub logprobs: Option<ChatLogprobs>,
     /// Null until the end.
     pub finish_reason: Option<&'static str>,
+    /// With `return_token_ids`: the next tokens of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<i32>>,
 }
 
 /// What this piece adds to the message.
@@ -100,72 +109,173 @@ pub struct ChatLogprobs {
 }
 
 /// A token with its most likely alternatives.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct TokenEntry {
     #[serde(flatten)]
     pub token: Scored,
     /// The most likely tokens at this position, most likely first.
     pub top_logprobs: Vec<Scored>,
+    #[serde(flatten)]
+    pub details: Details,
+    /// With `logprobs_mode`: the total probability, after bias and penalties, of the tokens that the constraint and
+    /// `allowed_token_ids` allow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_mass: Option<f32>,
+    /// With an array as `logprobs_mode`: `logprob`, `top_logprobs` and details of each mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<std::collections::BTreeMap<String, ModeEntry>>)]
+    pub modes: Option<Modes>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Scored {
     /// Its text, without incomplete UTF-8.
     pub token: String,
-    /// Log-softmax of the raw logits, in nats.
+    /// Log-softmax of the raw logits, or of those that `logprobs_mode` names, in nats.
     pub logprob: f32,
     /// Its bytes; several tokens may form one character. For a control token, those of its name.
     pub bytes: Vec<u8>,
+    /// With `logprobs_detail`: its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<i32>,
+}
+
+/// More about a position.
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+#[schema(as = EntryDetails)]
+pub struct Details {
+    /// With `logprobs_detail`: the token's rank by likelihood, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    /// With `logprobs_detail`: the entropy of the distribution, in nats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<f32>,
+    /// With `logprobs_detail`: the probability of all tokens outside `top_logprobs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tail_mass: Option<f32>,
+    /// With `logprob_token_ids` or `logprob_tokens`: the requested tokens, in that order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub named: Option<Vec<Scored>>,
+}
+
+/// What one distribution says of a token.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ModeEntry {
+    pub logprob: f32,
+    pub top_logprobs: Vec<Scored>,
+    #[serde(flatten)]
+    pub details: Details,
+}
+
+/// The entries of each distribution, in the order of the request.
+#[derive(Debug, Clone)]
+pub struct Modes(Vec<(&'static str, ModeEntry)>);
+
+impl Serialize for Modes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, entry)| (name, entry)))
+    }
 }
 
 /// How a choice is shown.
 #[derive(Debug, Clone)]
 pub struct View {
     pub model: ModelInUse,
-    pub logprobs: bool,
+    pub options: Arc<OutputOptions>,
     /// What the text may have besides content.
     pub expects: Arc<Expects>,
 }
 
 impl View {
+    /// The token with its log-probability, if those are shown.
     fn entry(&self, output: &TokenOutput) -> Option<TokenEntry> {
-        let score = output
-            .details
-            .logprob
-            .as_deref()
-            .filter(|_| self.logprobs)?;
+        self.options.logprobs.as_ref()?;
+        let own = output.details.logprob.as_deref()?;
+        let observed = output.details.observed.as_deref();
+        let scored = |place: usize, mode: Mode| match observed {
+            Some(observed) if mode != Mode::Raw => observed.modes.get(place).unwrap_or(own),
+            _ => own,
+        };
+        let modes = self.options.watch.modes.iter().enumerate();
+        let of_modes = modes.map(|(place, &mode)| (mode.as_str(), scored(place, mode)));
+        let of_modes: Vec<(&str, &TokenLogprob)> = of_modes.collect();
+        let (_, main) = of_modes.first().copied().unwrap_or(("", own));
+        let side_by_side = self.options.side_by_side.then(|| {
+            let modes = of_modes.iter().map(|&(name, score)| {
+                let entry = ModeEntry {
+                    logprob: finite(score.logprob),
+                    top_logprobs: self.top(score),
+                    details: self.details(score),
+                };
+                (name, entry)
+            });
+            Modes(modes.collect())
+        });
         Some(TokenEntry {
-            token: self.scored(score.token, score.logprob),
-            top_logprobs: score
-                .top
-                .iter()
-                .map(|&(token, logprob)| self.scored(token, logprob))
-                .collect(),
+            token: self.scored(main.token, main.logprob),
+            top_logprobs: self.top(main),
+            details: self.details(main),
+            kept_mass: observed
+                .filter(|_| !of_modes.is_empty())
+                .map(|observed| observed.kept_mass),
+            modes: side_by_side,
         })
     }
 
+    fn top(&self, score: &TokenLogprob) -> Vec<Scored> {
+        let top = score.top.iter();
+        top.map(|&(token, logprob)| self.scored(token, logprob))
+            .collect()
+    }
+
+    fn details(&self, score: &TokenLogprob) -> Details {
+        let named = self.options.logprobs.iter().flat_map(|spec| &*spec.named);
+        let named: Vec<Scored> = named
+            .zip(&score.named)
+            .map(|(&token, &logprob)| self.scored(token, logprob))
+            .collect();
+        Details {
+            rank: score.detail.map(|detail| detail.rank),
+            entropy: score.detail.map(|detail| detail.entropy),
+            tail_mass: score.detail.map(|detail| detail.tail_mass),
+            named: (!named.is_empty()).then_some(named),
+        }
+    }
+
     fn scored(&self, token: Token, logprob: f32) -> Scored {
-        let vocab = self.model.vocab();
+        let (vocab, options) = (self.model.vocab(), &self.options);
+        let has_id = options.logprobs.as_ref().is_some_and(|spec| spec.detail);
         Scored {
-            token: vocab.text(token).to_owned(),
+            token: options.name(token, vocab).into_owned(),
             logprob: finite(logprob),
             bytes: vocab.literal(token).to_vec(),
+            id: has_id.then_some(token.0),
         }
     }
 
     fn logprobs(&self, entries: Vec<TokenEntry>) -> Option<ChatLogprobs> {
-        self.logprobs.then_some(ChatLogprobs {
+        self.options.logprobs.as_ref()?;
+        Some(ChatLogprobs {
             content: entries,
             refusal: None,
         })
+    }
+
+    fn token_ids<'a>(
+        &self,
+        outputs: impl IntoIterator<Item = &'a TokenOutput>,
+    ) -> Option<Vec<i32>> {
+        let ids = || outputs.into_iter().map(|output| output.token.0).collect();
+        self.options.token_ids.then(ids)
     }
 
     /// The parts of the text that are known with this token.
     fn read(&self, reader: &mut Reader, output: &TokenOutput) -> Vec<Part> {
         let vocab = self.model.vocab();
         let token = output.token;
-        // A control token is not text, but what it is called may begin a call.
-        let name = vocab.bytes(token).is_empty().then(|| vocab.literal(token));
+        // A control token is not text, unless the request says so, but what it is called may begin a call.
+        let is_hidden = !self.options.shows_control && vocab.bytes(token).is_empty();
+        let name = is_hidden.then(|| vocab.literal(token));
         let name = name.and_then(|name| std::str::from_utf8(name).ok());
         reader.push(&output.text, name.filter(|name| !name.is_empty()))
     }
@@ -202,6 +312,7 @@ impl View {
             index,
             logprobs: self.logprobs(entries.collect()),
             finish_reason: finish_reason(gathered.reason, !tool_calls.is_empty()),
+            token_ids: self.token_ids(&gathered.tokens),
             message: Message {
                 role: "assistant",
                 content: (tool_calls.is_empty() || !content.is_empty()).then_some(content),
@@ -252,21 +363,22 @@ impl Streamed {
         }
     }
 
-    fn piece(&self, delta: MessageDelta, logprobs: Option<ChatLogprobs>) -> ChatPiece {
+    fn piece(&self, delta: MessageDelta) -> ChatPiece {
         ChatPiece {
             index: self.index,
             delta,
-            logprobs,
+            logprobs: None,
             finish_reason: None,
+            token_ids: None,
         }
     }
 
-    /// A piece for each part of the text; the first has the scores.
-    fn pieces(&mut self, parts: Vec<Part>, entries: Vec<TokenEntry>) -> Vec<ChatPiece> {
-        let mut logprobs = self
-            .view
-            .logprobs(entries)
-            .filter(|it| !it.content.is_empty());
+    /// A piece for each part of the text; the first has what is shown of the token besides.
+    fn pieces(&mut self, parts: Vec<Part>, output: Option<&TokenOutput>) -> Vec<ChatPiece> {
+        let entries = output.into_iter().filter_map(|it| self.view.entry(it));
+        let logprobs = self.view.logprobs(entries.collect());
+        let logprobs = logprobs.filter(|it| !it.content.is_empty());
+        let token_ids = output.and_then(|output| self.view.token_ids([output]));
         let mut pieces = Vec::new();
         for part in parts {
             let delta = match part {
@@ -298,15 +410,17 @@ impl Streamed {
                     ..MessageDelta::default()
                 },
             };
-            pieces.push(self.piece(delta, logprobs.take()));
+            pieces.push(self.piece(delta));
         }
-        if logprobs.is_some() {
+        if pieces.is_empty() && (logprobs.is_some() || token_ids.is_some()) {
             // A token whose text is held back, or that has none.
-            let delta = MessageDelta {
+            pieces.push(self.piece(MessageDelta {
                 content: Some(String::new()),
                 ..MessageDelta::default()
-            };
-            pieces.push(self.piece(delta, logprobs));
+            }));
+        }
+        if let Some(first) = pieces.first_mut() {
+            (first.logprobs, first.token_ids) = (logprobs, token_ids);
         }
         pieces
     }
@@ -323,19 +437,18 @@ impl Show for Streamed {
                     content: Some(String::new()),
                     ..MessageDelta::default()
                 };
-                vec![self.piece(delta, None)]
+                vec![self.piece(delta)]
             }
             Delta::Token(output) => {
-                let entries = self.view.entry(&output).into_iter().collect();
                 let parts = self.view.read(&mut self.reader, &output);
-                self.pieces(parts, entries)
+                self.pieces(parts, Some(&output))
             }
             Delta::Finished(reason) => {
                 let parts = self.reader.finish(reason == FinishReason::Stop);
-                let mut pieces = self.pieces(parts, Vec::new());
+                let mut pieces = self.pieces(parts, None);
                 pieces.push(ChatPiece {
                     finish_reason: Some(finish_reason(reason, self.calls > 0)),
-                    ..self.piece(MessageDelta::default(), None)
+                    ..self.piece(MessageDelta::default())
                 });
                 pieces
             }

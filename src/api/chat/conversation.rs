@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::effort;
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, wrong, wrong_in};
 use crate::api::wording::cut;
@@ -16,6 +17,8 @@ pub struct Conversation {
     pub template: Option<String>,
     /// Additional template variables.
     pub kwargs: Map<String, Value>,
+    /// How much the model is to reason, if its template can say so.
+    pub effort: Option<&'static str>,
     /// Whether names of control tokens in messages become control tokens. `None`: as the settings say.
     pub parse_special: Option<bool>,
     /// Whether the prompt ends with the start of an answer.
@@ -45,6 +48,7 @@ impl Conversation {
             Some(Value::Object(kwargs)) => kwargs,
             Some(other) => return Err(wrong("chat_template_kwargs", "an object", &other)),
         };
+        let effort = effort::read(fields)?;
         let continue_final_message = fields
             .field(
                 "continue_final_message",
@@ -68,6 +72,7 @@ impl Conversation {
             tools,
             template,
             kwargs,
+            effort,
             parse_special: parse_special(fields)?,
             add_generation_prompt,
             continue_final_message,
@@ -125,7 +130,7 @@ fn messages(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
         Some(other) => return Err(wrong("messages", "an array of messages", &other)),
     };
     let messages = messages.into_iter().enumerate();
-    let messages = messages.map(|(place, it)| message(it, &format!("messages[{place}]")));
+    let messages = messages.map(|(place, it)| message(it, &format!("messages[{place}]"), fields));
     messages.collect()
 }
 
@@ -135,7 +140,7 @@ const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 pub const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// A message as transformers gives it to a template.
-fn message(message: Value, name: &str) -> Result<Value, ApiError> {
+fn message(message: Value, name: &str, fields: &mut Fields) -> Result<Value, ApiError> {
     let Value::Object(mut message) = message else {
         return Err(wrong_in("messages", name, "an object", &message));
     };
@@ -162,6 +167,7 @@ fn message(message: Value, name: &str) -> Result<Value, ApiError> {
             &Value::Null,
         ));
     }
+    let mut unknown = Vec::new();
     for (field, value) in &message {
         match field.as_str() {
             "role" => {}
@@ -179,12 +185,14 @@ fn message(message: Value, name: &str) -> Result<Value, ApiError> {
                     return Err(wrong(field, "a string", value));
                 }
             }
-            _ => {
-                let field = format!("{name}.{}", cut(field));
-                let message = format!("Unknown field `{field}`.");
-                return Err(ApiError::field(field, message).code("unknown_field"));
-            }
+            _ => unknown.push(field.clone()),
         }
+    }
+    for field in unknown {
+        message.shift_remove(&field);
+        let field = format!("{name}.{}", cut(&field));
+        let what = format!("Unknown field `{field}`.");
+        fields.unknown(field, what);
     }
     // No calls are the same as none.
     if message

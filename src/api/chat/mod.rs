@@ -5,6 +5,7 @@ mod arguments;
 mod at_fault;
 mod calls;
 mod conversation;
+mod effort;
 mod forms;
 mod literals;
 mod marks;
@@ -15,20 +16,24 @@ mod template;
 mod tools;
 mod writes;
 
+use std::sync::Arc;
+
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
 use serde_json::json;
 
+use super::answer::Answer;
 use super::body::JsonObject;
 use super::client::Client;
 use super::error::ApiError;
 use super::fields::Fields;
+use super::prompt_logprobs::PromptLogprobs;
 use super::run::{Kind, run};
 use super::state::{AppState, Route};
 use super::stream;
-use answer::{ChatPiece, Choice, Streamed};
+use answer::{ChatPiece, Choice, Streamed, View};
 pub use conversation::Conversation;
 use prepare::{Asked, prepare};
 pub use prompt::{model_template, render};
@@ -72,7 +77,9 @@ async fn create(
         running.head.object = EVENT_OBJECT;
         let sources = running.generations.enumerate();
         let sources = sources.map(|(index, generation)| stream::Source {
-            prompt_tokens: (index == 0).then_some(prompt.len()),
+            prompt: Arc::clone(&prompt),
+            is_first: index == 0,
+            shows_prompt: view.options.token_ids,
             show: Streamed::new(index, view.clone()),
             generation,
         });
@@ -80,7 +87,7 @@ async fn create(
         return Ok(stream::respond(
             running.head,
             sources,
-            generate.include_usage,
+            generate.stream_usage,
         ));
     }
     let (n, prompt) = (running.asked.generate.n, running.asked.prompt.clone());
@@ -93,6 +100,17 @@ async fn create(
             running.count_reasoning(tokens);
         }
     }
+    let View { model, options, .. } = &running.asked.view;
+    let prompt_token_ids = || prompt.iter().map(|token| token.0).collect();
+    let prompt_token_ids = options.token_ids.then(prompt_token_ids);
+    let scored = options.prompt_logprobs.zip(gathered.first());
+    let prompt_logprobs =
+        scored.map(|(top, first)| PromptLogprobs::new(model, top, prompt.len(), &first.prompt));
     let entries = std::mem::take(&mut running.entries);
-    state.respond(running.answer(choices), &entries).await
+    let answer = Answer {
+        prompt_token_ids,
+        prompt_logprobs,
+        ..running.answer(choices)
+    };
+    state.respond(answer, &entries).await
 }

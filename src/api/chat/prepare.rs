@@ -21,7 +21,6 @@ use crate::api::served::Served;
 use crate::engine::Rows;
 use crate::logprobs::LogprobSpec;
 use crate::model::{Added, Token};
-use crate::sampling::Watch;
 
 /// What an answer needs to know about its request.
 pub struct Asked {
@@ -37,7 +36,7 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
         conversation,
         max_tokens,
         keeps,
-        logprobs,
+        options,
         tool_choice,
         parallel_tool_calls: several,
         splits_reasoning,
@@ -61,12 +60,18 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
     let prompt = Prompt::of_text(&text, tokenising, served.model.vocab());
     let max_tokens = room.after(prompt.tokens.len(), served)?;
     // A receipt has them, whether the answer shows them or not.
-    let scored = logprobs.or(generate.receipt.then_some(0));
+    let scored = options.logprobs.clone();
+    let scored = scored.or(generate.receipt.then(LogprobSpec::default));
+    let length = prompt.tokens.len();
     let mut entries = Entries::default();
-    entries.add(max_tokens * generate.n, scored.unwrap_or(0), served)?;
+    entries.add(max_tokens * generate.n, options.alternatives(), served)?;
+    if let Some(top) = options.prompt_logprobs {
+        entries.add(length, top, served)?;
+    }
+    let options = Arc::new(options);
     let view = View {
         model: served.model.clone(),
-        logprobs: logprobs.is_some(),
+        options: Arc::clone(&options),
         expects: Arc::new(writes.expects(&tools, &tool_choice, several, &generate)),
     };
     writes.constrain(&mut generate, &tool_choice, &tools, several, served)?;
@@ -75,10 +80,10 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
         forced_prefix: Arc::default(),
         forced_token: None,
         max_tokens,
-        logprobs: scored.map(LogprobSpec::top),
-        prompt_logprobs: None,
+        logprobs: scored,
+        prompt_logprobs: options.prompt_logprobs(false, length, 1),
         rows: Rows::None,
-        watch: Watch::default(),
+        watch: options.watch.clone(),
         sequences: generate.n,
         deliver_end_token: false,
     };

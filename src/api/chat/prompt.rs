@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::conversation::Conversation;
+use super::effort;
 use super::marks::Marks;
 use super::template::{self, Order, Scope, TemplateError};
 use super::tools;
@@ -41,6 +42,10 @@ pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendere
              model.chat_template_file, or send a text to POST /v1/completions.",
         )
     })?;
+    if let Some(effort) = conversation.effort {
+        let how = served.config.server.unknown_fields;
+        effort::set(effort, &template, &mut conversation.kwargs, how)?;
+    }
     if !template.contains("developer") {
         name_system(&mut conversation.messages);
     }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::conversation::Conversation;
+use crate::api::completions::OutputOptions;
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, wrong};
 use crate::api::generate::Generate;
@@ -19,8 +20,8 @@ pub struct ChatRequest {
     pub max_tokens: Option<usize>,
     /// How many of the last tokens of a longer prompt are kept.
     pub keeps: Option<usize>,
-    /// Alternatives of each token; `None`: no logprobs.
-    pub logprobs: Option<usize>,
+    /// What the answer has of each token besides its text.
+    pub options: OutputOptions,
     pub tool_choice: ToolChoice,
     pub parallel_tool_calls: bool,
     /// Whether reasoning is shown apart from content.
@@ -46,12 +47,12 @@ impl ChatRequest {
         let max_completion_tokens = fields
             .field(
                 "max_completion_tokens",
-                "Maximum number of tokens to generate. Default: until the context is full.",
+                "Maximum number of tokens to generate. Absent or -1: until the context is full.",
             )
-            .count(0..=u32::MAX as usize)?;
+            .limit()?;
         let max_tokens = fields
             .field("max_tokens", "The older name of `max_completion_tokens`.")
-            .count(0..=u32::MAX as usize)?;
+            .limit()?;
         let max_tokens = match (max_completion_tokens, max_tokens) {
             (Some(one), Some(other)) if one != other => {
                 return Err(ApiError::field(
@@ -81,12 +82,19 @@ impl ChatRequest {
                 "`top_logprobs` needs `logprobs: true`.",
             ));
         }
+        let top = logprobs.then_some(top_logprobs.unwrap_or(0));
+        let options = OutputOptions::of_tokens(fields, served, top, "`logprobs: true`")?;
         let tool_choice = tool_choice(fields, &conversation.tools)?;
+        let generate = Generate::parse(fields, served)?;
+        options.check(generate.stream, false)?;
         let request = Self {
             conversation,
             max_tokens,
             keeps: input::keeps(fields, max_tokens, served)?,
-            logprobs: logprobs.then_some(top_logprobs.unwrap_or(0)),
+            options: OutputOptions {
+                shows_control: generate.shows_control,
+                ..options
+            },
             tool_choice,
             parallel_tool_calls: fields
                 .field(
@@ -95,7 +103,7 @@ impl ChatRequest {
                 )
                 .boolean(true)?,
             splits_reasoning: splits_reasoning(fields, served)?,
-            generate: Generate::parse(fields, served)?,
+            generate,
         };
         fields.refuse_others(served.config.server.unknown_fields)?;
         Ok(request)

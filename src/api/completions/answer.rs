@@ -12,6 +12,7 @@ use super::rows::Logits;
 use super::trace::TokenTrace;
 use crate::api::fork_cache::ForkCache;
 use crate::api::gathered::Gathered;
+use crate::api::prompt_logprobs::{PromptLogprob, PromptLogprobs};
 use crate::api::stream::Show;
 use crate::engine::{Delta, ModelInUse, PromptOutput, TokenOutput};
 
@@ -32,6 +33,11 @@ pub struct Choice {
     /// With `return_token_ids`: the prompt's tokens; in a stream only in the first piece.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<i32>>,
+    /// With `prompt_logprobs`: for each of the prompt's tokens an object, id → its log-probability, rank and text; first the
+    /// token's own, then those of the most likely tokens. Null for the first token, which nothing predicts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<std::collections::BTreeMap<String, PromptLogprob>>>>)]
+    pub prompt_logprobs: Option<PromptLogprobs>,
     /// With `trace`: how each token was sampled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<Vec<TokenTrace>>,
@@ -74,7 +80,8 @@ impl View {
 
     /// The echoed prompt's entries.
     fn prompt_entries(&self, output: &PromptOutput) -> Vec<Entry> {
-        if !self.echo || self.options.logprobs.is_none() {
+        let spec = self.options.logprobs.as_ref().filter(|_| self.echo);
+        if spec.is_none() {
             return Vec::new();
         }
         let offsets = self.prompt.offsets(self.model.vocab());
@@ -89,7 +96,9 @@ impl View {
                     None
                 } else {
                     let scored = place.checked_sub(unscored);
-                    scored.and_then(|scored| output.logprobs.get(scored).cloned())
+                    let score = scored.and_then(|scored| output.logprobs.get(scored));
+                    // `prompt_logprobs` may have asked for more.
+                    score.zip(spec).map(|(score, spec)| score.narrowed(spec))
                 },
                 observed: None,
             })
@@ -130,12 +139,17 @@ impl View {
             token_ids,
             watch,
             rows,
+            prompt_logprobs,
             ..
         } = &*self.options;
         if *token_ids {
             choice.token_ids = Some(tokens.iter().map(|output| output.token.0).collect());
             let ids = prompt.map(|_| self.prompt.tokens.iter().map(|token| token.0).collect());
             choice.prompt_token_ids = ids;
+        }
+        if let (Some(top), Some(output)) = (prompt_logprobs, prompt) {
+            let (model, length) = (&self.model, self.prompt.tokens.len());
+            choice.prompt_logprobs = Some(PromptLogprobs::new(model, *top, length, output));
         }
         if watch.trace.is_some() {
             let traces = tokens.iter();
@@ -169,6 +183,7 @@ impl View {
             finish_reason: None,
             token_ids: None,
             prompt_token_ids: None,
+            prompt_logprobs: None,
             trace: None,
             logits: None,
         }

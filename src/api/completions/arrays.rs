@@ -33,7 +33,7 @@ pub struct LogprobsSchema {
     /// Log-softmax of the raw logits over the whole vocabulary, in nats; null for a token that nothing predicts, or
     /// before `scored_from`.
     token_logprobs: Vec<Option<f32>>,
-    /// The text of each token, without incomplete UTF-8.
+    /// The text of each token, without incomplete UTF-8; with `skip_special_tokens: false` also the names of control tokens.
     tokens: Vec<String>,
     /// For each token the most likely tokens at its position, text → nats.
     top_logprobs: Vec<Option<std::collections::BTreeMap<String, f32>>>,
@@ -164,11 +164,7 @@ impl Serialize for CompletionLogprobs {
 
 impl CompletionLogprobs {
     fn name(&self, token: Token) -> Cow<'_, str> {
-        if self.options.ids_for_texts {
-            Cow::Owned(format!("token_id:{}", token.0))
-        } else {
-            Cow::Borrowed(self.model.vocab().text(token))
-        }
+        self.options.name(token, self.model.vocab())
     }
 }
 

@@ -12,8 +12,9 @@ use crate::api::wording::cut;
 use crate::model::{Adapters, Token};
 
 /// Fields that the earlier answer determines.
-const EXCLUDED: [&str; 6] = [
+const EXCLUDED: [&str; 7] = [
     "prompt",
+    "prompt_logprobs",
     "suffix",
     "echo",
     "add_special_tokens",
@@ -86,10 +87,14 @@ impl Fork {
                 ));
             }
         }
-        Self::of(object, vocabulary).map(Some)
+        Self::of(object, vocabulary, fields).map(Some)
     }
 
-    fn of(mut object: Map<String, Value>, vocabulary: usize) -> Result<Self, ApiError> {
+    fn of(
+        mut object: Map<String, Value>,
+        vocabulary: usize,
+        fields: &mut Fields,
+    ) -> Result<Self, ApiError> {
         let mut take = |name: &str| object.shift_remove(name).filter(|value| !value.is_null());
         let id = match take("id") {
             Some(Value::String(id)) => id,
@@ -119,16 +124,7 @@ impl Fork {
         let none = usize::MAX;
         let token = count("token", vocabulary - 1, Some(none))?;
         let token = i32::try_from(token).ok().map(Token);
-        if let Some(name) = object.keys().next() {
-            return Err(ApiError::field(
-                format!("fork.{}", cut(name)),
-                format!(
-                    "Unknown field `{}` in `fork`, which may have `id`, `choice`, `position` and `token`.",
-                    cut(name)
-                ),
-            )
-            .code("unknown_field"));
-        }
+        fields.only("fork", &object, "`id`, `choice`, `position` and `token`");
         Ok(Self {
             id,
             choice,

@@ -29,6 +29,7 @@ use super::run::{Kind, Running, run};
 use super::state::{AppState, Route};
 use super::stream;
 use answer::{Choice, Streamed};
+pub use output_options::OutputOptions;
 use prepare::{Asked, prepare};
 pub use prompt::Prompt;
 use request::CompletionRequest;
@@ -90,9 +91,10 @@ fn stream(state: &AppState, running: Running<Asked>, answer: StoredAnswer) -> Re
         .keep(&id, StoredAnswer { choices, ..answer });
     let sources = running.generations.enumerate().map(|(index, generation)| {
         let view = asked(index).view.clone();
-        let first = index % generate.n == 0;
         stream::Source {
-            prompt_tokens: first.then_some(view.prompt.tokens.len()),
+            prompt: Arc::clone(&view.prompt.tokens),
+            is_first: index % generate.n == 0,
+            shows_prompt: false,
             show: Streamed {
                 id: Arc::clone(&id),
                 fork_cache: state.fork_cache.clone(),
@@ -104,7 +106,7 @@ fn stream(state: &AppState, running: Running<Asked>, answer: StoredAnswer) -> Re
         }
     });
     let sources = sources.collect();
-    stream::respond(running.head, sources, generate.include_usage)
+    stream::respond(running.head, sources, generate.stream_usage)
 }
 
 async fn respond(

@@ -1,6 +1,7 @@
-//! Optional per-token output of `POST /v1/completions`, beyond the text and the four standard arrays: the fields that ask
-//! for it, and how large it can be.
+//! Optional per-token output, beyond the text and the standard log-probabilities: the fields that ask for it, and how large
+//! it can be. Chats have those of [`OutputOptions::of_tokens`].
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, strings, whole, wrong, wrong_in};
 use crate::api::generate::ids;
+use crate::api::prompt_logprobs::shown;
 use crate::api::served::Served;
 use crate::api::wording::{counted, cut, describe};
 use crate::engine::{PromptLogprobs, Rows};
@@ -33,6 +35,10 @@ pub struct OutputOptions {
     pub token_ids: bool,
     /// Whether tokens are named by their ids.
     pub ids_for_texts: bool,
+    /// Whether control tokens have their names as text.
+    pub shows_control: bool,
+    /// How many of the most likely tokens the answer has for each token of the prompt, in vLLM's form; `None`: it has none.
+    pub prompt_logprobs: Option<usize>,
 }
 
 /// Whole rows of logits.
@@ -68,8 +74,28 @@ impl Number {
 }
 
 impl OutputOptions {
+    /// Reads the fields of `/v1/completions`.
     pub fn read(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
         let logprobs = logprobs(fields, served)?;
+        let options = Self::of_tokens(fields, served, logprobs, "`logprobs: 0`")?;
+        Ok(Self {
+            watch: Watch {
+                trace: trace(fields, served.config.limits.logprobs)?,
+                ..options.watch
+            },
+            rows: rows(fields, served)?,
+            ..options
+        })
+    }
+
+    /// Reads the fields that chats have, too. `top`: how many of the most likely tokens each position has, if the request
+    /// asks for log-probabilities, for which `least` is enough.
+    pub fn of_tokens(
+        fields: &mut Fields,
+        served: &Served,
+        top: Option<usize>,
+        least: &str,
+    ) -> Result<Self, ApiError> {
         let detail = fields
             .field(
                 "logprobs_detail",
@@ -84,31 +110,30 @@ impl OutputOptions {
             ("logprob_token_ids", !named.is_empty()),
             ("logprobs_mode", side_by_side || !modes.is_empty()),
         ] {
-            if wanted && logprobs.is_none() {
+            if wanted && top.is_none() {
                 return Err(ApiError::field(
                     name,
                     format!(
-                        "`{name}` needs `logprobs`, which this request does not have. `logprobs: 0` is enough."
+                        "`{name}` needs `logprobs`, which this request does not have. {least} is enough."
                     ),
                 ));
             }
         }
         Ok(Self {
-            logprobs: logprobs.map(|top| LogprobSpec {
+            logprobs: top.map(|top| LogprobSpec {
                 top,
                 detail,
                 named: named.into(),
             }),
             watch: Watch {
                 modes: modes.into(),
-                trace: trace(fields, served.config.limits.logprobs)?,
+                trace: None,
             },
             side_by_side,
-            rows: rows(fields, served)?,
             token_ids: fields
                 .field(
                     "return_token_ids",
-                    "Whether each choice has token ids: `token_ids` of the completion, `prompt_token_ids` of the prompt.",
+                    "Whether the answer has token ids: `token_ids` of each choice, `prompt_token_ids` of the prompt.",
                 )
                 .boolean(false)?,
             ids_for_texts: fields
@@ -117,18 +142,64 @@ impl OutputOptions {
                     "With `logprobs`: whether tokens appear as \"token_id:ID\" instead of their text.",
                 )
                 .boolean(false)?,
+            prompt_logprobs: fields
+                .field(
+                    "prompt_logprobs",
+                    "Returns the log-probabilities of the prompt's tokens as vLLM does, and of this many of the most likely \
+                     tokens at each position. 0: of the tokens only. Not with `stream`.",
+                )
+                .count(0..=served.config.limits.logprobs)?,
+            ..Self::default()
         })
     }
 
-    /// How a prompt must be scored: from a token on if it is echoed with logprobs, or not at all if only rows of its tokens
-    /// are asked for.
+    /// Rejects what does not go together with the other fields.
+    pub fn check(&self, stream: bool, echo: bool) -> Result<(), ApiError> {
+        const NAME: &str = "prompt_logprobs";
+        let Some(top) = self.prompt_logprobs else {
+            return Ok(());
+        };
+        if stream {
+            return Err(ApiError::field(
+                NAME,
+                "`prompt_logprobs` is not allowed with `stream`, as in vLLM.",
+            ));
+        }
+        // The mass outside fewer tokens is another sum.
+        let shown = self.logprobs.as_ref().filter(|spec| echo && spec.detail);
+        match shown {
+            Some(spec) if top > spec.top => Err(ApiError::field(
+                NAME,
+                format!(
+                    "`prompt_logprobs` must not be above `logprobs` with `echo` and `logprobs_detail`, but it is {top} and \
+                     `logprobs` is {}.",
+                    spec.top
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// How a prompt must be scored: from a token on if its log-probabilities are shown, or not at all if only rows of its
+    /// tokens are asked for.
     pub fn prompt_logprobs(
         &self,
         echo: bool,
         tokens: usize,
         from: usize,
     ) -> Option<PromptLogprobs> {
-        if let Some(spec) = self.logprobs.clone().filter(|_| echo) {
+        let echoed = self.logprobs.clone().filter(|_| echo);
+        if let Some(top) = self.prompt_logprobs {
+            let echoed = echoed.unwrap_or_default();
+            let spec = LogprobSpec {
+                top: top.max(echoed.top),
+                // For the rank.
+                detail: true,
+                ..echoed
+            };
+            return Some(PromptLogprobs { spec, from });
+        }
+        if let Some(spec) = echoed {
             return Some(PromptLogprobs { spec, from });
         }
         let positions = self.rows.as_ref()?.positions.as_ref();
@@ -154,6 +225,17 @@ impl OutputOptions {
             }) => Rows::These(Arc::clone(positions)),
             Some(_) if echo => Rows::From(1),
             Some(_) => Rows::From(tokens),
+        }
+    }
+
+    /// What a token is called in the answer.
+    pub fn name<'a>(&self, token: Token, vocab: &'a Vocab) -> Cow<'a, str> {
+        if self.ids_for_texts {
+            Cow::Owned(format!("token_id:{}", token.0))
+        } else if self.shows_control {
+            shown(token, vocab)
+        } else {
+            Cow::Borrowed(vocab.text(token))
         }
     }
 
@@ -345,7 +427,7 @@ fn rows(fields: &mut Fields, served: &Served) -> Result<Option<WholeRows>, ApiEr
                     "positions": {"type": "array", "items": {"type": "integer", "minimum": 1}},
                     "dtype": {"type": "string", "enum": ["float32", "float16"]}}}]})
         });
-    let object = match value {
+    let mut object = match value {
         None | Some(Value::Bool(false)) => return Ok(None),
         Some(Value::Bool(true)) => {
             return Ok(Some(WholeRows {
@@ -358,6 +440,7 @@ fn rows(fields: &mut Fields, served: &Served) -> Result<Option<WholeRows>, ApiEr
     };
     let mut number = Number::Float32;
     let mut positions = None;
+    let mut rest = Vec::new();
     for (key, value) in &object {
         match (key.as_str(), value) {
             (_, Value::Null) => {}
@@ -387,16 +470,10 @@ fn rows(fields: &mut Fields, served: &Served) -> Result<Option<WholeRows>, ApiEr
                 places.dedup();
                 positions = Some(places.into());
             }
-            (other, _) => {
-                return Err(ApiError::field(
-                    NAME,
-                    format!(
-                        "`{NAME}` may have `positions` and `dtype`, but not {}.",
-                        describe(&Value::from(other))
-                    ),
-                ));
-            }
+            _ => rest.push(key.clone()),
         }
     }
+    object.retain(|key, _| rest.contains(key));
+    fields.only(NAME, &object, "`positions` and `dtype`");
     Ok(Some(WholeRows { number, positions }))
 }

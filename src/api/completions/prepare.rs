@@ -186,6 +186,9 @@ impl Plan<'_> {
         let (echo, length) = (self.echo, prompt.tokens.len());
         let max_tokens = self.room("prompt").after(length, self.served)?;
         self.count(if echo { length } else { 0 }, max_tokens)?;
+        if let Some(top) = self.options.prompt_logprobs {
+            self.entries.add(length * self.best_of, top, self.served)?;
+        }
         let from = match &self.scored_from {
             Some(scored_from) => scored_from.of(self.asked.len(), length)?,
             None => 1,

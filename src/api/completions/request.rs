@@ -41,8 +41,9 @@ impl CompletionRequest {
             prompts.clear();
         }
         let max_tokens = max_tokens(fields, served)?;
-        let options = OutputOptions::read(fields, served)?;
+        let mut options = OutputOptions::read(fields, served)?;
         let generate = Generate::parse(fields, served)?;
+        options.shows_control = generate.shows_control;
         let best_of = best_of(fields, &generate, limits)?;
         let adds_special = fields
             .field(
@@ -88,6 +89,7 @@ impl CompletionRequest {
 
     /// Rejects combinations of fields that do not go together.
     fn check(&self, limits: &Limits) -> Result<(), ApiError> {
+        self.options.check(self.generate.stream, self.echo)?;
         let best_of = self.best_of;
         let most = limits.prompts.max(limits.n);
         if self.prompts.len() * best_of > most {
@@ -167,12 +169,12 @@ fn prompts(fields: &mut Fields, served: &Served) -> Result<Vec<Input>, ApiError>
 fn max_tokens(fields: &mut Fields, served: &Served) -> Result<Option<usize>, ApiError> {
     let field = fields.field(
         "max_tokens",
-        "Maximum number of tokens to generate. 0: none, the prompt is only scored. null: until the context is full.",
+        "Maximum number of tokens to generate. 0: none, the prompt is only scored. null or -1: until the context is full.",
     );
     // null means until the context is full, and only an absent field the default.
     let given = field.given;
     let default = (!given).then_some(served.config.sampling.max_tokens);
-    Ok(field.count(0..=u32::MAX as usize)?.or(default))
+    Ok(field.limit()?.or(default))
 }
 
 fn best_of(fields: &mut Fields, generate: &Generate, limits: &Limits) -> Result<usize, ApiError> {

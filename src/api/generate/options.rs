@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, strings, whole, wrong};
 use crate::api::served::Served;
-use crate::api::wording::cut;
 use crate::engine::Stops;
 
 pub fn stop(fields: &mut Fields, served: &Served) -> Result<Stops, ApiError> {
@@ -100,41 +99,51 @@ pub fn receipt(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
     Ok(receipt)
 }
 
-pub fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
+/// Which events of a stream have the token usage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamUsage {
+    /// One more at the end, without choices, has that of the answer.
+    pub at_end: bool,
+    /// Each has that of its choice so far.
+    pub in_each: bool,
+}
+
+pub fn stream_usage(fields: &mut Fields, stream: bool) -> Result<StreamUsage, ApiError> {
+    const NAME: &str = "stream_options";
     let value = fields
         .field(
-            "stream_options",
-            "`include_usage`: adds an event with the token usage before `[DONE]`.",
+            NAME,
+            "`include_usage`: adds an event with the token usage before `[DONE]`. `continuous_usage_stats`: each event has the \
+             usage of its choice so far, as in vLLM.",
         )
-        .value(|| json!({"type": "object", "properties": {"include_usage": {"type": "boolean"}}}));
-    match value {
-        None => Ok(false),
-        Some(_) if !stream => Err(ApiError::field(
-            "stream_options",
-            "`stream_options` is allowed only with `stream: true`.",
-        )),
-        Some(Value::Object(mut object)) => {
-            let include = match object.remove("include_usage") {
-                None | Some(Value::Null) => false,
-                Some(Value::Bool(include)) => include,
-                Some(other) => {
-                    let name = "stream_options.include_usage";
-                    return Err(wrong(name, "true or false", &other));
-                }
-            };
-            match object.keys().next().map(String::as_str) {
-                // OpenAI pads chunks against traffic analysis; that changes no answer.
-                None | Some("include_obfuscation") => Ok(include),
-                Some(name) => Err(ApiError::field(
-                    format!("stream_options.{}", cut(name)),
-                    format!(
-                        "`stream_options` accepts only `include_usage`; `{}` is unknown.",
-                        cut(name)
-                    ),
-                )
-                .code("unknown_field")),
-            }
+        .value(|| {
+            json!({"type": "object", "properties": {
+                "include_usage": {"type": "boolean"}, "continuous_usage_stats": {"type": "boolean"}}})
+        });
+    let mut object = match value {
+        None => return Ok(StreamUsage::default()),
+        Some(_) if !stream => {
+            return Err(ApiError::field(
+                NAME,
+                "`stream_options` is allowed only with `stream: true`.",
+            ));
         }
-        Some(other) => Err(wrong("stream_options", "an object", &other)),
-    }
+        Some(Value::Object(object)) => object,
+        Some(other) => return Err(wrong(NAME, "an object", &other)),
+    };
+    let mut flag = |name: &str| match object.shift_remove(name) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(flag)) => Ok(flag),
+        Some(other) => Err(wrong(&format!("{NAME}.{name}"), "true or false", &other)),
+    };
+    let usage = StreamUsage {
+        at_end: flag("include_usage")?,
+        in_each: flag("continuous_usage_stats")?,
+    };
+    fields.only(
+        NAME,
+        &object,
+        "`include_usage` and `continuous_usage_stats`",
+    );
+    Ok(usage)
 }

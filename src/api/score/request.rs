@@ -228,7 +228,9 @@ impl ItemFields {
         let vocabulary = served.model.vocab().len();
         let stem = match (self.stem, self.messages) {
             (Some(stem), None) => Stem::Input(input::one(stem, "stem", "stem", vocabulary)?),
-            (None, Some(messages)) => Stem::Conversation(Box::new(chat.conversation(messages)?)),
+            (None, Some(messages)) => {
+                Stem::Conversation(Box::new(chat.conversation(messages, served)?))
+            }
             (None, None) => {
                 return Err(ApiError::field(
                     "stem",
@@ -304,7 +306,7 @@ impl Chat {
     }
 
     /// The conversation with these messages.
-    fn conversation(&self, messages: Value) -> Result<Conversation, ApiError> {
+    fn conversation(&self, messages: Value, served: &Served) -> Result<Conversation, ApiError> {
         let mut fields = Map::new();
         fields.insert("messages".to_owned(), messages);
         if let Some(kwargs) = &self.kwargs {
@@ -315,6 +317,9 @@ impl Chat {
         }
         let continues = self.continues.into();
         fields.insert("continue_final_message".to_owned(), continues);
-        Conversation::parse(&mut Fields::new(fields))
+        let mut fields = Fields::new(fields);
+        let conversation = Conversation::parse(&mut fields)?;
+        fields.refuse_others(served.config.server.unknown_fields)?;
+        Ok(conversation)
     }
 }

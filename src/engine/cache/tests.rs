@@ -20,6 +20,7 @@ pub(in crate::engine) fn request(
 ) -> Request {
     Request {
         include_stop: false,
+        shows_control: false,
         prompt: prompt.map(Token).collect(),
         forced_prefix: Arc::default(),
         forced_token: None,

@@ -157,7 +157,8 @@ impl Sequence {
         }
         let is_full = self.new_tokens() >= request.max_tokens
             || request.prompt.len() + self.drawn >= lane_tokens;
-        let stopped = self.completion.push(token, vocab.bytes(token), details) || stops_here;
+        let bytes = request.text_of(token, vocab);
+        let stopped = self.completion.push(token, bytes, details) || stops_here;
         if stopped {
             return Some(FinishReason::Stop);
         }

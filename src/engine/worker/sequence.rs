@@ -98,7 +98,7 @@ impl Sequence {
         let mut completion = Completion::new(Arc::clone(&request.stop), ending);
         for &token in request.forced_prefix.iter() {
             sampler.accept(token);
-            completion.append_unreturned(token, model.vocab().bytes(token));
+            completion.append_unreturned(token, request.text_of(token, model.vocab()));
         }
         if let Some(token) = request.forced_token {
             sampler.force(token);

@@ -347,7 +347,7 @@ fn sizes() -> Vec<Case> {
                 "{{\"stream\": true, \"stream_options\": {{\"{}\": 1}}}}",
                 "x".repeat(5000)
             ),
-            r#"400 {"message":"`stream_options` accepts only `include_usage`; `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…` is unknown.","type":"invalid_request_error","param":"stream_options.xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…","code":"unknown_field"}"#,
+            r#"400 {"message":"`stream_options` accepts only `include_usage` and `continuous_usage_stats`; `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…` is unknown.","type":"invalid_request_error","param":"stream_options.xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…","code":"unknown_field"}"#,
         ),
         body(
             "a long key that stands twice",

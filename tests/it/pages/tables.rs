@@ -41,7 +41,7 @@ fn one_line(text: &str) -> String {
 
 /// Whether a comment is the title of a table.
 pub fn is_title(comment: &str) -> bool {
-    comment == "routes"
+    ["routes", "neutral fields"].contains(&comment)
         || ["answer: ", "fields of ", "index of "]
             .iter()
             .any(|kind| comment.starts_with(kind))
@@ -51,6 +51,9 @@ pub fn is_title(comment: &str) -> bool {
 pub fn table(title: &str, document: &Value, pages: &[&Page]) -> Option<String> {
     if title == "routes" {
         return Some(routes(document, pages));
+    }
+    if title == "neutral fields" {
+        return Some(neutral_fields(document));
     }
     if let Some(name) = title.strip_prefix("answer: ") {
         let rows = rows_of(name, document);
@@ -174,6 +177,27 @@ fn routes(document: &Value, pages: &[&Page]) -> String {
             let about = operation["summary"].as_str().expect("a summary");
             text.push_str(&row(&[format!("[{route}]({file})"), about.to_owned()]));
         }
+    }
+    text + "\n"
+}
+
+/// The fields of other APIs that are taken at some values only.
+fn neutral_fields(document: &Value) -> String {
+    let mut text = "\n| field | of | taken | other values |\n|---|---|---|---|\n".to_owned();
+    for neutral in document["x-candor-neutral"].as_array().expect("rows") {
+        let Some(values) = neutral["values"].as_array() else {
+            continue;
+        };
+        let [name, of, otherwise] =
+            ["name", "of", "otherwise"].map(|key| neutral[key].as_str().expect("a text"));
+        let values = either(values.iter().map(|value| format!("`{value}`")));
+        let cells = [
+            format!("`{name}`"),
+            of.to_owned(),
+            values,
+            otherwise.to_owned(),
+        ];
+        text.push_str(&row(&cells));
     }
     text + "\n"
 }
