@@ -57,7 +57,8 @@
 //!
 //! A chat's messages go through `api::chat::conversation` (checked), `marks` (names of control tokens stay text), `template`
 //! (rendered; `template::jinja2` has what minijinja does otherwise than Jinja2) to tokens; the model's text goes through
-//! `calls` to content, reasoning and tool calls. To add a form of calls, add an entry to `forms::table`.
+//! `calls` to content, reasoning and tool calls. To add a form of calls, add an entry to `forms::table`. `api::responses`
+//! makes a chat of the items of a response, and items of its answer.
 //!
 //! # Invariants
 //!

@@ -30,6 +30,7 @@ mod openapi;
 mod perplexity;
 mod prompt_logprobs;
 pub mod receipt;
+mod responses;
 mod route;
 mod run;
 mod score;
@@ -83,6 +84,7 @@ fn routes() -> Vec<Route> {
     let mut routes = vec![
         completions::route(),
         chat::route(),
+        responses::route(),
         score::route(),
         perplexity::route(),
         embeddings::route(),

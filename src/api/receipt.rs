@@ -29,15 +29,18 @@ pub enum ReceiptRoute {
     Completions,
     #[serde(rename = "/v1/chat/completions")]
     Chat,
+    #[serde(rename = "/v1/responses")]
+    Responses,
 }
 
 impl ReceiptRoute {
-    pub const ALL: [Self; 2] = [Self::Completions, Self::Chat];
+    pub const ALL: [Self; 3] = [Self::Completions, Self::Chat, Self::Responses];
 
     pub fn path(self) -> &'static str {
         match self {
             Self::Completions => "/v1/completions",
             Self::Chat => "/v1/chat/completions",
+            Self::Responses => "/v1/responses",
         }
     }
 }
@@ -47,7 +50,7 @@ impl ReceiptRoute {
 pub struct Receipt {
     /// The version of the receipt format: 1.
     pub version: u32,
-    /// Where the request was sent: "/v1/completions" or "/v1/chat/completions".
+    /// Where the request was sent: "/v1/completions", "/v1/chat/completions" or "/v1/responses".
     #[schema(value_type = String)]
     pub route: ReceiptRoute,
     /// The request, with the seed that was used and the defaults of the server's settings.

@@ -85,6 +85,15 @@ impl<S> Route<S> {
         self.answers_with(Answers::JsonOrStream(name, whole, event))
     }
 
+    /// It answers with a `T`, or streams events `E`.
+    pub fn answers_or_sends<T: ToSchema, E: ToSchema>(self, name: &'static str) -> Self {
+        self.answers_with(Answers::JsonOrStream(
+            name,
+            schema_as::<T, T>,
+            schema_as::<E, E>,
+        ))
+    }
+
     /// Its query may name a model.
     pub fn of_a_model(self) -> Self {
         Self {

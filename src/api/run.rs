@@ -41,6 +41,20 @@ pub struct Prepared<T> {
     pub asked: T,
 }
 
+impl<T> Prepared<T> {
+    /// The same request for a route that needs something else for its answer.
+    pub fn map<U>(self, map: impl FnOnce(T) -> U) -> Prepared<U> {
+        Prepared {
+            sequences: self.sequences,
+            entries: self.entries,
+            adapters: self.adapters,
+            exact: self.exact,
+            receipt: self.receipt,
+            asked: map(self.asked),
+        }
+    }
+}
+
 /// A request that is running.
 pub struct Running<T> {
     pub served: Served,

@@ -102,11 +102,15 @@ pub fn respond<S: Show>(head: Head, sources: Vec<Source<S>>, shown: StreamUsage)
         over: false,
         usage: Usage::default(),
     };
-    let events = stream::unfold(state, |mut state| async move {
+    send(stream::unfold(state, |mut state| async move {
         let event = state.next().await?;
-        Some((Ok::<_, Infallible>(event), state))
-    });
-    let mut response = Sse::new(events)
+        Some((event, state))
+    }))
+}
+
+/// The response that sends events, and comments while there are none.
+pub fn send(events: impl Stream<Item = Event> + Send + 'static) -> Response {
+    let mut response = Sse::new(events.map(Ok::<_, Infallible>))
         .keep_alive(KeepAlive::new().text("ping"))
         .into_response();
     // Proxies must not buffer events.
@@ -200,8 +204,13 @@ impl<S: Show> State<S> {
 }
 
 fn event(body: &impl Serialize) -> Event {
+    with_body(Event::default(), body)
+}
+
+/// The event with this body.
+pub fn with_body(event: Event, body: &impl Serialize) -> Event {
     match serde_json::to_string(body) {
-        Ok(json) => Event::default().data(json),
+        Ok(json) => event.data(json),
         Err(error) => {
             // Cannot happen: strings, finite numbers and string keys always serialize.
             tracing::error!(%error, "cannot serialize an event");

@@ -61,6 +61,7 @@ fn every_field_that_is_documented_is_taken() {
             "/v1/chat/completions" => {
                 json!({"messages": [{"role": "user", "content": "a"}], "max_tokens": 1})
             }
+            "/v1/responses" => json!({"input": "a", "max_output_tokens": 1}),
             "/v1/score" => json!({"stem": "a", "choices": ["b"]}),
             "/v1/perplexity" => json!({"text": "a b"}),
             "/apply-template" => json!({"messages": [{"role": "user", "content": "a"}]}),

@@ -27,6 +27,7 @@ pub struct Case {
 const FIELDS: &str = include_str!("errors/fields.txt");
 const ROUTES: &str = include_str!("errors/routes.txt");
 const CHAT: &str = include_str!("errors/chat.txt");
+const RESPONSES: &str = include_str!("errors/responses.txt");
 const EMBEDDINGS: &str = include_str!("errors/embeddings.txt");
 const SCORE: &str = include_str!("errors/score.txt");
 const PERPLEXITY: &str = include_str!("errors/perplexity.txt");
@@ -247,6 +248,7 @@ fn conversations() {
         &bodies_for("/v1/chat/completions", CHAT),
         &normal(),
     );
+    check(&server, &bodies_for("/v1/responses", RESPONSES), &normal());
 }
 
 #[test]
@@ -296,6 +298,7 @@ fn there_are_many_cases_and_each_is_another() {
     let tables = [
         bodies(&fields()),
         bodies_for("/v1/chat/completions", CHAT),
+        bodies_for("/v1/responses", RESPONSES),
         bodies_for("/v1/embeddings", EMBEDDINGS),
         bodies_for("/v1/score", SCORE),
         bodies_for("/v1/perplexity", PERPLEXITY),

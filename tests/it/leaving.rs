@@ -132,6 +132,19 @@ fn amid_a_stream() {
 }
 
 #[test]
+fn amid_a_streamed_response() {
+    let held = Held::start(8, |_| {});
+    let body = json!({"input": "Hi", "chat_template": "{{ messages[0].content }}", "max_output_tokens": 500,
+        "min_tokens": 500, "stream": true});
+    let key = ["authorization: Bearer leaves"];
+    let request = Request::new("POST", "/v1/responses", &key, body.to_string());
+    let mut client = request.start(held.server.address());
+    let mut some = [0; 400];
+    client.read_exact(&mut some).expect("the answer has begun");
+    held.left(client);
+}
+
+#[test]
 fn with_more_choices_than_places() {
     for stream in [false, true] {
         let held = Held::start(12, |config| config.engine.parallel_sequences = 4);

@@ -30,6 +30,7 @@ mod qwen;
 mod raw;
 mod receipt;
 mod recorded;
+mod responses;
 mod routines;
 mod samplers;
 mod score;

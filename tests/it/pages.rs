@@ -346,6 +346,7 @@ fn is_of_the_model(example: &Example) -> bool {
     [
         "/v1/completions",
         "/v1/chat/completions",
+        "/v1/responses",
         "/v1/embeddings",
         "/v1/score",
         "/v1/perplexity",

@@ -74,7 +74,7 @@ fn every_setting_is_the_default_of_its_field() {
         }
     });
     let document = server.get("/openapi.json").json();
-    for path in ["/v1/completions", "/v1/chat/completions"] {
+    for path in ["/v1/completions", "/v1/chat/completions", "/v1/responses"] {
         let body = &document["paths"][path]["post"]["requestBody"];
         let fields = &body["content"]["application/json"]["schema"]["properties"];
         for param in PARAMS {

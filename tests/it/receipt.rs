@@ -88,16 +88,16 @@ fn a_receipt_says_how_the_answer_was_made() {
 
 #[test]
 fn a_stream_has_no_receipt() {
-    for path in ["/v1/completions", "/v1/chat/completions"] {
-        let mut body = json!({"stream": true, "receipt": true});
-        body[if path.contains("chat") {
-            "messages"
-        } else {
-            "prompt"
-        }] = match path {
-            "/v1/completions" => json!("One"),
-            _ => json!([{"role": "user", "content": "Hi"}]),
-        };
+    for (path, field, value) in [
+        ("/v1/completions", "prompt", json!("One")),
+        (
+            "/v1/chat/completions",
+            "messages",
+            json!([{"role": "user", "content": "Hi"}]),
+        ),
+        ("/v1/responses", "input", json!("Hi")),
+    ] {
+        let body = json!({"stream": true, "receipt": true, field: value});
         let answer = default().post(path, &body);
         assert_eq!(answer.status, 400, "{}", answer.body);
         assert_eq!(answer.json()["error"]["param"], "receipt");
@@ -294,16 +294,25 @@ fn a_server_that_never_answers_is_not_waited_for_without_end() {
 
 #[test]
 fn conversations_have_receipts_too() {
-    let answer = default().post(
-        "/v1/chat/completions",
-        &json!({"messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 6, "receipt": true}),
-    );
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    let answer = answer.json();
-    assert_eq!(answer["receipt"]["route"], "/v1/chat/completions");
-    let folder = tempfile::tempdir().expect("a folder");
-    let (ended, said) = verify(folder.path(), &answer, &["--model", &default_model()]);
-    assert_eq!(ended, Some(0), "{said}");
+    let question = "Name a colour.";
+    for (path, body) in [
+        (
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": question}], "max_tokens": 6, "receipt": true}),
+        ),
+        (
+            "/v1/responses",
+            json!({"input": question, "max_output_tokens": 6, "receipt": true}),
+        ),
+    ] {
+        let answer = default().post(path, &body);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let answer = answer.json();
+        assert_eq!(answer["receipt"]["route"], path);
+        let folder = tempfile::tempdir().expect("a folder");
+        let (ended, said) = verify(folder.path(), &answer, &["--model", &default_model()]);
+        assert_eq!(ended, Some(0), "{said}");
+    }
 }
 
 #[test]

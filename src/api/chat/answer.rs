@@ -188,7 +188,7 @@ pub struct View {
 
 impl View {
     /// The token with its log-probability, if those are shown.
-    fn entry(&self, output: &TokenOutput) -> Option<TokenEntry> {
+    pub fn entry(&self, output: &TokenOutput) -> Option<TokenEntry> {
         self.options.logprobs.as_ref()?;
         let own = output.details.logprob.as_deref()?;
         let observed = output.details.observed.as_deref();
@@ -270,7 +270,7 @@ impl View {
     }
 
     /// The parts of the text that are known with this token.
-    fn read(&self, reader: &mut Reader, output: &TokenOutput) -> Vec<Part> {
+    pub fn read(&self, reader: &mut Reader, output: &TokenOutput) -> Vec<Part> {
         let vocab = self.model.vocab();
         let token = output.token;
         // A control token is not text, unless the request says so, but what it is called may begin a call.
@@ -280,7 +280,8 @@ impl View {
         reader.push(&output.text, name.filter(|name| !name.is_empty()))
     }
 
-    fn reasoning_tokens(&self, reader: &Reader) -> Option<usize> {
+    /// Tokens of reasoning so far, if it is shown apart from content.
+    pub fn reasoning_tokens(&self, reader: &Reader) -> Option<usize> {
         self.expects.reasons().then(|| reader.reasoning_tokens())
     }
 

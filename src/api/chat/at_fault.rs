@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::conversation::Names;
 use super::request::ToolChoice;
 use super::tools::parameters;
 use super::writes::Writes;
@@ -14,6 +15,7 @@ pub fn at_fault(
     tools: &[Value],
     choice: &ToolChoice,
     writes: &Writes,
+    names: Names,
     served: &Served,
 ) -> Option<ApiError> {
     let model = &served.model;
@@ -37,7 +39,10 @@ pub fn at_fault(
             .filter(|error| *error != InvalidConstraint::Panicked)?;
         Some(ApiError::field(
             "tools",
-            format!("`tools[{place}].function.parameters`, of `{name}`, was rejected: {error}."),
+            format!(
+                "`tools[{place}].{}parameters`, of `{name}`, was rejected: {error}.",
+                names.function
+            ),
         ))
     })
 }

@@ -7,9 +7,27 @@ use crate::api::error::ApiError;
 use crate::api::fields::{Fields, wrong, wrong_in};
 use crate::api::wording::cut;
 
+/// What a route calls the parts of a conversation, for errors.
+#[derive(Debug, Clone, Copy)]
+pub struct Names {
+    /// The field with the messages.
+    pub messages: &'static str,
+    /// What comes before the name of a function's field in a tool.
+    pub function: &'static str,
+    /// The field with how much the model reasons.
+    pub effort: &'static str,
+}
+
+const NAMES: Names = Names {
+    messages: "messages",
+    function: "function.",
+    effort: effort::NAME,
+};
+
 /// What a template renders as a prompt.
 #[derive(Debug)]
 pub struct Conversation {
+    pub names: Names,
     /// As the client sent them, checked; without fields that are null, as transformers gives them to a template.
     pub messages: Vec<Value>,
     pub tools: Vec<Value>,
@@ -31,6 +49,20 @@ impl Conversation {
     pub fn parse(fields: &mut Fields) -> Result<Self, ApiError> {
         let messages = messages(fields)?;
         let tools = tools(fields)?;
+        let effort = effort::read(fields)?;
+        Ok(Self {
+            effort,
+            ..Self::with(NAMES, messages, tools, fields)?
+        })
+    }
+
+    /// Reads the fields that say how these are rendered.
+    pub fn with(
+        names: Names,
+        messages: Vec<Value>,
+        tools: Vec<Value>,
+        fields: &mut Fields,
+    ) -> Result<Self, ApiError> {
         let template = fields
             .field(
                 "chat_template",
@@ -48,7 +80,6 @@ impl Conversation {
             Some(Value::Object(kwargs)) => kwargs,
             Some(other) => return Err(wrong("chat_template_kwargs", "an object", &other)),
         };
-        let effort = effort::read(fields)?;
         let continue_final_message = fields
             .field(
                 "continue_final_message",
@@ -68,11 +99,12 @@ impl Conversation {
             ));
         }
         Ok(Self {
+            names,
             messages,
             tools,
             template,
             kwargs,
-            effort,
+            effort: None,
             parse_special: parse_special(fields)?,
             add_generation_prompt,
             continue_final_message,
@@ -206,7 +238,7 @@ fn message(message: Value, name: &str, fields: &mut Fields) -> Result<Value, Api
 }
 
 /// Gives the reasoning all of its names, so that each template finds it.
-fn name_reasoning(message: &mut Map<String, Value>) {
+pub fn name_reasoning(message: &mut Map<String, Value>) {
     let mut names = REASONING.iter();
     let Some(text) = names.find_map(|name| message.get(*name)).cloned() else {
         return;
@@ -321,13 +353,19 @@ fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
         Some(Value::Array(tools)) => tools,
         Some(other) => return Err(wrong("tools", "an array of functions", &other)),
     };
+    check_tools(&tools, NAMES)?;
+    Ok(tools)
+}
+
+/// Checks tools in the form of chat completions, whatever the route calls their fields.
+pub fn check_tools(tools: &[Value], route: Names) -> Result<(), ApiError> {
     if tools.len() > MOST_TOOLS {
         let allowed = format!("an array of at most {MOST_TOOLS} functions");
-        return Err(wrong("tools", &allowed, &tools.into()));
+        return Err(wrong("tools", &allowed, &tools.to_vec().into()));
     }
     let mut names: Vec<&str> = Vec::new();
     for (place, tool) in tools.iter().enumerate() {
-        let name = tool_name(tool, &format!("tools[{place}]"))?;
+        let name = tool_name(tool, &format!("tools[{place}]"), route.function)?;
         if names.contains(&name) {
             return Err(ApiError::field(
                 "tools",
@@ -336,16 +374,18 @@ fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
         }
         names.push(name);
     }
-    Ok(tools)
+    Ok(())
 }
 
 /// The name of a tool's function, if the tool, which is at `place`, is valid.
-fn tool_name<'a>(tool: &'a Value, place: &str) -> Result<&'a str, ApiError> {
-    let wrong =
-        |name: &str, allowed, value| wrong_in("tools", &format!("{place}.{name}"), allowed, value);
+fn tool_name<'a>(tool: &'a Value, place: &str, within: &str) -> Result<&'a str, ApiError> {
     if tool["type"] != "function" {
-        return Err(wrong("type", "\"function\"", &tool["type"]));
+        let name = format!("{place}.type");
+        return Err(wrong_in("tools", &name, "\"function\"", &tool["type"]));
     }
+    let wrong = |name: &str, allowed, value| {
+        wrong_in("tools", &format!("{place}.{within}{name}"), allowed, value)
+    };
     let function = &tool["function"];
     let name = function["name"].as_str().filter(|name| {
         let mut characters = name.chars();
@@ -354,15 +394,15 @@ fn tool_name<'a>(tool: &'a Value, place: &str) -> Result<&'a str, ApiError> {
     });
     let name = name.ok_or_else(|| {
         let allowed = "1 to 64 letters, digits, `_`, `.` and `-`";
-        wrong("function.name", allowed, &function["name"])
+        wrong("name", allowed, &function["name"])
     })?;
     let (parameters, description) = (&function["parameters"], &function["description"]);
     if !parameters.is_object() && !parameters.is_null() {
         let allowed = "a JSON Schema (an object)";
-        return Err(wrong("function.parameters", allowed, parameters));
+        return Err(wrong("parameters", allowed, parameters));
     }
     if !description.is_string() && !description.is_null() {
-        return Err(wrong("function.description", "a string", description));
+        return Err(wrong("description", "a string", description));
     }
     Ok(name)
 }

@@ -6,10 +6,11 @@ use crate::api::error::ApiError;
 use crate::api::fields::{Fields, wrong};
 use crate::config::UnknownFields;
 
-const NAME: &str = "reasoning_effort";
+/// The field, and the variable of templates.
+pub const NAME: &str = "reasoning_effort";
 
 /// OpenAI's.
-const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+pub const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
 /// What a model without a choice of efforts does anyway: it does not reason, or as much as it does by default.
 const NEUTRAL: [&str; 2] = ["none", "medium"];
@@ -40,6 +41,7 @@ pub fn read(fields: &mut Fields) -> Result<Option<&'static str>, ApiError> {
 /// knows none, and the effort is not what its model does anyway.
 pub fn set(
     effort: &str,
+    field: &'static str,
     template: &str,
     kwargs: &mut Map<String, Value>,
     how: UnknownFields,
@@ -59,15 +61,15 @@ pub fn set(
     }
     if how == UnknownFields::Warn {
         tracing::warn!(
-            names = NAME,
+            names = field,
             "a field is ignored that the chat template does not know"
         );
         return Ok(());
     }
     Err(ApiError::field(
-        NAME,
+        field,
         format!(
-            "`{NAME}` must be \"none\" or \"medium\", which have no effect, but it is \"{effort}\": this model's template \
+            "`{field}` must be \"none\" or \"medium\", which have no effect, but it is \"{effort}\": this model's template \
              reads none of the variables `reasoning_effort`, `enable_thinking` and `thinking`."
         ),
     ))
@@ -101,7 +103,7 @@ mod tests {
         let check = |template: &str, effort: &str, expect: Result<Value, ()>| {
             let mut kwargs = Map::new();
             kwargs.insert("thinking".to_owned(), 5.into());
-            let set = set(effort, template, &mut kwargs, UnknownFields::Reject);
+            let set = set(effort, NAME, template, &mut kwargs, UnknownFields::Reject);
             let got = set.map(|()| kwargs.into()).map_err(|_| ());
             assert_eq!(got, expect, "{template} {effort}");
         };

@@ -32,10 +32,13 @@ impl Marks {
         let strings = strings.chain(conversation.kwargs.values());
         strings.for_each(|value| look_at(value, &mut unused));
         let mark = unused.find().ok_or_else(|| {
+            let messages = conversation.names.messages;
             ApiError::field(
-                "messages",
-                "`messages` and the template have every character of Unicode's private use area. Leave one of them out, or \
-                 send `parse_special: true`.",
+                messages,
+                format!(
+                    "`{messages}` and the template have every character of Unicode's private use area. Leave one of them \
+                     out, or send `parse_special: true`."
+                ),
             )
         })?;
         let (sought, literals) = Literals::of(template);

@@ -33,11 +33,15 @@ use super::prompt_logprobs::PromptLogprobs;
 use super::run::{Kind, run};
 use super::state::{AppState, Route};
 use super::stream;
-use answer::{ChatPiece, Choice, Streamed, View};
-pub use conversation::Conversation;
-use prepare::{Asked, prepare};
+use answer::{ChatPiece, Choice, Streamed};
+pub use answer::{TokenEntry, View};
+pub use calls::{Part, Reader};
+pub use conversation::{Conversation, Names, check_tools, name_reasoning};
+pub use effort::EFFORTS;
+use prepare::prepare;
+pub use prepare::{Asked, prepare_request};
 pub use prompt::{model_template, render};
-use request::ChatRequest;
+pub use request::{ChatRequest, ToolChoice};
 pub use template::render_template;
 
 const KIND: Kind = Kind {

@@ -32,6 +32,16 @@ pub struct Asked {
 /// Checks a request and renders its conversation: CPU work, of milliseconds if that is long.
 pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Asked>, ApiError> {
     let receipt = PendingReceipt::new(ReceiptRoute::Chat, &body);
+    let request = ChatRequest::read(&mut Fields::new(body), served)?;
+    prepare_request(request, receipt, served)
+}
+
+/// Renders the conversation of a checked request.
+pub fn prepare_request(
+    request: ChatRequest,
+    receipt: Option<PendingReceipt>,
+    served: &Served,
+) -> Result<Prepared<Asked>, ApiError> {
     let ChatRequest {
         conversation,
         max_tokens,
@@ -41,9 +51,10 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
         parallel_tool_calls: several,
         splits_reasoning,
         mut generate,
-    } = ChatRequest::read(&mut Fields::new(body), served)?;
+    } = request;
+    let names = conversation.names;
     let room = Room {
-        param: "messages",
+        param: names.messages,
         max_tokens,
     };
     let tools = conversation.tools.clone();
@@ -90,7 +101,7 @@ pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Ask
     let sequences = generate.sequences(vec![wanted], served);
     let sequences = sequences.map_err(|error| match error.param.as_deref() {
         Some("tool_choice" | "tools") => {
-            at_fault(&tools, &tool_choice, &writes, served).unwrap_or(error)
+            at_fault(&tools, &tool_choice, &writes, names, served).unwrap_or(error)
         }
         _ => error,
     })?;

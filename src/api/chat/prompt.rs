@@ -31,20 +31,29 @@ pub fn model_template(served: &Served) -> Option<String> {
 
 /// Renders a conversation with its own template or the model's.
 pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendered, ApiError> {
+    let messages = conversation.names.messages;
     let parses = conversation.parse_special;
     let parses = parses.unwrap_or(served.config.model.chat_parse_special);
     let sent = conversation.template.take();
     let is_sent = sent.is_some();
     let template = sent.or_else(|| model_template(served)).ok_or_else(|| {
         ApiError::field(
-            "messages",
-            "`messages` needs a chat template, and this model's file has none. Send one as `chat_template`, set \
-             model.chat_template_file, or send a text to POST /v1/completions.",
+            messages,
+            format!(
+                "`{messages}` needs a chat template, and this model's file has none. Send one as `chat_template`, set \
+                 model.chat_template_file, or send a text to POST /v1/completions."
+            ),
         )
     })?;
     if let Some(effort) = conversation.effort {
         let how = served.config.server.unknown_fields;
-        effort::set(effort, &template, &mut conversation.kwargs, how)?;
+        effort::set(
+            effort,
+            conversation.names.effort,
+            &template,
+            &mut conversation.kwargs,
+            how,
+        )?;
     }
     if !template.contains("developer") {
         name_system(&mut conversation.messages);
@@ -73,8 +82,8 @@ pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendere
         ),
         error if is_sent => ApiError::field("chat_template", format!("`chat_template` {error}.")),
         error => {
-            let what = "The model's chat template, applied to `messages`,";
-            ApiError::field("messages", format!("{what} {error}."))
+            let what = format!("The model's chat template, applied to `{messages}`,");
+            ApiError::field(messages, format!("{what} {error}."))
         }
     })?;
     // The tokenizer adds it again.

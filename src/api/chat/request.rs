@@ -38,6 +38,44 @@ pub enum ToolChoice {
     Named(String),
 }
 
+impl ToolChoice {
+    /// Of a word.
+    pub fn of_word(word: &str) -> Option<Self> {
+        match word {
+            "none" => Some(Self::None),
+            "auto" => Some(Self::Auto),
+            "required" => Some(Self::Required),
+            _ => None,
+        }
+    }
+
+    /// The choice among these tools, if they allow it.
+    pub fn among(self, tools: &[Value]) -> Result<Self, ApiError> {
+        const NAME: &str = "tool_choice";
+        match self {
+            Self::Named(name) if !tools.iter().any(|tool| tool["function"]["name"] == *name) => {
+                Err(ApiError::field(
+                    NAME,
+                    format!(
+                        "`tool_choice` names the function `{}`, which is not among the {} of `tools`.",
+                        cut(&name),
+                        tools.len()
+                    ),
+                ))
+            }
+            Self::Auto if tools.is_empty() => Ok(Self::None),
+            Self::Required if tools.is_empty() => Err(ApiError::field(
+                NAME,
+                format!(
+                    "`tool_choice` requires a call, but `tools` has {}.",
+                    counted(0, "function")
+                ),
+            )),
+            choice => Ok(choice),
+        }
+    }
+}
+
 impl ChatRequest {
     /// Reads the fields. The documentation of the route is generated from here, too.
     pub fn read(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
@@ -146,49 +184,26 @@ fn tool_choice(fields: &mut Fields, tools: &[Value]) -> Result<ToolChoice, ApiEr
                 }},
             ]})
         });
-    let choice = match value {
-        None => ToolChoice::Auto,
-        Some(Value::String(text)) if text == "none" => ToolChoice::None,
-        Some(Value::String(text)) if text == "auto" => ToolChoice::Auto,
-        Some(Value::String(text)) if text == "required" => ToolChoice::Required,
-        Some(Value::Object(object))
+    let word = value.as_ref().and_then(Value::as_str);
+    let choice = match (&value, word.and_then(ToolChoice::of_word)) {
+        (None, _) => ToolChoice::Auto,
+        (_, Some(choice)) => choice,
+        (Some(Value::Object(object)), _)
             if object.get("type").is_none_or(|kind| kind == "function")
                 && object
                     .get("function")
                     .is_some_and(|function| function["name"].is_string()) =>
         {
             let name = object["function"]["name"].as_str().unwrap_or_default();
-            if !tools.iter().any(|tool| tool["function"]["name"] == name) {
-                return Err(ApiError::field(
-                    NAME,
-                    format!(
-                        "`tool_choice` names the function `{}`, which is not among the {} of `tools`.",
-                        cut(name),
-                        tools.len()
-                    ),
-                ));
-            }
             ToolChoice::Named(name.to_owned())
         }
-        Some(other) => {
+        (Some(other), _) => {
             return Err(wrong(
                 NAME,
                 "\"none\", \"auto\", \"required\", or an object that names a function",
-                &other,
+                other,
             ));
         }
     };
-    if tools.is_empty() && choice == ToolChoice::Auto {
-        return Ok(ToolChoice::None);
-    }
-    if tools.is_empty() && choice == ToolChoice::Required {
-        return Err(ApiError::field(
-            NAME,
-            format!(
-                "`tool_choice` requires a call, but `tools` has {}.",
-                counted(0, "function")
-            ),
-        ));
-    }
-    Ok(choice)
+    choice.among(tools)
 }

@@ -25,18 +25,21 @@ pub fn shown(value: &Value) -> Value {
 
 fn shown_field(name: &str, value: &Value) -> Value {
     match (name, value) {
-        ("created", Value::Number(_)) => CREATED.into(),
-        ("id", Value::String(text)) => random_end(text).unwrap_or_else(|| text.clone()).into(),
+        ("created" | "created_at" | "completed_at", Value::Number(_)) => CREATED.into(),
+        ("id" | "item_id" | "call_id", Value::String(text)) => {
+            random_end(text).unwrap_or_else(|| text.clone()).into()
+        }
         ("system_fingerprint" | "bits_class", Value::String(_)) => REST.to_string().into(),
         (_, other) => shown(other),
     }
 }
 
-/// `cmpl-…` of `cmpl-` and 32 hexadecimal digits.
+/// `cmpl-…` of `cmpl-` and 32 hexadecimal digits; likewise with `_`.
 fn random_end(text: &str) -> Option<String> {
-    let (kind, digits) = text.split_once('-')?;
+    let digits = text.rsplit(['-', '_']).next()?;
     let random = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    random.then(|| format!("{kind}-{REST}"))
+    let kind = text.strip_suffix(digits).filter(|kind| !kind.is_empty())?;
+    random.then(|| format!("{kind}{REST}"))
 }
 
 /// JSON in lines that are no longer than need be: what fits into one stands in one.
@@ -114,7 +117,7 @@ pub fn agree(written: &Value, came: &Value, place: &str) -> Result<(), String> {
         (Value::Number(one), Value::Number(other)) => {
             let whole = |number: &serde_json::Number| number.is_i64() || number.is_u64();
             // Depends on when and after whom it was asked.
-            let varies = [".created", ".cached_tokens"]
+            let varies = [".created", ".created_at", ".completed_at", ".cached_tokens"]
                 .iter()
                 .any(|name| place.ends_with(name));
             let equal = match (whole(one), whole(other)) {

@@ -1,0 +1,62 @@
+//! The events of a streamed response.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::answer::{Content, Item, Response};
+use crate::api::chat::TokenEntry;
+
+/// A step of a response. Which fields it has depends on its type.
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[schema(as = ResponseEvent)]
+pub struct Event {
+    /// What it says, such as "response.output_text.delta".
+    pub r#type: &'static str,
+    /// Counts the events, from 0.
+    pub sequence_number: usize,
+    /// The response so far, in its first two events and in its last one.
+    #[schema(value_type = Option<Object>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<Box<Response>>,
+    /// The item's index in `output`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_index: Option<usize>,
+    /// The item, when it begins and when it is complete.
+    #[schema(value_type = Option<Object>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub item: Option<Item>,
+    /// The item's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub item_id: Option<String>,
+    /// The index of its part: always 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_index: Option<usize>,
+    /// The part, when it begins and when it is complete.
+    #[schema(value_type = Option<Object>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<Content>,
+    /// Text to append.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta: Option<String>,
+    /// All of a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// All of a call's arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<String>,
+    /// With the text of a message: its tokens, if they are asked for.
+    #[schema(value_type = Option<Vec<Object>>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Vec<TokenEntry>>,
+}
+
+impl Event {
+    /// About a response.
+    pub fn of(r#type: &'static str, response: &Response) -> Self {
+        Self {
+            r#type,
+            response: Some(Box::new(response.clone())),
+            ..Self::default()
+        }
+    }
+}
