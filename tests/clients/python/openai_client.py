@@ -278,6 +278,60 @@ def _():
     assert isinstance(answer.choices[0].message.tool_calls[0].function.parsed_arguments, City)
 
 
+# --- Responses.
+
+
+def respond(**fields):
+    asked = {"model": MODEL, "temperature": 0, "max_output_tokens": 12, "input": "Name a city."}
+    return client.responses.create(**{**asked, **fields})
+
+
+@report.check("responses: the text and logprobs of a chat, and the same in a stream")
+def _():
+    asked = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    response = respond(**asked)
+    choice = chat(logprobs=True, top_logprobs=2).choices[0]
+    equal(response.output_text, choice.message.content)
+    entries = [entry.model_dump() for entry in response.output[0].content[0].logprobs]
+    equal(entries, [entry.model_dump() for entry in choice.logprobs.content])
+    events = list(respond(**asked, stream=True))
+    equal([event.sequence_number for event in events], list(range(len(events))))
+    deltas = [event for event in events if event.type == "response.output_text.delta"]
+    equal("".join(event.delta for event in deltas), response.output_text)
+    equal([entry.logprob for event in deltas for entry in event.logprobs], [entry["logprob"] for entry in entries])
+    equal(events[-1].response.output_text, response.output_text)
+    equal(events[-1].response.usage.output_tokens, response.usage.output_tokens)
+
+
+@report.check("responses: a forced call, its result goes back with the answer's items")
+def _():
+    tools = [{"type": "function", "strict": True, **WEATHER["function"]}]
+    forced = {"tools": tools, "tool_choice": {"type": "function", "name": "weather"}, "max_output_tokens": 64}
+    (call,) = respond(**forced).output
+    assert json.loads(call.arguments)["city"] in ("Lansing", "Detroit")
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    given = [{"role": "user", "content": "Name a city."}, call, result]
+    assert respond(input=given, tools=tools, tool_choice="none").output_text
+
+
+@report.check("responses.parse with Pydantic, and stream() of it")
+def _():
+    asked = {"model": MODEL, "temperature": 0, "max_output_tokens": 200, "input": "Name a city.", "text_format": City}
+    parsed = client.responses.parse(**asked).output_parsed
+    assert isinstance(parsed, City), parsed
+    with client.responses.stream(**asked) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    equal((kinds[0], kinds[-1]), ("response.created", "response.completed"))
+    equal(final.output_parsed, parsed)
+
+
+@report.check("responses: previous_response_id is a BadRequestError that names it")
+def _():
+    error = raises(openai.BadRequestError, lambda: respond(previous_response_id="resp_1"))
+    equal(error.param, "previous_response_id")
+
+
 # --- Embeddings.
 
 

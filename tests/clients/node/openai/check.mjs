@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import OpenAI from "openai";
-import { zodFunction, zodResponseFormat } from "openai/helpers/zod";
+import { zodFunction, zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 import { BASE_URL, close, endsEarly, gauge, post, reporter } from "./report.mjs";
 
@@ -149,6 +149,22 @@ await check("chat.completions.parse with zod: response_format and tools", async 
   const tools = [zodFunction({ name: "city", parameters: City })];
   const called = await client.chat.completions.parse({ ...asked, tools, tool_choice: "required" });
   City.parse(called.choices[0].message.tool_calls[0].function.parsed_arguments);
+});
+
+await check("responses: an answer and a stream of it, parse and stream with zod", async () => {
+  const asked = { model, temperature: 0, max_output_tokens: 12, input: "Name a city." };
+  const response = await client.responses.create(asked);
+  assert.equal(response.output_text, (await chat()).choices[0].message.content);
+  const events = await gather(await client.responses.create({ ...asked, stream: true }));
+  const deltas = events.filter((event) => event.type === "response.output_text.delta");
+  assert.equal(deltas.map((event) => event.delta).join(""), response.output_text);
+  assert.equal(events.at(-1).response.usage.output_tokens, response.usage.output_tokens);
+  const City = z.object({ name: z.string().max(20), inhabitants: z.int().min(0).max(99999999) });
+  const format = { ...asked, max_output_tokens: 200, text: { format: zodTextFormat(City, "city") } };
+  const parsed = await client.responses.parse(format);
+  City.parse(parsed.output_parsed);
+  const streamed = await client.responses.stream(format).finalResponse();
+  assert.deepEqual(streamed.output_parsed, parsed.output_parsed);
 });
 
 await check("embeddings: the client's default (base64) and float are the same numbers; dimensions", async () => {
