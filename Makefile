@@ -62,6 +62,7 @@ test-gpu: build ## Run the tests of a GPU: make test-gpu FEATURES="--features vu
 	cargo test --release --locked $(FEATURES) --test it -- --nocapture --test-threads 1 gpu::
 
 test-clients: python build ## Test with real clients (OpenAI's, LangChain and others): make test-clients ARGS="--only python"
+	@scripts/setup.sh chromium
 	$(CANDOR) fetch default
 	tests/clients/run.py --candor $(CANDOR) $(if $(URL),--url $(URL)) $(ARGS)
 

@@ -46,14 +46,17 @@ def environment(name, files, build):
 
 
 def python_environment(name, requirements):
-    """The folder with the Python of a virtual environment that has what the file names."""
+    """The folder with the Python of a virtual environment that has what the file names. A file that begins with
+    `# --no-deps` names all that is to be installed, whatever else its packages ask for."""
+    options = ["--no-deps"] if requirements.read_text().startswith("# --no-deps") else []
 
     def build(place):
         try:
             run_tool([sys.executable, "-m", "venv", place / "venv"])
         except Unprepared as error:
             raise Unprepared(f"{error}\nPython lacks venv. On Debian: apt-get install python3-venv") from None
-        run_tool([place / "venv/bin/python", "-m", "pip", "install", "--quiet", "--requirement", requirements])
+        pip = [place / "venv/bin/python", "-m", "pip", "install", "--quiet"]
+        run_tool([*pip, *options, "--requirement", requirements])
 
     return environment(name, [requirements], build) / "venv" / "bin"
 
@@ -66,7 +69,7 @@ def node_tools():
 def node_environment(name, folder):
     """The tools, and a folder that has the modules which package-lock.json of this folder names."""
     tools = node_tools()
-    files = [folder / "package-lock.json", folder / "package.json"]
+    files = [folder / "package-lock.json", folder / "package.json", *folder.glob(".npmrc")]
 
     def build(place):
         for file in files:

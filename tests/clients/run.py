@@ -11,7 +11,7 @@ Other lines are passed on to standard error. These are the forms of clients:
 
     python/NAME_client.py    with its requirements in python/NAME.txt; each gets a venv
     DIR/check.py             with DIR/requirements.txt, for clients of more than one file
-    node/NAME/check.mjs      with package.json and package-lock.json; scripts/node.txt pins Node itself
+    node/NAME/check.mjs      with package.json and package-lock.json, and perhaps .npmrc; scripts/node.txt pins Node itself
     rust/                    a cargo project
 
 Requirements are installed once, in $XDG_CACHE_HOME/candor/clients (or ~/.cache/...), and again when they change.
