@@ -26,7 +26,7 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim python build run test test-models test-gpu test-examples test-clients test-web test-templates bench soak exactness overload fuzz documents docs audit lint dist clean
+.PHONY: help setup claim python build run test test-models test-gpu test-examples test-clients test-web test-templates bench soak exactness overload fuzz documents docs audit lint dist wheel test-wheel clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -132,6 +132,12 @@ lint: claim ## Check formatting, clippy and documentation; warnings are errors.
 # A separate build, for every CPU, in dist/ and $(CARGO_TARGET_DIR)/portable. FEATURES="otel": only the features' names.
 dist: setup ## Build the release archive, for every CPU of this architecture: dist/candor-….tar.gz
 	FEATURES="$(patsubst --features,,$(FEATURES))" scripts/dist.sh
+
+wheel: setup python ## Build a Python wheel with the program of `make dist`: dist/candor-….whl
+	FEATURES="$(patsubst --features,,$(FEATURES))" scripts/wheel.py
+
+test-wheel: ## Install the wheel in a bare Debian, without compiler or Rust, and run the server there. Needs root.
+	scripts/test-wheel.sh
 
 clean: ## Remove build output. Downloaded models are kept.
 	cargo clean

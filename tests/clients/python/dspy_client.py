@@ -1,5 +1,6 @@
 """DSPy's LM, by chats, completions and responses."""
 
+import asyncio
 import os
 import tempfile
 
@@ -83,9 +84,11 @@ def _():
         assert dspy.Predict(Capital)(state="Michigan").answer in ("Lansing", "Detroit")
 
 
-@report.check("several threads at once: each gets the bits of one alone")
+@report.check("acall: eight at once, each with the bits of one alone")
 def _():
+    async def ask_all():
+        model = lm()
+        return await asyncio.gather(*(model.acall(QUESTION) for _ in range(8)))
+
     wanted = plain()["content"]
-    model = lm()
-    answers = dspy.Parallel(num_threads=8, disable_progress_bar=True)([(model, QUESTION)] * 8)
-    equal([text_of(answer) for answer in answers], [[wanted]] * 8)
+    equal([text_of(outputs) for outputs in asyncio.run(ask_all())], [[wanted]] * 8)

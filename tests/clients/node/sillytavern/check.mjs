@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { rmSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { chromium } from "playwright-core";
 import { URL, post, reporter } from "./report.mjs";
@@ -26,6 +26,7 @@ function freePort() {
 async function start() {
   // Not the libraries that it compiles for the page, on the first start.
   rmSync(`${data}/default-user`, { recursive: true, force: true });
+  mkdirSync(data, { recursive: true });
   const port = await freePort();
   const options = ["--port", port, "--dataRoot", data, "--configPath", `${data}/config.yaml`, "--browserLaunchEnabled", "false"];
   const program = spawn(process.execPath, [`${HERE}/node_modules/sillytavern/server.js`, ...options]);
