@@ -65,6 +65,16 @@ fn function(tool: &Value, place: String, fields: &mut Fields) -> Result<Value, A
         }
         other => return Err(tool.wrong("type", "\"function\"", &other.unwrap_or_default())),
     }
+    if tool.take("function").is_some() {
+        return Err(ApiError::field(
+            NAME,
+            format!(
+                "`{}.function` is how chat completions write it; on this route `name`, `description` and `parameters` are \
+                 fields of the tool itself.",
+                tool.place
+            ),
+        ));
+    }
     let mut function = Map::new();
     for name in ["name", "description", "parameters", "strict"] {
         if let Some(value) = tool.take(name) {
