@@ -376,7 +376,7 @@ fn a_response_repeats_its_request() {
     let tools = json!([{"type": "function", "name": "f", "parameters": null, "strict": true}]);
     let body = json!({"input": "Hi", "chat_template": "{{ messages[0].content }}", "max_output_tokens": 1,
         "instructions": "Be brief.", "temperature": 0.5, "top_p": 0.25, "tools": tools, "tool_choice": "none",
-        "text": {"verbosity": "medium"}, "reasoning": {"effort": "high", "summary": "auto"}, "metadata": {"a": "b"},
+        "text": {"verbosity": "medium"}, "reasoning": {"effort": "medium", "summary": "auto"}, "metadata": {"a": "b"},
         "user": "me", "store": true, "parallel_tool_calls": false, "max_tool_calls": 3, "truncation": "disabled"});
     let response = respond(&server, &body);
     for name in [
@@ -466,17 +466,17 @@ fn items_become_the_messages_of_a_chat() {
     check(
         json!({"input": "Hi", "reasoning": {"effort": "low"},
             "tools": [{"type": "function", "parameters": parameters, "strict": true, "description": "F", "name": "f"}]}),
-        json!({"messages": [user], "chat_template_kwargs": {"reasoning_effort": "low"},
+        json!({"messages": [user], "reasoning_effort": "low",
             "tools": [{"type": "function", "function":
                 {"name": "f", "description": "F", "parameters": parameters, "strict": true}}]}),
     );
     check(
         json!({"input": "Hi", "reasoning": {"effort": "none"}}),
-        json!({"messages": [user], "chat_template_kwargs": {"reasoning_effort": "none", "enable_thinking": false}}),
+        json!({"messages": [user], "reasoning_effort": "none"}),
     );
     check(
         json!({"input": "Hi", "reasoning": {"effort": "low"}, "chat_template_kwargs": {"reasoning_effort": "mine"}}),
-        json!({"messages": [user], "chat_template_kwargs": {"reasoning_effort": "mine"}}),
+        json!({"messages": [user], "reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "mine"}}),
     );
 }
 

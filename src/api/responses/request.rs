@@ -57,9 +57,9 @@ impl ResponsesRequest {
         let max_output_tokens = fields
             .field(
                 "max_output_tokens",
-                "Maximum number of tokens to generate, those of reasoning included. Default: until the context is full.",
+                "Maximum number of tokens to generate, those of reasoning included. Absent or -1: until the context is full.",
             )
-            .count(0..=u32::MAX as usize)?;
+            .limit()?;
         let text = text::read(fields)?;
         let reasoning = reasoning::read(fields)?;
         conversation.effort = reasoning.effort;
@@ -96,6 +96,12 @@ impl ResponsesRequest {
                 ),
             ));
         }
+        if generate.stream_usage.in_each {
+            return Err(ApiError::field(
+                "stream_options.continuous_usage_stats",
+                "`stream_options.continuous_usage_stats` must be false on this route: the last event has the usage.",
+            ));
+        }
         if let Some(format) = text.format {
             generate.follow(format, served)?;
         }
@@ -117,15 +123,17 @@ impl ResponsesRequest {
         };
         fields.refuse_others(served.config.server.unknown_fields)?;
         let logprobs = included.logprobs || top_logprobs > 0;
+        let options = OutputOptions {
+            logprobs: logprobs.then(|| LogprobSpec::top(top_logprobs)),
+            shows_control: generate.shows_control,
+            ..OutputOptions::default()
+        };
         Ok(Self {
             chat: ChatRequest {
                 conversation,
                 max_tokens: max_output_tokens,
                 keeps,
-                options: OutputOptions {
-                    logprobs: logprobs.then_some(LogprobSpec::top(top_logprobs)),
-                    ..OutputOptions::default()
-                },
+                options,
                 tool_choice,
                 parallel_tool_calls,
                 splits_reasoning: served.config.model.reasoning_format != ReasoningFormat::None,

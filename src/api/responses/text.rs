@@ -52,10 +52,10 @@ pub fn read(fields: &mut Fields) -> Result<Text, ApiError> {
     }
     text.end(fields);
     Ok(Text {
-        format: format
-            .map(|format| structured(format, fields))
-            .transpose()?
-            .flatten(),
+        format: match format {
+            None => None,
+            Some(format) => structured(format, fields)?,
+        },
         sent,
     })
 }
