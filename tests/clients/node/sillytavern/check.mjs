@@ -74,20 +74,24 @@ async function say(page, text, stream) {
   await page.evaluate((on) => {
     window.$("#streaming_textgenerationwebui").prop("checked", on).trigger("input").trigger("change");
   }, stream);
-  const answers = page.locator('#chat .mes[is_user="false"]');
-  const before = await answers.count();
+  const answer = page.locator('#chat .last_mes[is_user="false"]');
   const sent = page.waitForRequest("**/api/backends/text-completions/generate");
   await page.locator("#send_textarea").fill(text);
   await page.locator("#send_but").click();
   const body = (await sent).postDataJSON();
-  await answers.nth(before).waitFor();
+  await answer.waitFor();
   await page.locator("#send_but").waitFor();
   const viewer = page.locator("#logprobsViewer");
   if (!(await viewer.isVisible())) await page.evaluate(() => window.$("#option_toggle_logprobs").trigger("click"));
   const tokens = page.locator("#logprobs_generation_output .logprobs_output_token");
-  await tokens.first().click();
-  const shown = await page.locator(".logprobs_top_candidate").allInnerTexts();
-  return { body, answer: await answers.last().locator(".mes_text").innerText(), tokens: await tokens.count(), shown };
+  // The page draws them anew when a stream has ended, and then none is chosen.
+  let shown = [];
+  while (shown.length === 0) {
+    // Not `click`: a token of blanks has no area to click on.
+    await tokens.first().dispatchEvent("click");
+    shown = await page.locator(".logprobs_top_candidate").allInnerTexts();
+  }
+  return { body, answer: await answer.locator(".mes_text").innerText(), tokens: await tokens.count(), shown };
 }
 
 const address = await start();
