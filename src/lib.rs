@@ -55,6 +55,9 @@
 //! write the tables. `tests/it/documents.rs` needs a body for it, and `is_of_the_model` in `tests/it/pages.rs` its name if
 //! its answers depend on the CPU.
 //!
+//! llama-server's routes (`api::llama_server`) read its field names into the request of `/v1/completions`, and write its answer
+//! in their own shape. A reranker's texts go the way of embeddings, and its head makes a score of each (`api::rerank`).
+//!
 //! A chat's messages go through `api::chat::conversation` (checked), `marks` (names of control tokens stay text), `template`
 //! (rendered; `template::jinja2` has what minijinja does otherwise than Jinja2) to tokens; the model's text goes through
 //! `calls` to content, reasoning and tool calls. To add a form of calls, add an entry to `forms::table`. `api::responses`

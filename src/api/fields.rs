@@ -147,6 +147,17 @@ impl Fields {
         self.left.get(name)
     }
 
+    /// Gives a field that is read later a value that came by another name. 400 if it came by both.
+    pub fn put(&mut self, name: &'static str, value: Value, came: &str) -> Result<(), ApiError> {
+        match self.left.insert(name.to_owned(), value) {
+            None | Some(Value::Null) => Ok(()),
+            Some(_) => Err(ApiError::field(
+                came,
+                format!("`{came}` is another name for `{name}`. Send only one of the two."),
+            )),
+        }
+    }
+
     /// Removes a field that is null: for fields that are read only if they are present.
     pub fn drop_null(&mut self, name: &str) {
         if self.peek(name).is_some_and(Value::is_null) {
@@ -389,13 +400,16 @@ impl Field<'_> {
     }
 
     fn take(self, shape: Shape) -> Option<Value> {
-        self.known.push(Described {
-            name: self.name,
-            shape,
-            about: self.about,
-            required: self.required,
-            slider: self.slider,
-        });
+        // A route that reads a field before it is read as on other routes describes its own values.
+        if self.known.iter().all(|known| known.name != self.name) {
+            self.known.push(Described {
+                name: self.name,
+                shape,
+                about: self.about,
+                required: self.required,
+                slider: self.slider,
+            });
+        }
         self.value
     }
 }

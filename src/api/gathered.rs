@@ -3,13 +3,17 @@
 use futures::StreamExt;
 
 use super::error::ApiError;
-use crate::engine::{Delta, EngineError, FinishReason, Generation, PromptOutput, TokenOutput};
+use crate::engine::{
+    Delta, EngineError, FinishReason, Generation, PromptOutput, Report, TokenOutput,
+};
 
 /// All output of a generation.
 #[derive(Debug)]
 pub struct Gathered {
     pub prompt: PromptOutput,
     pub tokens: Vec<TokenOutput>,
+    /// If the request asks for it.
+    pub report: Report,
     pub reason: FinishReason,
 }
 
@@ -43,12 +47,14 @@ pub async fn gather(mut generation: Generation) -> Result<Gathered, ApiError> {
             rows: Vec::new(),
         },
         tokens: Vec::new(),
+        report: Report::default(),
         reason: FinishReason::Stop,
     };
     while let Some(delta) = generation.next().await {
         match delta {
             Delta::Prompt(output) => gathered.prompt = output,
             Delta::Token(output) => gathered.tokens.push(output),
+            Delta::Report(report) => gathered.report = report,
             Delta::Finished(reason) => {
                 gathered.reason = reason;
                 return Ok(gathered);

@@ -6,6 +6,7 @@ mod options;
 mod samplers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::adapters;
 use super::error::ApiError;
@@ -34,7 +35,11 @@ pub struct Generate {
     pub exact: bool,
     /// Whether the answer includes a receipt.
     pub receipt: bool,
-    stop: Stops,
+    pub stop: Stops,
+    /// See [`Request::line_after`].
+    pub line_after: Option<Duration>,
+    /// See [`Request::reports`].
+    pub reports: bool,
     /// Whether the text keeps the stop string at which it ended.
     include_stop: bool,
     /// Whether the text has the names of generated control tokens.
@@ -88,6 +93,8 @@ impl Generate {
             receipt: options::receipt(fields, stream)?,
             adapters: adapters::read(fields, &served.model)?,
             stop: options::stop(fields, served)?,
+            line_after: None,
+            reports: false,
             include_stop: fields
                 .field("include_stop_str_in_output", "Keeps the stop string, or the text of the stop token \
                                                       (`stop_token_ids`), at the end of the text.")
@@ -179,6 +186,8 @@ impl Generate {
                     stop: Arc::clone(&stop),
                     include_stop: self.include_stop,
                     shows_control: self.shows_control,
+                    line_after: self.line_after,
+                    reports: self.reports,
                     cache_prompt: self.cache_prompt,
                     exact: self.exact,
                     streamed: self.stream,

@@ -22,6 +22,7 @@ mod guard;
 mod health;
 mod ids;
 mod input;
+mod llama_server;
 mod lora;
 mod metrics;
 mod models;
@@ -30,6 +31,7 @@ mod openapi;
 mod perplexity;
 mod prompt_logprobs;
 pub mod receipt;
+mod rerank;
 mod responses;
 mod route;
 mod run;
@@ -88,6 +90,7 @@ fn routes() -> Vec<Route> {
         score::route(),
         perplexity::route(),
         embeddings::route(),
+        rerank::route(),
         models::list_route(),
         models::one_route(),
         lora::route(),
@@ -96,6 +99,7 @@ fn routes() -> Vec<Route> {
         docs::route(),
         metrics::route(),
     ];
+    routes.extend(llama_server::routes());
     routes.extend(tokenizer::routes());
     routes
 }
@@ -105,7 +109,9 @@ pub fn app(state: AppState) -> Router {
     let body_bytes = state.config.limits.body_bytes;
     let cors = guard::cors(&state.config.server);
     let router = state.routes.iter().fold(Router::new(), |router, route| {
-        router.route(route.pattern, route.handler.clone())
+        route.patterns().fold(router, |router, pattern| {
+            router.route(pattern, route.handler.clone())
+        })
     });
     let router = router
         .fallback(not_found)
@@ -158,7 +164,7 @@ async fn method_not_allowed(
     let allowed: Vec<String> = state
         .routes
         .iter()
-        .filter(|route| route.pattern == path.as_str())
+        .filter(|route| route.patterns().any(|pattern| pattern == path.as_str()))
         .map(|route| route.method.to_string())
         .collect();
     ApiError::new(

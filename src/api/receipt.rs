@@ -284,7 +284,7 @@ fn digest<'a>(scores: impl Iterator<Item = &'a TokenLogprob>) -> Option<String> 
 mod tests {
     use super::*;
     use crate::config::{KvType, Mode};
-    use crate::engine::{FinishReason, PromptOutput, TokenDetails, TokenOutput};
+    use crate::engine::{FinishReason, PromptOutput, Report, TokenDetails, TokenOutput};
     use crate::logprobs::tests::scored;
     use crate::model::Routines;
 
@@ -307,6 +307,7 @@ mod tests {
                     },
                 })
                 .collect(),
+            report: Report::default(),
             reason: FinishReason::Length,
         }
     }

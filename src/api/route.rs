@@ -17,6 +17,8 @@ pub struct Route<S> {
     pub(super) method: Method,
     /// In axum's syntax: `{*id}` may hold slashes.
     pub(super) pattern: &'static str,
+    /// Other paths of the same route, which the documentation names beside the first.
+    pub(super) aliases: &'static [&'static str],
     pub(super) handler: MethodRouter<S>,
     /// In one line.
     pub(super) about: &'static str,
@@ -51,6 +53,7 @@ impl<S> Route<S> {
         Self {
             method: Method::GET,
             pattern,
+            aliases: &[],
             handler,
             about,
             fields: None,
@@ -94,6 +97,11 @@ impl<S> Route<S> {
         ))
     }
 
+    /// It has these paths, too.
+    pub fn also_at(self, aliases: &'static [&'static str]) -> Self {
+        Self { aliases, ..self }
+    }
+
     /// Its query may name a model.
     pub fn of_a_model(self) -> Self {
         Self {
@@ -112,6 +120,11 @@ impl<S> Route<S> {
 
     pub fn answers_with(self, answers: Answers) -> Self {
         Self { answers, ..self }
+    }
+
+    /// All its paths.
+    pub fn patterns(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.pattern).chain(self.aliases.iter().copied())
     }
 
     /// The path as documents show it.
@@ -159,7 +172,10 @@ pub fn schema_of<T: ToSchema>(schemas: &mut Map<String, Value>) -> Value {
 }
 
 /// Like [`schema_of`], by a name of its own: types with a parameter, here `C`, have one name whatever that is.
-fn schema_as<T: ToSchema, C: ToSchema>(name: String, schemas: &mut Map<String, Value>) -> Value {
+pub fn schema_as<T: ToSchema, C: ToSchema>(
+    name: String,
+    schemas: &mut Map<String, Value>,
+) -> Value {
     let reference = json!({"$ref": format!("#/components/schemas/{name}")});
     let mut all = Vec::new();
     T::schemas(&mut all);

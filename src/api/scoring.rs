@@ -30,6 +30,8 @@ pub fn sequence(
         cache_prompt: cache,
         exact: false,
         streamed: false,
+        line_after: None,
+        reports: false,
         deliver_end_token: false,
     }
 }

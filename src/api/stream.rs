@@ -170,7 +170,7 @@ impl<S: Show> State<S> {
                 choice.usage.completion(1);
                 self.usage.completion(1);
             }
-            Delta::Finished(_) => {}
+            Delta::Report(_) | Delta::Finished(_) => {}
             Delta::Failed(error) => {
                 // The status has already been sent. A stream without [DONE] tells clients that it is incomplete.
                 let last = event(&ApiError::from(error.clone()).as_body());
@@ -203,7 +203,8 @@ impl<S: Show> State<S> {
     }
 }
 
-fn event(body: &impl Serialize) -> Event {
+/// An event with this JSON.
+pub fn event(body: &impl Serialize) -> Event {
     with_body(Event::default(), body)
 }
 

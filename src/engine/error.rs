@@ -27,6 +27,11 @@ pub enum EngineError {
     /// 400: the model, as configured, makes no embeddings.
     #[error("{0}")]
     NoEmbeddings(&'static str),
+    /// 400: the model, as configured, is no reranker.
+    #[error(
+        "This model does not rank texts: that takes a reranker, whose metadata specifies the pooling type `rank`."
+    )]
+    NoRanking,
     /// 400: an embedding model.
     #[error("This model only makes embeddings (POST /v1/embeddings); it cannot generate text.")]
     OnlyEmbeddings,

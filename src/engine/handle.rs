@@ -12,7 +12,7 @@ use super::pool::Pool;
 use super::trial::Refused;
 use crate::config::{self, Mode};
 use crate::metrics::Load;
-use crate::model::{self, Adapters, FileHash};
+use crate::model::{self, Adapters, FileHash, Token};
 
 /// A handle to the engine of a model. It exists before the model is loaded. A handle from `Models` keeps
 /// the model loaded.
@@ -203,6 +203,22 @@ impl Engine {
     ) -> Result<Vec<Vec<f32>>, EngineError> {
         let embeddings = &self.pool()?.embeddings;
         embeddings.embed(&client, arrived, request).await
+    }
+
+    /// Maximum number of tokens of a text that is ranked, or why the model ranks none.
+    pub fn rank_tokens(&self) -> Result<usize, EngineError> {
+        self.pool()?.embeddings.rank_tokens()
+    }
+
+    /// The scores of texts for a model that ranks them, in order. It waits and stops as [`Engine::embed`] does.
+    pub async fn rank(
+        &self,
+        client: Arc<str>,
+        arrived: Instant,
+        texts: Vec<Arc<[Token]>>,
+    ) -> Result<Vec<f32>, EngineError> {
+        let embeddings = &self.pool()?.embeddings;
+        embeddings.rank(&client, arrived, texts).await
     }
 
     /// The current load; `None` while the model is loading.

@@ -57,7 +57,8 @@ pub use memory::{available as available_memory, least_kv_cache, total as total_m
 pub use models::{Described, Models, Status};
 pub use queue::FairQueue;
 pub use request::{
-    Delta, FinishReason, PromptLogprobs, PromptOutput, Request, Rows, TokenDetails, TokenOutput,
+    Delta, FinishReason, PromptLogprobs, PromptOutput, Report, Request, Rows, TokenDetails,
+    TokenOutput,
 };
 pub use stops::Stops;
 pub use tally::Tally;

@@ -1,6 +1,7 @@
 //! What goes into the engine, and what comes out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::error::EngineError;
 use super::plan::{PrefixKey, PromptPlan};
@@ -34,6 +35,11 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// The text ends before the first of these.
     pub stop: Arc<Stops>,
+    /// After this much time since its first token, the text ends with the line that is being written. It is the one part of
+    /// a request by which answers depend on time.
+    pub line_after: Option<Duration>,
+    /// Whether a [`Delta::Report`] is sent.
+    pub reports: bool,
     /// Whether the text includes the stop string, and a token of `sampling.stop_tokens` is returned.
     pub include_stop: bool,
     /// Whether the text has the names of generated control tokens; otherwise they have no text.
@@ -131,13 +137,15 @@ impl Request {
     }
 }
 
-/// What a running sequence sends, in this order: one `Prompt`, any number of `Token`s, one `Finished` or `Failed`.
+/// What a running sequence sends, in this order: one `Prompt`, any number of `Token`s, a `Report` if it is asked for, one
+/// `Finished` or `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Delta {
     /// The prompt has been evaluated.
     Prompt(PromptOutput),
     /// A token that no stop string can cut any more.
     Token(TokenOutput),
+    Report(Report),
     Finished(FinishReason),
     Failed(EngineError),
 }
@@ -174,12 +182,23 @@ pub struct TokenDetails {
     pub row: Option<Arc<[f32]>>,
 }
 
+/// What a request may ask for about a sequence as a whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The stop string that the text ended at, by its index.
+    pub stop_string: Option<usize>,
+    /// From the start of the sequence, after it has waited for its slot, to its first token.
+    pub prompt_time: Duration,
+    /// From its first token to its last.
+    pub generation_time: Duration,
+}
+
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
     /// A stop string, an end-of-generation token, a finished grammar, or no allowed token.
     Stop,
-    /// `max_tokens`, or the end of the context.
+    /// `max_tokens`, the end of the context, `line_after`, or a line with too little indentation.
     Length,
 }
 

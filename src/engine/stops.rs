@@ -8,6 +8,8 @@ use crate::model::{Added, Token, Vocab};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stops {
     strings: Vec<String>,
+    /// See [`Stops::with_least_indent`].
+    least_indent: usize,
     /// The control tokens that they name, each with its name: a generated one has no text of its own.
     named: BTreeMap<Token, Box<str>>,
 }
@@ -24,8 +26,22 @@ impl Stops {
             .map(|(token, name)| (token, name.into()));
         Self {
             named: named.collect(),
+            least_indent: 0,
             strings,
         }
+    }
+
+    /// Also ends the text at the first character of a line that begins with fewer spaces and tabs than this, except in its
+    /// first line. 0: it does not.
+    pub fn with_least_indent(self, least_indent: usize) -> Self {
+        Self {
+            least_indent,
+            ..self
+        }
+    }
+
+    pub fn least_indent(&self) -> usize {
+        self.least_indent
     }
 
     pub fn strings(&self) -> &[String] {
@@ -43,6 +59,7 @@ impl From<Vec<String>> for Stops {
     fn from(strings: Vec<String>) -> Self {
         Self {
             strings,
+            least_indent: 0,
             named: BTreeMap::new(),
         }
     }

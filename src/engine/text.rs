@@ -74,6 +74,12 @@ pub struct Completion {
     characters: usize,
     /// Tokens held back, each with the end of its text.
     held: VecDeque<(TokenOutput, usize)>,
+    /// Where the newest line begins whose indentation counts; `None` in the first line.
+    line: Option<usize>,
+    /// Whether the newest token ends a line.
+    ends_line: bool,
+    /// See [`Completion::stop_string`].
+    stop_string: Option<usize>,
 }
 
 impl Completion {
@@ -86,6 +92,9 @@ impl Completion {
             names: Vec::new(),
             characters: 0,
             held: VecDeque::new(),
+            line: None,
+            ends_line: false,
+            stop_string: None,
         }
     }
 
@@ -110,13 +119,15 @@ impl Completion {
         added
     }
 
-    /// Appends the next token. Returns whether the text has reached a stop string. If so, the text of the tokens is cut
-    /// before or after the first match, according to [`Ending`]; the tokens themselves all stay. Of several matches at the
-    /// same position the shortest counts.
+    /// Appends the next token. Returns whether the text has reached a stop string, or a line with too little indentation
+    /// ([`Stops::with_least_indent`]). If so, the text of the tokens is cut before or after the first match, according to
+    /// [`Ending`], or where that line's text begins; the tokens themselves all stay. Of several matches at the same position
+    /// the shortest counts.
     pub fn push(&mut self, token: Token, bytes: &[u8], details: TokenDetails) -> bool {
         let offset = self.characters;
         let before = self.text.len();
         let added = self.append(token, bytes);
+        self.ends_line = added.contains('\n');
         let output = TokenOutput {
             token,
             text: added,
@@ -124,27 +135,68 @@ impl Completion {
             details,
         };
         self.held.push_back((output, self.text.len()));
-        let hits = self.stops.strings().iter().filter_map(|stop| {
+        let strings = self.stops.strings().iter();
+        let hits = strings.enumerate().filter_map(|(index, stop)| {
             // A match must end in the new text.
             let from = before.saturating_sub(stop.len().saturating_sub(1));
             let mut from = ceil_boundary(&self.text, from);
             loop {
                 let hit = from + self.text[from..].find(stop.as_str())?;
                 if !self.cuts_name(&(hit..hit + stop.len())) {
-                    return Some((hit, stop.len()));
+                    return Some((hit, stop.len(), index));
                 }
                 from = ceil_boundary(&self.text, hit + 1);
             }
         });
-        match hits.min() {
-            Some((hit, length)) => {
+        let hit = hits.min();
+        let outdented = self.outdented();
+        match hit {
+            Some((hit, length, index)) if outdented.is_none_or(|outdented| hit <= outdented) => {
+                self.stop_string = Some(index);
                 self.cut(match self.ending {
                     Ending::BeforeStop => hit,
                     Ending::AfterStop => hit + length,
                 });
-                true
             }
-            None => false,
+            _ => match outdented {
+                Some(outdented) => self.cut(outdented),
+                None => return false,
+            },
+        }
+        true
+    }
+
+    /// The stop string that the text has reached, by its index.
+    pub fn stop_string(&self) -> Option<usize> {
+        self.stop_string
+    }
+
+    /// Whether the newest token ends a line.
+    pub fn ends_line(&self) -> bool {
+        self.ends_line
+    }
+
+    /// Where the text of a line with too little indentation begins.
+    fn outdented(&mut self) -> Option<usize> {
+        let least = self.stops.least_indent();
+        if least == 0 {
+            return None;
+        }
+        loop {
+            if let Some(start) = self.line {
+                let line = &self.text.as_bytes()[start..];
+                let is_blank = |byte: &&u8| matches!(**byte, b' ' | b'\t');
+                let indent = line.iter().take_while(is_blank).count();
+                if indent == line.len() {
+                    // What follows may be more of it.
+                    return None;
+                }
+                if indent < least {
+                    return Some(start + indent);
+                }
+            }
+            let from = self.line.unwrap_or(0);
+            self.line = Some(from + self.text[from..].find('\n')? + 1);
         }
     }
 
@@ -382,5 +434,40 @@ mod tests {
         }
         assert_eq!(offsets, [0, 1, 2, 4]);
         assert_eq!(completion.end(Token(1), TokenDetails::default()).offset, 5);
+    }
+
+    #[test]
+    fn a_line_with_too_little_indentation_ends_the_text() {
+        let check = |least,
+                     stops: &[&str],
+                     tokens: &[&str],
+                     expect: &str,
+                     stopped: Option<Option<usize>>| {
+            let stops: Vec<String> = stops.iter().map(|&stop| stop.to_owned()).collect();
+            let stops = Stops::from(stops).with_least_indent(least);
+            let mut completion = Completion::new(Arc::new(stops), Ending::BeforeStop);
+            let (mut text, mut at) = (String::new(), None);
+            for token in tokens {
+                assert_eq!(at, None, "{tokens:?}");
+                if completion.push(Token(0), token.as_bytes(), TokenDetails::default()) {
+                    at = Some(completion.stop_string());
+                }
+                text.extend(std::iter::from_fn(|| completion.release()).map(|it| it.text));
+            }
+            text.extend(std::iter::from_fn(|| completion.flush()).map(|it| it.text));
+            assert_eq!((text.as_str(), at), (expect, stopped), "{tokens:?}");
+        };
+        let code = ["a\n", "    b", "\n   ", " c\n  ", "d"];
+        check(4, &[], &code, "a\n    b\n    c\n  ", Some(None));
+        check(2, &[], &code, "a\n    b\n    c\n  d", None);
+        check(0, &[], &["a\nb"], "a\nb", None);
+        // Within a token, and an empty line.
+        check(1, &[], &["a\n b\nc\n d"], "a\n b\n", Some(None));
+        check(1, &[], &["a\n", "\n b"], "a\n", Some(None));
+        check(1, &[], &["\tif"], "\tif", None);
+        // A stop string counts if it comes first.
+        check(1, &["b"], &["a\n", "b"], "a\n", Some(Some(0)));
+        check(1, &["x", "bc"], &["a\nb"], "a\n", Some(None));
+        check(1, &["x", "a"], &["a\nb"], "", Some(Some(1)));
     }
 }

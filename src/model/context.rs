@@ -44,6 +44,8 @@ pub enum Output {
     /// The final hidden state of each token. llama.cpp then outputs every row of a decode, and also computes logits if the
     /// model has them: `logits_rows` must be no less than `batch_rows`.
     Embeddings,
+    /// The score of a lane's text, of a model that ranks texts. Rows are output as with `Embeddings`.
+    Scores,
 }
 
 pub use crate::config::KvType;
@@ -99,8 +101,8 @@ impl Context {
         params.type_k = ggml_type(shape.kv_type_k);
         params.type_v = ggml_type(shape.kv_type_v);
         params.no_perf = true;
+        params.embeddings = shape.output != Output::Logits;
         if shape.output == Output::Embeddings {
-            params.embeddings = true;
             // `engine::embeddings` does the pooling: llama.cpp would need all rows of a text in one decode. It warns if the
             // type differs from the metadata, and uses none if they name none.
             if model.named_pooling() != NamedPooling::Nothing {
@@ -197,7 +199,7 @@ impl Runner for Context {
         }
         let outputs = match self.shape.output {
             Output::Logits => rows.iter().filter(|row| row.logits).count(),
-            Output::Embeddings => rows.len(),
+            Output::Embeddings | Output::Scores => rows.len(),
         };
         if outputs > self.shape.logits_rows.max(self.shape.lanes) {
             return Err(DecodeError::Refused("too many rows with logits"));
@@ -265,6 +267,18 @@ impl Runner for Context {
         unsafe {
             let numbers = sys::llama_get_embeddings_ith(self.raw.as_ptr(), i32_of(row));
             (!numbers.is_null()).then(|| std::slice::from_raw_parts(numbers, self.width))
+        }
+    }
+
+    fn score(&self, lane: usize) -> Option<f32> {
+        if self.shape.output != Output::Scores || lane >= self.shape.lanes {
+            return None;
+        }
+        // SAFETY: the context is live. llama.cpp finds the sequence's numbers or returns null; a model that ranks has at
+        // least one.
+        unsafe {
+            let scores = sys::llama_get_embeddings_seq(self.raw.as_ptr(), i32_of(lane));
+            (!scores.is_null()).then(|| *scores)
         }
     }
 

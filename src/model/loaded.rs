@@ -177,6 +177,15 @@ impl Model {
             .filter(|template| !template.is_empty())
     }
 
+    /// The template in its metadata by which a query and a document become a text to rank: `{query}` and `{document}` stand
+    /// for them.
+    pub fn rank_template(&self) -> Option<String> {
+        self.weights
+            .meta_val_str("tokenizer.chat_template.rerank")
+            .ok()
+            .filter(|template| !template.is_empty())
+    }
+
     /// Whether it generates text; if not, it only computes embeddings, as BERT does.
     pub fn generates(&self) -> bool {
         self.traits.has_memory && self.traits.is_causal

@@ -52,6 +52,8 @@ pub trait Runner {
     fn logits(&self, row: usize) -> Option<&[f32]>;
     /// The embedding of a row of the last decode; `None` if not requested.
     fn embedding(&self, row: usize) -> Option<&[f32]>;
+    /// The score of the text in the lane, if the last decode completed one and the model ranks texts.
+    fn score(&self, lane: usize) -> Option<f32>;
     /// Drops what the lane holds from this position on. `false`: the model cannot cut there.
     fn cut(&mut self, lane: usize, from: usize) -> bool;
     /// Empties a lane and overwrites its memory: NaN in cells that are merely cut off would still affect later results.

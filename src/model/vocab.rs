@@ -35,6 +35,8 @@ pub struct Vocab {
     adds_bos: bool,
     /// Whether a token is added after texts.
     adds_end: bool,
+    /// What stands between and after the two texts of a pair.
+    pair: PairEnds,
     adds_space: bool,
     normalize: Normalize,
     pad: Option<Token>,
@@ -57,12 +59,23 @@ pub enum Added {
     Both,
 }
 
+/// The tokens after each text of a pair, as the model's file asks for them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct PairEnds {
+    first: Vec<Token>,
+    second: Vec<Token>,
+}
+
 /// Tokens that mark the parts of a fill-in-the-middle prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fim {
     pub prefix: Token,
     pub suffix: Token,
     pub middle: Token,
+    /// Before the name of a repository.
+    pub repository: Option<Token>,
+    /// Before the name of a file.
+    pub file: Option<Token>,
 }
 
 impl Vocab {
@@ -129,8 +142,18 @@ impl Vocab {
                 prefix,
                 suffix,
                 middle,
+                repository: known(vocab.fim_rep()),
+                file: known(vocab.fim_sep()),
             }),
             _ => None,
+        };
+        let separator = known(vocab.sep());
+        let end = known(vocab.eos()).or(separator);
+        let end = end.filter(|_| vocab.should_add_eos());
+        let separator = separator.filter(|_| vocab.should_add_sep());
+        let pair = PairEnds {
+            first: end.into_iter().chain(separator).collect(),
+            second: end.into_iter().collect(),
         };
         let tokenizer = llama::Tokenizer::new(weights);
         let adds_space = tokenizer
@@ -152,6 +175,7 @@ impl Vocab {
             adds_bos: vocab.should_add_bos(),
             adds_end: vocab.should_add_eos() || matches!(kind.as_deref(), Ok("bert")),
             adds_space,
+            pair,
             normalize,
             pad: known(vocab.pad()),
             unknown: unknown.ok().and_then(|id| id.parse().ok()).map(Token),
@@ -230,6 +254,18 @@ impl Vocab {
             return tokenize(text);
         }
         tokens.drain(..alone.len());
+        tokens
+    }
+
+    /// Tokenizes two texts as one, with the special tokens that the model expects before, between and after them, as
+    /// llama-server does it for a reranker. Names of control tokens stay text.
+    pub fn tokenize_pair(&self, first: &str, second: &str) -> Vec<Token> {
+        let plain = |text: &str| self.tokenize(text, Added::Nothing, false);
+        let mut tokens: Vec<Token> = self.bos.filter(|_| self.adds_bos).into_iter().collect();
+        tokens.extend(plain(first));
+        tokens.extend(&self.pair.first);
+        tokens.extend(plain(second));
+        tokens.extend(&self.pair.second);
         tokens
     }
 
@@ -340,7 +376,7 @@ impl Vocab {
 }
 
 /// Tokens sorted by their bytes, so that those with a common prefix are adjacent.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Sorted {
     bytes: Vec<u8>,
     /// The range of each token in `bytes`, by id.

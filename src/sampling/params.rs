@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::bad_texts::BadTexts;
 use super::breakers::Breakers;
 use super::constraint::Constraint;
+use super::infill::Infill;
 use super::sampler_name::SamplerName;
 use crate::model::{Token, Vocab};
 use crate::params::ParamValues;
@@ -21,6 +22,8 @@ pub struct SamplingParams {
     pub dry_breakers: Breakers,
     /// The samplers in the order in which they are applied; those not named are not applied.
     pub samplers: Vec<SamplerName>,
+    /// What [`SamplerName::Infill`] knows of the vocabulary; without it that sampler is off.
+    pub infill: Option<Arc<Infill>>,
     /// Whether the tokens that end a generation are banned.
     pub ignore_eos: bool,
     /// Tokens that end the generation as the model's own end does; `min_tokens` bans them, `ignore_eos` does not.
@@ -44,7 +47,8 @@ impl From<ParamValues> for SamplingParams {
         Self {
             values,
             dry_breakers: Breakers::default(),
-            samplers: SamplerName::all().collect(),
+            samplers: SamplerName::default_order().collect(),
+            infill: None,
             ignore_eos: false,
             stop_tokens: Vec::new(),
             allowed_tokens: None,
@@ -88,6 +92,14 @@ impl SamplingParams {
                     .is_none_or(|pieces| spell(pieces, longest, text))
             })
             .collect()
+    }
+
+    /// Whether nothing keeps a text from ending at any token.
+    pub(super) fn may_end(&self) -> bool {
+        self.constraint.is_none()
+            && self.allowed_tokens.is_none()
+            && !self.ignore_eos
+            && self.values.min_tokens == 0
     }
 
     /// Whether mirostat replaces the samplers after the constraint.

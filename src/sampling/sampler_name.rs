@@ -1,6 +1,7 @@
 //! The samplers that a request may name.
 
-/// Makes [`SamplerName`] of the samplers, which are listed in the default order, each with llama-server's name.
+/// Makes [`SamplerName`] of the samplers, which are listed in the default order, each with llama-server's name. Those after
+/// them are applied only if a request names them.
 macro_rules! samplers {
     ($($name:ident = $text:literal,)+) => {
         /// A sampler.
@@ -10,7 +11,7 @@ macro_rules! samplers {
         }
 
         impl SamplerName {
-            /// All of them, in the default order.
+            /// All of them, first those of the default order.
             pub fn all() -> impl Iterator<Item = Self> {
                 [$(Self::$name,)+].into_iter()
             }
@@ -35,9 +36,15 @@ samplers! {
     MinP = "min_p",
     Xtc = "xtc",
     Temperature = "temperature",
+    Infill = "infill",
 }
 
 impl SamplerName {
+    /// Those that are applied unless a request names others, in this order.
+    pub fn default_order() -> impl Iterator<Item = Self> {
+        Self::all().filter(|&sampler| sampler != Self::Infill)
+    }
+
     /// Parses a name as it is in a request.
     pub fn read(name: &str) -> Option<Self> {
         Self::all().find(|sampler| sampler.as_str() == name || sampler.alias() == Some(name))

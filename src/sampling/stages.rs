@@ -2,6 +2,7 @@
 //! parameters to `crate::params`.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
@@ -10,6 +11,7 @@ use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
 use super::candidates::add;
 use super::dry::Dry;
+use super::infill::Infill;
 use super::params::SamplingParams;
 use super::repetition::Repetition;
 use super::sampler_name::SamplerName;
@@ -52,6 +54,7 @@ fn make(name: SamplerName, inputs: &SamplerInputs) -> Option<Act> {
         SamplerName::MinP => min_p(inputs),
         SamplerName::Xtc => xtc(inputs),
         SamplerName::Temperature => temperature(inputs),
+        SamplerName::Infill => infill(inputs),
     }
 }
 
@@ -145,6 +148,12 @@ fn temperature(inputs: &SamplerInputs) -> Option<Act> {
     (temperature != 1.0).then(|| Act::Llama(LlamaSampler::temp(temperature)))
 }
 
+fn infill(inputs: &SamplerInputs) -> Option<Act> {
+    let infill = inputs.params.infill.clone()?;
+    let may_end = inputs.params.may_end();
+    Some(Act::Infill { infill, may_end })
+}
+
 /// One step from a row to a token.
 pub struct Stage {
     pub name: &'static str,
@@ -178,6 +187,12 @@ enum Act {
         takes_banned: bool,
     },
     DynamicTemperature(LlamaSampler),
+    /// May remove the likeliest candidate, too.
+    Infill {
+        infill: Arc<Infill>,
+        /// Whether the text may end at any token.
+        may_end: bool,
+    },
     /// Keeps only the likeliest candidate.
     Cold(LlamaSampler),
 }
@@ -217,7 +232,7 @@ impl Stages {
         let greedy = picks.iter().any(|stage| matches!(stage.act, Act::Cold(_)))
             && !picks
                 .iter()
-                .any(|stage| stage.changes() || matches!(stage.act, Act::Xtc { .. }));
+                .any(|stage| stage.changes() || stage.removes_likeliest());
         if greedy {
             picks.clear();
         } else if let Some(mirostat) = mirostat(inputs) {
@@ -262,6 +277,11 @@ fn mirostat(inputs: &SamplerInputs) -> Option<Stage> {
 impl Stage {
     fn changes(&self) -> bool {
         matches!(self.act, Act::Penalties { .. } | Act::Dry { .. })
+    }
+
+    /// Whether it may remove the likeliest candidate.
+    fn removes_likeliest(&self) -> bool {
+        matches!(self.act, Act::Xtc { .. } | Act::Infill { .. })
     }
 
     /// Applies the stage to candidates, at least one of which is not banned.
@@ -309,6 +329,7 @@ impl Stage {
                 }
                 candidates.sorted = false;
             }
+            Act::Infill { infill, may_end } => infill.apply(candidates, *may_end),
             Act::DynamicTemperature(sampler) => {
                 candidates.apply_sampler(sampler);
                 // The temperature is so low that the quotient overflows: the first candidate, the likeliest, is certain.
@@ -349,6 +370,7 @@ impl Stage {
                 }
             }
             Act::Dry { dry, .. } => dry.accept(token),
+            Act::Infill { .. } => {}
         }
     }
 

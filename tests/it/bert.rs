@@ -17,7 +17,14 @@ pub const CLS: i32 = 2;
 pub const SEP: i32 = 3;
 
 /// Its weights, by llama.cpp's names.
-pub struct Bert(Vec<Tensor>);
+pub struct Bert {
+    tensors: Vec<Tensor>,
+    /// llama.cpp's number for it.
+    pooling: usize,
+}
+
+const MEAN: usize = 1;
+const RANK: usize = 4;
 
 struct Tensor {
     name: String,
@@ -75,7 +82,41 @@ impl Bert {
                 add(&format!("blk.{layer}.{part}.bias"), 1, WIDTH, 0.3, 0.0);
             }
         }
-        Self(tensors)
+        Self {
+            tensors,
+            pooling: MEAN,
+        }
+    }
+
+    /// With a head that makes one number of a text: a reranker.
+    pub fn ranking() -> Self {
+        let mut noise = Noise(11);
+        let mut bert = Self {
+            pooling: RANK,
+            ..Self::new()
+        };
+        for (name, rows, width) in [
+            ("cls.weight", WIDTH, WIDTH),
+            ("cls.bias", 1, WIDTH),
+            ("cls.output.weight", 1, WIDTH),
+            ("cls.output.bias", 1, 1),
+        ] {
+            let numbers = (0..rows * width).map(|_| 0.5 * noise.next()).collect();
+            let name = name.to_owned();
+            bert.tensors.push(Tensor {
+                name,
+                rows,
+                numbers,
+            });
+        }
+        bert
+    }
+
+    /// The score of a text.
+    pub fn score(&self, ids: &[i32]) -> f64 {
+        let first = self.rows(ids, |_, _| true).swap_remove(0);
+        let inner = self.linear("cls", &first).into_iter().map(f64::tanh);
+        self.linear("cls.output", &inner.collect::<Vec<_>>())[0]
     }
 
     /// Writes it where tests of this run find it, and nobody else does.
@@ -85,7 +126,7 @@ impl Bert {
         path
     }
 
-    fn gguf(&self) -> Vec<u8> {
+    pub fn gguf(&self) -> Vec<u8> {
         const ALIGNMENT: usize = 32;
         let tokens: Vec<String> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
             .map(str::to_owned)
@@ -107,8 +148,7 @@ impl Bert {
             ("bert.block_count", LAYERS),
             ("bert.feed_forward_length", INNER),
             ("bert.attention.head_count", HEADS),
-            // The mean.
-            ("bert.pooling_type", 1),
+            ("bert.pooling_type", self.pooling),
             ("tokenizer.ggml.token_type_count", 2),
             ("tokenizer.ggml.padding_token_id", 0),
             ("tokenizer.ggml.unknown_token_id", 1),
@@ -139,11 +179,11 @@ impl Bert {
 
         let mut bytes = b"GGUF".to_vec();
         bytes.extend(3_u32.to_le_bytes());
-        bytes.extend((self.0.len() as u64).to_le_bytes());
+        bytes.extend((self.tensors.len() as u64).to_le_bytes());
         bytes.extend(file.count.to_le_bytes());
         bytes.extend(file.bytes);
         let mut data = Vec::new();
-        for tensor in &self.0 {
+        for tensor in &self.tensors {
             put(&mut bytes, &tensor.name);
             let width = (tensor.numbers.len() / tensor.rows) as u64;
             let dimensions = match tensor.rows {
@@ -169,7 +209,7 @@ impl Bert {
     }
 
     fn tensor(&self, name: &str) -> &Tensor {
-        let found = self.0.iter().find(|tensor| tensor.name == name);
+        let found = self.tensors.iter().find(|tensor| tensor.name == name);
         found.unwrap_or_else(|| panic!("no {name}"))
     }
 

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::server::{TestServer, tiny, tiny_model};
+use crate::server::{TestServer, tiny};
+use crate::{fim, rerank};
 
 fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     match value {
@@ -45,10 +46,12 @@ fn every_reference_leads_somewhere() {
 /// Sends each field's default, or null: a field that is documented is never unknown.
 #[test]
 fn every_field_that_is_documented_is_taken() {
-    let server = TestServer::start_with(&tiny_model(), |config| {
+    let model = fim::write("documents").display().to_string();
+    let server = TestServer::start_with(&model, |config| {
         config.model.chat_template = Some("{{ messages[0].content }}".to_owned());
         config.embeddings.pooling = candor::config::Pooling::Mean;
     });
+    let ranking = rerank::start();
     let document = server.get("/openapi.json").json();
     let mut tried = 0;
     for (path, operations) in document["paths"].as_object().expect("paths") {
@@ -67,6 +70,9 @@ fn every_field_that_is_documented_is_taken() {
             "/apply-template" => json!({"messages": [{"role": "user", "content": "a"}]}),
             "/tokenize" => json!({"prompt": "a"}),
             "/detokenize" | "/extras/detokenize" => json!({"tokens": [1]}),
+            "/completion" => json!({"prompt": "a", "n_predict": 1}),
+            "/infill" => json!({"input_prefix": "a", "input_suffix": "b", "n_predict": 1}),
+            "/v1/rerank" => json!({"query": "a", "documents": ["b"]}),
             _ => json!({"input": "a"}),
         };
         for (name, schema) in fields {
@@ -79,7 +85,12 @@ fn every_field_that_is_documented_is_taken() {
         if let Some(sample) = sample.as_object_mut() {
             sample.remove("stream_options");
         }
-        let answer = server.post(path, &sample);
+        let of_it = if path == "/v1/rerank" {
+            &ranking
+        } else {
+            &server
+        };
+        let answer = of_it.post(path, &sample);
         assert_eq!(answer.status, 200, "{path} {sample}: {}", answer.body);
     }
     assert!(tried > 80, "{tried} fields");

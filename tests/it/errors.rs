@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::raw::{Request, Response};
 use crate::server::{TestServer, tiny, tiny_model};
+use crate::{fim, rerank};
 
 /// A request and the answer that it must get.
 pub struct Case {
@@ -31,6 +32,9 @@ const RESPONSES: &str = include_str!("errors/responses.txt");
 const EMBEDDINGS: &str = include_str!("errors/embeddings.txt");
 const SCORE: &str = include_str!("errors/score.txt");
 const PERPLEXITY: &str = include_str!("errors/perplexity.txt");
+const LLAMA_SERVER: &str = include_str!("errors/llama_server.txt");
+const INFILL: &str = include_str!("errors/infill.txt");
+const RERANK: &str = include_str!("errors/rerank.txt");
 const LIMITS: &str = include_str!("errors/limits.txt");
 const KEYS: &str = include_str!("errors/keys.txt");
 
@@ -225,6 +229,24 @@ fn embeddings() {
 }
 
 #[test]
+fn llama_servers_routes() {
+    let cases = bodies_for("/completion", LLAMA_SERVER);
+    check(tiny(), &cases, &normal());
+    check(fim::server(), &bodies_for("/infill", INFILL), &normal());
+}
+
+#[test]
+fn ranking() {
+    let server = rerank::start();
+    for case in bodies_for("/v1/rerank", RERANK) {
+        let response = case.request.send(server.address());
+        if let Err(reason) = case.judge(&response) {
+            panic!("{}: {reason}: {}", case.name, response.body);
+        }
+    }
+}
+
+#[test]
 fn scoring() {
     let server = TestServer::start_with(&tiny_model(), |config| {
         let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
@@ -302,6 +324,9 @@ fn there_are_many_cases_and_each_is_another() {
         bodies_for("/v1/embeddings", EMBEDDINGS),
         bodies_for("/v1/score", SCORE),
         bodies_for("/v1/perplexity", PERPLEXITY),
+        bodies_for("/completion", LLAMA_SERVER),
+        bodies_for("/infill", INFILL),
+        bodies_for("/v1/rerank", RERANK),
         requests(ROUTES),
         made::cases(),
         bodies(LIMITS),

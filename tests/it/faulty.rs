@@ -60,6 +60,9 @@ impl Runner for Faulty {
     fn embedding(&self, row: usize) -> Option<&[f32]> {
         self.context.embedding(row)
     }
+    fn score(&self, lane: usize) -> Option<f32> {
+        self.context.score(lane)
+    }
     fn cut(&mut self, lane: usize, from: usize) -> bool {
         self.context.cut(lane, from)
     }

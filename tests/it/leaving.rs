@@ -249,6 +249,8 @@ async fn while_what_is_allowed_next_is_being_found() {
         cache_prompt: true,
         exact: false,
         streamed: true,
+        line_after: None,
+        reports: false,
         deliver_end_token: false,
     };
     let submitted = engine.submit("client".into(), Instant::now(), vec![request]);

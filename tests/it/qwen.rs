@@ -176,6 +176,46 @@ fn what_editors_send_is_answered() {
     }
 }
 
+/// llama-server's prompt for filling in: `format_prompt_infill` of its source, with the names that it gives.
+#[test]
+fn infill_has_the_prompt_of_llama_server() {
+    for (size, server) in servers() {
+        let extra = json!([{"text": "x = 1\n", "filename": "a.py"}, {"text": "y = 2\n"}]);
+        let (before, line) = PREFIX.rsplit_once('\n').expect("lines");
+        let before = format!("{before}\n");
+        let body = json!({"input_prefix": before, "prompt": line, "input_suffix": SUFFIX, "input_extra": extra,
+            "n_predict": 16, "temperature": 0, "n_probs": 2});
+        let filled = server.post("/infill", &body).json();
+        let expect = format!(
+            "<|repo_name|>myproject\n<|file_sep|>a.py\nx = 1\n<|file_sep|>tmp\ny = 2\n<|file_sep|>filename\n\
+             <|fim_prefix|>{before}{line}<|fim_suffix|>{SUFFIX}<|fim_middle|>"
+        );
+        assert_eq!(filled["prompt"], expect, "{size}");
+        // The line of the cursor has tokens of its own.
+        let mut prompt = ids(
+            server,
+            &expect[..expect.find(line).expect("the line")],
+            true,
+        );
+        prompt.extend(ids(server, line, false));
+        prompt.push(id(server, "<|fim_suffix|>"));
+        prompt.extend(ids(server, SUFFIX, false));
+        prompt.push(id(server, "<|fim_middle|>"));
+        let body = json!({"prompt": prompt, "n_predict": 16, "temperature": 0, "n_probs": 2});
+        let plain = server.post("/completion", &body).json();
+        for name in ["content", "completion_probabilities", "tokens_evaluated"] {
+            assert_eq!(filled[name], plain[name], "{size}: {name}");
+        }
+        assert!(
+            filled["content"]
+                .as_str()
+                .expect("text")
+                .starts_with("number > best"),
+            "{size}: {filled}"
+        );
+    }
+}
+
 #[test]
 fn the_template_is_rendered_as_by_transformers() {
     for (size, server) in servers() {

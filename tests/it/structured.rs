@@ -107,6 +107,8 @@ impl Bench {
             cache_prompt: true,
             exact: false,
             streamed: true,
+            line_after: None,
+            reports: false,
             deliver_end_token: false,
         };
         let submitted = self
@@ -437,6 +439,8 @@ fn numbers_are_raw(model: &str, tolerance: f32) {
             cache_prompt: false,
             exact: false,
             streamed: true,
+            line_after: None,
+            reports: false,
             deliver_end_token: false,
         };
         let submitted = bench

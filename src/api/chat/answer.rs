@@ -453,7 +453,7 @@ impl Show for Streamed {
                 });
                 pieces
             }
-            Delta::Failed(_) => Vec::new(),
+            Delta::Report(_) | Delta::Failed(_) => Vec::new(),
         }
     }
 

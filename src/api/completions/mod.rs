@@ -30,9 +30,10 @@ use super::state::{AppState, Route};
 use super::stream;
 use answer::{Choice, Streamed};
 pub use output_options::OutputOptions;
-use prepare::{Asked, prepare};
+use prepare::prepare;
+pub use prepare::{Asked, prepare_request};
 pub use prompt::Prompt;
-use request::CompletionRequest;
+pub use request::CompletionRequest;
 use rows::{NPY, npy};
 
 const KIND: Kind = Kind {

@@ -49,12 +49,28 @@ pub fn prepare(
 ) -> Result<Prepared<Asked>, ApiError> {
     let receipt = PendingReceipt::new(ReceiptRoute::Completions, &body);
     let request = CompletionRequest::read(&mut Fields::new(body), served)?;
+    let prepared = prepare_request(request, served, cache, client)?;
+    let generate = &prepared.asked.generate;
+    Ok(Prepared {
+        receipt: receipt.map(|pending| (pending, Arc::clone(generate))),
+        ..prepared
+    })
+}
+
+/// Like [`prepare`], for a request that is read already; it gets no receipt.
+pub fn prepare_request(
+    request: CompletionRequest,
+    served: &Served,
+    cache: &ForkCache,
+    client: &str,
+) -> Result<Prepared<Asked>, ApiError> {
     let CompletionRequest {
         prompts,
         fork,
         max_tokens,
         options,
         echo,
+        evaluates,
         scored_from,
         best_of,
         suffix,
@@ -72,6 +88,7 @@ pub fn prepare(
         best_of,
         options: Arc::new(options),
         echo,
+        evaluates,
         scored_from,
         logprobs,
         asked: Vec::new(),
@@ -96,7 +113,7 @@ pub fn prepare(
         entries: plan.entries,
         adapters: generate.adapters.clone(),
         exact: generate.exact,
-        receipt: receipt.map(|pending| (pending, Arc::clone(&generate))),
+        receipt: None,
         asked: Asked {
             generate,
             best_of,
@@ -114,6 +131,8 @@ struct Plan<'a> {
     best_of: usize,
     options: Arc<OutputOptions>,
     echo: bool,
+    /// See [`CompletionRequest::evaluates`].
+    evaluates: bool,
     scored_from: Option<ScoredFrom>,
     /// Of generated tokens.
     logprobs: Option<LogprobSpec>,
@@ -194,6 +213,11 @@ impl Plan<'_> {
             None => 1,
         };
         let prompt_logprobs = self.options.prompt_logprobs(echo, length, from);
+        // The score of no token asks for the whole prompt's evaluation.
+        let prompt_logprobs = prompt_logprobs.or(self.evaluates.then(|| PromptLogprobs {
+            spec: LogprobSpec::top(0),
+            from: length,
+        }));
         let scored = prompt_logprobs.is_some();
         self.wanted.push(Wanted {
             prompt: Arc::clone(&prompt.tokens),

@@ -22,6 +22,8 @@ pub struct CompletionRequest {
     pub max_tokens: Option<usize>,
     pub options: OutputOptions,
     pub echo: bool,
+    /// Whether the prompt is evaluated, for the cache, even if nothing is generated or scored.
+    pub evaluates: bool,
     /// With `echo` and logprobs only.
     pub scored_from: Option<ScoredFrom>,
     pub best_of: usize,
@@ -71,6 +73,7 @@ impl CompletionRequest {
                     "Whether the answer starts with the prompt; with `logprobs` it is scored, too.",
                 )
                 .boolean(false)?,
+            evaluates: false,
             scored_from: ScoredFrom::read(fields, served)?,
             best_of,
             suffix: fields
@@ -88,7 +91,7 @@ impl CompletionRequest {
     }
 
     /// Rejects combinations of fields that do not go together.
-    fn check(&self, limits: &Limits) -> Result<(), ApiError> {
+    pub fn check(&self, limits: &Limits) -> Result<(), ApiError> {
         self.options.check(self.generate.stream, self.echo)?;
         let best_of = self.best_of;
         let most = limits.prompts.max(limits.n);

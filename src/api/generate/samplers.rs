@@ -8,7 +8,7 @@ use crate::api::fields::{Fields, strings, wrong};
 use crate::api::served::Served;
 use crate::api::wording::describe;
 use crate::params::{PARAMS, ParamValues};
-use crate::sampling::{Breakers, SamplerName, SamplingParams};
+use crate::sampling::{Breakers, Infill, SamplerName, SamplingParams};
 
 /// Maximum number of sequence breakers of a request.
 const BREAKERS: usize = 32;
@@ -20,9 +20,12 @@ const DEFAULT_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 pub fn read(fields: &mut Fields, served: &Served) -> Result<SamplingParams, ApiError> {
     let mut sampling = SamplingParams::from(values(fields, &served.config.sampling.values)?);
     if let Some(order) = order(fields)? {
-        let is_default = SamplerName::all().eq(order.iter().copied());
+        let is_default = SamplerName::default_order().eq(order.iter().copied());
         if sampling.uses_mirostat() && !is_default {
             return Err(replaced("samplers"));
+        }
+        if order.contains(&SamplerName::Infill) {
+            sampling.infill = Some(Infill::new(served.model.vocab()).into());
         }
         sampling.samplers = order;
     }
@@ -89,15 +92,19 @@ fn replaced(name: &'static str) -> ApiError {
 
 /// The order of samplers; `None`: the default.
 fn order(fields: &mut Fields) -> Result<Option<Vec<SamplerName>>, ApiError> {
-    let names = || SamplerName::all().map(SamplerName::as_str);
+    fn names() -> impl Iterator<Item = &'static str> {
+        SamplerName::all().map(SamplerName::as_str)
+    }
     let value = fields
         .field("samplers", "The samplers in the order in which they are applied; those not named are not applied. Bias and \
                             bans always come first, a grammar after leading `penalties` and `dry`, and the draw last. \
-                            `typical_p` is an alias of `typ_p`.")
+                            `typical_p` is an alias of `typ_p`. `infill` is llama-server's for filling in the middle: the text \
+                            ends where an end is likely, and a token that begins with another is drawn only if it is the \
+                            likelier of the two.")
         .value(|| {
-            let names: Vec<&str> = SamplerName::all().map(SamplerName::as_str).collect();
-            let read = [&names[..], &["typical_p"]].concat();
-            json!({"type": "array", "uniqueItems": true, "default": names, "items": {"type": "string", "enum": read}})
+            let read: Vec<&str> = names().chain(["typical_p"]).collect();
+            let default: Vec<&str> = SamplerName::default_order().map(SamplerName::as_str).collect();
+            json!({"type": "array", "uniqueItems": true, "default": default, "items": {"type": "string", "enum": read}})
         });
     let items = match value {
         None => return Ok(None),

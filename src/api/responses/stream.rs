@@ -64,6 +64,7 @@ impl Writer {
                 self.usage.prompt(self.prompt_tokens, output.cached_tokens);
                 Vec::new()
             }
+            Delta::Report(_) => Vec::new(),
             Delta::Token(token) => {
                 self.usage.completion(1);
                 self.output.token(&token)

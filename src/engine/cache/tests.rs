@@ -35,6 +35,8 @@ pub(in crate::engine) fn request(
         cache_prompt: true,
         exact: false,
         streamed: true,
+        line_after: None,
+        reports: false,
         deliver_end_token: false,
     }
 }

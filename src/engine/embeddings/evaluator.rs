@@ -1,4 +1,4 @@
-//! Evaluates texts for embeddings, on its own thread.
+//! Evaluates texts for embeddings or scores, on its own thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -32,8 +32,17 @@ pub struct Job {
     pub permit: Permit,
 }
 
+/// What a text is evaluated for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// One vector, pooled from those of its tokens.
+    Embedding(Pooling),
+    /// One number.
+    Score,
+}
+
 pub struct Evaluator {
-    pooling: Pooling,
+    purpose: Purpose,
     shape: ContextShape,
     model: Arc<Model>,
     runners: Runners,
@@ -44,7 +53,7 @@ pub struct Evaluator {
 impl Evaluator {
     /// For texts of at most `tokens` tokens.
     pub fn new(
-        pooling: Pooling,
+        purpose: Purpose,
         model: &Arc<Model>,
         (settings, tokens): (&config::Engine, usize),
         runners: &Runners,
@@ -52,8 +61,14 @@ impl Evaluator {
         is_closing: &Arc<AtomicBool>,
     ) -> Self {
         Self {
-            pooling,
-            shape: shape(model, settings, tokens),
+            purpose,
+            shape: ContextShape {
+                output: match purpose {
+                    Purpose::Embedding(_) => Output::Embeddings,
+                    Purpose::Score => Output::Scores,
+                },
+                ..shape(model, settings, tokens)
+            },
             model: Arc::clone(model),
             runners: Arc::clone(runners),
             shared: Arc::clone(shared),
@@ -105,7 +120,7 @@ impl Evaluator {
         let shape = &self.shape;
         let need = Need::of(&self.model, shape, 1);
         tracing::info!(
-            pooling = ?self.pooling,
+            purpose = ?self.purpose,
             tokens = shape.lane_tokens,
             rows = shape.batch_rows,
             kv_cache_mib = need.kv_cache.filter(|_| self.model.generates()).map(mib),
@@ -118,14 +133,17 @@ impl Evaluator {
         Ok(runner)
     }
 
-    /// The text's vector; `None` if it is no longer needed.
+    /// The text's vector, or its score alone; `None` if it is no longer needed.
     fn evaluate(
         &self,
         runner: &mut dyn Runner,
         text: &[Token],
         is_wanted: impl Fn() -> bool,
     ) -> Result<Option<Vec<f64>>, EngineError> {
-        let mut pooler = Pooler::new(self.pooling, text.len());
+        let mut pooler = match self.purpose {
+            Purpose::Embedding(pooling) => Some(Pooler::new(pooling, text.len())),
+            Purpose::Score => None,
+        };
         runner.cut(0, 0);
         for (piece, tokens) in text.chunks(self.shape.batch_rows).enumerate() {
             if !is_wanted() {
@@ -150,13 +168,20 @@ impl Evaluator {
                 return Err(EngineError::Decode);
             }
             for row in 0..rows.len() {
-                if pooler.wants(first + row) {
+                if let Some(pooler) = pooler.as_mut().filter(|it| it.wants(first + row)) {
                     pooler.add(runner.embedding(row).ok_or(EngineError::Decode)?);
                 }
             }
         }
         // A NaN would stay in the context's memory, so the context is recreated.
-        let vector = pooler.vector().ok_or(EngineError::Decode)?;
+        let vector = match pooler {
+            Some(pooler) => pooler.vector(),
+            None => {
+                let score = runner.score(0).filter(|score| score.is_finite());
+                score.map(|score| vec![score.into()])
+            }
+        };
+        let vector = vector.ok_or(EngineError::Decode)?;
         metrics::embedded(text.len());
         Ok(Some(vector))
     }
@@ -170,10 +195,7 @@ fn shape(model: &Model, settings: &config::Engine, tokens: usize) -> ContextShap
         0 => default_logits_rows(model.vocab().len()),
         rows => rows,
     };
-    ContextShape {
-        output: Output::Embeddings,
-        ..context_shape(settings, 1, tokens, rows, rows)
-    }
+    context_shape(settings, 1, tokens, rows, rows)
 }
 
 /// The log gets the cause, the client the advice to try again.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::evaluator::{Evaluator, Job, Message};
-use super::pooling::{choose, unit};
+use super::evaluator::{Evaluator, Job, Message, Purpose};
+use super::pooling::{choose, ranks, unit};
 use crate::config::Config;
 use crate::engine::admission::Admission;
 use crate::engine::alive::Alive;
@@ -41,6 +41,8 @@ pub struct EmbeddingBounds {
 pub struct Embeddings {
     /// The pooling, or why the model makes no embeddings.
     pooling: Result<Pooling, EngineError>,
+    /// Whether it ranks texts instead.
+    ranks: bool,
     bounds: EmbeddingBounds,
     admission: Arc<Admission>,
     mailbox: Sender<Message>,
@@ -56,11 +58,17 @@ impl Embeddings {
         shared: &Arc<Shared>,
     ) -> Result<(Self, JoinHandle<()>), StartError> {
         let pooling = choose(config.embeddings.pooling, model.named_pooling());
+        let ranks = ranks(config.embeddings.pooling, model.named_pooling());
+        let purpose = match pooling {
+            _ if ranks => Purpose::Score,
+            Ok(pooling) => Purpose::Embedding(pooling),
+            Err(_) => Purpose::Embedding(Pooling::Mean),
+        };
         let tokens = config.engine.context_length.min(model.trained_context());
         let is_closing = Arc::new(AtomicBool::new(false));
         let (mailbox, messages) = mpsc::channel();
         let evaluator = Evaluator::new(
-            pooling.clone().unwrap_or(Pooling::Mean),
+            purpose,
             model,
             (&config.engine, tokens),
             runners,
@@ -70,6 +78,7 @@ impl Embeddings {
         let handle = spawn("embeddings", move || evaluator.run(&messages))?;
         let embeddings = Self {
             pooling,
+            ranks,
             bounds: EmbeddingBounds {
                 tokens,
                 dimensions: model.embedding_width(),
@@ -91,6 +100,29 @@ impl Embeddings {
         self.pooling.clone().map(|_| self.bounds)
     }
 
+    /// Maximum number of tokens of a text that is ranked, or why the model ranks none.
+    pub fn rank_tokens(&self) -> Result<usize, EngineError> {
+        if self.ranks {
+            Ok(self.bounds.tokens)
+        } else {
+            Err(EngineError::NoRanking)
+        }
+    }
+
+    /// The scores of the texts, in order. Dropping the future stops the work within one decode.
+    pub async fn rank(
+        &self,
+        client: &Arc<str>,
+        arrived: Instant,
+        texts: Vec<Arc<[Token]>>,
+    ) -> Result<Vec<f32>, EngineError> {
+        self.rank_tokens()?;
+        let scores = self.evaluate(client, arrived, texts).await?;
+        let scores = scores.into_iter().map(|score| score.first().copied());
+        let scores = scores.map(|score| score.map(|score| score as f32));
+        scores.collect::<Option<_>>().ok_or(EngineError::Decode)
+    }
+
     /// The vectors of the texts, in order, each of length 1. Dropping the future stops the work within one decode.
     pub async fn embed(
         &self,
@@ -99,8 +131,21 @@ impl Embeddings {
         request: EmbeddingRequest,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
         self.pooling.clone()?;
-        let mut vectors = Vec::with_capacity(request.texts.len());
-        for text in request.texts {
+        let vectors = self.evaluate(client, arrived, request.texts).await?;
+        let vectors = vectors.into_iter();
+        let vectors = vectors.map(|vector| unit(vector, request.dimensions));
+        vectors.collect::<Option<_>>().ok_or(EngineError::Decode)
+    }
+
+    /// What each text evaluates to, in order.
+    async fn evaluate(
+        &self,
+        client: &Arc<str>,
+        arrived: Instant,
+        texts: Vec<Arc<[Token]>>,
+    ) -> Result<Vec<Vec<f64>>, EngineError> {
+        let mut vectors = Vec::with_capacity(texts.len());
+        for text in texts {
             let permit = if vectors.is_empty() {
                 let permit = self.admission.enter(client, None).await?;
                 metrics::waited(arrived.elapsed());
@@ -116,8 +161,7 @@ impl Embeddings {
                     permit,
                 }))
                 .map_err(|_| EngineError::closing())?;
-            let vector = answer.await.unwrap_or(Err(EngineError::closing()))?;
-            vectors.push(unit(vector, request.dimensions).ok_or(EngineError::Decode)?);
+            vectors.push(answer.await.unwrap_or(Err(EngineError::closing()))?);
         }
         Ok(vectors)
     }

@@ -1,4 +1,4 @@
-//! Embeddings: one vector per text. They are evaluated in their own context, on its own thread, and touch neither
+//! Embeddings: one vector per text; or of a reranker, one score per pair of texts. They are evaluated in their own context, on its own thread, and touch neither
 //! the lanes nor the cache of generation.
 //!
 //! Texts are evaluated one at a time, alone in their decodes, so a vector does not depend on other requests. Requests

@@ -12,13 +12,18 @@ pub fn choose(wanted: config::Pooling, named: NamedPooling) -> Result<Pooling, E
         (config::Pooling::Last, _) => Ok(Pooling::Last),
         (config::Pooling::Auto, NamedPooling::Pools(pooling)) => Ok(pooling),
         (config::Pooling::Auto, NamedPooling::Ranks) => Err(EngineError::NoEmbeddings(
-            "This model ranks texts (a reranker); it makes no embeddings.",
+            "This model ranks texts (a reranker, POST /v1/rerank); it makes no embeddings.",
         )),
         (config::Pooling::Auto, NamedPooling::Nothing) => Err(EngineError::NoEmbeddings(
             "This model's metadata does not specify a pooling type, so it was not made for embeddings. To get embeddings \
              anyway, set embeddings.pooling (CANDOR_EMBEDDINGS__POOLING) to mean, cls or last.",
         )),
     }
+}
+
+/// Whether settings and metadata call for ranking instead.
+pub fn ranks(wanted: config::Pooling, named: NamedPooling) -> bool {
+    wanted == config::Pooling::Auto && named == NamedPooling::Ranks
 }
 
 /// Pools the vectors of a text's tokens.
@@ -134,5 +139,8 @@ mod tests {
         check(Wanted::Cls, NamedPooling::Nothing, Some(Pooling::Cls));
         check(Wanted::Auto, NamedPooling::Nothing, None);
         check(Wanted::Auto, NamedPooling::Ranks, None);
+        assert!(ranks(Wanted::Auto, NamedPooling::Ranks));
+        assert!(!ranks(Wanted::Mean, NamedPooling::Ranks));
+        assert!(!ranks(Wanted::Auto, cls));
     }
 }

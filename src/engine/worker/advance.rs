@@ -157,12 +157,17 @@ impl Sequence {
         }
         let is_full = self.new_tokens() >= request.max_tokens
             || request.prompt.len() + self.drawn >= lane_tokens;
-        let bytes = request.text_of(token, vocab);
-        let stopped = self.completion.push(token, bytes, details) || stops_here;
-        if stopped {
+        let text = request.text_of(token, vocab);
+        if self.completion.push(token, text, details) {
+            return Some(match self.completion.stop_string() {
+                Some(_) => FinishReason::Stop,
+                None => FinishReason::Length,
+            });
+        }
+        if stops_here {
             return Some(FinishReason::Stop);
         }
-        if is_full {
+        if is_full || self.is_late() {
             return Some(FinishReason::Length);
         }
         while let Some(output) = self.completion.release() {

@@ -11,7 +11,7 @@ use crate::engine::error::EngineError;
 use crate::engine::masks::{MaskLost, PendingMask};
 use crate::engine::message::Job;
 use crate::engine::plan::PromptPlan;
-use crate::engine::request::{Delta, FinishReason, Request};
+use crate::engine::request::{Delta, FinishReason, Report, Request};
 use crate::engine::shared::Shared;
 use crate::engine::tally::Tally;
 use crate::engine::text::{Completion, Ending};
@@ -35,6 +35,10 @@ pub(super) struct Sequence {
     pub id: u64,
     /// When its newest token was drawn, or before that, when the request arrived.
     latest: Instant,
+    /// When its worker took it.
+    began: Instant,
+    /// When its first token was drawn.
+    first: Option<Instant>,
     /// The request's, for the log.
     pub span: tracing::Span,
     /// Counts the request's tokens.
@@ -116,6 +120,8 @@ impl Sequence {
         Some(Self {
             id,
             latest: arrived,
+            began: Instant::now(),
+            first: None,
             span,
             tally,
             phase: Phase::New { may_fetch: true },
@@ -163,8 +169,9 @@ impl Sequence {
     pub fn last_words(&mut self, last: Delta) -> impl FnOnce() + use<> {
         let deltas = self.deltas.clone();
         let buffered = std::mem::take(&mut self.buffered);
+        let report = self.request.reports.then(|| Delta::Report(self.report()));
         move || {
-            for delta in buffered.into_iter().chain([last]) {
+            for delta in buffered.into_iter().chain(report).chain([last]) {
                 let _ = deltas.send(delta);
             }
         }
@@ -208,7 +215,27 @@ impl Sequence {
         self.drawn += 1;
         self.tally.drawn();
         let now = Instant::now();
+        self.first.get_or_insert(now);
         now.duration_since(std::mem::replace(&mut self.latest, now))
+    }
+
+    /// Whether the newest token ends the last line that it may write.
+    pub fn is_late(&self) -> bool {
+        let limit = self.request.line_after;
+        limit.zip(self.first).is_some_and(|(limit, first)| {
+            self.completion.ends_line() && self.latest.duration_since(first) > limit
+        })
+    }
+
+    fn report(&self) -> Report {
+        let first = self.first.unwrap_or_else(Instant::now);
+        Report {
+            stop_string: self.completion.stop_string(),
+            prompt_time: first.duration_since(self.began),
+            generation_time: self
+                .first
+                .map_or(Duration::ZERO, |first| self.latest.duration_since(first)),
+        }
     }
 
     /// The position of the token that was drawn last.
