@@ -15,6 +15,7 @@ Other lines are passed on to standard error. These are the forms of clients:
     rust/                    a cargo project
 
 Requirements are installed once, in $XDG_CACHE_HOME/candor/clients (or ~/.cache/...), and again when they change.
+A client that lacks something of others, which cannot be had here, exits with 77: it is listed as not run.
 The exit status is 0 if every check of every client passed, and 1 if one failed, or if a client printed none.
 """
 
@@ -46,6 +47,8 @@ from rig import (  # noqa: E402
 
 # The key of the second server, which refuses those who come without it.
 KEY = "a-key-for-tests"
+# The exit status of a client that was not run because a program or model of others is missing; it says which.
+NOT_RUN = 77
 # Between these, --write puts what came out.
 BEGIN, END = "<!-- what ran: make test-clients -->", "<!-- end of what ran -->"
 
@@ -66,6 +69,8 @@ class Outcome:
     checks: list = dataclasses.field(default_factory=list)
     # Why the client as a whole failed; empty if it did not.
     why: str = ""
+    # Not run is not failed: something that is no part of the project is missing.
+    was_run: bool = True
 
     def failed(self):
         return [check for check in self.checks if not check["passed"]]
@@ -74,7 +79,7 @@ class Outcome:
         return [check for check in self.checks if check["passed"]]
 
     def is_good(self):
-        return bool(self.checks) and not self.failed() and not self.why
+        return not self.was_run or (bool(self.checks) and not self.failed() and not self.why)
 
 
 def say(text):
@@ -159,6 +164,8 @@ def run_client(client, variables):
     for line in process.stdout:
         take(line, outcomes)
     status = process.wait()
+    if status == NOT_RUN and not outcomes:
+        return [Outcome(client.name, why="not run: what it needs cannot be had", was_run=False)]
     if not outcomes:
         return [Outcome(client.name, why=f"printed no check, and ended with status {status}")]
     found = list(outcomes.values())
@@ -235,6 +242,8 @@ def variables_of(options):
         url = options.url
         if options.candor:
             variables["CANDOR_MODEL"] = default_model(options.candor)
+            # For a client that needs another model.
+            variables["CANDOR_BINARY"] = str(pathlib.Path(options.candor).resolve())
             tiny = ["--model", str(ROOT / "tests/models/llama2-vocab-tiny.gguf"), "--api-key", KEY]
             variables["CANDOR_KEYED_URL"] = stack.enter_context(server(options.candor, *tiny))
             variables["CANDOR_KEY"] = KEY
