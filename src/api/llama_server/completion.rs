@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::answer::{LlamaAnswer, LlamaCompletion, LlamaEvent, LlamaPiece};
 use super::prompt;
@@ -29,9 +30,20 @@ const KIND: Kind = Kind {
 /// llama-server's answer, or its events.
 pub const ANSWERS: Answers = Answers::JsonOrStream(
     "Llama",
-    schema_as::<LlamaAnswer, LlamaCompletion>,
-    schema_as::<LlamaEvent, LlamaPiece>,
+    any_of::<LlamaAnswer, LlamaCompletion>,
+    any_of::<LlamaEvent, LlamaPiece>,
 );
+
+/// Like [`schema_as`], for a type with several forms: a whole answer also has the form of one of which parts are sent.
+fn any_of<T: ToSchema, C: ToSchema>(name: String, schemas: &mut Map<String, Value>) -> Value {
+    let reference = schema_as::<T, C>(name.clone(), schemas);
+    if let Some(Value::Object(schema)) = schemas.get_mut(&name)
+        && let Some(forms) = schema.shift_remove("oneOf")
+    {
+        schema.insert("anyOf".to_owned(), forms);
+    }
+    reference
+}
 
 pub fn route() -> Route {
     let about = "Completes a prompt, with llama-server's fields and answer.";

@@ -3,8 +3,8 @@
 
     CANDOR_BINARY=target/release/candor tests/clients/nvim/check.py
 
-Neovim is the one of requirements.txt, or CANDOR_TEST_NVIM; it must be 0.8 or newer. llama.vim is cloned from GitHub at a fixed commit, or is the folder
-CANDOR_TEST_LLAMA_VIM. Where one of them cannot be had, that is said, and the exit status is 77: nothing was run.
+Neovim is the one of requirements.txt, or TEST_NVIM; it must be 0.8 or newer. llama.vim is cloned from GitHub at a fixed commit, or is the folder
+TEST_LLAMA_VIM. Where one of them cannot be had, that is said, and the exit status is 77: nothing was run.
 A JSON object a line says how each check went.
 """
 
@@ -55,14 +55,14 @@ class NotRun(Exception):
 
 
 def nvim():
-    found = os.environ.get("CANDOR_TEST_NVIM") or shutil.which("nvim", path=str(Path(sys.executable).parent))
+    found = os.environ.get("TEST_NVIM") or shutil.which("nvim", path=str(Path(sys.executable).parent))
     if not found:
-        raise NotRun("there is no nvim beside this Python; CANDOR_TEST_NVIM can name one")
+        raise NotRun("there is no nvim beside this Python; TEST_NVIM can name one")
     return found
 
 
 def llama_vim():
-    if folder := os.environ.get("CANDOR_TEST_LLAMA_VIM"):
+    if folder := os.environ.get("TEST_LLAMA_VIM"):
         return Path(folder)
     folder = CACHE / "clients" / f"llama.vim-{COMMIT[:12]}"
     if not folder.exists():
