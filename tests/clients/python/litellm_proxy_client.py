@@ -12,13 +12,15 @@ report = Report("LiteLLM proxy", "litellm")
 MODEL = post("/v1/completions", prompt="a", max_tokens=1)["model"]
 # The proxy does not start without a key of its own.
 KEY = "sk-a-key-for-tests-only"
-# Two names for one server, by LiteLLM's providers for chats and for completions.
+# Names for one server: by LiteLLM's providers for chats and for completions, and one that no error takes out of use.
 CONFIG = f"""
 model_list:
   - model_name: candor
     litellm_params: {{model: "openai/{MODEL}", api_base: "{BASE_URL}", api_key: none}}
   - model_name: candor-text
     litellm_params: {{model: "text-completion-openai/{MODEL}", api_base: "{BASE_URL}", api_key: none}}
+  - model_name: candor-always
+    litellm_params: {{model: "openai/{MODEL}", api_base: "{BASE_URL}", api_key: none, cooldown_time: 0}}
 """
 PROMPT = "The capital of Michigan is "
 TEXT = {"prompt": PROMPT, "max_tokens": 12, "temperature": 0, "logprobs": 2}
@@ -79,21 +81,21 @@ def checks(client):
         answer = client.embeddings.create(model="candor", input=texts, encoding_format="float")
         same_vectors([item.embedding for item in answer.data], texts)
 
-    @report.check("errors: a bad field is a BadRequestError, and chats go on")
+    @report.check("errors: bad fields of chats and responses are BadRequestErrors, and chats go on")
     def _():
         error = raises(openai.BadRequestError, lambda: chat(extra_body={"min_p": -1}))
         assert "min_p" in str(error), error
+        asked = {"model": "candor", "input": "Name a city.", "previous_response_id": "resp_0123"}
+        error = raises(openai.BadRequestError, lambda: client.responses.create(**asked))
+        assert "previous_response_id" in str(error), error
         equal(chat().choices[0].message.content, plain_chat())
 
-    @report.check("a response that is not stored is a 404, which puts nothing into cooldown: chats go on")
+    @report.check("errors: with cooldown_time 0, chats go on after the 404 of a route that Candor does not have")
     def _():
         for _ in range(3):
-            raises(openai.APIStatusError, lambda: client.responses.retrieve("resp_0123", extra_query={"model": "candor"}))
-            raises(
-                openai.BadRequestError,
-                lambda: client.responses.create(model="candor", input="a", previous_response_id="resp_0123"),
-            )
-            equal(chat().choices[0].message.content, plain_chat())
+            raises(openai.NotFoundError, lambda: client.images.generate(model="candor-always", prompt="a city"))
+            answer = client.chat.completions.create(model="candor-always", **CHAT)
+            equal(answer.choices[0].message.content, plain_chat())
 
 
 def main():

@@ -122,7 +122,7 @@ def _():
     equal(outcome.output_tokens, wanted["usage"]["output_tokens"])
 
 
-@report.check("openai-embeddings: the count of a plain request")
+@report.check("openai-embeddings without its truncate_prompt_tokens: the count of a plain request")
 def _():
-    (outcome,) = ask("openai-embeddings", "/v1/embeddings")
+    (outcome,) = ask("openai-embeddings", "/v1/embeddings", extra_body={"truncate_prompt_tokens": None})
     equal(outcome.prompt_len, post("/v1/embeddings", input=PROMPT)["usage"]["prompt_tokens"])
