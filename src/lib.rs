@@ -97,6 +97,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 pub use serve::{cannot_listen, listen};
 
 /// Why the server stopped by itself; for the person at the terminal.
@@ -110,8 +112,8 @@ pub enum RunError {
     Serve(#[from] std::io::Error),
 }
 
-/// Serves on the listener until `shutdown` completes, and then gives requests some time to finish. The server answers at
-/// once, while models are loading.
+/// Serves on the listener until `shutdown` completes; then it drains if the settings say so, stops listening, and gives
+/// requests some time to finish. The server answers at once, while models are loading.
 pub async fn run(
     config: config::Config,
     listener: tokio::net::TcpListener,
@@ -132,20 +134,23 @@ pub async fn run_on(
     let upkeep = tokio::spawn(metrics::run_upkeep());
     let address = listener.local_addr()?;
     let grace = Duration::from_millis(config.server.shutdown_grace_ms);
+    let drain = Duration::from_millis(config.server.drain_ms);
     let incoming = serve::Listener::new(&config).await?;
     let reachable = SocketAddr::new(config::reachable(address.ip()), address.port());
     let url = format!("{}://{reachable}", incoming.scheme());
     let config = Arc::new(config);
     let (models, started) = engine::Models::start(&config, machinery.into());
     let is_loopback = address.ip().is_loopback();
-    let app = api::app(api::AppState::new(
+    let state = api::AppState::new(
         models.clone(),
         Arc::clone(&config),
         is_loopback,
         playground::routes(),
-    ));
-    let handle = axum_server::Handle::new();
-    let mut server = tokio::spawn(incoming.serve(listener, handle.clone(), app));
+    );
+    let stopping = state.stopping.clone();
+    let (handle, closing) = (axum_server::Handle::new(), Arc::new(Notify::new()));
+    let listener = serve::Closable::new(listener, Arc::clone(&closing))?;
+    let mut server = tokio::spawn(incoming.serve(listener, handle.clone(), api::app(state)));
     let ready = models.clone();
     let loaded = async {
         started.await?;
@@ -159,6 +164,10 @@ pub async fn run_on(
             return served.unwrap_or_else(|error| Err(error.into())).map_err(RunError::from);
         }
         () = shutdown => {
+            stopping.begin();
+            if !drain.is_zero() {
+                drain_for(drain, &closing).await;
+            }
             tracing::info!(
                 grace_ms = grace.as_millis(),
                 "shutting down: running and waiting requests may finish"
@@ -185,6 +194,19 @@ pub async fn run_on(
     outcome
 }
 
+/// Lets requests come for this long, and then stops listening. Ends when those that were on their way through a kept
+/// connection are there.
+async fn drain_for(time: Duration, closing: &Notify) {
+    const ON_THEIR_WAY: Duration = Duration::from_secs(2);
+    tracing::info!(
+        drain_ms = time.as_millis(),
+        "draining: requests are still taken, and /health tells routers to send no more"
+    );
+    tokio::time::sleep(time).await;
+    closing.notify_one();
+    tokio::time::sleep(ON_THEIR_WAY).await;
+}
+
 /// Logs where to look, and what to try first.
 fn announce(url: &str, config: &config::Server, generates: bool) {
     let (route, body) = if generates {
@@ -204,10 +226,10 @@ fn announce(url: &str, config: &config::Server, generates: bool) {
         " -H 'authorization: Bearer YOUR-KEY'"
     };
     tracing::info!("ready: {url}");
-    let with_key = if config.api_keys.is_empty() {
-        ""
-    } else {
-        " (all but the page and /health need the key)"
+    let with_key = match (config.api_keys.is_empty(), config.metrics_need_key) {
+        (true, _) => "",
+        (false, true) => " (all but the page and /health need the key)",
+        (false, false) => " (all but the page, /health and /metrics need the key)",
     };
     tracing::info!(
         "see: {url}/ (the page), {url}/docs (every route and field), {url}/metrics, {url}/health{with_key}"

@@ -10,12 +10,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum_server::Handle;
+use axum::extract::connect_info::Connected;
 use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use axum_server::{AddrListener, Address, Handle, Server};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 
 use crate::api::{Counted, Counts, neighbourhood};
@@ -132,11 +133,11 @@ impl Listener {
     /// Serves until `handle` stops it.
     pub async fn serve(
         self,
-        listener: TcpListener,
-        handle: Handle<SocketAddr>,
+        listener: Closable,
+        handle: Handle<Peer>,
         app: Router,
     ) -> io::Result<()> {
-        let mut server = axum_server::from_tcp(listener.into_std()?)?
+        let mut server = Server::<Peer>::from_listener(listener)
             .handle(handle)
             .http1_only()
             .first_request_timeout(self.header_timeout);
@@ -155,6 +156,68 @@ impl Listener {
             }
             None => server.acceptor(self.limiter).serve(app).await,
         }
+    }
+}
+
+/// The address of a client.
+#[derive(Debug, Clone)]
+pub struct Peer(SocketAddr);
+
+impl Address for Peer {
+    type Stream = TcpStream;
+    type Listener = Closable;
+}
+
+impl Connected<Peer> for SocketAddr {
+    fn connect_info(Peer(address): Peer) -> Self {
+        address
+    }
+}
+
+/// A socket that can stop listening while its connections go on. axum-server's own way ends idle connections, too, and a
+/// request that is on its way through one of them would be lost.
+pub struct Closable {
+    /// `None` once it is closed.
+    listener: Mutex<Option<TcpListener>>,
+    address: SocketAddr,
+    closing: Arc<Notify>,
+}
+
+impl Closable {
+    /// It is closed when `closing` is notified.
+    pub fn new(listener: TcpListener, closing: Arc<Notify>) -> io::Result<Self> {
+        Ok(Self {
+            address: listener.local_addr()?,
+            listener: Mutex::new(Some(listener)),
+            closing,
+        })
+    }
+}
+
+impl AddrListener<TcpStream, Peer> for Closable {
+    async fn bind_to(Peer(address): Peer) -> io::Result<Self> {
+        Self::new(TcpListener::bind(address).await?, Arc::default())
+    }
+
+    /// Never completes once it is closed.
+    async fn accept_stream(&self) -> io::Result<(TcpStream, Peer)> {
+        let mut listener = self.listener.lock().await;
+        if let Some(open) = &*listener {
+            tokio::select! {
+                // Those that are connected are still served.
+                biased;
+                accepted = open.accept() => {
+                    return accepted.map(|(stream, address)| (stream, Peer(address)));
+                }
+                () = self.closing.notified() => {}
+            }
+        }
+        *listener = None;
+        std::future::pending().await
+    }
+
+    fn get_local_addr(&self) -> io::Result<Peer> {
+        Ok(Peer(self.address))
     }
 }
 

@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn what_is_named_is_there() {
-        let routes = crate::api::routes();
+        let routes = crate::api::routes(&crate::config::Config::default().server);
         for (path, _, what) in ROUTES.iter().chain(FAMILIES) {
             assert!(what.ends_with('.'), "{path} {what}");
             let words = what.split([' ', ':', ';', '`']);

@@ -1,4 +1,5 @@
-//! `GET /health`: 200 `{"status": "ok"}`, or 503 with the reason while models load at startup or a worker is down.
+//! `GET /health`: 200 `{"status": "ok"}`, or 503 with the reason while models load at startup, a worker is down, or the
+//! server is about to stop.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::state::{AppState, Route};
-use crate::engine::Refused;
+use crate::engine::{EngineError, Refused};
 
 pub fn route() -> Route {
     let about = "Whether the server is ready for requests; 503 with the reason if not.";
@@ -41,6 +42,9 @@ struct RefusedRoutine {
 
 /// Never waits for the engine.
 async fn health(State(state): State<AppState>) -> Response {
+    if state.stopping.has_begun() {
+        return ApiError::from(EngineError::closing()).into_response();
+    }
     match state.models.health() {
         Ok(()) => {
             let models = state.models.list().into_iter();

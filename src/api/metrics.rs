@@ -9,11 +9,16 @@ use axum::routing::get;
 use super::error::Refused;
 use super::route;
 use super::state::{AppState, Route};
+use crate::config::Server;
 use crate::metrics;
 
-pub fn route() -> Route {
+pub fn route(server: &Server) -> Route {
     let about = "Counters, gauges and histograms in Prometheus' text format.";
-    Route::get("/metrics", get(metrics), about)
+    let route = Route::get("/metrics", get(metrics), about);
+    match server.metrics_need_key {
+        true => route,
+        false => route.open(),
+    }
 }
 
 /// Never waits for the engine.

@@ -39,6 +39,7 @@ mod score;
 mod scoring;
 mod served;
 mod state;
+mod stopping;
 mod stream;
 mod structured;
 mod tokenizer;
@@ -51,6 +52,7 @@ pub use client::neighbourhood;
 pub use counts::{Counted, Counts};
 pub use route::Answers;
 pub use state::{AppState, Route};
+pub use stopping::Stopping;
 pub use wording::counted;
 
 use std::any::Any;
@@ -63,7 +65,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::engine::Models;
 use error::ApiError;
 use wording::cut;
@@ -76,13 +78,13 @@ impl AppState {
         is_loopback: bool,
         further: Vec<Route>,
     ) -> Self {
-        let routes = routes().into_iter().chain(further).collect();
+        let routes = routes(&config.server).into_iter().chain(further).collect();
         Self::with_routes(models, config, is_loopback, routes)
     }
 }
 
 /// The routes of the API.
-fn routes() -> Vec<Route> {
+fn routes(server: &config::Server) -> Vec<Route> {
     let mut routes = vec![
         completions::route(),
         chat::route(),
@@ -97,7 +99,7 @@ fn routes() -> Vec<Route> {
         health::route(),
         openapi::route(),
         docs::route(),
-        metrics::route(),
+        metrics::route(server),
     ];
     routes.extend(llama_server::routes());
     routes.extend(tokenizer::routes());
@@ -127,6 +129,10 @@ pub fn app(state: AppState) -> Router {
     };
     router
         .layer(middleware::from_fn_with_state(state.clone(), drain::drain))
+        .layer(middleware::from_fn_with_state(
+            state.stopping.clone(),
+            stopping::end_connection,
+        ))
         .layer(middleware::from_fn(metrics::count))
         .layer(middleware::from_fn(trace::trace))
         .with_state(state)

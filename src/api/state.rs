@@ -21,6 +21,7 @@ use super::error::ApiError;
 use super::fork_cache::ForkCache;
 use super::route;
 use super::served::{ModelQuery, Served};
+use super::stopping::Stopping;
 use crate::config::Config;
 use crate::engine::{FairQueue, Models};
 use crate::metrics::Load;
@@ -44,6 +45,7 @@ pub struct AppState {
     /// When the server started, in seconds since 1970.
     pub(super) started: u64,
 }
+    pub stopping: Stopping,
 
 impl AppState {
     pub(super) fn with_routes(
@@ -67,6 +69,7 @@ impl AppState {
             )),
             started: unix_seconds(),
             config,
+            stopping: Stopping::default(),
         }
     }
 

@@ -60,6 +60,8 @@ pub struct Server {
     pub api_keys: Vec<String>,
     /// A file with more keys, one per line. Empty: none.
     pub api_keys_file: String,
+    /// Whether `GET /metrics` requires a key, too.
+    pub metrics_need_key: bool,
     /// Values of `Host` that requests may have, besides the obvious ones.
     pub allowed_hosts: Vec<String>,
     /// Origins whose web pages may use this server.
@@ -68,7 +70,9 @@ pub struct Server {
     pub tls_certificate: String,
     /// PEM file of its private key.
     pub tls_key: String,
-    /// How long running requests may take after the signal to stop.
+    /// How long requests are still taken after the signal to stop.
+    pub drain_ms: u64,
+    /// How long running requests may take after that.
     pub shutdown_grace_ms: u64,
     /// How unknown request fields are handled.
     pub unknown_fields: UnknownFields,

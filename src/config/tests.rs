@@ -258,11 +258,13 @@ fn a_file_is_refused_for_all_its_mistakes_at_once() {
         )),
         "Unknown setting port (file mistakes.toml). Did you mean server.port?\n\
          Unknown setting server.hots (file mistakes.toml). Expected one of server.host, server.port, server.api_keys, \
-         server.api_keys_file, server.allowed_hosts, server.cors_origins, server.tls_certificate, server.tls_key, \
-         server.shutdown_grace_ms, server.unknown_fields, server.log_format.\n\
+         server.api_keys_file, server.metrics_need_key, server.allowed_hosts, server.cors_origins, \
+         server.tls_certificate, server.tls_key, server.drain_ms, server.shutdown_grace_ms, server.unknown_fields, \
+         server.log_format.\n\
          Unknown setting server.tls (file mistakes.toml). Expected one of server.host, server.port, server.api_keys, \
-         server.api_keys_file, server.allowed_hosts, server.cors_origins, server.tls_certificate, server.tls_key, \
-         server.shutdown_grace_ms, server.unknown_fields, server.log_format.\n\
+         server.api_keys_file, server.metrics_need_key, server.allowed_hosts, server.cors_origins, \
+         server.tls_certificate, server.tls_key, server.drain_ms, server.shutdown_grace_ms, server.unknown_fields, \
+         server.log_format.\n\
          server.port is \"80\" (file mistakes.toml). Allowed: a whole number from 0 to 65535.\n\
          sampling.top_k is 4.5 (file mistakes.toml). Allowed: a whole number from -1 to 2147483647."
     );

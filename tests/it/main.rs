@@ -6,6 +6,7 @@ mod chat;
 mod contract;
 mod doctor;
 mod documents;
+mod drain;
 mod embeddings;
 mod errors;
 mod exactness;

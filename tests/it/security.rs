@@ -160,6 +160,20 @@ fn every_route_that_is_not_open_asks_for_a_key() {
 }
 
 #[test]
+fn metrics_may_be_open() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        config.server.api_keys = vec!["first".to_owned()];
+        config.server.metrics_need_key = false;
+    });
+    let metrics = server.get("/metrics");
+    assert_eq!(metrics.status, 200);
+    assert!(metrics.body.contains("vllm:num_requests_waiting 0"));
+    assert_eq!(server.get("/v1/models").status, 401);
+    let document = server.get_with("/openapi.json", Some("first")).json();
+    assert_eq!(document["paths"]["/metrics"]["get"]["security"], json!([]));
+}
+
+#[test]
 fn slow_senders_are_given_up() {
     let server = TestServer::start_with(&tiny_model(), |config| {
         config.limits.header_timeout_ms = 200;
