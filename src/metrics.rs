@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
@@ -47,12 +47,19 @@ pub struct Load {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cells {
     pub total: usize,
-    /// Prompts are reused in multiples of this many cells.
-    pub group: usize,
     /// Held by running sequences.
     pub running: usize,
     /// Kept for reuse; evicted when needed.
     pub cached: usize,
+}
+
+/// A LoRA adapter of a loaded model, and the sequences that apply it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterLoad {
+    pub name: String,
+    pub running: usize,
+    /// Whose requests wait for their first slot.
+    pub waiting: usize,
 }
 
 impl std::iter::Sum for Load {
@@ -69,8 +76,6 @@ impl std::iter::Sum for Load {
             cpu_tasks_waiting: one.cpu_tasks_waiting + other.cpu_tasks_waiting,
             cells: Cells {
                 total: one.cells.total + other.cells.total,
-                // The same for all engines.
-                group: one.cells.group.max(other.cells.group),
                 running: one.cells.running + other.cells.running,
                 cached: one.cells.cached + other.cells.cached,
             },
@@ -116,6 +121,11 @@ const GATEWAY_CELLS_USED: &str = "vllm:kv_cache_usage_perc";
 /// Its name in versions of the extension before 1.0.
 const GATEWAY_CELLS_USED_OLD: &str = "vllm:gpu_cache_usage_perc";
 const GATEWAY_CACHE: &str = "vllm:cache_config_info";
+const GATEWAY_ADAPTERS: &str = "vllm:lora_requests_info";
+
+/// Tokens of a block, the unit in which gateways count the cache. llm-d's picker uses this size for smaller ones, too, but
+/// takes the number of blocks as it is.
+const GATEWAY_BLOCK: usize = 64;
 
 /// Seconds: from a cached prompt on an idle server to a long prompt after a long queue.
 const BUCKETS: [f64; 14] = [
@@ -267,7 +277,7 @@ const GAUGES: [(&str, &str); 18] = [
     ),
     (
         GATEWAY_CACHE,
-        "Prompts are reused in multiples of block_size tokens; the cache holds num_gpu_blocks of them",
+        "The size of the KV cache: num_gpu_blocks blocks of block_size tokens",
     ),
     (
         BITS_CLASS,
@@ -315,8 +325,12 @@ fn describe() {
 }
 
 /// All metrics as text, with the gauges at their current values. `bits_classes`: model name and class of each loaded
-/// model.
-pub fn render(load: Load, bits_classes: impl Iterator<Item = (String, String)>) -> String {
+/// model. `adapters`: those of all loaded models.
+pub fn render(
+    load: Load,
+    bits_classes: impl Iterator<Item = (String, String)>,
+    adapters: &[AdapterLoad],
+) -> String {
     /// Gauges are global: two servers in one process must not set them at the same time. Holds the bits classes set last.
     static LAST_CLASSES: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
     let Some(handle) = handle() else {
@@ -334,7 +348,6 @@ pub fn render(load: Load, bits_classes: impl Iterator<Item = (String, String)>) 
     gauge!(WORKERS_ALIVE).set(load.workers_alive as f64);
     let Cells {
         total,
-        group,
         running,
         cached,
     } = load.cells;
@@ -349,8 +362,8 @@ pub fn render(load: Load, bits_classes: impl Iterator<Item = (String, String)>) 
     // Unknown until a model is loaded.
     if total > 0 {
         let blocks = [
-            ("block_size", group.to_string()),
-            ("num_gpu_blocks", (total / group.max(1)).to_string()),
+            ("block_size", GATEWAY_BLOCK.to_string()),
+            ("num_gpu_blocks", (total / GATEWAY_BLOCK).to_string()),
         ];
         gauge!(GATEWAY_CACHE, &blocks).set(1.0);
     }
@@ -361,7 +374,30 @@ pub fn render(load: Load, bits_classes: impl Iterator<Item = (String, String)>) 
     last_classes.iter().for_each(|known| info(known, 0.0));
     *last_classes = bits_classes.collect();
     last_classes.iter().for_each(|known| info(known, 1.0));
-    handle.render()
+    handle.render() + &adapters_in_use(adapters)
+}
+
+/// The adapters in use, as vLLM reports them: their names are labels, and the value is the time. Not a gauge of the
+/// recorder, which would keep every set of names. Empty if no adapter is loaded.
+fn adapters_in_use(adapters: &[AdapterLoad]) -> String {
+    if adapters.is_empty() {
+        return String::new();
+    }
+    let names = |count: fn(&AdapterLoad) -> usize| {
+        let used = adapters.iter().filter(|adapter| count(adapter) > 0);
+        let names: Vec<&str> = used.map(|adapter| adapter.name.as_str()).collect();
+        names.join(",").replace('\\', "\\\\").replace('"', "\\\"")
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    format!(
+        "# HELP {GATEWAY_ADAPTERS} LoRA adapters of running and waiting requests; the value is the time\n\
+         # TYPE {GATEWAY_ADAPTERS} gauge\n\
+         {GATEWAY_ADAPTERS}{{max_lora=\"{}\",running_lora_adapters=\"{}\",waiting_lora_adapters=\"{}\"}} {}\n",
+        adapters.len(),
+        names(|adapter| adapter.running),
+        names(|adapter| adapter.waiting),
+        now.map_or(0.0, |since| since.as_secs_f64()),
+    )
 }
 
 /// `route` is the route's pattern, never a client's path.
@@ -451,4 +487,31 @@ pub fn connection_refused() {
 
 pub fn invariant_violated() {
     counter!(INVARIANT_VIOLATIONS).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_in_use_are_named_in_labels() {
+        assert_eq!(adapters_in_use(&[]), "");
+        let adapter = |name: &str, running, waiting| AdapterLoad {
+            name: name.to_owned(),
+            running,
+            waiting,
+        };
+        let text = adapters_in_use(&[
+            adapter("idle", 0, 0),
+            adapter(r#"a "b" \c"#, 2, 1),
+            adapter("d", 1, 0),
+        ]);
+        let line = text.lines().last().expect("a line");
+        let (labels, time) = line.rsplit_once(' ').expect("a value");
+        assert_eq!(
+            labels,
+            r#"vllm:lora_requests_info{max_lora="3",running_lora_adapters="a \"b\" \\c,d",waiting_lora_adapters="a \"b\" \\c"}"#
+        );
+        assert!(time.parse::<f64>().expect("a number") > 1.7e9, "{time}");
+    }
 }

@@ -1,14 +1,17 @@
-//! The field `lora`: which LoRA adapters apply to a request.
+//! The field `lora`: which LoRA adapters apply to a request. `model` may name one, too.
 
 use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::fields::{Fields, whole, wrong};
+use super::served::Served;
 use super::wording::{counted, cut, describe};
 use crate::model::{Adapters, LARGEST_SCALE, Model};
 
-/// The adapters of a request: those that `lora` names, or without the field the model's defaults.
-pub fn read(fields: &mut Fields, model: &Model) -> Result<Adapters, ApiError> {
+/// The adapters of a request: those that `lora` names, or without the field the one that `model` names or else the model's
+/// defaults.
+pub fn read(fields: &mut Fields, served: &Served) -> Result<Adapters, ApiError> {
+    let model: &Model = &served.model;
     let value = fields
         .field(
             "lora",
@@ -28,8 +31,12 @@ pub fn read(fields: &mut Fields, model: &Model) -> Result<Adapters, ApiError> {
             }})
         });
     let Some(value) = value else {
-        return Ok(model.default_adapters().clone());
+        return Ok(served.default_adapters());
     };
+    served.refuse_adapter(
+        "lora",
+        "So the request cannot have `lora`, too: leave it out, or send the model's own name.",
+    )?;
     let loaded = model.adapters().len();
     let items = match value {
         Value::Array(items) if items.len() <= loaded => items,

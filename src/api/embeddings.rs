@@ -82,6 +82,10 @@ enum Format {
 /// Reads the fields. The documentation of the route is generated from here, too.
 fn read(fields: &mut Fields, served: &Served) -> Result<EmbeddingFields, ApiError> {
     model_field(fields)?;
+    served.refuse_adapter(
+        "model",
+        "Embeddings are computed with the adapters that the settings switch on: send the model's own name.",
+    )?;
     let value = fields
         .field(
             "input",

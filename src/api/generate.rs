@@ -91,7 +91,7 @@ impl Generate {
             stream_usage: options::stream_usage(fields, stream)?,
             exact: options::exact(fields, served)?,
             receipt: options::receipt(fields, stream)?,
-            adapters: adapters::read(fields, &served.model)?,
+            adapters: adapters::read(fields, served)?,
             stop: options::stop(fields, served)?,
             line_after: None,
             reports: false,

@@ -33,7 +33,7 @@ async fn metrics(State(state): State<AppState>) -> Response {
         let (name, _) = names.iter().find(|(_, other)| *other == number)?;
         Some((name.clone(), model.bits_class?.to_string()))
     });
-    let text = metrics::render(state.load_now(), classes);
+    let text = metrics::render(state.load_now(), classes, &state.models.adapters_in_use());
     (kind, text).into_response()
 }
 

@@ -8,13 +8,14 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::served::Name;
 use super::state::{AppState, Route};
 use crate::engine::{Described, Status};
 
 /// A model as OpenAI lists it, with vLLM's `max_model_len` and llama-server's `status` and `meta`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelObject {
-    /// A name of the model.
+    /// A name of the model, or of a LoRA adapter.
     id: String,
     /// Always "model".
     object: &'static str,
@@ -22,6 +23,9 @@ pub struct ModelObject {
     created: u64,
     /// Always "candor".
     owned_by: &'static str,
+    /// For the name of a LoRA adapter: its model's first name. The other properties are the model's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
     /// Maximum number of tokens of a prompt and its completion together.
     max_model_len: usize,
     status: ModelStatus,
@@ -67,7 +71,7 @@ pub struct ModelList {
 }
 
 pub fn list_route() -> Route {
-    let about = "The names of the models, facts about each model, and whether it is loaded.";
+    let about = "The names of the models and of their LoRA adapters, facts about each model, and whether it is loaded.";
     Route::get("/v1/models", get(list), about).answers::<ModelList>()
 }
 
@@ -76,13 +80,13 @@ pub fn one_route() -> Route {
     Route::get("/v1/models/{*id}", get(one), about).answers::<ModelObject>()
 }
 
-/// All names of all models.
+/// All names of all models and their adapters.
 async fn list(State(state): State<AppState>) -> Result<Json<ModelList>, ApiError> {
-    let names = state.models.names()?;
+    let names = state.names()?;
     let models = state.models.list();
     let data = names
         .into_iter()
-        .map(|(id, number)| object(&state, id, &models[number]))
+        .map(|name| object(&state, name, &models))
         .collect();
     Ok(Json(ModelList {
         object: "list",
@@ -101,14 +105,15 @@ async fn one(
             "The model's name in the path must be percent-encoded UTF-8, but it is not UTF-8.",
         )
     })?;
-    let mut names = state.models.names()?.into_iter();
-    match names.find(|(name, _)| *name == id) {
-        Some((id, number)) => Ok(Json(object(&state, id, &state.models.list()[number]))),
+    let mut names = state.names()?.into_iter();
+    match names.find(|name| name.name == id) {
+        Some(name) => Ok(Json(object(&state, name, &state.models.list()))),
         None => Err(ApiError::model_not_found(&id)),
     }
 }
 
-fn object(state: &AppState, id: String, model: &Described) -> ModelObject {
+fn object(state: &AppState, name: Name, models: &[Described]) -> ModelObject {
+    let model = &models[name.model_index];
     let value = match model.status {
         Status::Unloaded | Status::Failed => "unloaded",
         Status::Loading => "loading",
@@ -124,10 +129,11 @@ fn object(state: &AppState, id: String, model: &Described) -> ModelObject {
         generates: facts.generates,
     });
     ModelObject {
-        id,
+        id: name.name,
         object: "model",
         created: state.started,
         owned_by: "candor",
+        parent: name.adapter.map(|adapter| adapter.parent),
         max_model_len: model.config.engine.context_length,
         status: ModelStatus {
             value,

@@ -166,6 +166,9 @@ impl PendingReceipt {
             let all = all.map(|(id, scale)| json!({"id": id, "scale": short(scale)}));
             request.insert("lora".to_owned(), all.collect());
         }
+        if let Some(adapter) = &served.adapter {
+            request.insert("model".to_owned(), adapter.parent.clone().into());
+        }
         Ok(Receipt {
             version: VERSION,
             route: self.route,

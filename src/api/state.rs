@@ -20,7 +20,7 @@ use super::counts::Counts;
 use super::error::ApiError;
 use super::fork_cache::ForkCache;
 use super::route;
-use super::served::{ModelQuery, Served};
+use super::served::{ChosenAdapter, ModelQuery, Name, Served};
 use super::stopping::Stopping;
 use crate::config::Config;
 use crate::engine::{FairQueue, Models};
@@ -44,8 +44,8 @@ pub struct AppState {
     cpu_permits: Arc<FairQueue>,
     /// When the server started, in seconds since 1970.
     pub(super) started: u64,
-}
     pub stopping: Stopping,
+}
 
 impl AppState {
     pub(super) fn with_routes(
@@ -68,8 +68,8 @@ impl AppState {
                 Duration::from_millis(config.limits.queue_timeout_ms),
             )),
             started: unix_seconds(),
-            config,
             stopping: Stopping::default(),
+            config,
         }
     }
 
@@ -150,23 +150,51 @@ impl AppState {
     /// The model whose bounds the documents show: the first that is loaded, so that none is loaded just for them.
     pub async fn serves_documents(&self) -> Result<Served, ApiError> {
         let loaded = self.models.at_hand();
-        let mut names = self.models.names()?.into_iter();
-        let found = names.find(|(_, other)| *other == loaded);
+        let mut names = self.names()?.into_iter();
+        let found = names.find(|name| name.model_index == loaded);
         self.served(found.unwrap_or_default()).await
     }
 
+    /// Every name that `model` may have: those of the models, and then those of their LoRA adapters. A name means the first
+    /// that has it.
+    pub(super) fn names(&self) -> Result<Vec<Name>, ApiError> {
+        let of_model = |(name, model_index)| Name {
+            name,
+            model_index,
+            adapter: None,
+        };
+        let mut names: Vec<Name> = self.models.names()?.into_iter().map(of_model).collect();
+        for (name, model_index, id) in self.models.adapters() {
+            let parent = names.iter().find(|other| other.model_index == model_index);
+            let parent = parent.map(|it| it.name.clone()).unwrap_or_default();
+            if names.iter().all(|other| other.name != name) {
+                names.push(Name {
+                    name: name.to_owned(),
+                    model_index,
+                    adapter: Some(ChosenAdapter { id, parent }),
+                });
+            }
+        }
+        Ok(names)
+    }
+
     async fn serves_name(&self, name: Option<&str>) -> Result<Served, ApiError> {
-        let mut names = self.models.names()?.into_iter();
+        let mut names = self.names()?.into_iter();
         let found = match name {
             Some(name) => names
-                .find(|(other, _)| other == name)
+                .find(|other| other.name == name)
                 .ok_or_else(|| ApiError::model_not_found(name))?,
             None => names.next().unwrap_or_default(),
         };
         self.served(found).await
     }
 
-    async fn served(&self, (name, model_index): (String, usize)) -> Result<Served, ApiError> {
+    async fn served(&self, name: Name) -> Result<Served, ApiError> {
+        let Name {
+            name,
+            model_index,
+            adapter,
+        } = name;
         let engine = self.models.engine(model_index).await?;
         if let Ok(class) = engine.bits_class(false) {
             bits_class::set(class);
@@ -174,6 +202,7 @@ impl AppState {
         Ok(Served {
             name,
             model_index,
+            adapter,
             model: engine.model()?,
             engine,
             config: self.models.config(model_index),

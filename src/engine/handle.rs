@@ -11,7 +11,7 @@ use super::guard::{ModelGuard, ModelInUse};
 use super::pool::Pool;
 use super::trial::Refused;
 use crate::config::{self, Mode};
-use crate::metrics::Load;
+use crate::metrics::{AdapterLoad, Load};
 use crate::model::{self, Adapters, FileHash, Token};
 
 /// A handle to the engine of a model. It exists before the model is loaded. A handle from `Models` keeps
@@ -238,6 +238,22 @@ impl Engine {
             cpu_tasks_waiting: 0,
             cells: pool.cells(),
         })
+    }
+
+    /// The loaded adapters, and how many sequences use them; none while the model is loading.
+    pub fn adapters_in_use(&self) -> Vec<AdapterLoad> {
+        let Some(pool) = self.loaded() else {
+            return Vec::new();
+        };
+        let uses = pool.shared.adapters_in_use.now().into_iter();
+        let adapters = uses.zip(pool.model.adapters());
+        adapters
+            .map(|(uses, adapter)| AdapterLoad {
+                name: adapter.name().to_owned(),
+                running: uses.running,
+                waiting: uses.waiting,
+            })
+            .collect()
     }
 
     /// Stops all sequences, and waits for the workers' threads.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::adapters_in_use::AdapterUse;
 use super::admission::Permit;
 use super::cache::{KvFetch, KvTransfer};
 use super::request::{Delta, Request};
@@ -37,6 +38,8 @@ pub struct Job {
     pub tally: Arc<Tally>,
     pub request: Request,
     pub deltas: UnboundedSender<Delta>,
+    /// Counts its adapters until the sequence ends.
+    pub adapter_use: AdapterUse,
     /// Dropped when the sequence ends.
     pub permit: Permit,
 }

@@ -5,6 +5,7 @@
 //! (`schedule`). How prompts are cut and prefixes reused without changing a bit is in `plan`; text and stop strings are in
 //! `text`. Embeddings are separate from all that (`embeddings`).
 
+mod adapters_in_use;
 mod admission;
 mod alive;
 mod bits_class;

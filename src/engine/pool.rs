@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
+use super::adapters_in_use::AdaptersInUse;
 use super::admission::Admission;
 use super::alive::Alive;
 use super::bits_class::bits_class;
@@ -131,7 +132,6 @@ impl Pool {
     pub fn cells(&self) -> Cells {
         let mut cells = Cells {
             total: self.total_cells,
-            group: self.shared.cuts.rows,
             ..Cells::default()
         };
         for (running, cached) in self.shared.cells.iter().map(Filled::get) {
@@ -282,6 +282,7 @@ fn shared(
         mailboxes: senders,
         cells: (0..workers).map(|_| Filled::default()).collect(),
         masks,
+        adapters_in_use: AdaptersInUse::new(model.adapters().len()),
         mode,
         // With flash attention llama.cpp splits a long lane among the threads and adds up their results.
         fixed_threads: settings

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::Sender;
 
+use super::adapters_in_use::AdaptersInUse;
 use super::alive::Alive;
 use super::cache::{Directory, Filled, Rules};
 use super::cores::Cores;
@@ -21,6 +22,7 @@ pub struct Shared {
     /// Filled cells of each worker when its last round began, by number.
     pub cells: Vec<Filled>,
     pub masks: Masks,
+    pub adapters_in_use: AdaptersInUse,
     pub cores: Cores,
     /// Exact or invariant mode: the bits of no sequence depend on others. In throughput mode only those of sequences whose
     /// requests ask for exactness.

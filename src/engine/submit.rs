@@ -44,10 +44,12 @@ impl Engine {
         let Some(first) = requests.next() else {
             return Ok(Vec::new());
         };
+        let waiting = pool.shared.adapters_in_use.waits(&first.adapters);
         let permit = pool
             .admission
             .enter(&client, pool.shared.prefer(&first))
             .await?;
+        drop(waiting);
         metrics::waited(arrived.elapsed());
         let (deltas, generation) = Generation::new(self.guard());
         run(&pool.shared, arrived, first, deltas, permit)?;
@@ -88,6 +90,7 @@ fn run(
             arrived,
             span: tracing::Span::current(),
             tally: Tally::current(),
+            adapter_use: shared.adapters_in_use.runs(&request.adapters),
             request,
             deltas,
             permit,

@@ -78,6 +78,12 @@ impl Adapters {
     }
 }
 
+/// The names of the adapters of `model.lora`, in order. Empty if the setting is wrong: loading the model says why.
+pub fn adapter_names(settings: &[String]) -> Vec<String> {
+    let all = Named::all(settings).unwrap_or_default();
+    all.into_iter().map(|named| named.name).collect()
+}
+
 /// An adapter in the settings: `[NAME=]PATH[@SCALE]`.
 #[derive(Debug, PartialEq)]
 pub(super) struct Named {
@@ -357,6 +363,8 @@ mod tests {
             Named::all(&settings)
         };
         assert_eq!(all(&["a.gguf", "b=a.gguf"]).expect("fine").len(), 2);
+        let settings = ["dir/a.gguf@0", "b=a.gguf"].map(str::to_owned);
+        assert_eq!(adapter_names(&settings), ["a", "b"]);
         let error = all(&["a.gguf", "dir/a.gguf"]).expect_err("one name");
         assert!(
             error

@@ -38,7 +38,7 @@ mod specimen;
 mod token;
 mod vocab;
 
-pub use adapter::{Adapter, Adapters, LARGEST_SCALE};
+pub use adapter::{Adapter, Adapters, LARGEST_SCALE, adapter_names};
 pub use backend::{Device, devices, kinds_named, llama_cpp_version, system_info};
 pub use context::{Context, ContextError, ContextShape, Output, Runners, contexts, spare_lanes};
 pub use error::LoadError;

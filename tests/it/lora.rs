@@ -595,3 +595,161 @@ fn what_is_wrong_with_an_adapter_is_said_at_the_start() {
         check(cut.to_string_lossy().into_owned(), part);
     }
 }
+
+/// As routers choose adapters, which know vLLM.
+#[test]
+fn model_may_name_an_adapter() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        config.model.name = "tiny".to_owned();
+        config.embeddings.pooling = candor::config::Pooling::Mean;
+        config.model.lora = vec![
+            format!("a={}@0", adapter("a")),
+            format!("b={}@0.5", adapter("b")),
+            // A name that means the model.
+            format!("tiny={}@0", adapter("a")),
+        ];
+    });
+    let plain = |lora: Value| {
+        let answer = server.complete(ask(STEM, &lora));
+        (
+            answer["choices"].clone(),
+            answer["system_fingerprint"].clone(),
+        )
+    };
+    let named = |name: &str| {
+        let mut body = ask(STEM, &Value::Null);
+        body["model"] = json!(name);
+        let answer = server.complete(body);
+        assert_eq!(answer["model"], name);
+        (
+            answer["choices"].clone(),
+            answer["system_fingerprint"].clone(),
+        )
+    };
+    // One that is off in the settings is switched on; another keeps its scale; no other applies.
+    assert_eq!(named("a"), plain(json!([{"id": "a", "scale": 1}])));
+    assert_eq!(named("b"), plain(json!([{"id": "b", "scale": 0.5}])));
+    assert_eq!(named("tiny"), plain(Value::Null));
+    assert_ne!(named("a").0, named("tiny").0);
+
+    // In lists, and on the other routes.
+    let list = server.get("/v1/models").json();
+    let listed: Vec<(&Value, &Value)> = list["data"]
+        .as_array()
+        .expect("an array")
+        .iter()
+        .map(|model| (&model["id"], &model["parent"]))
+        .collect();
+    let (tiny, null) = (json!("tiny"), Value::Null);
+    assert_eq!(
+        listed,
+        [(&tiny, &null), (&json!("a"), &tiny), (&json!("b"), &tiny)]
+    );
+    assert_eq!(server.get("/v1/models/b").json()["parent"], "tiny");
+    let send = |path: &str, body: Value| {
+        server.send(path, "application/json", body.to_string().as_bytes())
+    };
+    let score = |choice: Value| {
+        let mut body = json!({"stem": "The keeper wrote", "choices": [" one line", " the wind"]});
+        body.as_object_mut()
+            .expect("an object")
+            .extend(choice.as_object().cloned().expect("an object"));
+        let answer = send("/v1/score", body);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()["data"].clone()
+    };
+    assert_eq!(
+        score(json!({"model": "a"})),
+        score(json!({"lora": [{"id": "a", "scale": 1}]}))
+    );
+    assert_ne!(score(json!({"model": "a"})), score(json!({})));
+    let tokens = send("/tokenize", json!({"content": "Hi", "model": "a"}));
+    assert_eq!(tokens.status, 200, "{}", tokens.body);
+
+    // Not with what says something else.
+    let refused = |path: &str, body: Value, param: &str, part: &str| {
+        let answer = send(path, body);
+        assert_eq!(answer.status, 400, "{}", answer.body);
+        let error = &answer.json()["error"];
+        assert_eq!(error["param"], param);
+        let message = error["message"].as_str().expect("text");
+        assert!(message.contains(part), "{message}");
+    };
+    let both = json!({"prompt": "a", "model": "a", "lora": []});
+    let why = "`model` is \"a\", the name of a LoRA adapter of \"tiny\". ";
+    refused(
+        "/v1/completions",
+        both,
+        "lora",
+        &format!("{why}So the request cannot have `lora`"),
+    );
+    let embed = json!({"input": "a", "model": "a"});
+    refused(
+        "/v1/embeddings",
+        embed,
+        "model",
+        &format!("{why}Embeddings are computed"),
+    );
+    let answer = server.complete(json!({"prompt": "a", "max_tokens": 4, "model": "a"}));
+    let fork = |model: &str| json!({"fork": {"id": answer["id"], "position": 2}, "max_tokens": 2, "model": model});
+    refused("/v1/completions", fork("b"), "model", "had other adapters");
+    for model in ["a", "tiny"] {
+        server.complete(fork(model));
+    }
+    assert_eq!(
+        server
+            .try_complete(&json!({"prompt": "a", "model": "c"}))
+            .status,
+        404
+    );
+}
+
+#[test]
+fn a_receipt_names_the_adapter_that_model_named() {
+    let server = with_both();
+    let answer =
+        server.complete(json!({"prompt": STEM, "max_tokens": 3, "model": "b", "receipt": true}));
+    let receipt = &answer["receipt"];
+    assert_eq!(receipt["request"]["model"], "llama2-vocab-tiny");
+    assert_eq!(receipt["request"]["lora"], json!([{"id": 1, "scale": 1.0}]));
+    assert_eq!(receipt["adapters"][0]["name"], "b");
+    let again = server.complete(receipt["request"].clone());
+    assert_eq!(again["choices"], answer["choices"]);
+}
+
+#[test]
+fn gateways_see_which_adapters_are_in_use() {
+    let server = with(&["a", "b"], |config| config.engine.parallel_sequences = 1);
+    let seen = || {
+        let text = server.get("/metrics").body;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("vllm:lora_requests_info"));
+        let (labels, _) = line.expect("the metric").rsplit_once(' ').expect("a value");
+        labels.to_owned()
+    };
+    let expect = |running: &str, waiting: &str| {
+        format!(
+            "{{max_lora=\"2\",running_lora_adapters=\"{running}\",waiting_lora_adapters=\"{waiting}\"}}"
+        )
+    };
+    assert_eq!(seen(), expect("", ""));
+    let start = |model: &str| {
+        let body = json!({"prompt": STEM, "max_tokens": 1900, "min_tokens": 1900, "model": model, "stream": true});
+        crate::raw::Request::complete(body.to_string()).start(server.address())
+    };
+    let running = start("b");
+    while seen() != expect("b", "") {}
+    let waiting = start("a");
+    while seen() != expect("b", "a") {}
+    drop(running);
+    while seen() != expect("a", "") {}
+    drop(waiting);
+    while seen() != expect("", "") {}
+    assert!(
+        !tiny()
+            .get("/metrics")
+            .body
+            .contains("vllm:lora_requests_info")
+    );
+}

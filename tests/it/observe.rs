@@ -155,7 +155,7 @@ fn gateways_find_what_they_look_for() {
         ("vllm:gpu_cache_usage_perc", ""),
         (
             "vllm:cache_config_info",
-            "{block_size=\"8\",num_gpu_blocks=\"",
+            "{block_size=\"64\",num_gpu_blocks=\"",
         ),
     ] {
         assert!(text.contains(&format!("# TYPE {name} gauge")), "{name}");

@@ -98,7 +98,14 @@ pub fn prepare_request(
     };
     if let Some(fork) = fork {
         check_fork(&generate, served)?;
-        generate.adapters = plan.fork(fork, cache, client)?;
+        let adapters = plan.fork(fork, cache, client)?;
+        if adapters != generate.adapters {
+            served.refuse_adapter(
+                "model",
+                "The answer to fork had other adapters: send the `model` of that request.",
+            )?;
+        }
+        generate.adapters = adapters;
     }
     for input in prompts {
         let room = plan.room("prompt");

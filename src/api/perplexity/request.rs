@@ -37,7 +37,7 @@ impl PerplexityRequest {
                     "Whether texts such as `<|im_start|>` become control tokens.",
                 )
                 .boolean(true)?,
-            adapters: adapters::read(fields, &served.model)?,
+            adapters: adapters::read(fields, served)?,
         };
         fields.refuse_others(served.config.server.unknown_fields)?;
         Ok(request)

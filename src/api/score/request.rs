@@ -71,7 +71,7 @@ impl ScoreRequest {
                  completely.",
             )
             .boolean(true)?;
-        let adapters = adapters::read(fields, &served.model)?;
+        let adapters = adapters::read(fields, served)?;
         fields.refuse_others(served.config.server.unknown_fields)?;
         let within = items.is_some().then_some("items");
         let items = match items {

@@ -11,7 +11,7 @@ use crate::config::{Config, LoadAt};
 use crate::engine::error::{EngineError, StartError};
 use crate::engine::handle::Engine;
 use crate::engine::loader::Machinery;
-use crate::metrics::Load;
+use crate::metrics::{AdapterLoad, Load};
 
 /// All served models. Methods take a model's index in the settings.
 #[derive(Clone)]
@@ -58,6 +58,15 @@ impl Models {
             all.extend(names.into_iter().map(|name| (name, model_index)));
         }
         Ok(all)
+    }
+
+    /// The names of all LoRA adapters, each with its model's index and its own among that model's.
+    pub fn adapters(&self) -> impl Iterator<Item = (&str, usize, usize)> {
+        let models = self.0.entries.iter().enumerate();
+        models.flat_map(|(model_index, entry)| {
+            let adapters = entry.adapters.iter().enumerate();
+            adapters.map(move |(id, name)| (name.as_str(), model_index, id))
+        })
     }
 
     /// The engine of a model. If it is not loaded, waits until it is, within the bounds of the queue. The model stays loaded
@@ -149,6 +158,13 @@ impl Models {
         let mut load: Load = state.all_loaded().filter_map(Engine::load_now).sum();
         load.waiting += state.waiting.iter().sum::<usize>();
         load
+    }
+
+    /// The adapters of all loaded models, and how many sequences use them. Never blocks.
+    pub fn adapters_in_use(&self) -> Vec<AdapterLoad> {
+        let state = self.0.lock();
+        let loads = state.all_loaded().flat_map(Engine::adapters_in_use);
+        loads.collect()
     }
 
     /// Stops all sequences, and waits for the workers' threads.

@@ -8,13 +8,15 @@ use crate::config::Config;
 use crate::engine::guard::ModelGuard;
 use crate::engine::handle::Engine;
 use crate::engine::trial::Refused;
-use crate::model::Facts;
+use crate::model::{Facts, adapter_names};
 
 /// The constant properties of a model.
 pub struct Entry {
     pub config: Arc<Config>,
     /// As far as the settings give them.
     pub names: Vec<String>,
+    /// The names of its LoRA adapters.
+    pub adapters: Vec<String>,
     /// `None`: it stays loaded.
     pub unload_after: Option<Duration>,
 }
@@ -23,6 +25,7 @@ impl Entry {
     pub fn new(config: &Config) -> Self {
         Self {
             names: config.model.names(),
+            adapters: adapter_names(&config.model.lora),
             unload_after: (config.model.unload_after_ms > 0)
                 .then(|| Duration::from_millis(config.model.unload_after_ms)),
             config: Arc::new(config.clone()),

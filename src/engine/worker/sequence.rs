@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::engine::adapters_in_use::AdapterUse;
 use crate::engine::admission::Permit;
 use crate::engine::draft::DraftBackoff;
 use crate::engine::error::EngineError;
@@ -68,6 +69,7 @@ pub(super) struct Sequence {
     deltas: UnboundedSender<Delta>,
     /// Buffered until the end, unless the request is streamed.
     buffered: Vec<Delta>,
+    _adapter_use: AdapterUse,
     /// Dropped with the sequence, after its lane is free.
     _permit: Permit,
 }
@@ -82,6 +84,7 @@ impl Sequence {
             tally,
             mut request,
             deltas,
+            adapter_use,
             permit,
         } = job;
         let fits = !request.prompt.is_empty()
@@ -140,6 +143,7 @@ impl Sequence {
             deltas,
             buffered: Vec::new(),
             request,
+            _adapter_use: adapter_use,
             _permit: permit,
         })
     }
