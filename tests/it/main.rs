@@ -35,6 +35,7 @@ mod receipt;
 mod recorded;
 mod rerank;
 mod responses;
+mod router;
 mod routines;
 mod samplers;
 mod score;
