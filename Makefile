@@ -26,7 +26,7 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim python build run test test-models test-gpu test-examples test-clients test-web test-templates test-router bench soak exactness overload fuzz documents docs audit lint dist wheel test-wheel clean
+.PHONY: help setup claim python build run test test-models test-gpu test-examples test-clients test-web test-templates test-router kubernetes bench soak exactness overload fuzz documents docs audit lint dist wheel test-wheel clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ test-templates: python build ## Compare prompts with those of transformers, for 
 test-router: build ## Test behind HAProxy: kills, a stop with a drain, and streams.
 	@scripts/setup.sh haproxy
 	cargo test --release --locked $(FEATURES) --test it -- --nocapture router::
+
+kubernetes: python build ## Check config/kubernetes against Kubernetes' schemas; needs kubectl or kustomize.
+	scripts/kubernetes.py --candor $(CANDOR) $(ARGS)
 
 test-examples: python build ## Run the notebooks and scripts in examples/ and compare their output with what is committed.
 	$(CANDOR) fetch default

@@ -68,7 +68,7 @@ fi
 cp -r README.md CONTRIBUTING.md CHANGELOG.md docs examples "$folder/"
 mkdir "$folder"/{config,src}
 # Without dot files: config/.env is private.
-cp config/* "$folder/config/"
+cp -r config/* "$folder/config/"
 cp src/lib.rs "$folder/src/"
 
 # --- The archive, reproducible: the same bytes for the same files, with the time of the commit.

@@ -17,7 +17,7 @@ cp README.md CONTRIBUTING.md CHANGELOG.md "$site/pages/"
 cp src/lib.rs "$site/pages/src/"
 cp -r docs examples "$site/pages/"
 # Without dot files: config/.env is private.
-mkdir "$site/pages/config" && cp config/* "$site/pages/config/"
+mkdir "$site/pages/config" && cp -r config/* "$site/pages/config/"
 rm "$site/pages/docs/book.toml"
 # mdBook turns a folder's README.md into index.html, but does not adapt links to it.
 find "$site/pages" -name '*.md' -exec sed -i -E 's#(\]\([^):]*)README\.md#\1index.md#g' {} +
