@@ -28,6 +28,8 @@ pub struct ModelObject {
     parent: Option<String>,
     /// Maximum number of tokens of a prompt and its completion together.
     max_model_len: usize,
+    /// How many sequences run at once; others wait.
+    parallel_sequences: usize,
     status: ModelStatus,
     /// Servers in exact or invariant mode with equal classes compute equal bits for the same model (docs/reproducibility.md); null while
     /// the model is not loaded.
@@ -59,6 +61,8 @@ struct ModelMeta {
     n_params: u64,
     /// Size of the weights in bytes.
     size: u64,
+    /// Identifies the weights: the first part of `system_fingerprint`.
+    fingerprint: String,
     /// Whether it can continue a text; otherwise it makes embeddings only.
     generates: bool,
 }
@@ -126,6 +130,7 @@ fn object(state: &AppState, name: Name, models: &[Described]) -> ModelObject {
         n_embd: facts.embedding_width,
         n_params: facts.parameters,
         size: facts.size_bytes,
+        fingerprint: facts.fingerprint,
         generates: facts.generates,
     });
     ModelObject {
@@ -135,6 +140,7 @@ fn object(state: &AppState, name: Name, models: &[Described]) -> ModelObject {
         owned_by: "candor",
         parent: name.adapter.map(|adapter| adapter.parent),
         max_model_len: model.config.engine.context_length,
+        parallel_sequences: model.config.engine.parallel_sequences,
         status: ModelStatus {
             value,
             failed: model.status == Status::Failed,

@@ -40,6 +40,8 @@ pub struct Facts {
     /// llama.cpp's description, as in `llama 256M Q4_1`.
     pub description: String,
     pub parameters: u64,
+    /// Twelve hexadecimal digits that identify the weights.
+    pub fingerprint: String,
     /// Size of all its tensors.
     pub size_bytes: u64,
     pub vocabulary: usize,
@@ -211,6 +213,7 @@ impl Model {
         Facts {
             description: self.description.clone(),
             parameters: self.weights.n_params(),
+            fingerprint: self.fingerprint.clone(),
             size_bytes: self.weights.size(),
             vocabulary: self.vocab.len(),
             embedding_width: self.embedding_width(),

@@ -159,10 +159,11 @@ fn each_name_answers_as_its_model_does_alone() {
         small,
         json!({
             "id": "small", "object": "model", "created": null, "owned_by": "candor", "max_model_len": 1024,
-            "status": {"value": "loaded"}, "bits_class": null,
+            "parallel_sequences": 16, "status": {"value": "loaded"}, "bits_class": null,
             "meta": {
                 "description": "llama 256M Q4_1", "n_vocab": 49152, "n_ctx_train": 8192, "n_embd": 576,
-                "n_params": 134515008, "size": 96576768, "generates": true
+                "n_params": 134515008, "size": 96576768, "fingerprint": "eb8b8eec5eb3",
+                "generates": true
             }
         })
     );
