@@ -1,4 +1,5 @@
-//! The common configuration of HTTP clients: for downloads, `candor health`, `candor verify` and traces.
+//! The common configuration of HTTP clients: for downloads, `candor health`, `candor verify`,
+//! `candor batch` and traces.
 
 use ureq::Agent;
 use ureq::config::ConfigBuilder;

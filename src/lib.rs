@@ -17,7 +17,7 @@
 //! Leaf modules: [`params`] is the table of sampling parameters, [`metrics`] records counters, `otel` exports traces,
 //! [`program`] runs this program as a child process, `random` reads the system's random numbers, and [`http_client`] sends
 //! requests to other servers. `serve` accepts connections. [`verify`] compares an answer with its receipt, on a server of
-//! its own. [`doctor`] checks the machine and the settings before a server starts. `main` parses the command line; [`run`]
+//! its own. [`batch`] sends the requests in a file to servers. [`doctor`] checks the machine and the settings before a server starts. `main` parses the command line; [`run`]
 //! wires everything up, so that a test can start the real server on port 0, and [`run_on`] lets a test wrap the engine's
 //! contexts in a [`model::Runner`] that fails on command. `docs/glossary.md` explains the terms.
 //!
@@ -75,6 +75,7 @@
 //! - Only `model::{context, llama, huge_pages, simd}` contain unsafe code.
 
 pub mod api;
+pub mod batch;
 pub mod config;
 pub mod doctor;
 pub mod engine;

@@ -2,12 +2,17 @@
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use candor::config::cli::{self, Cli, Command};
+use candor::batch;
+use candor::config::cli::{self, BatchTask, Cli, Command};
 use candor::config::{Config, LogFormat};
 use candor::doctor::Outcome;
 use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
@@ -18,7 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 const INTERRUPTED: i32 = 130;
 
 /// A message for the person at the terminal, and the exit status: 2 for invalid flags and settings, 1 for everything else;
-/// `verify` and `doctor` have their own.
+/// `verify`, `batch` and `doctor` have their own.
 struct Failure {
     message: String,
     status: i32,
@@ -80,6 +85,7 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Health(health) => ask_health(&health.server(environment).map_err(wrong_settings)?),
         Command::Verify(asked) => verify(asked, environment),
+        Command::Batch(asked) => run_batch(asked, environment),
         Command::RenderTemplate => {
             let input = io::read_to_string(io::stdin()).map_err(failed)?;
             print(candor::api::render_template(&input))
@@ -207,6 +213,76 @@ fn verify(
     })
 }
 
+/// Sends a batch, or joins its shards, and prints a summary. Exits with 3 if lines have an error.
+fn run_batch(
+    mut asked: Box<cli::Batch>,
+    environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
+) -> Result<(), Failure> {
+    let ended = match (asked.task.take(), asked.input.take(), asked.output.take()) {
+        (Some(BatchTask::Merge(merge)), ..) => batch::merge(&batch::Merge {
+            input: merge.input,
+            output: merge.output,
+            shards: merge.shards,
+            allow_mixed: merge.allow_mixed,
+        }),
+        (None, Some(input), Some(output)) => {
+            let (shard, concurrency) = (asked.shard, asked.concurrency);
+            let (receipts, allow_mixed) = (asked.receipts, asked.allow_mixed);
+            let (timeout, patience) = (asked.timeout, asked.patience);
+            let urls = asked.urls.clone();
+            let config = asked.load(environment).map_err(wrong_settings)?.config;
+            start_logging(config.server.log_format, BATCH_LOG)?;
+            let servers = if urls.is_empty() {
+                batch::Servers::Own(Box::new(config))
+            } else {
+                let key = config.server.api_keys.first().cloned();
+                batch::Servers::At { urls, key }
+            };
+            let job = batch::Job {
+                input,
+                output,
+                shard,
+                servers,
+                concurrency,
+                timeout: Duration::from_secs(timeout),
+                patience: Duration::from_secs(patience),
+                receipts,
+                allow_mixed,
+            };
+            let interrupted = interruption().map_err(failed)?;
+            batch::run(job, &interrupted)
+        }
+        // clap requires both.
+        _ => return Ok(()),
+    };
+    let summary = ended.map_err(|failure| Failure {
+        message: failure.to_string(),
+        status: match failure {
+            batch::Failure::Refused(_) => 2,
+            batch::Failure::Stopped(_) => 1,
+            batch::Failure::Interrupted(_) => INTERRUPTED,
+        },
+    })?;
+    print(summary.to_string())?;
+    if summary.is_complete() {
+        return Ok(());
+    }
+    Err(Failure {
+        message: "some lines have an error instead of an answer".to_owned(),
+        status: 3,
+    })
+}
+
+/// Is set by the first Ctrl-C or SIGTERM. The second ends the process at once.
+fn interruption() -> io::Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&interrupted))?;
+        flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    Ok(interrupted)
+}
+
 /// Completes on the first Ctrl-C or SIGTERM. The second ends the process at once.
 fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -238,6 +314,8 @@ async fn either(one: &mut Signal, other: &mut Signal) {
 const DEFAULT_LOG: &str = "info,llama-cpp-2=warn,llama_cpp_2=error";
 /// The default for a command with its own server, which should be silent.
 const QUIET_LOG: &str = "warn,llama_cpp_2=error";
+/// The default for a command with its own server, which says how it goes.
+const BATCH_LOG: &str = "warn,candor::batch=info,candor::model=info,llama_cpp_2=error";
 /// The default for a command that prints warnings itself.
 const SILENT_LOG: &str = "error";
 

@@ -53,7 +53,7 @@ pub use counts::{Counted, Counts};
 pub use route::Answers;
 pub use state::{AppState, Route};
 pub use stopping::Stopping;
-pub use wording::counted;
+pub use wording::{counted, describe};
 
 use std::any::Any;
 use std::sync::Arc;

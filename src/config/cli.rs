@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::error::ConfigError;
+use super::error::{ConfigError, Problem};
 use super::load::Loaded;
 use super::sections::{Config, Server, reachable};
+use super::shard::Shard;
 use super::sources::{Flag, FlagValue, Sources};
 
 /// An OpenAI-compatible completion server whose log-probabilities can be trusted.
@@ -74,6 +75,13 @@ pub enum Command {
     /// The exit status is 0 if all are equal, 1 if any differs, and 2 if they could not be compared.
     #[command(after_help = VERIFY_HELP)]
     Verify(Verify),
+    /// Send the requests in a file to one or several servers, and append their answers to another file.
+    ///
+    /// Both files have the format of OpenAI's Batch API. If the command ends early, run it again: it goes on where it was.
+    /// The exit status is 0 if every line has an answer, 3 if some have an error, 2 if nothing was sent because files, flags
+    /// or servers do not fit, 130 after a signal, and 1 if it could not go on.
+    #[command(after_help = BATCH_HELP)]
+    Batch(Box<Batch>),
     /// Render the chat template read from standard input, as JSON. The server runs this in its own process for
     /// templates that clients send.
     #[command(hide = true)]
@@ -118,6 +126,18 @@ Try it:
 
 The engine is started with the settings in the receipt: mode, flash attention, formats, lengths.
 Flags override them, to see what changes: --set engine.flash_attention=true";
+
+const BATCH_HELP: &str = "\
+Try it:
+  echo '{\"custom_id\": \"a\", \"method\": \"POST\", \"url\": \"/v1/completions\",
+    \"body\": {\"prompt\": \"The sky is\", \"max_tokens\": 8}}' | tr -d '\\n' > in.jsonl
+  candor batch in.jsonl out.jsonl
+  candor batch in.jsonl out.jsonl --url http://10.0.0.1:8000 --url http://10.0.0.2:8000
+On a cluster, for a task of an array of eight (docs/batch.md):
+  candor batch in.jsonl out-$SLURM_ARRAY_TASK_ID.jsonl --shard $SLURM_ARRAY_TASK_ID/8
+  candor batch merge in.jsonl out.jsonl out-[0-7].jsonl
+
+Without --url, the flags of `candor serve` set up the engine: see `candor serve --help`.";
 
 const COMPLETIONS_HELP: &str = "\
 Try it:
@@ -206,6 +226,75 @@ pub struct Verify {
     common: CommonFlags,
 }
 
+/// The most requests at once to one server.
+pub const MOST_CONCURRENT: usize = 1024;
+
+/// The flags of `candor batch`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Batch {
+    /// Another task than to send requests.
+    #[command(subcommand)]
+    pub task: Option<BatchTask>,
+    /// File with the requests, one JSON object on each line: `custom_id`, `method`, `url`, `body`.
+    #[arg(value_name = "IN", required = true)]
+    pub input: Option<PathBuf>,
+    /// File that the answers are appended to. Beside it, OUT.state says what it is for.
+    #[arg(value_name = "OUT", required = true)]
+    pub output: Option<PathBuf>,
+    /// Ask this running server instead of starting an engine; may be repeated for more servers, with the same model and bits
+    /// class. The API key is the first of server.api_keys.
+    #[arg(long = "url", value_name = "URL")]
+    pub urls: Vec<String>,
+    /// Requests at once to each server [default: twice as many as it runs at once].
+    #[arg(long, value_name = "N", value_parser = count_of_requests)]
+    pub concurrency: Option<usize>,
+    /// Send only part I of N, from 0/N to (N-1)/N. All parts together are the whole input.
+    #[arg(long, value_name = "I/N", default_value = "0/1")]
+    pub shard: Shard,
+    /// Ask for a receipt with each completion and chat completion.
+    #[arg(long)]
+    pub receipts: bool,
+    /// Allow answers of different bits classes in one output. Each line has its class.
+    #[arg(long)]
+    pub allow_mixed: bool,
+    /// Time limit for an answer; then the request is sent again. Increase it for long generations.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
+    /// Give up when no server has answered for so long.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub patience: u64,
+    #[command(flatten)]
+    settings: SettingFlags,
+}
+
+/// What `candor batch` does beside sending requests.
+#[derive(Debug, Subcommand)]
+pub enum BatchTask {
+    /// Join the outputs of all shards, in the order of the input.
+    ///
+    /// Fails unless every line of the input has exactly one answer in them. The exit status is 0 if every line has an
+    /// answer, 3 if some have an error, and 2 if the files do not fit.
+    Merge(Merge),
+}
+
+/// The flags of `candor batch merge`.
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// The input of all shards.
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// A new file for the answers.
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// The outputs of all shards, in any order.
+    #[arg(value_name = "SHARD", required = true)]
+    pub shards: Vec<PathBuf>,
+    /// Join shards of different bits classes, too.
+    #[arg(long)]
+    pub allow_mixed: bool,
+}
+
 /// The server that `candor health` and `candor doctor` ask.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ServerAddress {
@@ -283,6 +372,35 @@ pub struct SettingFlags {
 }
 
 impl SettingFlags {
+    /// A flag that is given, and only matters to a server that others use.
+    fn of_listener(&self) -> Option<&'static str> {
+        let given = [
+            ("--host", self.host.is_some()),
+            ("--port", self.port.is_some()),
+        ];
+        first(given)
+    }
+
+    /// A flag that is given, and only matters to an engine.
+    fn of_engine(&self) -> Option<&'static str> {
+        let set = self.common.set.iter();
+        let is_key = |key: &str| key.starts_with("server.api_keys");
+        let given = [
+            ("--model", self.model.is_some()),
+            ("--alias", !self.aliases.is_empty()),
+            ("--lora", !self.adapters.is_empty()),
+            ("--context-length", self.context_length.is_some()),
+            ("--parallel-sequences", self.parallel_sequences.is_some()),
+            ("--contexts", self.contexts.is_some()),
+            ("--threads", self.threads.is_some()),
+            ("--mode", self.mode.is_some()),
+            ("--gpu-layers", self.gpu_layers.is_some()),
+            ("--flash-attention", self.flash_attention.is_some()),
+            ("--set", !set.clone().all(|(key, _)| is_key(key))),
+        ];
+        first(given)
+    }
+
     /// Loads the settings from these flags, the file they name and `environment`.
     pub fn load(self, environment: Vec<(OsString, OsString)>) -> Result<Loaded, ConfigError> {
         let mut flags = Vec::new();
@@ -391,6 +509,25 @@ impl Verify {
     }
 }
 
+impl Batch {
+    /// Loads the settings from these flags, the file they name and `environment`. With --url, flags for an engine are
+    /// refused.
+    pub fn load(self, environment: Vec<(OsString, OsString)>) -> Result<Loaded, ConfigError> {
+        let mut ignored = self.settings.of_listener();
+        let mut why = "candor batch listens on no address that others use";
+        if !self.urls.is_empty() && ignored.is_none() {
+            ignored = self.settings.of_engine();
+            why = "with --url, no engine is started";
+        }
+        match ignored {
+            Some(flag) => Err(ConfigError::Refused(vec![Problem::Conflict(format!(
+                "{flag} would have no effect: {why}. Leave it out."
+            ))])),
+            None => self.settings.load(environment),
+        }
+    }
+}
+
 impl CommonFlags {
     fn load(
         self,
@@ -410,6 +547,18 @@ impl CommonFlags {
             flags,
         })
     }
+}
+
+/// The first flag that is given.
+fn first<const N: usize>(flags: [(&'static str, bool); N]) -> Option<&'static str> {
+    let mut given = flags.into_iter().filter(|(_, is_given)| *is_given);
+    given.next().map(|(name, _)| name)
+}
+
+fn count_of_requests(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok();
+    let count = count.filter(|count| (1..=MOST_CONCURRENT).contains(count));
+    count.ok_or_else(|| format!("expected a number from 1 to {MOST_CONCURRENT}"))
 }
 
 fn flag(name: &str, key: &str, value: FlagValue) -> Flag {
@@ -440,6 +589,7 @@ mod tests {
             | Command::Tune(flags)
             | Command::Doctor(flags) => flags.load(Vec::new()),
             Command::Fetch(fetch) => fetch.load(Vec::new()),
+            Command::Batch(batch) => batch.load(Vec::new()),
             Command::Health(_)
             | Command::Verify(_)
             | Command::Completions { .. }
@@ -576,6 +726,56 @@ mod tests {
             128,
         );
         check(&["--set", "engine.context_length=256"], "default", 256);
+    }
+
+    #[test]
+    fn a_batch_takes_the_flags_that_matter_to_it() {
+        let load_with = |flags: &[&str]| {
+            let all = [&["candor", "batch", "in", "out"], flags].concat();
+            load(&all).map(|loaded| loaded.config)
+        };
+        let config = load_with(&["--model", "some.gguf", "--set", "engine.mode=exact"]).unwrap();
+        assert_eq!(config.model.source, "some.gguf");
+        let config = load_with(&["--url", "http://box.example", "--api-key", "k"]).unwrap();
+        assert_eq!(config.server.api_keys, ["k"]);
+        let refused = |flags: &[&str]| {
+            let error = load_with(flags).unwrap_err().to_string();
+            assert!(error.contains("would have no effect"), "{error}");
+        };
+        refused(&["--port", "1"]);
+        refused(&["--url", "http://box.example", "--model", "some.gguf"]);
+        refused(&["--url", "http://box.example", "--set", "engine.mode=exact"]);
+    }
+
+    #[test]
+    fn a_batch_has_files_or_a_task() {
+        let parse = |words: &[&str]| {
+            let all = [&["candor", "batch"], words].concat();
+            match Cli::try_parse_from(all).map(|cli| cli.command) {
+                Ok(Command::Batch(batch)) => Ok(batch),
+                Ok(_) => panic!("another command"),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let batch = parse(&["in", "out", "--shard", "1/4", "--concurrency", "8"]).unwrap();
+        assert!(batch.task.is_none());
+        assert_eq!(batch.output, Some("out".into()));
+        assert_eq!((batch.shard.index, batch.shard.of), (1, 4));
+        assert_eq!(batch.concurrency, Some(8));
+        let batch = parse(&["merge", "in", "out", "a", "b"]).unwrap();
+        let Some(BatchTask::Merge(merge)) = batch.task else {
+            panic!("no task")
+        };
+        assert_eq!(merge.shards.len(), 2);
+        for wrong in [
+            &["in"][..],
+            &[],
+            &["merge", "in", "out"],
+            &["in", "out", "--shard", "4/4"],
+            &["in", "out", "--concurrency", "0"],
+        ] {
+            parse(wrong).unwrap_err();
+        }
     }
 
     #[test]

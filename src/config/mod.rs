@@ -11,6 +11,7 @@
 //! | [`display`] | entries as text: `candor config`, values in messages |
 //! | [`error`] | why settings are rejected |
 //! | [`cli`] | the command line |
+//! | [`shard`] | the value of one of its flags |
 //!
 //! `config/default.toml` is compiled in: it holds the default of every setting and documents it. No other module knows
 //! clap or TOML.
@@ -25,6 +26,7 @@ mod error;
 mod load;
 mod sections;
 mod settings;
+mod shard;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -34,4 +36,5 @@ pub use entry::Origin;
 pub use error::{ConfigError, Problem};
 pub use load::Loaded;
 pub use sections::*;
+pub use shard::Shard;
 pub use sources::{Flag, FlagValue, Sources};

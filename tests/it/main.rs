@@ -1,6 +1,7 @@
 //! The real server on a real model, asked over HTTP. One binary: each one links llama.cpp again.
 #![expect(clippy::print_stdout, reason = "figures, shown with --nocapture")]
 
+mod batch;
 mod bert;
 mod chat;
 mod contract;

@@ -1,0 +1,265 @@
+//! What computed the answers: weights, adapters, bits class. An output has one origin for each model that its requests name,
+//! so that its numbers can be compared.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::server::Reply;
+
+/// What computes the answers of one model of a server.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Identifies the weights. `None` if a server that is not a Candor does not say it.
+    pub fingerprint: Option<String>,
+    /// The adapters that are loaded, with the scales of requests that do not set them.
+    pub adapters: Value,
+    /// Names how numbers are rounded; `None`, likewise.
+    pub bits_class: Option<String>,
+    /// The same for requests with `"exact": true`; `None` until one was answered.
+    pub exact_bits_class: Option<String>,
+}
+
+/// The origin of every model, by its name in requests; the name of the default model is empty.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Origins {
+    models: BTreeMap<String, Origin>,
+    /// Whether there may be answers of other bits classes, too.
+    pub are_mixed: bool,
+}
+
+/// The part of an answer that says what computed it.
+#[derive(Debug, Deserialize)]
+struct Fingerprinted {
+    system_fingerprint: Option<String>,
+}
+
+impl Origins {
+    pub fn new(are_mixed: bool) -> Self {
+        Self {
+            are_mixed,
+            ..Self::default()
+        }
+    }
+
+    /// Compares what a server has with what the answers have so far, and adds what they do not have yet. The error says what
+    /// differs.
+    pub fn admit(&mut self, models: &BTreeMap<String, Origin>) -> Result<(), String> {
+        for (name, new) in models {
+            let Some(old) = self.models.get(name) else {
+                continue;
+            };
+            let shown = shown(name);
+            let differs = |what: &str, new: &dyn std::fmt::Display, old: &dyn std::fmt::Display| {
+                Err(format!(
+                    "{shown} has {what} {new}, but other answers come from {old}"
+                ))
+            };
+            let said = |one: &Option<String>| one.clone().unwrap_or("unknown".to_owned());
+            if new.fingerprint != old.fingerprint {
+                let (new, old) = (said(&new.fingerprint), said(&old.fingerprint));
+                return differs("the weights", &new, &old);
+            }
+            if new.adapters != old.adapters {
+                return differs("the adapters", &new.adapters, &old.adapters);
+            }
+            if new.bits_class != old.bits_class && !self.are_mixed {
+                let (new, old) = (said(&new.bits_class), said(&old.bits_class));
+                return Err(mixed(&shown, &new, &old));
+            }
+            if new.bits_class.is_none() && !self.are_mixed {
+                return Err(unknown_class(&shown));
+            }
+        }
+        for (name, new) in models {
+            if new.bits_class.is_none() && !self.are_mixed {
+                return Err(unknown_class(&shown(name)));
+            }
+            self.models.entry(name.clone()).or_insert(new.clone());
+        }
+        Ok(())
+    }
+
+    /// Checks an answer with status 200: the server may have been replaced, or be one of several behind a router. The class
+    /// of exact mode is that of its first answer.
+    pub fn check(&mut self, model: &str, is_exact: bool, reply: &Reply) -> Result<(), String> {
+        let Some(origin) = self.models.get_mut(model) else {
+            return Ok(());
+        };
+        let shown = shown(model);
+        let answer: Option<Fingerprinted> = serde_json::from_slice(&reply.body).ok();
+        if let Some(fingerprint) = answer.and_then(|it| it.system_fingerprint)
+            && let Some(weights) = &origin.fingerprint
+            && fingerprint.split('-').next() != Some(weights)
+        {
+            return Err(format!(
+                "an answer of {shown} has the fingerprint {fingerprint}, but other answers come from the weights {weights}"
+            ));
+        }
+        if self.are_mixed {
+            return Ok(());
+        }
+        let expected = match is_exact {
+            true => &mut origin.exact_bits_class,
+            false => &mut origin.bits_class,
+        };
+        match (&reply.bits_class, &*expected) {
+            (Some(new), Some(old)) if new == old => Ok(()),
+            (Some(new), None) => {
+                *expected = Some(new.clone());
+                Ok(())
+            }
+            (Some(new), Some(old)) => Err(mixed(&shown, new, old)),
+            (None, _) => Err(format!("an answer of {shown} does not say its bits class")),
+        }
+    }
+
+    /// Whether all numbers of both may be compared.
+    pub fn compare(&self, other: &Self) -> Result<(), String> {
+        self.clone().admit(&other.models)?;
+        for (name, one) in &self.models {
+            let other = other
+                .models
+                .get(name)
+                .and_then(|it| it.exact_bits_class.as_ref());
+            if let (Some(one), Some(other)) = (&one.exact_bits_class, other)
+                && one != other
+                && !self.are_mixed
+            {
+                return Err(format!(
+                    "{} has the bits class {other} in exact mode, but other answers have {one}",
+                    shown(name)
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn mixed(model: &str, new: &str, old: &str) -> String {
+    format!(
+        "{model} has the bits class {new}, but other answers have {old}: their numbers differ. With --allow-mixed they are \
+         mixed, and each line says its class"
+    )
+}
+
+fn unknown_class(model: &str) -> String {
+    format!("{model} has no bits class: the server is not a Candor, or an old one")
+}
+
+fn shown(model: &str) -> String {
+    match model {
+        "" => "its default model".to_owned(),
+        name => format!("its model `{name}`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn origin(weights: &str, class: &str) -> Origin {
+        Origin {
+            fingerprint: Some(weights.to_owned()),
+            bits_class: Some(class.to_owned()),
+            ..Origin::default()
+        }
+    }
+
+    fn one(name: &str, origin: Origin) -> BTreeMap<String, Origin> {
+        BTreeMap::from([(name.to_owned(), origin)])
+    }
+
+    fn admitted() -> Origins {
+        let mut origins = Origins::default();
+        origins.admit(&one("", origin("w1", "avx2-1"))).unwrap();
+        origins
+    }
+
+    #[test]
+    fn servers_must_have_the_same_origin() {
+        let check = |mut origins: Origins, new: Origin, expect: &str| {
+            let result = origins.admit(&one("", new));
+            let why = result.err().unwrap_or_default();
+            assert!(
+                why.contains(expect) && why.is_empty() == expect.is_empty(),
+                "{why}"
+            );
+        };
+        check(admitted(), origin("w1", "avx2-1"), "");
+        check(admitted(), origin("w2", "avx2-1"), "the weights w2");
+        check(admitted(), origin("w1", "amx-1"), "the bits class amx-1");
+        let adapted = Origin {
+            adapters: json!([{"id": 0, "name": "a", "scale": 1.0}]),
+            ..origin("w1", "avx2-1")
+        };
+        check(admitted(), adapted, "the adapters");
+        let unsaid = Origin::default();
+        check(Origins::default(), unsaid.clone(), "has no bits class");
+        let mixed = |origins: Origins| Origins {
+            are_mixed: true,
+            ..origins
+        };
+        check(mixed(admitted()), origin("w1", "amx-1"), "");
+        check(mixed(admitted()), origin("w2", "amx-1"), "the weights w2");
+        check(mixed(Origins::default()), unsaid, "");
+        // Another model has an origin of its own.
+        let mut origins = admitted();
+        origins.admit(&one("b", origin("w3", "avx2-1"))).unwrap();
+        assert_eq!(origins.models.len(), 2);
+    }
+
+    #[test]
+    fn answers_must_have_the_origin_of_their_server() {
+        let reply = |class: Option<&str>, fingerprint: &str| Reply {
+            status: 200,
+            request_id: String::new(),
+            bits_class: class.map(str::to_owned),
+            retry_after: None,
+            body: json!({"system_fingerprint": fingerprint})
+                .to_string()
+                .into(),
+        };
+        let fine = "w1-llama.cpp-1-exact-fa-off-avx2-1-lora-abx0.5";
+        let mut origins = admitted();
+        let mut check = |is_exact: bool, reply: Reply, expect: &str| {
+            let result = origins.check("", is_exact, &reply);
+            let why = result.err().unwrap_or_default();
+            assert!(
+                why.contains(expect) && why.is_empty() == expect.is_empty(),
+                "{why}"
+            );
+        };
+        check(false, reply(Some("avx2-1"), fine), "");
+        check(false, reply(Some("avx2-2"), fine), "the bits class avx2-2");
+        check(false, reply(None, fine), "does not say its bits class");
+        check(
+            false,
+            reply(Some("avx2-1"), "w2-llama.cpp"),
+            "the weights w1",
+        );
+        // The class of exact mode is found by its first answer.
+        check(true, reply(Some("avx2-9"), fine), "");
+        check(true, reply(Some("avx2-9"), fine), "");
+        check(true, reply(Some("avx2-1"), fine), "the bits class avx2-1");
+    }
+
+    #[test]
+    fn origins_of_shards_are_compared() {
+        assert_eq!(admitted().compare(&admitted()), Ok(()));
+        let mut other = Origins::default();
+        other.admit(&one("", origin("w1", "amx-1"))).unwrap();
+        assert!(admitted().compare(&other).is_err());
+        let exact = |class: &str| {
+            let mut origins = admitted();
+            let origin = origins.models.get_mut("").unwrap();
+            origin.exact_bits_class = Some(class.to_owned());
+            origins
+        };
+        assert_eq!(exact("avx2-9").compare(&admitted()), Ok(()));
+        assert!(exact("avx2-9").compare(&exact("avx2-8")).is_err());
+    }
+}
