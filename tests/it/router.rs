@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::process::Process;
-use crate::raw::{Request, Response};
+use crate::raw::{Request, Response, Then, exchange};
 use crate::server::root;
 
 /// HAProxy in front of two servers, `one` and `two`.
@@ -364,6 +364,21 @@ fn a_client_that_leaves_stops_its_request() {
         .lines()
         .filter(|line| line.contains("the client disconnected"));
     assert_eq!(left.count(), 2, "{}", ended.log);
+}
+
+/// HAProxy passes the names on; its own checks are never refused for theirs.
+#[test]
+fn servers_decide_by_which_names_haproxy_may_be_called() {
+    let server = Process::start(&[("CANDOR_SERVER__ALLOWED_HOSTS", "candor.example")]);
+    let Some(router) = Router::start(&server, &server) else {
+        return;
+    };
+    for (host, expect) in [("candor.example", 200), ("evil.example", 403)] {
+        let bytes = Request::new("GET", "/v1/models", &[], "").bytes(host);
+        let answers = exchange(&router.address, &bytes, Then::Listen);
+        assert_eq!(answers[0].status, expect, "{host}: {answers:?}");
+        assert_ne!(served_by(&answers[0]), "nobody");
+    }
 }
 
 fn metrics(server: &Process) -> String {
