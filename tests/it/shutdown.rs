@@ -71,7 +71,7 @@ fn what_runs_and_waits_is_answered_within_the_grace() {
     );
     let answer = rest(running);
     assert!(
-        answer.contains("[DONE]") && !answer.contains("\"error\""),
+        answer.contains("[DONE]") && !answer.contains("{\"error\""),
         "{answer}"
     );
     assert!(
