@@ -34,11 +34,13 @@ impl Turns {
             return;
         }
         let has_said = |answer: &Answer| answer.content.is_some() || !answer.calls.is_empty();
-        let answer = self.open_unless(has_said);
-        answer.reasoning = Some(match answer.reasoning.take() {
-            Some(before) => format!("{before}\n{text}"),
-            None => text.to_owned(),
-        });
+        match &mut self.open_unless(has_said).reasoning {
+            Some(before) => {
+                before.push('\n');
+                before.push_str(text);
+            }
+            none => *none = Some(text.to_owned()),
+        }
     }
 
     pub fn call(&mut self, id: &str, name: &str, arguments: &str) {
@@ -136,6 +138,19 @@ mod tests {
                 {"role": "assistant", "reasoning_content": "Done.", "reasoning": "Done.", "thinking": "Done."},
             ])
         );
+    }
+
+    /// Its cost grows with its length, not with the square of it.
+    #[test]
+    fn reasoning_in_many_items_is_copied_a_few_times() {
+        let mut turns = Turns::default();
+        let mut sizes = std::collections::HashSet::new();
+        for _ in 0..10_000 {
+            turns.reasoning("Hm.");
+            let reasoning = turns.open.as_ref().and_then(|it| it.reasoning.as_ref());
+            sizes.insert(reasoning.map(String::capacity));
+        }
+        assert!(sizes.len() < 100, "{}", sizes.len());
     }
 
     #[test]
