@@ -446,6 +446,7 @@ fn items_become_the_messages_of_a_chat() {
         json!({"summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}], "status": "completed"}),
         json!({"summary": [], "encrypted_content": encoded}),
         json!({"summary": [{"type": "summary_text", "text": "Hm."}]}),
+        json!({"summary": [{"type": "summary_text", "text": "Hm."}], "encrypted_content": ""}),
     ] {
         let mut reasoning = reasoning;
         reasoning["type"] = "reasoning".into();
@@ -617,6 +618,15 @@ fn reasoning_is_an_item_of_its_own() {
     assert_eq!(text(&silent["output"][0]), "Hm.");
     assert_eq!(text(&silent["output"][1]), "");
     assert!(silent["output"][0].get("encrypted_content").is_none());
+    // By the request.
+    let mut body = json!({"input": "Hi", "chat_template": THINKS, "choice": [said], "max_output_tokens": 60,
+        "temperature": 0, "reasoning_format": "none"});
+    assert_eq!(text(&check_stream(&server, &body)["output"][0]), said);
+    body["reasoning_format"] = "auto".into();
+    assert_eq!(
+        check_stream(&server, &body)["output"][0]["type"],
+        "reasoning"
+    );
     // By the settings.
     let server = TestServer::start_with(&default_model(), |config| {
         config.model.reasoning_format = candor::config::ReasoningFormat::None;

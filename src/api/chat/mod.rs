@@ -41,7 +41,7 @@ pub use effort::EFFORTS;
 use prepare::prepare;
 pub use prepare::{Asked, prepare_request};
 pub use prompt::{model_template, render};
-pub use request::{ChatRequest, ToolChoice};
+pub use request::{ChatRequest, ToolChoice, splits_reasoning};
 pub use template::render_template;
 
 const KIND: Kind = Kind {

@@ -148,14 +148,16 @@ impl ChatRequest {
     }
 }
 
-fn splits_reasoning(fields: &mut Fields, served: &Served) -> Result<bool, ApiError> {
+/// Whether reasoning is shown apart from content.
+pub fn splits_reasoning(fields: &mut Fields, served: &Served) -> Result<bool, ApiError> {
     const NAME: &str = "reasoning_format";
     const ALLOWED: &str = "\"auto\", \"deepseek\" or \"none\"";
     let value = fields
         .field(
             NAME,
-            "Where a model's reasoning goes: \"auto\" and \"deepseek\": into `reasoning_content`; \"none\": it stays in \
-             `content`, with its markers. Default: the setting `model.reasoning_format`.",
+            "Where a model's reasoning goes: \"auto\" and \"deepseek\": apart from the text (chats: into \
+             `reasoning_content`; responses: into an item); \"none\": it stays in the text, with its markers. Default: the \
+             setting `model.reasoning_format`.",
         )
         .value(|| json!({"type": "string", "enum": ["auto", "deepseek", "none"]}));
     let format = match value {

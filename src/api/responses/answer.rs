@@ -83,7 +83,7 @@ pub struct Repeated {
     #[schema(value_type = f32)]
     pub top_p: Value,
     /// As in the request.
-    pub user: Option<Value>,
+    pub user: Option<String>,
 }
 
 /// Why a response failed.

@@ -65,7 +65,7 @@ pub fn read(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
 fn add(mut item: Nested, turns: &mut Turns, fields: &mut Fields) -> Result<(), ApiError> {
     // Items of earlier answers have them; they mean nothing to the model.
     for about in ["id", "status", "phase"] {
-        item.take(about);
+        item.unused(about, "a string", Value::is_string)?;
     }
     match item.string("type")?.as_deref() {
         None | Some("message") => message(item, turns, fields),
@@ -100,7 +100,7 @@ fn message(mut item: Nested, turns: &mut Turns, fields: &mut Fields) -> Result<(
         );
         return Err(item.wrong("role", &allowed, &sent));
     };
-    let content = content(&mut item, "content")?;
+    let content = content(&mut item, "content", fields)?;
     item.end(fields);
     turns.message(role, content);
     Ok(())
@@ -125,7 +125,7 @@ fn call(mut item: Nested, turns: &mut Turns, fields: &mut Fields) -> Result<(), 
 
 fn result(mut item: Nested, turns: &mut Turns, fields: &mut Fields) -> Result<(), ApiError> {
     let id = item.required("call_id")?;
-    let output = content(&mut item, "output")?;
+    let output = content(&mut item, "output", fields)?;
     let name = item.string("name")?;
     item.end(fields);
     turns.result(&id, name, output);
@@ -134,20 +134,20 @@ fn result(mut item: Nested, turns: &mut Turns, fields: &mut Fields) -> Result<()
 
 /// Its text is in `content`, in `encrypted_content`, or at least a summary of it in `summary`.
 fn reasoning(mut item: Nested, turns: &mut Turns, fields: &mut Fields) -> Result<(), ApiError> {
-    let mut joined = |name: &str, kind: &str| -> Result<String, ApiError> {
+    let mut joined = |name: &str, kind: &str, fields: &mut Fields| -> Result<String, ApiError> {
         let value = item.take(name).unwrap_or_default();
         let place = format!("{}.{name}", item.place);
         let texts = match value {
             Value::Null => Vec::new(),
-            Value::Array(parts) => texts(parts, &place, &[kind])?,
+            Value::Array(parts) => texts(parts, &place, &[kind], fields)?,
             other => return Err(wrong_in(NAME, &place, "an array of parts", &other)),
         };
         Ok(texts.join("\n"))
     };
-    let content = joined("content", "reasoning_text")?;
-    let summary = joined("summary", "summary_text")?;
+    let content = joined("content", "reasoning_text", fields)?;
+    let summary = joined("summary", "summary_text", fields)?;
     let encoded = item.string("encrypted_content")?;
-    let text = match encoded {
+    let text = match encoded.filter(|encoded| !encoded.is_empty()) {
         _ if !content.is_empty() => content,
         None => summary,
         Some(encoded) => encoded::decode(&encoded).ok_or_else(|| {
@@ -166,7 +166,7 @@ fn reasoning(mut item: Nested, turns: &mut Turns, fields: &mut Fields) -> Result
 }
 
 /// A text: a string, or parts in the form of chat completions.
-fn content(item: &mut Nested, name: &str) -> Result<Value, ApiError> {
+fn content(item: &mut Nested, name: &str, fields: &mut Fields) -> Result<Value, ApiError> {
     let parts = match item.take(name) {
         Some(Value::String(text)) => return Ok(text.into()),
         Some(Value::Array(parts)) => parts,
@@ -175,7 +175,8 @@ fn content(item: &mut Nested, name: &str) -> Result<Value, ApiError> {
             return Err(item.wrong(name, "a string or an array of parts", &other));
         }
     };
-    let mut texts = texts(parts, &format!("{}.{name}", item.place), &TEXT)?;
+    let place = format!("{}.{name}", item.place);
+    let mut texts = texts(parts, &place, &TEXT, fields)?;
     if texts.len() < 2 {
         return Ok(texts.pop().unwrap_or_default().into());
     }
@@ -186,11 +187,16 @@ fn content(item: &mut Nested, name: &str) -> Result<Value, ApiError> {
 }
 
 /// The texts of parts, which must be of one of these kinds.
-fn texts(parts: Vec<Value>, place: &str, kinds: &[&str]) -> Result<Vec<String>, ApiError> {
+fn texts(
+    parts: Vec<Value>,
+    place: &str,
+    kinds: &[&str],
+    fields: &mut Fields,
+) -> Result<Vec<String>, ApiError> {
     let parts = parts.into_iter().enumerate();
     let texts = parts.map(|(number, part)| {
         let mut part = Nested::new(NAME, format!("{place}[{number}]"), part)?;
-        match part.string("type")?.as_deref() {
+        let text = match part.string("type")?.as_deref() {
             Some(kind) if kind == "text" || kinds.contains(&kind) => part.required("text"),
             // Of an earlier answer, which another server gave.
             Some("refusal") if kinds == TEXT => part.required("refusal"),
@@ -204,7 +210,15 @@ fn texts(parts: Vec<Value>, place: &str, kinds: &[&str]) -> Result<Vec<String>, 
                 ),
             )),
             None => Err(part.wrong("type", "a string", &Value::Null)),
+        }?;
+        if kinds == TEXT {
+            // Texts of earlier answers have the first two; the third is about a cache that is chosen by hand.
+            part.unused("annotations", "an array", Value::is_array)?;
+            part.unused("logprobs", "an array", Value::is_array)?;
+            part.unused("prompt_cache_breakpoint", "an object", Value::is_object)?;
         }
+        part.end(fields);
+        Ok(text)
     });
     texts.collect()
 }

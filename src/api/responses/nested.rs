@@ -41,10 +41,31 @@ impl Nested {
         }
     }
 
+    pub fn boolean(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(value)),
+            Some(other) => Err(self.wrong(name, "true or false", &other)),
+        }
+    }
+
     /// A string that must be there.
     pub fn required(&mut self, name: &str) -> Result<String, ApiError> {
         let text = self.string(name)?;
         text.ok_or_else(|| self.wrong(name, "a string", &Value::Null))
+    }
+
+    /// A field that changes nothing here, of this type.
+    pub fn unused(
+        &mut self,
+        name: &str,
+        allowed: &str,
+        is_of_type: fn(&Value) -> bool,
+    ) -> Result<(), ApiError> {
+        match self.take(name).filter(|value| !is_of_type(value)) {
+            None => Ok(()),
+            Some(other) => Err(self.wrong(name, allowed, &other)),
+        }
     }
 
     /// One of these words.

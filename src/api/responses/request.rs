@@ -10,14 +10,13 @@ use super::reasoning;
 use super::stored;
 use super::text;
 use super::tools::{self, Tools};
-use crate::api::chat::{ChatRequest, Conversation, Names};
+use crate::api::chat::{ChatRequest, Conversation, Names, splits_reasoning};
 use crate::api::completions::OutputOptions;
 use crate::api::error::ApiError;
-use crate::api::fields::{Fields, short};
+use crate::api::fields::{Fields, short, wrong};
 use crate::api::generate::Generate;
 use crate::api::input::keeps;
 use crate::api::served::{Served, model_field};
-use crate::config::ReasoningFormat;
 use crate::logprobs::LogprobSpec;
 
 const NAMES: Names = Names {
@@ -25,6 +24,9 @@ const NAMES: Names = Names {
     function: "",
     effort: "reasoning.effort",
 };
+
+/// About fields that the answer only repeats.
+const ECHOED: &str = "Comes back as it was sent, and changes nothing else.";
 
 /// A request as its sender wrote it, checked.
 pub struct ResponsesRequest {
@@ -84,6 +86,7 @@ impl ResponsesRequest {
             )
             .count(0..=u32::MAX as usize)?;
         stored::read(fields)?;
+        let splits_reasoning = splits_reasoning(fields, served)?;
         let keeps = keeps(fields, max_output_tokens, served)?;
         let mut generate = Generate::parse(fields, served)?;
         if generate.n != 1 {
@@ -110,7 +113,7 @@ impl ResponsesRequest {
             instructions,
             max_output_tokens,
             max_tool_calls,
-            metadata: echoed(fields, "metadata").unwrap_or_else(|| json!({})),
+            metadata: metadata(fields)?,
             parallel_tool_calls,
             reasoning,
             temperature: short(values.temperature),
@@ -119,7 +122,7 @@ impl ResponsesRequest {
             tools: sent,
             top_logprobs,
             top_p: short(values.top_p),
-            user: echoed(fields, "user"),
+            user: fields.field("user", ECHOED).string()?,
         };
         fields.refuse_others(served.config.server.unknown_fields)?;
         let logprobs = included.logprobs || top_logprobs > 0;
@@ -136,7 +139,7 @@ impl ResponsesRequest {
                 options,
                 tool_choice,
                 parallel_tool_calls,
-                splits_reasoning: served.config.model.reasoning_format != ReasoningFormat::None,
+                splits_reasoning,
                 generate,
             },
             repeated,
@@ -145,7 +148,14 @@ impl ResponsesRequest {
     }
 }
 
-/// A field without effect, which the answer repeats.
-fn echoed(fields: &Fields, name: &str) -> Option<Value> {
-    fields.peek(name).filter(|value| !value.is_null()).cloned()
+fn metadata(fields: &mut Fields) -> Result<Value, ApiError> {
+    const NAME: &str = "metadata";
+    let value = fields
+        .field(NAME, ECHOED)
+        .value(|| json!({"type": "object"}));
+    match value {
+        None => Ok(json!({})),
+        Some(value) if value.is_object() => Ok(value),
+        Some(other) => Err(wrong(NAME, "an object", &other)),
+    }
 }

@@ -69,9 +69,9 @@ fn structured(format: Value, fields: &mut Fields) -> Result<Option<Structured>, 
         Some("text") => None,
         Some("json_object") => Some(json!({"type": "object"})),
         Some(_) => {
-            for about in ["name", "description", "strict"] {
-                format.take(about);
-            }
+            format.unused("name", "a string", Value::is_string)?;
+            format.unused("description", "a string", Value::is_string)?;
+            format.unused("strict", "true or false", Value::is_boolean)?;
             match format.take("schema") {
                 Some(Value::Object(schema)) => Some(schema.into()),
                 other => {

@@ -76,10 +76,13 @@ fn function(tool: &Value, place: String, fields: &mut Fields) -> Result<Value, A
         ));
     }
     let mut function = Map::new();
-    for name in ["name", "description", "parameters", "strict"] {
+    for name in ["name", "description", "parameters"] {
         if let Some(value) = tool.take(name) {
             function.insert(name.to_owned(), value);
         }
+    }
+    if let Some(strict) = tool.boolean("strict")? {
+        function.insert("strict".to_owned(), strict.into());
     }
     tool.end(fields);
     Ok(json!({"type": "function", "function": function}))
@@ -105,11 +108,7 @@ pub fn choice(fields: &mut Fields, functions: &[Value]) -> Result<(ToolChoice, V
     let value = value.unwrap_or_else(|| "auto".into());
     let choice = match &value {
         Value::String(word) => ToolChoice::of_word(word),
-        Value::Object(object) if object.get("type").is_some_and(|kind| kind == "function") => {
-            let name = object.get("name").and_then(Value::as_str);
-            name.map(|name| ToolChoice::Named(name.to_owned()))
-        }
-        _ => None,
+        object => named(object, fields),
     };
     let choice = choice.ok_or_else(|| {
         let allowed =
@@ -117,4 +116,15 @@ pub fn choice(fields: &mut Fields, functions: &[Value]) -> Result<(ToolChoice, V
         wrong(NAME, allowed, &value)
     })?;
     Ok((choice.among(functions)?, value))
+}
+
+/// The choice of the function that an object names.
+fn named(object: &Value, fields: &mut Fields) -> Option<ToolChoice> {
+    const NAME: &str = "tool_choice";
+    let mut object = Nested::new(NAME, NAME, object.clone()).ok()?;
+    let is_function = object.take("type")? == "function";
+    let name = object.take("name")?;
+    let name = name.as_str().filter(|_| is_function)?.to_owned();
+    object.end(fields);
+    Some(ToolChoice::Named(name))
 }
