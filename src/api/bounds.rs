@@ -27,7 +27,7 @@ impl Entries {
         if self.0 > most {
             return Err(ApiError::body(format!(
                 "The answer could have more than {most} entries: echoed and generated tokens times `logprobs` + 1, over all \
-                 choices. Ask for fewer prompts, choices, tokens or alternatives.",
+                 choices; a stream of POST /v1/responses has each five times. Ask for fewer prompts, choices, tokens or alternatives.",
             ))
             .code("answer_too_large"));
         }

@@ -269,6 +269,7 @@ fn follow(events: &[Value]) -> Value {
             }
             "response.function_call_arguments.done" => {
                 assert_eq!(event["arguments"], item["arguments"]);
+                assert_eq!(event["name"], item["name"]);
                 next = &[DONE];
             }
             DONE => {
@@ -633,6 +634,46 @@ fn reasoning_is_an_item_of_its_own() {
     });
     let body = json!({"input": "Hi", "chat_template": THINKS, "choice": [said], "max_output_tokens": 60, "temperature": 0});
     assert_eq!(text(&check_stream(&server, &body)["output"][0]), said);
+}
+
+#[test]
+fn a_stream_has_each_token_five_times() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        config.limits.answer_entries = 1000;
+    });
+    let mut body = json!({"input": "Hi", "chat_template": "{{ messages[0].content }}", "max_output_tokens": 21,
+        "top_logprobs": 9});
+    respond(&server, &body);
+    body["stream"] = true.into();
+    let answer = server.post(PATH, &body);
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert_eq!(answer.json()["error"]["code"], "answer_too_large");
+    body["max_output_tokens"] = 20.into();
+    body["min_tokens"] = 20.into();
+    let events = events(&server, &body);
+    follow(&events);
+    let sent: usize = events.iter().map(entries).sum();
+    assert_eq!(sent, 1000);
+}
+
+/// How many entries an event has, and its parts.
+fn entries(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(entries).sum(),
+        Value::Object(fields) => {
+            let own = usize::from(fields.contains_key("logprob"));
+            own + fields.values().map(entries).sum::<usize>()
+        }
+        _ => 0,
+    }
+}
+
+#[test]
+fn a_large_stream_adds_up() {
+    let server = TestServer::start(&tiny_model());
+    let body = json!({"input": "Hi", "chat_template": "{{ messages[0].content }}", "max_output_tokens": 120,
+        "min_tokens": 120, "temperature": 0, "top_logprobs": 100});
+    check_stream(&server, &body);
 }
 
 #[test]

@@ -33,13 +33,14 @@ pub struct Asked {
 pub fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Asked>, ApiError> {
     let receipt = PendingReceipt::new(ReceiptRoute::Chat, &body);
     let request = ChatRequest::read(&mut Fields::new(body), served)?;
-    prepare_request(request, receipt, served)
+    prepare_request(request, receipt, 1, served)
 }
 
-/// Renders the conversation of a checked request.
+/// Renders the conversation of a checked request, whose answer is to have each token so many `times`.
 pub fn prepare_request(
     request: ChatRequest,
     receipt: Option<PendingReceipt>,
+    times: usize,
     served: &Served,
 ) -> Result<Prepared<Asked>, ApiError> {
     let ChatRequest {
@@ -75,7 +76,8 @@ pub fn prepare_request(
     let scored = scored.or(generate.receipt.then(LogprobSpec::default));
     let length = prompt.tokens.len();
     let mut entries = Entries::default();
-    entries.add(max_tokens * generate.n, options.alternatives(), served)?;
+    let tokens = max_tokens * generate.n * times;
+    entries.add(tokens, options.alternatives(), served)?;
     if let Some(top) = options.prompt_logprobs {
         entries.add(length, top, served)?;
     }

@@ -1,6 +1,8 @@
 //! A response: the answer of `POST /v1/responses`, complete or so far.
 
-use serde::Serialize;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -145,9 +147,14 @@ pub struct Content {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub annotations: Option<Vec<String>>,
     /// Of a message: one entry for each of its tokens, if they are asked for; else empty.
+    #[schema(value_type = Option<Vec<TokenEntry>>)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub logprobs: Option<Vec<TokenEntry>>,
+    pub logprobs: Option<Logprobs>,
 }
+
+/// Entries of tokens, which several events of a stream share.
+#[derive(Debug, Clone, Default)]
+pub struct Logprobs(Arc<Vec<TokenEntry>>);
 
 /// Tokens used.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -174,6 +181,25 @@ pub struct InputTokensDetails {
 pub struct OutputTokensDetails {
     /// Generated tokens of reasoning, with its markers.
     pub reasoning_tokens: usize,
+}
+
+impl Serialize for Logprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl From<Vec<TokenEntry>> for Logprobs {
+    fn from(entries: Vec<TokenEntry>) -> Self {
+        Self(Arc::new(entries))
+    }
+}
+
+impl Logprobs {
+    /// Moves entries to the end of these.
+    pub fn append(&mut self, mut entries: Vec<TokenEntry>) {
+        Arc::make_mut(&mut self.0).append(&mut entries);
+    }
 }
 
 impl Response {
@@ -291,6 +317,18 @@ impl Item {
     }
 }
 
+impl Item {
+    /// The text that it has, unless it is a call.
+    pub fn part(&self) -> Option<&Content> {
+        self.content.as_ref()?.first()
+    }
+
+    /// The same, to write it.
+    pub fn part_mut(&mut self) -> Option<&mut Content> {
+        self.content.as_mut()?.first_mut()
+    }
+}
+
 impl Content {
     /// The empty text of a message.
     pub fn message() -> Self {
@@ -298,7 +336,7 @@ impl Content {
             r#type: "output_text",
             text: String::new(),
             annotations: Some(Vec::new()),
-            logprobs: Some(Vec::new()),
+            logprobs: Some(Logprobs::default()),
         }
     }
 

@@ -3,8 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::answer::{Content, Item, Response};
-use crate::api::chat::TokenEntry;
+use super::answer::{Content, Item, Logprobs, Response};
 
 /// A step of a response. Which fields it has depends on its type.
 #[derive(Debug, Default, Serialize, ToSchema)]
@@ -41,13 +40,16 @@ pub struct Event {
     /// All of a text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// With all of a call's arguments: the function's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// All of a call's arguments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arguments: Option<String>,
     /// With the text of a message: its tokens, if they are asked for.
     #[schema(value_type = Option<Vec<Object>>)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub logprobs: Option<Vec<TokenEntry>>,
+    pub logprobs: Option<Logprobs>,
 }
 
 impl Event {
@@ -58,5 +60,26 @@ impl Event {
             response: Some(Box::new(response.clone())),
             ..Self::default()
         }
+    }
+
+    /// About an item that is being written.
+    pub fn of_item(item: &Item) -> Self {
+        Self {
+            item_id: Some(item.id.clone()),
+            ..Self::default()
+        }
+    }
+
+    /// About its text.
+    pub fn of_text(item: &Item) -> Self {
+        Self {
+            content_index: Some(0),
+            ..Self::of_item(item)
+        }
+    }
+
+    /// Whether it has all of something instead of a piece.
+    pub fn is_whole(&self) -> bool {
+        self.delta.is_none()
     }
 }

@@ -68,7 +68,12 @@ fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Asked>,
         repeated,
         encodes_reasoning,
     } = ResponsesRequest::read(&mut Fields::new(body), served)?;
-    let prepared = chat::prepare_request(chat, receipt, served)?;
+    let times = if chat.generate.stream {
+        stream::TIMES
+    } else {
+        1
+    };
+    let prepared = chat::prepare_request(chat, receipt, times, served)?;
     Ok(prepared.map(|chat| Asked {
         chat,
         repeated,
@@ -88,11 +93,19 @@ async fn create(
         encodes_reasoning,
     } = &running.asked;
     let mut response = Response::new(&running.head, repeated.clone());
-    let mut output = Output::new(chat.view.clone(), *encodes_reasoning);
+    let is_streamed = chat.generate.stream;
+    let mut output = Output::new(chat.view.clone(), *encodes_reasoning, is_streamed);
     let prompt = chat.prompt.clone();
-    if chat.generate.stream {
+    if is_streamed {
         let generation = running.generations.next().ok_or_else(ApiError::internal)?;
-        return Ok(stream::respond(response, output, prompt.len(), generation));
+        let size = (state, &running.entries);
+        return Ok(stream::respond(
+            response,
+            output,
+            prompt.len(),
+            generation,
+            size,
+        ));
     }
     let mut choices = running.choices(&prompt, 1, 1).await?;
     let gathered = choices.pop().ok_or_else(ApiError::internal)?;
@@ -104,7 +117,7 @@ async fn create(
         running.count_reasoning(tokens);
     }
     let entries = std::mem::take(&mut running.entries);
-    let answer = running.answer(output.into_items());
+    let answer = running.answer(output.items());
     response.end(gathered.reason, answer.choices, &answer.usage);
     response.receipt = answer.receipt;
     state.respond(response, &entries).await

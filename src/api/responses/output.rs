@@ -1,12 +1,12 @@
 //! The items of a response, made from the tokens of its model: reasoning, messages and calls.
 
-use super::answer::{CALL, Content, Item, MESSAGE, REASONING};
+use super::answer::{CALL, Content, Item, Logprobs, MESSAGE, REASONING};
 use super::encoded::encode;
 use super::event::Event;
 use crate::api::chat::{Part, Reader, TokenEntry, View};
 use crate::engine::{FinishReason, TokenOutput};
 
-/// The output so far. Each step returns the events that tell a stream of it.
+/// The output so far.
 pub struct Output {
     view: View,
     reader: Reader,
@@ -16,10 +16,12 @@ pub struct Output {
     open: bool,
     /// Of tokens whose text is not known to be a message's yet.
     undecided: Vec<TokenEntry>,
+    /// What a stream has not been told yet; `None` if there is no stream.
+    events: Option<Vec<Event>>,
 }
 
 impl Output {
-    pub fn new(view: View, encodes_reasoning: bool) -> Self {
+    pub fn new(view: View, encodes_reasoning: bool, is_streamed: bool) -> Self {
         Self {
             reader: Reader::new(&view.expects),
             view,
@@ -27,10 +29,11 @@ impl Output {
             items: Vec::new(),
             open: false,
             undecided: Vec::new(),
+            events: is_streamed.then(Vec::new),
         }
     }
 
-    pub fn token(&mut self, token: &TokenOutput) -> Vec<Event> {
+    pub fn token(&mut self, token: &TokenOutput) {
         let reasoned = self.reader.reasoning_tokens();
         self.undecided.extend(self.view.entry(token));
         let parts = self.view.read(&mut self.reader, token);
@@ -39,68 +42,63 @@ impl Output {
         if (reasons || !parts.is_empty()) && !parts.iter().any(says) {
             self.undecided.clear();
         }
-        let mut events = Vec::new();
         for part in parts {
-            self.add(part, &mut events);
+            self.add(part);
         }
-        events
     }
 
-    pub fn finish(&mut self, reason: FinishReason) -> Vec<Event> {
+    pub fn finish(&mut self, reason: FinishReason) {
         let is_complete = reason == FinishReason::Stop;
-        let mut events = Vec::new();
         for part in self.reader.finish(is_complete) {
-            self.add(part, &mut events);
+            self.add(part);
         }
         let is_answered = self.items.iter().any(|item| item.r#type != REASONING);
         // Clients look for an answer.
         if self.items.is_empty() || (is_complete && !is_answered) {
-            self.begin(MESSAGE, &mut events);
+            self.begin(MESSAGE);
         }
         if !self.undecided.is_empty() && self.writes(MESSAGE) {
-            self.write(String::new(), &mut events);
+            self.write(String::new());
         }
-        let status = if is_complete {
+        self.close(if is_complete {
             "completed"
         } else {
             "incomplete"
-        };
-        self.close(status, &mut events);
-        events
+        });
     }
 
     /// It ends where it is.
-    pub fn stop(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
-        self.close("incomplete", &mut events);
-        events
+    pub fn stop(&mut self) {
+        self.close("incomplete");
     }
 
     pub fn reasoning_tokens(&self) -> Option<usize> {
         self.view.reasoning_tokens(&self.reader)
     }
 
-    pub fn items(&self) -> Vec<Item> {
-        self.items.clone()
+    /// The events since the last time.
+    pub fn events(&mut self) -> Vec<Event> {
+        self.events.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    pub fn into_items(self) -> Vec<Item> {
-        self.items
+    /// Its items, which it does not have any more.
+    pub fn items(&mut self) -> Vec<Item> {
+        std::mem::take(&mut self.items)
     }
 
-    fn add(&mut self, part: Part, events: &mut Vec<Event>) {
+    fn add(&mut self, part: Part) {
         match part {
             Part::Content(text) => {
-                self.begin(MESSAGE, events);
-                self.write(text, events);
+                self.begin(MESSAGE);
+                self.write(text);
             }
             Part::Reasoning(text) => {
-                self.begin(REASONING, events);
-                self.write(text, events);
+                self.begin(REASONING);
+                self.write(text);
             }
             Part::Call { name, id } => {
-                self.close("completed", events);
-                self.open(Item::call(name, id), events);
+                self.close("completed");
+                self.open(Item::call(name, id));
             }
             Part::Arguments(text) => {
                 if self.writes(CALL)
@@ -108,9 +106,9 @@ impl Output {
                         self.items.last_mut().and_then(|it| it.arguments.as_mut())
                 {
                     arguments.push_str(&text);
-                    events.push(Event {
+                    self.tell("response.function_call_arguments.delta", |item| Event {
                         delta: Some(text),
-                        ..self.event("response.function_call_arguments.delta")
+                        ..Event::of_item(item)
                     });
                 }
             }
@@ -123,118 +121,104 @@ impl Output {
     }
 
     /// Begins a message or reasoning, unless one is being written.
-    fn begin(&mut self, kind: &'static str, events: &mut Vec<Event>) {
+    fn begin(&mut self, kind: &'static str) {
         if self.writes(kind) {
             return;
         }
-        self.close("completed", events);
+        self.close("completed");
         let (item, part) = match kind {
             REASONING => (Item::reasoning(), Content::reasoning()),
             _ => (Item::message(), Content::message()),
         };
-        self.open(item, events);
-        events.push(Event {
-            part: Some(part.clone()),
-            ..self.text_event("response.content_part.added")
-        });
-        if let Some(content) = self.content() {
+        self.open(item);
+        if let Some(content) = self.items.last_mut().and_then(|it| it.content.as_mut()) {
             content.push(part);
         }
+        self.tell("response.content_part.added", |item| Event {
+            part: item.part().cloned(),
+            ..Event::of_text(item)
+        });
     }
 
-    fn open(&mut self, item: Item, events: &mut Vec<Event>) {
-        self.items.push(item.clone());
+    fn open(&mut self, item: Item) {
+        self.items.push(item);
         self.open = true;
-        events.push(Event {
-            item: Some(item),
-            item_id: None,
-            ..self.event("response.output_item.added")
+        self.tell("response.output_item.added", |item| Event {
+            item: Some(item.clone()),
+            ..Event::default()
         });
     }
 
     /// Appends to the text that is being written.
-    fn write(&mut self, text: String, events: &mut Vec<Event>) {
+    fn write(&mut self, text: String) {
         let is_message = self.writes(MESSAGE);
         let entries = is_message.then(|| std::mem::take(&mut self.undecided));
-        if let Some(part) = self.content().and_then(|content| content.last_mut()) {
-            part.text.push_str(&text);
-            if let (Some(logprobs), Some(entries)) = (&mut part.logprobs, &entries) {
-                logprobs.extend_from_slice(entries);
-            }
-        }
         let kind = if is_message {
             "response.output_text.delta"
         } else {
             "response.reasoning_text.delta"
         };
-        events.push(Event {
-            delta: Some(text),
-            logprobs: entries,
-            ..self.text_event(kind)
+        self.tell(kind, |item| Event {
+            delta: Some(text.clone()),
+            logprobs: entries.clone().map(Logprobs::from),
+            ..Event::of_text(item)
         });
+        if let Some(part) = self.items.last_mut().and_then(Item::part_mut) {
+            part.text.push_str(&text);
+            if let (Some(logprobs), Some(entries)) = (&mut part.logprobs, entries) {
+                logprobs.append(entries);
+            }
+        }
     }
 
     /// Ends the item that is being written.
-    fn close(&mut self, status: &'static str, events: &mut Vec<Event>) {
+    fn close(&mut self, status: &'static str) {
         let encodes = self.encodes_reasoning;
         let Some(item) = self.items.last_mut().filter(|_| self.open) else {
             return;
         };
+        self.open = false;
         item.status = status;
-        let part = item.content.as_ref().and_then(|content| content.first());
-        if let Some(part) = part.filter(|_| encodes && item.r#type == REASONING) {
-            item.encrypted_content = Some(encode(&part.text));
+        let kind = item.r#type;
+        if encodes && kind == REASONING {
+            item.encrypted_content = item.part().map(|part| encode(&part.text));
         }
-        let item = item.clone();
-        let part = item.content.as_ref().and_then(|content| content.first());
-        if let Some(part) = part {
-            let kind = if item.r#type == MESSAGE {
+        if kind == CALL {
+            self.tell("response.function_call_arguments.done", |item| Event {
+                name: item.name.clone(),
+                arguments: item.arguments.clone(),
+                ..Event::of_item(item)
+            });
+        } else {
+            let done = if kind == MESSAGE {
                 "response.output_text.done"
             } else {
                 "response.reasoning_text.done"
             };
-            events.push(Event {
-                text: Some(part.text.clone()),
-                logprobs: part.logprobs.clone(),
-                ..self.text_event(kind)
+            self.tell(done, |item| Event {
+                text: item.part().map(|part| part.text.clone()),
+                logprobs: item.part().and_then(|part| part.logprobs.clone()),
+                ..Event::of_text(item)
             });
-            events.push(Event {
-                part: Some(part.clone()),
-                ..self.text_event("response.content_part.done")
-            });
-        } else {
-            events.push(Event {
-                arguments: item.arguments.clone(),
-                ..self.event("response.function_call_arguments.done")
+            self.tell("response.content_part.done", |item| Event {
+                part: item.part().cloned(),
+                ..Event::of_text(item)
             });
         }
-        events.push(Event {
-            item: Some(item),
-            item_id: None,
-            ..self.event("response.output_item.done")
-        });
-        self.open = false;
-    }
-
-    fn content(&mut self) -> Option<&mut Vec<Content>> {
-        self.items.last_mut()?.content.as_mut()
-    }
-
-    /// An event about the last item.
-    fn event(&self, r#type: &'static str) -> Event {
-        Event {
-            r#type,
-            output_index: Some(self.items.len().saturating_sub(1)),
-            item_id: self.items.last().map(|item| item.id.clone()),
+        self.tell("response.output_item.done", |item| Event {
+            item: Some(item.clone()),
             ..Event::default()
-        }
+        });
     }
 
-    /// An event about its text.
-    fn text_event(&self, r#type: &'static str) -> Event {
-        Event {
-            content_index: Some(0),
-            ..self.event(r#type)
+    /// Tells a stream what has happened to the last item.
+    fn tell(&mut self, r#type: &'static str, event: impl FnOnce(&Item) -> Event) {
+        if let (Some(events), Some(item)) = (&mut self.events, self.items.last()) {
+            events.push(Event {
+                r#type,
+                output_index: Some(self.items.len() - 1),
+                ..event(item)
+            });
         }
     }
 }
