@@ -398,4 +398,27 @@ fn unknown_fields_may_be_let_through() {
         config.server.unknown_fields = candor::config::UnknownFields::Warn;
     });
     server.complete(json!({"prompt": "Once", "max_tokens": 1, "unheard_of": 1}));
+    let template = "{{ messages[0].content }}";
+    let part = json!({"type": "input_text", "text": "Hi", "unheard_of": 1});
+    let tools = json!([{"type": "function", "name": "f"}]);
+    for body in [
+        json!({"input": [{"role": "user", "content": [part]}], "chat_template": template, "max_output_tokens": 1}),
+        json!({"input": "Hi", "chat_template": template, "max_output_tokens": 1, "tools": tools,
+            "tool_choice": {"type": "function", "name": "f", "unheard_of": 1}}),
+    ] {
+        let answer = server.post("/v1/responses", &body);
+        assert_eq!(answer.status, 200, "{body}: {}", answer.body);
+    }
+}
+
+#[test]
+fn unknown_fields_of_other_files_may_be_let_through() {
+    let model = fim::write("lenient").display().to_string();
+    let server = TestServer::start_with(&model, |config| {
+        config.server.unknown_fields = candor::config::UnknownFields::Warn;
+    });
+    let body = json!({"input_prefix": "a", "input_suffix": "b", "n_predict": 1,
+        "input_extra": [{"text": "c", "unheard_of": 1}]});
+    let answer = server.post("/infill", &body);
+    assert_eq!(answer.status, 200, "{}", answer.body);
 }

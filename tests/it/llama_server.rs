@@ -327,6 +327,14 @@ fn only_the_parts_that_are_asked_for_come() {
     );
     let expect = json!({"content": whole["content"], "timings/predicted_n": 2, "generation_settings/top_k": 40});
     assert_eq!(completion(tiny(), body.clone()), expect);
+    let mut twice = body.clone();
+    twice["response_fields"] = json!(["timings/predicted_n", "content", "content"]);
+    let answer = tiny().post("/completion", &twice);
+    let parts = format!(
+        r#"{{"timings/predicted_n":2,"content":{}}}"#,
+        whole["content"]
+    );
+    assert_eq!(answer.body, parts);
     let mut several = body.clone();
     several["n_cmpl"] = 2.into();
     assert_eq!(completion(tiny(), several), json!([expect, expect]));

@@ -300,6 +300,11 @@ fn an_answer_has_a_bound() {
         assert_eq!(answer.status, 400, "{}", answer.body);
         assert_eq!(answer.json()["error"]["code"], "answer_too_large");
     }
+    // Each of llama-server's completions has the text of its prompt.
+    let long = json!({"prompt": vec![7; 101], "n_predict": 0, "n_cmpl": 10});
+    let answer = server.post("/completion", &long);
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert_eq!(answer.json()["error"]["code"], "answer_too_large");
     server.complete(json!({"prompt": "Once", "max_tokens": 100, "logprobs": 9}));
     server.complete(json!({"prompt": vec![7; 1500], "max_tokens": 10}));
 }

@@ -1,15 +1,16 @@
 //! A completion in llama-server's shape.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde::ser::{Error, Serializer};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::request::Form;
 use super::settings;
 use crate::api::completions::{self, Prompt};
-use crate::api::error::ApiError;
 use crate::api::gathered::{Gathered, finite};
 use crate::api::served::Served;
 use crate::engine::{FinishReason, ModelInUse, Report, Request, Stops, TokenOutput};
@@ -25,9 +26,11 @@ pub enum LlamaAnswer {
     /// Of several, in order.
     Several(Vec<LlamaCompletion>),
     /// With `response_fields`: these.
-    Parts(Map<String, Value>),
+    #[schema(value_type = Object)]
+    Parts(Parts),
     /// With `response_fields` and several completions.
-    PartsOfSeveral(Vec<Map<String, Value>>),
+    #[schema(value_type = Vec<Object>)]
+    PartsOfSeveral(Vec<Parts>),
 }
 
 /// A completion, or the last event of a stream.
@@ -96,7 +99,15 @@ pub enum LlamaEvent {
     Piece(LlamaPiece),
     Last(Box<LlamaCompletion>),
     /// With `response_fields`: these, of the last event.
-    Parts(Map<String, Value>),
+    #[schema(value_type = Object)]
+    Parts(Parts),
+}
+
+/// The parts of a completion that these paths name.
+#[derive(Debug)]
+pub struct Parts {
+    completion: LlamaCompletion,
+    paths: Arc<[String]>,
 }
 
 /// How long it took. Times per token and tokens per second are 0 where nothing was measured.
@@ -189,26 +200,21 @@ impl View {
     }
 
     /// The answer with these completions.
-    pub fn answer(&self, mut completions: Vec<LlamaCompletion>) -> Result<LlamaAnswer, ApiError> {
-        let is_one = completions.len() == 1;
-        let Some(names) = &self.form.response_fields else {
-            return Ok(match completions.pop() {
-                Some(only) if is_one => LlamaAnswer::One(Box::new(only)),
-                last => {
-                    completions.extend(last);
-                    LlamaAnswer::Several(completions)
-                }
-            });
+    pub fn answer(&self, completions: Vec<LlamaCompletion>) -> LlamaAnswer {
+        let Some(paths) = &self.form.response_fields else {
+            return match <[_; 1]>::try_from(completions) {
+                Ok([only]) => LlamaAnswer::One(Box::new(only)),
+                Err(several) => LlamaAnswer::Several(several),
+            };
         };
-        let parts = completions.iter().map(|it| parts(it, names));
-        let mut parts: Vec<_> = parts.collect::<Result<_, _>>()?;
-        Ok(match parts.pop() {
-            Some(only) if is_one => LlamaAnswer::Parts(only),
-            last => {
-                parts.extend(last);
-                LlamaAnswer::PartsOfSeveral(parts)
-            }
-        })
+        let parts = completions.into_iter().map(|completion| Parts {
+            completion,
+            paths: Arc::clone(paths),
+        });
+        match <[_; 1]>::try_from(parts.collect::<Vec<_>>()) {
+            Ok([only]) => LlamaAnswer::Parts(only),
+            Err(several) => LlamaAnswer::PartsOfSeveral(several),
+        }
     }
 
     /// The last event of a stream.
@@ -218,12 +224,15 @@ impl View {
         prompt: &Prompt,
         progress: &Progress,
         reason: FinishReason,
-    ) -> Result<LlamaEvent, ApiError> {
-        let last = self.end(index, prompt, progress, reason);
-        Ok(match &self.form.response_fields {
-            None => LlamaEvent::Last(Box::new(last)),
-            Some(names) => LlamaEvent::Parts(parts(&last, names)?),
-        })
+    ) -> LlamaEvent {
+        let completion = self.end(index, prompt, progress, reason);
+        match &self.form.response_fields {
+            None => LlamaEvent::Last(Box::new(completion)),
+            Some(paths) => LlamaEvent::Parts(Parts {
+                completion,
+                paths: Arc::clone(paths),
+            }),
+        }
     }
 
     /// A whole completion.
@@ -397,15 +406,16 @@ fn literal(tokens: &[Token], vocab: &Vocab) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The parts of a completion that these paths name.
-fn parts(completion: &LlamaCompletion, paths: &[String]) -> Result<Map<String, Value>, ApiError> {
-    let whole = serde_json::to_value(completion).map_err(|_| ApiError::internal())?;
-    let part = |path: &str| {
-        let mut names = path.split('/');
-        names.try_fold(&whole, |value, name| value.as_object()?.get(name))
-    };
-    let found = paths
-        .iter()
-        .filter_map(|path| Some((path.clone(), part(path)?.clone())));
-    Ok(found.collect())
+impl Serialize for Parts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let whole = serde_json::to_value(&self.completion).map_err(S::Error::custom)?;
+        let part = |path: &str| {
+            let mut names = path.split('/');
+            names.try_fold(&whole, |value, name| value.as_object()?.get(name))
+        };
+        // A path may be there twice.
+        let mut seen = HashSet::new();
+        let paths = self.paths.iter().filter(|path| seen.insert(path.as_str()));
+        serializer.collect_map(paths.filter_map(|path| Some((path, part(path)?))))
+    }
 }

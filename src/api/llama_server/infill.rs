@@ -18,7 +18,6 @@ use crate::api::input::Input;
 use crate::api::run::Kind;
 use crate::api::served::Served;
 use crate::api::state::{AppState, Route};
-use crate::api::wording::cut;
 use crate::model::{Added, Fim, Token, Vocab};
 
 const KIND: Kind = Kind {
@@ -180,18 +179,12 @@ fn extra(fields: &mut Fields) -> Result<Vec<Chunk>, ApiError> {
             ApiError::field(NAME, message)
         })?;
         within(&text, NAME)?;
+        let filename = filename.unwrap_or_else(|| "tmp".to_owned());
+        within(&filename, NAME)?;
         // When an editor took it.
         chunk.shift_remove("time");
-        if let Some(other) = chunk.keys().next() {
-            let other = cut(other);
-            let message =
-                format!("`{place}` accepts only `text` and `filename`; `{other}` is unknown.");
-            return Err(ApiError::field(format!("{place}.{other}"), message).code("unknown_field"));
-        }
-        Ok(Chunk {
-            text,
-            filename: filename.unwrap_or_else(|| "tmp".to_owned()),
-        })
+        fields.only(&place, &chunk, "`text` and `filename`");
+        Ok(Chunk { text, filename })
     });
     chunks.collect()
 }

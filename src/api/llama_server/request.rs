@@ -1,17 +1,18 @@
 //! What the bodies of `/completion` and `/infill` have beside their prompts: llama-server's names for the fields of
 //! `/v1/completions`, and how the answer is written.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use crate::api::completions::{CompletionRequest, OutputOptions};
 use crate::api::error::ApiError;
-use crate::api::fields::{Fields, whole, wrong};
+use crate::api::fields::{Fields, whole, wrong, wrong_in};
 use crate::api::generate::Generate;
 use crate::api::input::{Input, Tokenising};
 use crate::api::served::{Served, model_field};
-use crate::api::wording::{counted, describe};
+use crate::api::wording::{counted, cut, describe};
 use crate::logprobs::LogprobSpec;
 use crate::model::Added;
 use crate::sampling::{Mode, Watch};
@@ -43,7 +44,7 @@ pub struct Form {
     pub post_sampling: bool,
     pub return_tokens: bool,
     /// The parts of the answer that are sent, as paths; `None`: all.
-    pub response_fields: Option<Vec<String>>,
+    pub response_fields: Option<Arc<[String]>>,
 }
 
 impl LlamaRequest {
@@ -237,7 +238,16 @@ fn logit_bias(fields: &mut Fields, served: &Served) -> Result<(), ApiError> {
     for (token, bias) in pairs {
         let bias = match bias {
             Value::Bool(false) => BANNED.into(),
-            bias => bias,
+            bias if bias.is_number() => bias,
+            // Before a text makes many of it.
+            other => {
+                let token = token
+                    .as_str()
+                    .map_or_else(|| token.to_string(), str::to_owned);
+                let token = cut(&token);
+                let allowed = format!("a number from {BANNED} to {}, or false", -BANNED);
+                return Err(wrong_in(NAME, &format!("{NAME}.{token}"), &allowed, &other));
+            }
         };
         let ids: Vec<String> = match &token {
             Value::String(text) if text.parse::<u64>().is_err() => {
@@ -369,7 +379,7 @@ fn without_effect(fields: &mut Fields) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn response_fields(fields: &mut Fields) -> Result<Option<Vec<String>>, ApiError> {
+fn response_fields(fields: &mut Fields) -> Result<Option<Arc<[String]>>, ApiError> {
     const NAME: &str = "response_fields";
     let about = "The parts of the answer to send: names, or paths like \"timings/predicted_n\", which become names. Those \
                  that there are none of are left out. Absent or empty: the whole answer.";
@@ -397,6 +407,6 @@ fn response_fields(fields: &mut Fields) -> Result<Option<Vec<String>>, ApiError>
                 ),
             )),
         });
-    let names: Vec<String> = names.collect::<Result<_, _>>()?;
+    let names: Arc<[String]> = names.collect::<Result<_, _>>()?;
     Ok((!names.is_empty()).then_some(names))
 }

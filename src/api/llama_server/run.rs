@@ -24,7 +24,10 @@ pub fn prepare(
     cache: &ForkCache,
     client: &str,
 ) -> Result<Prepared<Asked>, ApiError> {
-    let prepared = prepare_request(request, served, cache, client)?;
+    let mut prepared = prepare_request(request, served, cache, client)?;
+    // Each completion has the text of its prompt.
+    let prompts = prepared.sequences.iter().map(|it| it.prompt.len());
+    prepared.entries.add(prompts.sum(), 0, served)?;
     let first = prepared.sequences.first().ok_or_else(ApiError::internal)?;
     let view = View::new(first, form, served);
     Ok(Prepared {
@@ -59,7 +62,7 @@ pub async fn respond(
     let view = Arc::clone(&running.asked.view);
     let completions = completions(&mut running, &view).await?;
     let entries = std::mem::take(&mut running.entries);
-    state.respond(view.answer(completions)?, &entries).await
+    state.respond(view.answer(completions), &entries).await
 }
 
 async fn completions(

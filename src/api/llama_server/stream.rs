@@ -98,10 +98,8 @@ impl State {
                 return Ok(Some(piece));
             }
             Delta::Finished(reason) => {
-                return self
-                    .view
-                    .last_event(index, prompt, progress, reason)
-                    .map(Some);
+                let last = self.view.last_event(index, prompt, progress, reason);
+                return Ok(Some(last));
             }
             Delta::Failed(error) => return Err(error.into()),
         }
