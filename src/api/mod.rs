@@ -14,6 +14,7 @@ mod drain;
 mod elsewhere;
 mod embeddings;
 mod error;
+mod events;
 mod fields;
 mod fork_cache;
 mod gathered;

@@ -1,18 +1,16 @@
-//! An answer as server-sent events, in OpenAI's framing: `data: {…}`, a blank line, and `data: [DONE]` at the end.
+//! The choices of an answer as server-sent events, in OpenAI's shape.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::http::{HeaderValue, header};
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
-use futures::stream::{self, SelectAll, Stream, StreamExt};
+use axum::response::Response;
+use axum::response::sse::Event;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::answer::{Head, Usage};
 use super::error::ApiError;
+use super::events::{Tell, event, follow};
 use super::generate::StreamUsage;
 use crate::engine::{Delta, Generation};
 use crate::model::Token;
@@ -56,16 +54,11 @@ pub struct Chunk<'a, P> {
     usage: Option<Option<&'a Usage>>,
 }
 
-type Deltas = SelectAll<std::pin::Pin<Box<dyn Stream<Item = (usize, Delta)> + Send>>>;
-
-struct State<S> {
+/// The choices of an answer.
+struct Choices<S> {
     head: Head,
     choices: Vec<Streamed<S>>,
-    deltas: Deltas,
     shown: StreamUsage,
-    /// Events that are ready.
-    ready: VecDeque<Event>,
-    over: bool,
     usage: Usage,
 }
 
@@ -78,85 +71,37 @@ struct Streamed<S> {
     usage: Usage,
 }
 
-/// Streams the choices as they are generated. The stream owns the generations: both are dropped when the client
-/// disconnects.
+/// Streams the choices as they are generated.
 pub fn respond<S: Show>(head: Head, sources: Vec<Source<S>>, shown: StreamUsage) -> Response {
-    let mut deltas = Deltas::new();
-    let mut choices = Vec::with_capacity(sources.len());
-    for (index, source) in sources.into_iter().enumerate() {
-        choices.push(Streamed {
-            show: source.show,
-            prompt: source.prompt,
-            is_first: source.is_first,
-            shows_prompt: source.shows_prompt,
-            usage: Usage::default(),
-        });
-        deltas.push(source.generation.map(move |delta| (index, delta)).boxed());
-    }
-    let state = State {
+    let (generations, choices): (Vec<_>, _) = sources
+        .into_iter()
+        .map(|source| {
+            let choice = Streamed {
+                show: source.show,
+                prompt: source.prompt,
+                is_first: source.is_first,
+                shows_prompt: source.shows_prompt,
+                usage: Usage::default(),
+            };
+            (source.generation, choice)
+        })
+        .unzip();
+    let choices = Choices {
         head,
         choices,
-        deltas,
         shown,
-        ready: VecDeque::new(),
-        over: false,
         usage: Usage::default(),
     };
-    send(stream::unfold(state, |mut state| async move {
-        let event = state.next().await?;
-        Some((event, state))
-    }))
+    follow(generations.into_iter(), choices)
 }
 
-/// The response that sends events, and comments while there are none.
-pub fn send(events: impl Stream<Item = Event> + Send + 'static) -> Response {
-    let mut response = Sse::new(events.map(Ok::<_, Infallible>))
-        .keep_alive(KeepAlive::new().text("ping"))
-        .into_response();
-    // Proxies must not buffer events.
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
-}
-
-impl<S: Show> State<S> {
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some(event);
-            }
-            if self.over {
-                return None;
-            }
-            match self.deltas.next().await {
-                Some((index, delta)) => self.take(index, delta),
-                None => {
-                    self.end();
-                    if self.shown.at_end {
-                        let chunk = Chunk::<S::Piece> {
-                            head: &self.head,
-                            choices: Vec::new(),
-                            prompt_token_ids: None,
-                            usage: Some(Some(&self.usage)),
-                        };
-                        let event = event(&chunk);
-                        self.ready.push_back(event);
-                    }
-                    self.ready.push_back(Event::default().data("[DONE]"));
-                }
-            }
-        }
-    }
-
-    /// Drops the generations, so that a client that does not read the last events does not keep the model loaded.
-    fn end(&mut self) {
-        self.over = true;
-        self.deltas.clear();
-        self.choices.clear();
-    }
-
-    fn take(&mut self, index: usize, delta: Delta) {
+impl<S: Show> Tell for Choices<S> {
+    fn tell(
+        &mut self,
+        index: usize,
+        delta: Delta,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), ApiError> {
         let choice = &mut self.choices[index];
         match &delta {
             Delta::Prompt(output) => {
@@ -171,13 +116,7 @@ impl<S: Show> State<S> {
                 self.usage.completion(1);
             }
             Delta::Report(_) | Delta::Finished(_) => {}
-            Delta::Failed(error) => {
-                // The status has already been sent. A stream without [DONE] tells clients that it is incomplete.
-                let last = event(&ApiError::from(error.clone()).as_body());
-                self.ready.push_back(last);
-                self.end();
-                return;
-            }
+            Delta::Failed(error) => return Err(error.clone().into()),
         }
         let is_over = matches!(delta, Delta::Finished(_));
         let pieces = choice.show.show(delta);
@@ -198,24 +137,18 @@ impl<S: Show> State<S> {
                     self.shown.at_end.then_some(None)
                 },
             };
-            self.ready.push_back(event(&chunk));
+            events.push_back(event(&chunk));
         }
+        Ok(())
     }
-}
 
-/// An event with this JSON.
-pub fn event(body: &impl Serialize) -> Event {
-    with_body(Event::default(), body)
-}
-
-/// The event with this body.
-pub fn with_body(event: Event, body: &impl Serialize) -> Event {
-    match serde_json::to_string(body) {
-        Ok(json) => event.data(json),
-        Err(error) => {
-            // Cannot happen: strings, finite numbers and string keys always serialize.
-            tracing::error!(%error, "cannot serialize an event");
-            Event::default().comment("lost")
-        }
+    fn last(self) -> Option<Event> {
+        let chunk = Chunk::<S::Piece> {
+            head: &self.head,
+            choices: Vec::new(),
+            prompt_token_ids: None,
+            usage: Some(Some(&self.usage)),
+        };
+        self.shown.at_end.then(|| event(&chunk))
     }
 }

@@ -12,7 +12,7 @@ use super::output::Output;
 use crate::api::answer::Usage;
 use crate::api::bounds::Entries;
 use crate::api::client::{self, Client};
-use crate::api::stream::{send, with_body};
+use crate::api::events::{send, with_body};
 use crate::api::state::AppState;
 use crate::engine::{Delta, EngineError, Generation};
 
