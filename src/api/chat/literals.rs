@@ -154,13 +154,17 @@ fn is_sought(template: &str, place: &Range<usize>) -> bool {
         let name = name.into_iter().next();
         name.is_some_and(|name| SEARCHES.contains(&name))
     });
-    let mut words = template[place.end..].split_whitespace();
+    let after = &template[place.end..];
     is_argument
-        || match words.next() {
-            Some("in") => true,
-            Some("not") => words.next() == Some("in"),
-            _ => false,
-        }
+        || after_word(after, "in")
+            .or_else(|| after_word(after_word(after, "not")?, "in"))
+            .is_some()
+}
+
+/// What follows the first word, if it is this one. No more of the text is looked at: it may be long.
+fn after_word<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+    let rest = text.trim_start().strip_prefix(word)?;
+    (rest.is_empty() || rest.starts_with(char::is_whitespace)).then_some(rest)
 }
 
 fn unescaped(text: &str) -> String {
@@ -206,6 +210,15 @@ mod tests {
             texts(&Literals::of("{{ x.strip() }}{{ '\\").1),
             Vec::<&str>::new()
         );
+    }
+
+    #[test]
+    fn many_texts_without_a_space_are_read_once() {
+        let (sought, all) = Literals::of(&format!("{{{{ {}", "'a'".repeat(200_000)));
+        assert_eq!((texts(&sought), texts(&all)), (vec![], vec!["a"]));
+        let (sought, _) =
+            Literals::of("{{ 'a' not  in x, 'b' in x, 'c' not x in, 'd' index, 'e' in");
+        assert_eq!(texts(&sought), ["a", "b", "e"]);
     }
 
     #[test]

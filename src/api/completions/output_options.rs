@@ -440,19 +440,18 @@ fn rows(fields: &mut Fields, served: &Served) -> Result<Option<WholeRows>, ApiEr
     };
     let mut number = Number::Float32;
     let mut positions = None;
-    let mut rest = Vec::new();
-    for (key, value) in &object {
-        match (key.as_str(), value) {
+    for key in ["dtype", "positions"] {
+        match (key, object.shift_remove(key).unwrap_or_default()) {
             (_, Value::Null) => {}
             ("dtype", value) => {
                 number = [Number::Float32, Number::Float16]
                     .into_iter()
                     .find(|number| value == number.as_str())
                     .ok_or_else(|| {
-                        wrong_in(NAME, "logits.dtype", "\"float32\" or \"float16\"", value)
+                        wrong_in(NAME, "logits.dtype", "\"float32\" or \"float16\"", &value)
                     })?;
             }
-            ("positions", value) => {
+            (_, value) => {
                 let last = served.engine.context_length();
                 let place = |item: &Value| {
                     let place = whole(item).map(usize::try_from);
@@ -465,15 +464,13 @@ fn rows(fields: &mut Fields, served: &Served) -> Result<Option<WholeRows>, ApiEr
                     places.and_then(|items| items.iter().map(place).collect());
                 let allowed = format!("an array of whole numbers from 1 to {last}");
                 let mut places =
-                    places.ok_or_else(|| wrong_in(NAME, "logits.positions", &allowed, value))?;
+                    places.ok_or_else(|| wrong_in(NAME, "logits.positions", &allowed, &value))?;
                 places.sort_unstable();
                 places.dedup();
                 positions = Some(places.into());
             }
-            _ => rest.push(key.clone()),
         }
     }
-    object.retain(|key, _| rest.contains(key));
     fields.only(NAME, &object, "`positions` and `dtype`");
     Ok(Some(WholeRows { number, positions }))
 }
