@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::neutral;
+use super::neutral::{self, Neutral};
 use super::wording::{counted, cut, describe};
 use crate::config::UnknownFields;
 use crate::params::{Number, Param, Range, Slider};
@@ -18,11 +18,14 @@ pub struct Fields {
     left: Map<String, Value>,
     /// Those that were read, present or not.
     known: Vec<Described>,
+    /// The names of those that had a value.
+    given: Vec<&'static str>,
     /// Unknown fields within fields that were read.
     nested: Vec<Nested>,
 }
 
 /// An unknown field within another.
+#[derive(Clone)]
 struct Nested {
     /// Its path, which may be cut.
     path: String,
@@ -109,16 +112,22 @@ impl Fields {
         Self {
             left: object,
             known: Vec::new(),
+            given: Vec::new(),
             nested: Vec::new(),
         }
     }
 
     /// The field of this name; `about` is its description in the documentation.
     pub fn field(&mut self, name: &'static str, about: &'static str) -> Field<'_> {
-        let value = self.left.shift_remove(name);
+        let sent = self.left.shift_remove(name);
+        let given = sent.is_some();
+        let value = sent.filter(|value| !value.is_null());
+        if value.is_some() {
+            self.given.push(name);
+        }
         Field {
-            given: value.is_some(),
-            value: value.filter(|value| !value.is_null()),
+            given,
+            value,
             known: &mut self.known,
             name,
             about,
@@ -189,7 +198,7 @@ impl Fields {
     /// may have.
     pub fn only(&mut self, within: &str, rest: &Map<String, Value>, holds: &str) {
         for (name, value) in rest {
-            if !neutral::is_neutral_within(&format!("{within}.{name}"), value) {
+            if !neutral::is_neutral_within(within, name, value) {
                 let name = cut(name);
                 self.unknown(
                     format!("{within}.{name}"),
@@ -199,10 +208,39 @@ impl Fields {
         }
     }
 
+    /// Leaves an object that is at `place` only the fields of these names. Others that change something are reported.
+    pub fn keep(&mut self, place: &str, object: &mut Map<String, Value>, names: &[&str]) {
+        object.retain(|name, value| {
+            let is_known = names.contains(&name.as_str());
+            if !is_known && !neutral::is_neutral_within(place, name, value) {
+                let field = format!("{place}.{}", cut(name));
+                let message = format!("Unknown field `{field}`.");
+                self.unknown(field, message);
+            }
+            is_known
+        });
+    }
+
+    /// Reports what is unknown in an object, which is at `place` of this one.
+    pub fn take_unknown(&mut self, place: &str, object: &Self) {
+        let of_it = object.others().map(|(name, value)| Nested {
+            path: cut(name),
+            message: object.refused(name, value).message,
+        });
+        for Nested { path, message } in of_it.chain(object.nested.iter().cloned()) {
+            let message = format!("In `{place}`: {message}");
+            self.unknown(format!("{place}.{path}"), message);
+        }
+    }
+
+    /// Takes over what was reported of an object whose fields were read apart.
+    pub fn take_nested(&mut self, object: Self) {
+        self.nested.extend(object.nested);
+    }
+
     /// Called last: refuses, or warns of, fields that were not read, except those that do not change an answer.
     pub fn refuse_others(&self, how: UnknownFields) -> Result<(), ApiError> {
-        let others = self.left.iter();
-        let mut others = others.filter(|(name, value)| !neutral::is_neutral(name, value));
+        let mut others = self.others();
         if how == UnknownFields::Warn {
             let names = others.map(|(name, _)| name);
             warn_of(names.chain(self.nested.iter().map(|nested| &nested.path)));
@@ -217,30 +255,51 @@ impl Fields {
         }
     }
 
+    /// Those that were not read and change something.
+    fn others(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.left.iter().filter(|(name, value)| {
+            let known = neutral::find(name);
+            let is_neutral = known.is_some_and(|it| it.takes(value) && !self.contradicts(it));
+            !value.is_null() && !is_neutral
+        })
+    }
+
+    /// Whether the request has the field that this is another name for.
+    fn contradicts(&self, neutral: &Neutral) -> bool {
+        neutral
+            .alias_of
+            .is_some_and(|name| self.given.contains(&name))
+    }
+
     /// 400: this field is unknown, or known only with other values.
     fn refused(&self, name: &str, value: &Value) -> ApiError {
         let shown = cut(name);
         let known = neutral::find(name);
-        if let Some((allowed, neutral)) = known.and_then(|it| Some((it.allowed()?, it))) {
-            let ApiError { message, .. } = wrong(name, &allowed, value);
-            let message = format!("{message} {}", neutral.otherwise);
+        if let Some(neutral) = known.filter(|it| self.contradicts(it)) {
+            let other = neutral.alias_of.unwrap_or_default();
+            let message =
+                format!("`{name}` is another name for `{other}`. Send only one of the two.");
             return ApiError::field(name, message).code("unknown_field");
         }
-        let hint = match self.meant(name) {
-            Some(known) => format!(" Did you mean `{known}`?"),
-            None if name == "messages" && self.knows("input") => {
-                " Send messages to POST /v1/chat/completions; this route takes `input`.".to_owned()
+        let hint = known.map_or_else(String::new, |it| it.hint(|name| self.knows(name)));
+        if let Some(allowed) = known.and_then(Neutral::allowed) {
+            let ApiError { message, .. } = wrong(name, &allowed, value);
+            return ApiError::field(name, message + &hint).code("unknown_field");
+        }
+        let elsewhere = match name {
+            "messages" => Some("Send messages to POST /v1/chat/completions"),
+            "prompt" => Some("Send a prompt to POST /v1/completions"),
+            _ => None,
+        };
+        let hint = match (self.meant(name), elsewhere) {
+            (Some(known), _) => format!(" Did you mean `{known}`?"),
+            (None, Some(elsewhere)) => {
+                let mut inputs = ["input", "messages", "prompt", "text", "tokens"].into_iter();
+                let own = inputs.find(|name| self.knows(name));
+                let own = own.map(|name| format!("; this route takes `{name}`"));
+                format!(" {elsewhere}{}.", own.unwrap_or_default())
             }
-            None if name == "prompt" && self.knows("input") => {
-                " Send a prompt to POST /v1/completions; this route takes `input`.".to_owned()
-            }
-            None if name == "messages" => {
-                " Send messages to POST /v1/chat/completions; this route takes `prompt`.".to_owned()
-            }
-            None if name == "prompt" => {
-                " Send a prompt to POST /v1/completions; this route takes `messages`.".to_owned()
-            }
-            None => known.map_or_else(String::new, |known| format!(" {}", known.otherwise)),
+            (None, None) => hint,
         };
         ApiError::field(
             shown.clone(),
@@ -321,10 +380,15 @@ impl Field<'_> {
     }
 
     pub fn boolean(self, default: bool) -> Result<bool, ApiError> {
+        Ok(self.flag(default)?.unwrap_or(default))
+    }
+
+    /// A boolean that may be absent; the documents give this as its default.
+    pub fn flag(self, default: bool) -> Result<Option<bool>, ApiError> {
         let name = self.name;
         match self.take(Shape::Boolean { default }) {
-            None => Ok(default),
-            Some(Value::Bool(value)) => Ok(value),
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(value)),
             Some(other) => Err(wrong(name, "true or false", &other)),
         }
     }

@@ -12,8 +12,10 @@ pub struct Neutral {
     /// Whose it is.
     pub of: &'static str,
     pub taken: Taken,
-    /// Why nothing else is taken, and what to use instead.
+    /// Why nothing else is taken, and what to use instead. Routes show only the sentences whose fields they have.
     pub otherwise: &'static str,
+    /// The field that this is another name for. If the request has that one, too, they may contradict each other.
+    pub alias_of: Option<&'static str>,
 }
 
 /// The values at which a field changes nothing.
@@ -33,6 +35,8 @@ const SGLANG: &str = "SGLang";
 const BOTH: &str = "vLLM, SGLang";
 const LLAMA: &str = "llama-server";
 const OTHERS: &str = "other servers";
+const ANTHROPIC: &str = "Anthropic";
+const LITELLM: &str = "LiteLLM";
 
 const NONE: Taken = Only(&[]);
 const FALSE: Taken = Only(&["false"]);
@@ -51,6 +55,15 @@ const fn row(
         of,
         taken,
         otherwise,
+        alias_of: None,
+    }
+}
+
+/// A row of a field that Candor has under another name.
+const fn alias(of: &'static str, row: Neutral) -> Neutral {
+    Neutral {
+        alias_of: Some(of),
+        ..row
     }
 }
 
@@ -88,18 +101,50 @@ pub const NEUTRAL: &[Neutral] = &[
     ),
     row("moderation", OPENAI, NONE, "Nothing is moderated."),
     row("functions", OPENAI, Only(&["[]"]), "Use `tools`."),
+    row("function_call", OPENAI, NONE, "Use `tool_choice`."),
+    // Under the names that other routes have for it.
     row(
-        "function_call",
+        "max_tokens",
         OPENAI,
-        Only(&["\"none\"", "\"auto\""]),
-        "Use `tool_choice`.",
+        NONE,
+        "This route calls it `max_output_tokens`.",
+    ),
+    row(
+        "max_completion_tokens",
+        OPENAI,
+        NONE,
+        "Candor calls it `max_tokens`. This route calls it `max_output_tokens`.",
+    ),
+    row(
+        "max_output_tokens",
+        OPENAI,
+        NONE,
+        "Candor calls it `max_tokens`.",
+    ),
+    row(
+        "logprobs",
+        OPENAI,
+        NONE,
+        "Use `include: [\"message.output_text.logprobs\"]`.",
+    ),
+    row(
+        "reasoning_effort",
+        OPENAI,
+        NONE,
+        "Use `reasoning: {\"effort\": …}`.",
+    ),
+    row(
+        "response_format",
+        OPENAI,
+        NONE,
+        "Use `text: {\"format\": …}`.",
     ),
     // vLLM and SGLang.
     row(
         "use_beam_search",
         VLLM,
         FALSE,
-        "There is no beam search; `best_of` returns the best of several.",
+        "There is no beam search. `best_of` returns the best of several.",
     ),
     row(
         "length_penalty",
@@ -123,7 +168,7 @@ pub const NEUTRAL: &[Neutral] = &[
         "detokenize",
         VLLM,
         TRUE,
-        "Answers always have their text; `return_token_ids` adds the ids.",
+        "Answers always have their text. `return_token_ids` adds the ids.",
     ),
     row(
         "priority",
@@ -146,19 +191,13 @@ pub const NEUTRAL: &[Neutral] = &[
         "cache_salt",
         BOTH,
         NONE,
-        "Clients share the cache; with `cache_prompt: false` a request reuses nothing of it.",
+        "Clients share the cache. With `cache_prompt: false` a request reuses nothing of it.",
     ),
     row(
         "truncation_side",
         VLLM,
         Only(&["\"left\""]),
         "`truncate_prompt_tokens` keeps the last tokens.",
-    ),
-    row(
-        "add_special_tokens",
-        VLLM,
-        FALSE,
-        "The chat template writes the special tokens of its prompt.",
     ),
     row("echo", VLLM, FALSE, "POST /v1/completions has it."),
     row(
@@ -171,13 +210,13 @@ pub const NEUTRAL: &[Neutral] = &[
         "include_reasoning",
         VLLM,
         TRUE,
-        "Reasoning is always in the answer; `reasoning_format` says where.",
+        "Reasoning is always in the answer. `reasoning_format` says where.",
     ),
     row(
         "thinking_token_budget",
         VLLM,
         Only(&["-1"]),
-        "`max_tokens` limits reasoning and answer together.",
+        "`max_tokens` limits reasoning and answer together. `max_output_tokens` does on POST /v1/responses.",
     ),
     row(
         "stream_interval",
@@ -196,7 +235,7 @@ pub const NEUTRAL: &[Neutral] = &[
         "return_token_offsets",
         VLLM,
         FALSE,
-        "`logprobs` has them as `text_offset`.",
+        "POST /v1/completions has them as `text_offset` of `logprobs`.",
     ),
     row(
         "return_prompt_text",
@@ -251,8 +290,8 @@ pub const NEUTRAL: &[Neutral] = &[
     row(
         "separate_reasoning",
         SGLANG,
-        TRUE,
-        "Candor has `reasoning_format: \"none\"`.",
+        NONE,
+        "POST /v1/chat/completions has it.",
     ),
     row(
         "stream_reasoning",
@@ -282,7 +321,7 @@ pub const NEUTRAL: &[Neutral] = &[
         "return_cached_tokens_details",
         SGLANG,
         FALSE,
-        "`usage.prompt_tokens_details` has the cached tokens.",
+        "The usage of an answer has the cached tokens.",
     ),
     row(
         "return_prompt_token_ids",
@@ -294,7 +333,7 @@ pub const NEUTRAL: &[Neutral] = &[
         "return_meta_info",
         SGLANG,
         FALSE,
-        "`logprobs_detail` and `trace` tell more of each token.",
+        "`logprobs_detail` tells more of each token. `trace` tells how it was drawn.",
     ),
     row(
         "ebnf",
@@ -325,7 +364,7 @@ pub const NEUTRAL: &[Neutral] = &[
         "custom_logit_processor",
         SGLANG,
         NONE,
-        "There are no custom processors; Candor has `logit_bias`.",
+        "There are no custom processors. Candor has `logit_bias`.",
     ),
     row("sampling_seed", SGLANG, NONE, "Candor calls it `seed`."),
     row(
@@ -343,13 +382,29 @@ pub const NEUTRAL: &[Neutral] = &[
         "This server has one engine for each model.",
     ),
     // llama-server.
-    row("n_predict", LLAMA, NONE, "Candor calls it `max_tokens`."),
-    row("n_probs", LLAMA, ZERO, "Candor calls it `logprobs`."),
     row(
-        "post_sampling_probs",
+        "n_predict",
         LLAMA,
-        FALSE,
-        "Candor has `logprobs_mode: \"sampled\"`.",
+        NONE,
+        "Candor calls it `max_tokens`. This route calls it `max_output_tokens`.",
+    ),
+    alias(
+        "logprobs",
+        row(
+            "n_probs",
+            LLAMA,
+            ZERO,
+            "Candor calls it `logprobs`. `top_logprobs` says how many tokens each position has.",
+        ),
+    ),
+    alias(
+        "logprobs_mode",
+        row(
+            "post_sampling_probs",
+            LLAMA,
+            FALSE,
+            "Candor has `logprobs_mode: \"sampled\"`.",
+        ),
     ),
     row(
         "return_tokens",
@@ -357,13 +412,14 @@ pub const NEUTRAL: &[Neutral] = &[
         FALSE,
         "Candor calls it `return_token_ids`.",
     ),
-    row("n_cmpl", LLAMA, ONE, "Candor calls it `n`."),
-    row("mirostat", LLAMA, ZERO, "Candor calls it `mirostat_mode`."),
+    alias("n", row("n_cmpl", LLAMA, ONE, "Candor calls it `n`.")),
+    // 0 would turn off what the settings may turn on.
+    row("mirostat", LLAMA, NONE, "Candor calls it `mirostat_mode`."),
     row(
         "repeat_last_n",
         LLAMA,
         Only(&["64"]),
-        "`repeat_penalty` looks back on 64 tokens; `repetition_penalty` on all.",
+        "`repeat_penalty` looks back on 64 tokens, `repetition_penalty` on all.",
     ),
     row(
         "min_keep",
@@ -391,7 +447,7 @@ pub const NEUTRAL: &[Neutral] = &[
         "t_max_predict_ms",
         LLAMA,
         ZERO,
-        "`max_tokens` limits an answer.",
+        "`max_tokens` limits an answer. `max_output_tokens` does on POST /v1/responses.",
     ),
     row(
         "timings_per_token",
@@ -415,7 +471,7 @@ pub const NEUTRAL: &[Neutral] = &[
         "penalize_nl",
         LLAMA,
         TRUE,
-        "Penalties apply to line ends, too; `logit_bias` can favour them.",
+        "Penalties apply to line ends, too. `logit_bias` can favour them.",
     ),
     row("sse_ping_interval", LLAMA, Any, ""),
     row(
@@ -434,22 +490,30 @@ pub const NEUTRAL: &[Neutral] = &[
         "reasoning_budget_tokens",
         LLAMA,
         Only(&["-1"]),
-        "`max_tokens` limits reasoning and answer together.",
+        "`max_tokens` limits reasoning and answer together. `max_output_tokens` does on POST /v1/responses.",
     ),
     // Names of the same that other servers and libraries use.
-    row("best_of", OPENAI, ONE, "POST /v1/completions has it."),
+    alias(
+        "n",
+        row("best_of", OPENAI, ONE, "POST /v1/completions has it."),
+    ),
     row(
         "max_new_tokens",
         OTHERS,
         NONE,
-        "Candor calls it `max_tokens`.",
+        "Candor calls it `max_tokens`. This route calls it `max_output_tokens`.",
     ),
-    row("num_predict", OTHERS, NONE, "Candor calls it `max_tokens`."),
+    row(
+        "num_predict",
+        OTHERS,
+        NONE,
+        "Candor calls it `max_tokens`. This route calls it `max_output_tokens`.",
+    ),
     row(
         "num_beams",
         OTHERS,
         ONE,
-        "There is no beam search; `best_of` returns the best of several.",
+        "There is no beam search. `best_of` returns the best of several.",
     ),
     row(
         "do_sample",
@@ -459,16 +523,41 @@ pub const NEUTRAL: &[Neutral] = &[
     ),
     row("stop_sequences", OTHERS, NONE, "Candor calls it `stop`."),
     row("stopping_strings", OTHERS, NONE, "Candor calls it `stop`."),
+    // 1 would turn off what the settings may turn on.
     row(
         "rep_pen",
         OTHERS,
-        ONE,
-        "Candor calls it `repetition_penalty`.",
+        NONE,
+        "Candor has `repetition_penalty`, and `repeat_penalty` for the last 64 tokens.",
     ),
 ];
 
-/// Fields within others.
+/// Fields within others, by their paths without indices.
 pub const NESTED: &[Neutral] = &[
+    // What OpenAI's answers have, and clients send back.
+    row("messages.annotations", OPENAI, Any, ""),
+    row("messages.content.annotations", OPENAI, Any, ""),
+    row("messages.tool_calls.index", OPENAI, Any, ""),
+    // Where a cache may end: this server finds what requests have in common by itself.
+    row("messages.content.prompt_cache_breakpoint", OPENAI, Any, ""),
+    row("messages.cache_control", ANTHROPIC, Any, ""),
+    row("messages.content.cache_control", ANTHROPIC, Any, ""),
+    row("tools.cache_control", ANTHROPIC, Any, ""),
+    row("tools.function.cache_control", ANTHROPIC, Any, ""),
+    // What LiteLLM keeps of other providers' answers.
+    row("messages.provider_specific_fields", LITELLM, Any, ""),
+    row(
+        "messages.tool_calls.provider_specific_fields",
+        LITELLM,
+        Any,
+        "",
+    ),
+    row(
+        "messages.tool_calls.function.provider_specific_fields",
+        LITELLM,
+        Any,
+        "",
+    ),
     // OpenAI pads events against traffic analysis.
     row("stream_options.include_obfuscation", OPENAI, Any, ""),
     row(
@@ -515,6 +604,21 @@ impl Neutral {
         matches!(self.taken, Any)
     }
 
+    /// What to say of it on a route that has these fields, after a space: sentences in which another field is named are left
+    /// out, unless they say which route has it.
+    pub fn hint(&self, knows: impl Fn(&str) -> bool) -> String {
+        let sentences = self.otherwise.split_inclusive(". ").map(str::trim_end);
+        let fitting = sentences.filter(|sentence| {
+            let mut names = sentence.split('`').skip(1).step_by(2).map(|code| {
+                let end = code.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                &code[..end.unwrap_or(code.len())]
+            });
+            sentence.contains(" /v1/") || names.all(&knows)
+        });
+        let spaced = fitting.filter(|sentence| !sentence.is_empty());
+        spaced.map(|sentence| format!(" {sentence}")).collect()
+    }
+
     /// The values at which it is taken, in words; `None` if there are none.
     pub fn allowed(&self) -> Option<String> {
         match self.taken {
@@ -537,15 +641,15 @@ pub fn find(name: &str) -> Option<&'static Neutral> {
     NEUTRAL.iter().find(|neutral| neutral.name == name)
 }
 
-/// Whether a field that was not read changes nothing: it is null, or has a value at which it never does.
-pub fn is_neutral(name: &str, value: &Value) -> bool {
-    value.is_null() || find(name).is_some_and(|neutral| neutral.takes(value))
-}
-
-/// The same for a field within another, by its path.
-pub fn is_neutral_within(path: &str, value: &Value) -> bool {
-    let known = NESTED.iter().find(|neutral| neutral.name == path);
-    value.is_null() || known.is_some_and(|neutral| neutral.takes(value))
+/// Whether a field within another, which is at this place, changes nothing: it is null, or has a value at which it never
+/// does.
+pub fn is_neutral_within(place: &str, name: &str, value: &Value) -> bool {
+    value.is_null() || {
+        let pieces = place.split(['[', ']']).step_by(2);
+        let path = pieces.chain([".", name]).collect::<String>();
+        let known = NESTED.iter().find(|neutral| neutral.name == path);
+        known.is_some_and(|neutral| neutral.takes(value))
+    }
 }
 
 #[cfg(test)]
@@ -557,25 +661,49 @@ mod tests {
     #[test]
     fn values_that_change_nothing() {
         let check = |name: &str, value: Value, expect: bool| {
-            assert_eq!(is_neutral(name, &value), expect, "{name}: {value}");
+            let takes = find(name).is_some_and(|neutral| neutral.takes(&value));
+            assert_eq!(takes, expect, "{name}: {value}");
         };
         check("user", json!({"any": "thing"}), true);
         check("length_penalty", json!(1), true);
         check("length_penalty", json!(1.0), true);
         check("length_penalty", json!(1.2), false);
-        check("length_penalty", json!(null), true);
         check("use_beam_search", json!(false), true);
         check("use_beam_search", json!(0), false);
         check("modalities", json!(["text"]), true);
         check("modalities", json!(["text", "audio"]), false);
         check("verbosity", json!("medium"), true);
         check("n_predict", json!(-1), false);
-        check("nobody_has_it", json!(null), true);
         check("nobody_has_it", json!(0), false);
-        let nested = |path: &str, value| is_neutral_within(path, &value);
-        assert!(nested("stream_options.include_obfuscation", json!(true)));
-        assert!(!nested("stream_options.other", json!(true)));
-        assert!(nested("stream_options.other", json!(null)));
+        let nested = |place: &str, name: &str, value| is_neutral_within(place, name, &value);
+        assert!(nested("stream_options", "include_obfuscation", json!(true)));
+        assert!(!nested("stream_options", "other", json!(true)));
+        assert!(nested("stream_options", "other", json!(null)));
+        assert!(nested(
+            "messages[12].content[3]",
+            "cache_control",
+            json!({})
+        ));
+        assert!(nested("tools[0]", "cache_control", json!({})));
+        assert!(!nested("messages[12].content", "colour", json!({})));
+    }
+
+    #[test]
+    fn hints_name_only_fields_that_a_route_has() {
+        let check = |name: &str, has: &[&str], expect: &str| {
+            let hint = find(name).expect(name).hint(|name| has.contains(&name));
+            assert_eq!(hint, expect, "{name}");
+        };
+        check("n_predict", &[], "");
+        let own = " Candor calls it `max_tokens`.";
+        check("n_predict", &["max_tokens"], own);
+        let of_responses = " This route calls it `max_output_tokens`.";
+        check("n_predict", &["max_output_tokens"], of_responses);
+        check("max_tokens", &["max_output_tokens"], of_responses);
+        check("use_beam_search", &[], " There is no beam search.");
+        check("echo", &[], " POST /v1/completions has it.");
+        let sampled = " Candor has `logprobs_mode: \"sampled\"`.";
+        check("post_sampling_probs", &["logprobs_mode"], sampled);
     }
 
     #[test]

@@ -165,13 +165,21 @@ fn body(fields: &[Described], unknown: UnknownFields) -> Value {
         }
         properties.insert(field.name.to_owned(), schema);
     }
-    for neutral in NEUTRAL.iter().filter(|neutral| neutral.takes_any()) {
-        let about = json!({"description": "No effect."});
-        properties.entry(neutral.name).or_insert(about);
+    for neutral in NEUTRAL {
+        let mut schema = json!({"description": "No effect."});
+        if !neutral.takes_any() {
+            let mut values = neutral.values();
+            if values.is_empty() {
+                continue;
+            }
+            values.push(Value::Null);
+            schema["enum"] = values.into();
+        }
+        properties.entry(neutral.name).or_insert(schema);
     }
     let mut schema = json!({"type": "object", "properties": properties});
     if unknown == UnknownFields::Reject {
-        // Null is as good as absent; others that are taken are in `x-candor-neutral`.
+        // Null is as good as absent.
         schema["additionalProperties"] = json!({"type": "null"});
     }
     if !required.is_empty() {

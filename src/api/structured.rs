@@ -337,8 +337,15 @@ fn response_format(value: Option<Value>, fields: &mut Fields) -> Result<Option<K
             let schema = inner.shift_remove("schema").unwrap_or_default();
             let schema = schema_of(Some(schema), "response_format.json_schema.schema")?;
             // A schema is always followed strictly.
-            for about in ["name", "description", "strict"] {
-                inner.shift_remove(about);
+            for (name, allowed, is) in [
+                ("name", "a string", Value::is_string as fn(&Value) -> bool),
+                ("description", "a string", Value::is_string),
+                ("strict", "true or false", Value::is_boolean),
+            ] {
+                let about = inner.shift_remove(name).unwrap_or_default();
+                if !about.is_null() && !is(&about) {
+                    return Err(wrong(&format!("{INNER}.{name}"), allowed, &about));
+                }
             }
             fields.only(
                 INNER,

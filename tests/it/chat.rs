@@ -579,6 +579,16 @@ fn reasoning_comes_apart_and_is_counted() {
         chat(&server, &body)["choices"][0]["message"]["content"],
         text
     );
+    // A request says otherwise, by either name.
+    for name in ["reasoning_format", "separate_reasoning"] {
+        let mut body = body.clone();
+        body[name] = match name {
+            "separate_reasoning" => true.into(),
+            _ => "auto".into(),
+        };
+        let answer = chat(&server, &body);
+        assert_eq!(answer["choices"][0]["message"]["content"], "Hello.");
+    }
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn conversations_of_real_programs() {
             &plain,
             &json!({"model": model, "modalities": ["text"], "prompt_cache_retention": "24h",
                 "prompt_cache_options": {"mode": "implicit"}, "verbosity": "medium", "reasoning_effort": "medium",
-                "audio": null, "web_search_options": null, "function_call": "none", "functions": [], "prediction":
+                "audio": null, "web_search_options": null, "function_call": null, "functions": [], "prediction":
                 {"type": "content", "content": "Once"}, "service_tier": "auto", "store": false, "a_field_to_come": null,
                 "stream": true, "stream_options": {"include_usage": true, "include_obfuscation": false, "more": null}}),
         ),
@@ -187,6 +187,13 @@ fn neutral_fields_change_nothing_and_other_values_are_refused() {
                 .get(name)
                 .is_some_and(|it| it["description"] != "No effect.")
         };
+        // The schema of the body takes what the server takes.
+        let allows = |name: &str, value: &Value| {
+            let listed = &fields[name]["enum"];
+            listed
+                .as_array()
+                .is_none_or(|listed| listed.contains(value) && listed.contains(&Value::Null))
+        };
         let shown = |body: &Value| {
             let mut answer = ask(&server, path, body);
             for name in ["id", "created", "usage"] {
@@ -204,12 +211,14 @@ fn neutral_fields_change_nothing_and_other_values_are_refused() {
             let any = vec![json!({"whatever": [1]}), json!("it is"), json!(-1)];
             let values = row["values"].as_array().cloned();
             for value in values.clone().unwrap_or(any) {
+                assert!(allows(name, &value), "{path} {name}: {value}");
                 let answer = shown(&with(&plain, &json!({name: value})));
                 assert_eq!(answer, expect, "{path} {name}: {value}");
                 all[name] = value;
                 taken += 1;
             }
             if values.is_some() {
+                assert!(!allows(name, &json!({"other": 1})), "{path} {name}");
                 let answer = server.post(path, &with(&plain, &json!({name: {"other": 1}})));
                 assert_eq!(answer.status, 400, "{path} {name}: {}", answer.body);
                 let error = answer.json()["error"].clone();
@@ -225,6 +234,159 @@ fn neutral_fields_change_nothing_and_other_values_are_refused() {
     assert!(
         taken > 250 && refused > 150,
         "{taken} taken, {refused} refused"
+    );
+}
+
+#[test]
+fn what_another_field_or_the_settings_can_turn_on_is_not_taken_as_neutral() {
+    let server = TestServer::start_with(&tiny_model(), |config| {
+        config.model.chat_template = Some("{{ messages[0].content }}".to_owned());
+        config.sampling.values.mirostat_mode = 2;
+        config.sampling.values.repetition_penalty = 1.8;
+    });
+    let prompt = json!({"prompt": "Once", "max_tokens": 1});
+    let messages =
+        json!({"messages": [{"role": "user", "content": "Once"}], "max_completion_tokens": 1});
+    for (path, plain, more, name) in [
+        (COMPLETIONS, &prompt, json!({"mirostat": 0}), "mirostat"),
+        (COMPLETIONS, &prompt, json!({"rep_pen": 1}), "rep_pen"),
+        (CHAT, &messages, json!({"mirostat": 0}), "mirostat"),
+        (
+            COMPLETIONS,
+            &prompt,
+            json!({"n_probs": 0, "logprobs": 5}),
+            "n_probs",
+        ),
+        (
+            CHAT,
+            &messages,
+            json!({"n_probs": 0, "logprobs": true}),
+            "n_probs",
+        ),
+        (COMPLETIONS, &prompt, json!({"n_cmpl": 1, "n": 2}), "n_cmpl"),
+        (CHAT, &messages, json!({"best_of": 1, "n": 2}), "best_of"),
+        (
+            COMPLETIONS,
+            &prompt,
+            json!({"post_sampling_probs": false, "logprobs": 1, "logprobs_mode": "sampled"}),
+            "post_sampling_probs",
+        ),
+        (
+            CHAT,
+            &messages,
+            json!({"separate_reasoning": true, "reasoning_format": "none"}),
+            "separate_reasoning",
+        ),
+        (
+            CHAT,
+            &messages,
+            json!({"separate_reasoning": false, "reasoning_format": "auto"}),
+            "separate_reasoning",
+        ),
+        (
+            CHAT,
+            &messages,
+            json!({"function_call": "none"}),
+            "function_call",
+        ),
+        (
+            "/tokenize",
+            &json!({"prompt": "a"}),
+            json!({"add_special_tokens": false, "add_special": true}),
+            "add_special",
+        ),
+        (
+            "/extras/tokenize",
+            &json!({"input": "a"}),
+            json!({"add_special_tokens": false}),
+            "add_special_tokens",
+        ),
+    ] {
+        let body = with(plain, &more);
+        let answer = server.post(path, &body);
+        assert_eq!(answer.status, 400, "{path} {body}: {}", answer.body);
+        assert_eq!(answer.json()["error"]["param"], name, "{}", answer.body);
+    }
+    // Alone they are.
+    for (path, plain, more) in [
+        (
+            COMPLETIONS,
+            &prompt,
+            json!({"n_probs": 0, "n_cmpl": 1, "post_sampling_probs": false}),
+        ),
+        (
+            CHAT,
+            &messages,
+            json!({"n_probs": 0, "best_of": 1, "separate_reasoning": true, "reasoning_format": "auto"}),
+        ),
+    ] {
+        ask(&server, path, &with(plain, &more));
+    }
+}
+
+#[test]
+fn a_rendered_conversation_gets_bos_unless_the_request_says_otherwise() {
+    const BOS: u64 = 1;
+    let server = server();
+    let ids = |path: &str, more: Value| {
+        let plain = json!({"messages": [{"role": "user", "content": "Once"}]});
+        let answer = ask(&server, path, &with(&plain, &more));
+        let found = ["tokens", "prompt_token_ids"].map(|name| answer[name].as_array().cloned());
+        found.into_iter().flatten().next().expect("ids")
+    };
+    let chat = |more: &Value| {
+        let with_ids = json!({"return_token_ids": true, "max_tokens": 1});
+        ids(CHAT, with(&with_ids, more))
+    };
+    for (template, added) in [
+        ("{{ messages[0].content }}", true),
+        ("{{ bos_token + messages[0].content }}", false),
+    ] {
+        for (value, expect) in [
+            (json!(true), true),
+            (json!(null), true),
+            (json!(false), !added),
+        ] {
+            let more = json!({"chat_template": template, "add_special_tokens": value});
+            let of_chat = chat(&more);
+            assert_eq!(of_chat[0] == BOS, expect, "{more}: {of_chat:?}");
+            assert_eq!(ids("/tokenize", more.clone()), of_chat, "{more}");
+            if added {
+                let scored = json!({"messages": [{"role": "user", "content": "Once"}], "choices": [" upon"],
+                    "add_special_tokens": value});
+                let scored = ask(&server, "/v1/score", &scored);
+                assert_eq!(scored["data"][0]["stem_tokens"], of_chat.len(), "{more}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_effort_is_refused_where_the_model_reasons_anyway() {
+    let server = server();
+    let answer = |template: &str, more: Value| {
+        let body = json!({"messages": [{"role": "user", "content": "Once"}], "max_tokens": 1, "chat_template": template});
+        server.post(CHAT, &with(&body, &more))
+    };
+    let none = || json!({"reasoning_effort": "none"});
+    let begins = "{{ messages[0].content }}<think>\n";
+    let switched =
+        "{{ messages[0].content }}<think>\n{% if enable_thinking is false %}</think>{% endif %}";
+    for template in [begins, "{{ messages[0].content.split('</think>')[-1] }}"] {
+        let refused = answer(template, none());
+        assert_eq!(refused.status, 400, "{template}: {}", refused.body);
+        let error = &refused.json()["error"];
+        assert_eq!(error["param"], "reasoning_effort");
+        let message = error["message"].as_str().expect("a message");
+        assert!(message.contains("reasons anyway"), "{message}");
+    }
+    for template in ["{{ messages[0].content }}", switched] {
+        let taken = answer(template, none());
+        assert_eq!(taken.status, 200, "{template}: {}", taken.body);
+    }
+    assert_eq!(
+        answer(begins, json!({"reasoning_effort": "medium"})).status,
+        200
     );
 }
 
@@ -358,8 +520,57 @@ fn unknown() -> Vec<(&'static str, Value)> {
             ),
         ),
         (
+            CHAT,
+            with(
+                &chat,
+                &json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "Once", "foo": 1}]}]}),
+            ),
+        ),
+        (
+            CHAT,
+            with(
+                &chat,
+                &json!({"messages": [{"role": "user", "content": "Once"}, {"role": "assistant", "tool_calls": [
+                    {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}, "foo": 1}]}]}),
+            ),
+        ),
+        (
+            CHAT,
+            with(
+                &chat,
+                &json!({"tools": [{"type": "function", "qq": 1, "function": {"name": "f"}}]}),
+            ),
+        ),
+        (
+            CHAT,
+            with(
+                &chat,
+                &json!({"tools": [{"type": "function", "function": {"name": "f", "qq": 1}}]}),
+            ),
+        ),
+        (
+            CHAT,
+            with(
+                &chat,
+                &json!({"tools": [{"type": "function", "function": {"name": "f"}}], "max_tokens": 1,
+                    "tool_choice": {"type": "function", "function": {"name": "f"}, "mode": "x"}}),
+            ),
+        ),
+        (
+            CHAT,
+            with(
+                &chat,
+                &json!({"tools": [{"type": "function", "function": {"name": "f"}}], "max_tokens": 1,
+                    "tool_choice": {"type": "function", "function": {"name": "f", "arguments": "{}"}}}),
+            ),
+        ),
+        (
             "/tokenize",
             json!({"messages": named, "chat_template": "a"}),
+        ),
+        (
+            "/v1/score",
+            json!({"items": [{"stem": "a", "choices": ["a"], "unheard_of": 1}]}),
         ),
         ("/v1/score", json!({"messages": named, "choices": ["a"]})),
     ]
@@ -378,6 +589,133 @@ fn unknown_fields_at_any_depth_are_refused_or_let_through() {
         let answer = strict.post(path, &body);
         assert_eq!(answer.status, 400, "{path} {body}: {}", answer.body);
         assert_eq!(lenient.post(path, &body).status, 200, "{path} {body}");
+    }
+}
+
+/// Marks of a cache and what answers had reach no template.
+#[test]
+fn what_clients_add_to_messages_and_tools_changes_nothing() {
+    let template = "{{ messages | tojson }}{{ tools | tojson }}";
+    let rendered = |text: Value, call: Value, tool: Value, function: Value| {
+        let part = with(&json!({"type": "text", "text": "a"}), &text);
+        let call = with(
+            &json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}),
+            &call,
+        );
+        let mut tool = with(
+            &json!({"type": "function", "function": {"name": "f", "description": "F"}}),
+            &tool,
+        );
+        tool["function"] = with(&tool["function"], &function);
+        let answer = with(
+            &json!({"role": "assistant", "content": null, "tool_calls": [call]}),
+            &json!({"annotations": [], "refusal": null, "audio": null, "provider_specific_fields": {"a": 1}}),
+        );
+        let body = json!({"messages": [{"role": "user", "content": [part]}, answer], "tools": [tool],
+            "chat_template": template});
+        ask(tiny(), "/apply-template", &body)
+    };
+    let nothing = || json!({});
+    let cache = || json!({"cache_control": {"type": "ephemeral"}});
+    assert_eq!(
+        rendered(
+            with(
+                &cache(),
+                &json!({"annotations": [], "prompt_cache_breakpoint": {"mode": "explicit"}, "more": null})
+            ),
+            json!({"index": 0, "provider_specific_fields": null}),
+            cache(),
+            cache(),
+        ),
+        rendered(nothing(), nothing(), nothing(), nothing()),
+    );
+}
+
+/// Each is read once: what is removed one by one takes minutes.
+#[test]
+fn very_many_unknown_fields_are_refused_at_once() {
+    let many = |object: Value| {
+        let fields = (0..100_000).map(|i| (format!("y{i}"), json!(0)));
+        let fields: serde_json::Map<String, Value> = fields.collect();
+        with(&object, &fields.into())
+    };
+    let complete = |name: &str, object| json!({"prompt": "Once", "stream": name == "stream_options", name: many(object)});
+    let chat = |more: Value| {
+        let plain =
+            json!({"messages": [{"role": "user", "content": "Once"}], "chat_template": "a"});
+        (CHAT, with(&plain, &more))
+    };
+    let message =
+        |message: Value| chat(json!({"messages": [{"role": "user", "content": "Once"}, message]}));
+    let function = json!({"name": "f", "arguments": "{}"});
+    let call = json!({"id": "a", "function": function});
+    let tool = json!({"type": "function", "function": {"name": "f"}});
+    let bodies = [
+        (COMPLETIONS, many(json!({"prompt": "Once"}))),
+        (COMPLETIONS, complete("logits", json!({"positions": [1]}))),
+        (COMPLETIONS, complete("stream_options", json!({}))),
+        (
+            COMPLETIONS,
+            complete("response_format", json!({"type": "text"})),
+        ),
+        (
+            COMPLETIONS,
+            complete("structured_outputs", json!({"regex": "a"})),
+        ),
+        message(many(json!({"role": "user", "content": "a"}))),
+        message(json!({"role": "user", "content": [many(json!({"type": "text", "text": "a"}))]})),
+        message(json!({"role": "assistant", "tool_calls": [many(call.clone())]})),
+        message(
+            json!({"role": "assistant", "tool_calls": [with(&call, &json!({"function": many(function)}))]}),
+        ),
+        chat(json!({"tools": [many(tool.clone())]})),
+        chat(json!({"tools": [with(&tool, &json!({"function": many(json!({"name": "f"}))}))]})),
+        chat(json!({"tools": [tool.clone()], "tool_choice": many(tool.clone())})),
+        chat(
+            json!({"response_format": {"type": "json_schema", "json_schema": many(json!({"schema": {"const": 1}}))}}),
+        ),
+        (
+            "/v1/score",
+            json!({"items": [many(json!({"stem": "a", "choices": ["b"]}))]}),
+        ),
+    ];
+    for (number, (path, body)) in bodies.iter().enumerate() {
+        let answer = tiny().post(path, body);
+        assert_eq!(answer.status, 400, "{number} {path}: {}", answer.body);
+        let code = &answer.json()["error"]["code"];
+        assert_eq!(code, "unknown_field", "{number} {path}: {}", answer.body);
+    }
+}
+
+#[test]
+fn the_log_has_one_line_for_all_items() {
+    let name = format!("candor-{}-items.jinja", std::process::id());
+    let template = std::env::temp_dir().join(name);
+    std::fs::write(&template, "{{ messages[0].content }}").expect("written");
+    let template = template.display().to_string();
+    let server = Process::start(&[
+        ("CANDOR_SERVER__UNKNOWN_FIELDS", "warn"),
+        ("CANDOR_MODEL__CHAT_TEMPLATE_FILE", &template),
+    ]);
+    let item = |i: usize| json!({"stem": "a", "choices": ["b"], format!("colour{i}"): 1});
+    let message = json!({"role": "user", "content": "a", "colour": 1});
+    let mut items: Vec<Value> = (0..20).map(item).collect();
+    items.insert(1, json!({"messages": [message], "choices": ["b"]}));
+    let body = json!({"items": items}).to_string();
+    let answer = Request::new("POST", "/v1/score", &[], body).send(server.address());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let log = server.terminate().log;
+    std::fs::remove_file(&template).expect("removed");
+    let lines = log.lines();
+    let lines: Vec<&str> = lines.filter(|it| it.contains("are ignored")).collect();
+    let [line] = lines[..] else { panic!("{log}") };
+    for part in [
+        "items[0].colour0",
+        "items[1].messages[0].colour",
+        "items[3].colour2",
+        "count=21",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Conversation {
     pub effort: Option<&'static str>,
     /// Whether names of control tokens in messages become control tokens. `None`: as the settings say.
     pub parse_special: Option<bool>,
+    /// Whether the prompt gets the special tokens that the model expects before it, if the template does not write them.
+    pub adds_special: bool,
     /// Whether the prompt ends with the start of an answer.
     pub add_generation_prompt: bool,
     /// Whether the prompt ends within the last message.
@@ -106,6 +108,7 @@ impl Conversation {
             kwargs,
             effort: None,
             parse_special: parse_special(fields)?,
+            adds_special: true,
             add_generation_prompt,
             continue_final_message,
         })
@@ -113,14 +116,9 @@ impl Conversation {
 }
 
 fn parse_special(fields: &mut Fields) -> Result<Option<bool>, ApiError> {
-    let field = fields.field(
-        "parse_special",
-        "Whether names of control tokens, such as `<|im_end|>`, in `messages` and `tools` become control tokens; otherwise \
-         they are text. Default: the setting `model.chat_parse_special`.",
-    );
-    let given = field.given;
-    let parse_special = field.boolean(false)?;
-    Ok(given.then_some(parse_special))
+    let about = "Whether names of control tokens, such as `<|im_end|>`, in `messages` and `tools` become control tokens; \
+                 otherwise they are text. Default: the setting `model.chat_parse_special`.";
+    fields.field("parse_special", about).flag(false)
 }
 
 fn messages(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
@@ -171,6 +169,21 @@ const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 /// The names under which templates read what a model thought before it answered.
 pub const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
+/// The fields of a message.
+const FIELDS: [&str; 8] = {
+    let [one, two, three] = REASONING;
+    [
+        "role",
+        "content",
+        "tool_calls",
+        "name",
+        "tool_call_id",
+        one,
+        two,
+        three,
+    ]
+};
+
 /// A message as transformers gives it to a template.
 fn message(message: Value, name: &str, fields: &mut Fields) -> Result<Value, ApiError> {
     let Value::Object(mut message) = message else {
@@ -190,7 +203,6 @@ fn message(message: Value, name: &str, fields: &mut Fields) -> Result<Value, Api
     if let Some(refusal) = refusal.filter(|refusal| !refusal.is_string()) {
         return Err(wrong("refusal", "a string", &refusal));
     }
-    message.shift_remove("annotations");
     // The answer was only calls, or a refusal.
     if role != "assistant" && !message.contains_key("content") {
         return Err(wrong(
@@ -199,32 +211,22 @@ fn message(message: Value, name: &str, fields: &mut Fields) -> Result<Value, Api
             &Value::Null,
         ));
     }
-    let mut unknown = Vec::new();
-    for (field, value) in &message {
+    fields.keep(name, &mut message, &FIELDS);
+    for (field, value) in &mut message {
         match field.as_str() {
             "role" => {}
-            "content" => check_content(value, &format!("{name}.content"))?,
+            "content" => check_content(value, &format!("{name}.content"), fields)?,
             "tool_calls" => match value {
                 Value::Array(calls) if role == "assistant" => {
-                    for (place, call) in calls.iter().enumerate() {
-                        check_call(call, &format!("{name}.tool_calls[{place}]"))?;
+                    for (place, call) in calls.iter_mut().enumerate() {
+                        check_call(call, &format!("{name}.tool_calls[{place}]"), fields)?;
                     }
                 }
                 other => return Err(wrong(field, "an array, in an assistant message", other)),
             },
-            field if ["name", "tool_call_id"].contains(&field) || REASONING.contains(&field) => {
-                if !value.is_string() {
-                    return Err(wrong(field, "a string", value));
-                }
-            }
-            _ => unknown.push(field.clone()),
+            field if !value.is_string() => return Err(wrong(field, "a string", value)),
+            _ => {}
         }
-    }
-    for field in unknown {
-        message.shift_remove(&field);
-        let field = format!("{name}.{}", cut(&field));
-        let what = format!("Unknown field `{field}`.");
-        fields.unknown(field, what);
     }
     // No calls are the same as none.
     if message
@@ -248,7 +250,7 @@ pub fn name_reasoning(message: &mut Map<String, Value>) {
     }
 }
 
-fn check_content(content: &Value, name: &str) -> Result<(), ApiError> {
+fn check_content(content: &mut Value, name: &str, fields: &mut Fields) -> Result<(), ApiError> {
     let parts = match content {
         Value::String(_) => return Ok(()),
         Value::Array(parts) => parts,
@@ -261,11 +263,15 @@ fn check_content(content: &Value, name: &str) -> Result<(), ApiError> {
             ));
         }
     };
-    for (place, part) in parts.iter().enumerate() {
+    for (place, part) in parts.iter_mut().enumerate() {
         let name = format!("{name}[{place}]");
         let kind = part.get("type").and_then(Value::as_str);
         match (kind, part.get("text")) {
-            (Some("text"), Some(Value::String(_))) => {}
+            (Some("text"), Some(Value::String(_))) => {
+                if let Value::Object(part) = part {
+                    fields.keep(&name, part, &["type", "text"]);
+                }
+            }
             (Some("text"), other) => {
                 return Err(wrong_in(
                     "messages",
@@ -297,7 +303,14 @@ fn check_content(content: &Value, name: &str) -> Result<(), ApiError> {
 }
 
 /// A call in an earlier answer. Its arguments are JSON in a string, or an object.
-fn check_call(call: &Value, name: &str) -> Result<(), ApiError> {
+fn check_call(call: &mut Value, name: &str, fields: &mut Fields) -> Result<(), ApiError> {
+    if let Value::Object(call) = call {
+        fields.keep(name, call, &["id", "type", "function"]);
+        if let Some(Value::Object(function)) = call.get_mut("function") {
+            let name = format!("{name}.function");
+            fields.keep(&name, function, &["name", "arguments"]);
+        }
+    }
     let function = &call["function"];
     if !function["name"].is_string() {
         return Err(wrong_in(
@@ -326,6 +339,16 @@ fn check_call(call: &Value, name: &str) -> Result<(), ApiError> {
     }
 }
 
+/// The fields of a function. Templates read the last two, which say what it returns.
+const FUNCTION: [&str; 6] = [
+    "name",
+    "description",
+    "parameters",
+    "strict",
+    "return",
+    "response",
+];
+
 /// OpenAI's limit.
 const MOST_TOOLS: usize = 128;
 
@@ -348,11 +371,19 @@ fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
                 }},
             }}})
         });
-    let tools = match value {
+    let mut tools = match value {
         None => return Ok(Vec::new()),
         Some(Value::Array(tools)) => tools,
         Some(other) => return Err(wrong("tools", "an array of functions", &other)),
     };
+    for (place, tool) in tools.iter_mut().enumerate() {
+        let Value::Object(tool) = tool else { continue };
+        fields.keep(&format!("tools[{place}]"), tool, &["type", "function"]);
+        if let Some(Value::Object(function)) = tool.get_mut("function") {
+            let name = format!("tools[{place}].function");
+            fields.keep(&name, function, &FUNCTION);
+        }
+    }
     check_tools(&tools, NAMES)?;
     Ok(tools)
 }
@@ -403,6 +434,10 @@ fn tool_name<'a>(tool: &'a Value, place: &str, within: &str) -> Result<&'a str, 
     }
     if !description.is_string() && !description.is_null() {
         return Err(wrong("description", "a string", description));
+    }
+    let strict = &function["strict"];
+    if !strict.is_boolean() && !strict.is_null() {
+        return Err(wrong("strict", "true or false", strict));
     }
     Ok(name)
 }

@@ -46,8 +46,7 @@ pub fn set(
     kwargs: &mut Map<String, Value>,
     how: UnknownFields,
 ) -> Result<(), ApiError> {
-    let is_known = template.contains(NAME) || SWITCHES.iter().any(|name| reads(template, name));
-    if is_known {
+    if is_known(template) {
         kwargs.entry(NAME).or_insert_with(|| effort.into());
         for name in SWITCHES {
             kwargs
@@ -75,22 +74,43 @@ pub fn set(
     ))
 }
 
+/// Whether a template can say how much the model reasons.
+pub fn is_known(template: &str) -> bool {
+    template.contains(NAME) || SWITCHES.iter().any(|name| reads(template, name))
+}
+
+/// 400 if a request asks for no reasoning and its prompt expects some.
+pub fn check_none(field: &'static str, how: UnknownFields) -> Result<(), ApiError> {
+    if how == UnknownFields::Warn {
+        tracing::warn!(
+            names = field,
+            "a field is ignored: this model reasons anyway"
+        );
+        return Ok(());
+    }
+    Err(ApiError::field(
+        field,
+        format!(
+            "`{field}` is \"none\", but this model reasons anyway: its template writes a prompt that expects reasoning. Leave \
+             `{field}` out."
+        ),
+    ))
+}
+
 /// Whether an expression of the template reads a variable of this name: not a field of a message, nor a text.
 fn reads(template: &str, name: &str) -> bool {
-    template.match_indices(name).any(|(place, _)| {
-        let (before, after) = (&template[..place], &template[place + name.len()..]);
-        let is_whole = |c: char| !c.is_alphanumeric() && !"_.'\"".contains(c);
-        let inside = ["{%", "{{"]
-            .iter()
-            .filter_map(|mark| before.rfind(mark))
-            .max();
-        let outside = ["%}", "}}"]
-            .iter()
-            .filter_map(|mark| before.rfind(mark))
-            .max();
-        inside > outside
-            && before.chars().next_back().is_some_and(is_whole)
-            && after.chars().next().is_some_and(is_whole)
+    let is_whole = |c: char| !c.is_alphanumeric() && !"_.'\"".contains(c);
+    let (mut inside, mut before) = (false, '\0');
+    template.char_indices().any(|(place, character)| {
+        let rest = &template[place..];
+        if rest.starts_with("{{") || rest.starts_with("{%") {
+            inside = true;
+        } else if rest.starts_with("}}") || rest.starts_with("%}") {
+            inside = false;
+        }
+        let begins = is_whole(std::mem::replace(&mut before, character));
+        let after = rest.strip_prefix(name).filter(|_| inside && begins);
+        after.is_some_and(|after| after.starts_with(is_whole))
     })
 }
 
@@ -128,6 +148,16 @@ mod tests {
         ] {
             check(other, "high", Err(()));
         }
+    }
+
+    #[test]
+    fn a_long_template_is_read_once() {
+        // Before: each of many names was looked for from the start.
+        let many = "thinking ".repeat(200_000);
+        assert!(!reads(&many, "thinking"));
+        assert!(reads(&format!("{many}{{{{ thinking }}}}"), "thinking"));
+        let fields = format!("{{{{ {} }}}}", "x.thinking ".repeat(100_000));
+        assert!(!reads(&fields, "thinking"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::answer::View;
 use super::at_fault::at_fault;
+use super::effort;
 use super::prompt::render;
 use super::request::ChatRequest;
 use super::writes::{Continued, Writes};
@@ -20,7 +21,7 @@ use crate::api::run::Prepared;
 use crate::api::served::Served;
 use crate::engine::Rows;
 use crate::logprobs::LogprobSpec;
-use crate::model::{Added, Token};
+use crate::model::Token;
 
 /// What an answer needs to know about its request.
 pub struct Asked {
@@ -53,7 +54,7 @@ pub fn prepare_request(
         splits_reasoning,
         mut generate,
     } = request;
-    let names = conversation.names;
+    let (names, effort) = (conversation.names, conversation.effort);
     let room = Room {
         param: names.messages,
         max_tokens,
@@ -62,10 +63,13 @@ pub fn prepare_request(
     let continued = Continued::of(&conversation);
     let rendered = render(conversation, served)?;
     let writes = Writes::new(&rendered, &tools, continued, served, splits_reasoning);
+    let is_told = effort::is_known(&rendered.template);
+    if effort == Some("none") && writes.expects_reasoning(is_told) {
+        effort::check_none(names.effort, served.config.server.unknown_fields)?;
+    }
     let text = rendered.text;
     let tokenising = Tokenising {
-        // The answer continues the text.
-        added: Added::Before,
+        added: rendered.added,
         keeps,
     };
     tokenising.check_text(text.as_str(), room, served)?;

@@ -9,7 +9,7 @@ use super::template::{self, Order, Scope, TemplateError};
 use super::tools;
 use crate::api::error::ApiError;
 use crate::api::served::Served;
-use crate::model::{MarkedText, Vocab};
+use crate::model::{Added, MarkedText, Vocab};
 
 /// The fuel of the model's own template, whose author is trusted: it limits the time that a client's conversation takes.
 pub const FUEL: u64 = 200_000_000;
@@ -18,6 +18,8 @@ pub const FUEL: u64 = 200_000_000;
 pub struct Rendered {
     /// Where names of control tokens in the conversation are marked.
     pub text: MarkedText,
+    /// Which special tokens it gets when it is tokenized. The answer continues it.
+    pub added: Added,
     /// The template that rendered it, and whether it came with the request.
     pub template: String,
     pub is_sent: bool,
@@ -32,6 +34,7 @@ pub fn model_template(served: &Served) -> Option<String> {
 /// Renders a conversation with its own template or the model's.
 pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendered, ApiError> {
     let messages = conversation.names.messages;
+    let adds_special = conversation.adds_special;
     let parses = conversation.parse_special;
     let parses = parses.unwrap_or(served.config.model.chat_parse_special);
     let sent = conversation.template.take();
@@ -86,14 +89,21 @@ pub fn render(mut conversation: Conversation, served: &Served) -> Result<Rendere
             ApiError::field(messages, format!("{what} {error}."))
         }
     })?;
-    // The tokenizer adds it again.
+    let mut added = if adds_special {
+        Added::Before
+    } else {
+        Added::Nothing
+    };
     if vocab.adds_bos()
         && !bos.is_empty()
         && let Some(rest) = text.strip_prefix(&bos)
     {
         text = rest.to_owned();
+        // The tokenizer adds it again.
+        added = Added::Before;
     }
     Ok(Rendered {
+        added,
         text: marks.take(text, vocab),
         template: order.template,
         is_sent,

@@ -81,7 +81,14 @@ impl ChatRequest {
     pub fn read(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
         let limits = &served.config.limits;
         model_field(fields)?;
-        let conversation = Conversation::parse(fields)?;
+        let mut conversation = Conversation::parse(fields)?;
+        conversation.adds_special = fields
+            .field(
+                "add_special_tokens",
+                "Whether the prompt gets the special tokens that the model expects before it, such as BOS, if the template \
+                 does not write them.",
+            )
+            .boolean(true)?;
         let max_completion_tokens = fields
             .field(
                 "max_completion_tokens",
@@ -151,6 +158,7 @@ impl ChatRequest {
 /// Whether reasoning is shown apart from content.
 pub fn splits_reasoning(fields: &mut Fields, served: &Served) -> Result<bool, ApiError> {
     const NAME: &str = "reasoning_format";
+    const SEPARATE: &str = "separate_reasoning";
     const ALLOWED: &str = "\"auto\", \"deepseek\" or \"none\"";
     let value = fields
         .field(
@@ -160,13 +168,28 @@ pub fn splits_reasoning(fields: &mut Fields, served: &Served) -> Result<bool, Ap
              setting `model.reasoning_format`.",
         )
         .value(|| json!({"type": "string", "enum": ["auto", "deepseek", "none"]}));
-    let format = match value {
-        None => served.config.model.reasoning_format,
-        Some(value) => {
-            serde_json::from_value(value.clone()).map_err(|_| wrong(NAME, ALLOWED, &value))?
-        }
+    let read = |value: Value| {
+        serde_json::from_value(value.clone()).map_err(|_| wrong(NAME, ALLOWED, &value))
     };
-    Ok(format != ReasoningFormat::None)
+    let format: Option<ReasoningFormat> = value.map(read).transpose()?;
+    let splits = format.map(|format| format != ReasoningFormat::None);
+    let separate = fields
+        .field(
+            SEPARATE,
+            "SGLang's name for it: true is \"auto\", false is \"none\".",
+        )
+        .flag(true)?;
+    match (splits, separate) {
+        (Some(splits), Some(separate)) if splits != separate => Err(ApiError::field(
+            SEPARATE,
+            format!(
+                "`{SEPARATE}` is {separate}, which contradicts `{NAME}`. Send only one of the two."
+            ),
+        )),
+        (one, other) => Ok(one
+            .or(other)
+            .unwrap_or(served.config.model.reasoning_format != ReasoningFormat::None)),
+    }
 }
 
 fn tool_choice(fields: &mut Fields, tools: &[Value]) -> Result<ToolChoice, ApiError> {
@@ -186,26 +209,25 @@ fn tool_choice(fields: &mut Fields, tools: &[Value]) -> Result<ToolChoice, ApiEr
                 }},
             ]})
         });
-    let word = value.as_ref().and_then(Value::as_str);
-    let choice = match (&value, word.and_then(ToolChoice::of_word)) {
-        (None, _) => ToolChoice::Auto,
-        (_, Some(choice)) => choice,
-        (Some(Value::Object(object)), _)
-            if object.get("type").is_none_or(|kind| kind == "function")
-                && object
-                    .get("function")
-                    .is_some_and(|function| function["name"].is_string()) =>
-        {
-            let name = object["function"]["name"].as_str().unwrap_or_default();
-            ToolChoice::Named(name.to_owned())
-        }
-        (Some(other), _) => {
-            return Err(wrong(
-                NAME,
-                "\"none\", \"auto\", \"required\", or an object that names a function",
-                other,
-            ));
-        }
+    let Some(mut value) = value else {
+        return ToolChoice::Auto.among(tools);
     };
+    let choice = match &mut value {
+        Value::String(word) => ToolChoice::of_word(word),
+        Value::Object(object) if object.get("type").is_none_or(|kind| kind == "function") => {
+            fields.keep(NAME, object, &["type", "function"]);
+            let function = object.get_mut("function").and_then(Value::as_object_mut);
+            function.and_then(|function| {
+                fields.keep("tool_choice.function", function, &["name"]);
+                let name = function.get("name")?.as_str()?;
+                Some(ToolChoice::Named(name.to_owned()))
+            })
+        }
+        _ => None,
+    };
+    let choice = choice.ok_or_else(|| {
+        let allowed = "\"none\", \"auto\", \"required\", or an object that names a function";
+        wrong(NAME, allowed, &value)
+    })?;
     choice.among(tools)
 }

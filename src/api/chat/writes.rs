@@ -109,6 +109,12 @@ impl Writes {
         }
     }
 
+    /// Whether the prompt is one after which the model reasons: it began that, or leaves it to a model that does so unless it
+    /// was told otherwise.
+    pub fn expects_reasoning(&self, is_told: bool) -> bool {
+        self.inside || (self.thinking.is_some() && !self.thought && !is_told)
+    }
+
     /// What the text of an answer may have.
     pub fn expects(
         &self,

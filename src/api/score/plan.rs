@@ -110,15 +110,19 @@ struct Tokens {
     kept: Vec<Token>,
     /// The token that makes an empty stem evaluable.
     prefix: Option<Token>,
+    /// The special tokens that the text gets.
+    added: Added,
 }
 
 impl Plan<'_> {
     fn item(&mut self, item: Item) -> Result<Planned, ApiError> {
         let (param, stem) = match item.stem {
             Stem::Input(input) => ("stem", self.stem(input, "stem")),
-            Stem::Conversation(conversation) => {
-                let text = chat::render(*conversation, self.served)?.text;
-                ("messages", self.stem_text(text, "messages"))
+            Stem::Conversation(mut conversation) => {
+                conversation.adds_special = self.added != Added::Nothing;
+                let rendered = chat::render(*conversation, self.served)?;
+                let stem = self.stem_text(rendered.text, rendered.added, "messages");
+                ("messages", stem)
             }
         };
         let stem = stem?;
@@ -165,16 +169,22 @@ impl Plan<'_> {
                     text: None,
                     kept: Vec::new(),
                     prefix: None,
+                    added: Added::Nothing,
                 })
             }
-            Input::Text(text) => self.stem_text(text.into(), param),
+            Input::Text(text) => self.stem_text(text.into(), self.added, param),
         }
     }
 
-    fn stem_text(&self, text: MarkedText, param: &'static str) -> Result<Tokens, ApiError> {
+    fn stem_text(
+        &self,
+        text: MarkedText,
+        added: Added,
+        param: &'static str,
+    ) -> Result<Tokens, ApiError> {
         let (vocab, room) = (self.vocab(), self.room(param));
         room.check_length(vocab.least_tokens(text.as_str()), false, self.served)?;
-        let mut tokens = vocab.tokenize_marked(&text, self.added);
+        let mut tokens = vocab.tokenize_marked(&text, added);
         room.check_length(tokens.len(), true, self.served)?;
         // Some choices merge with whitespace at the stem's end, so it belongs to all of them, as in lm-evaluation-harness.
         // The end of a template is part of the stem.
@@ -182,7 +192,7 @@ impl Plan<'_> {
         let mut kept = if param == "messages" || trimmed.len() == text.as_str().len() {
             tokens.clone()
         } else {
-            vocab.tokenize(trimmed, self.added, true)
+            vocab.tokenize(trimmed, added, true)
         };
         // Something must predict the first token; the harness uses the same.
         let begin = vocab.bos().or(vocab.eos()).unwrap_or(Token(0));
@@ -194,6 +204,7 @@ impl Plan<'_> {
             text: Some(text),
             kept,
             prefix,
+            added,
         })
     }
 
@@ -220,7 +231,7 @@ impl Plan<'_> {
                 let least = vocab.least_tokens(joined.as_str());
                 room.check_length(least, false, self.served)?;
                 let mut tokens: Vec<Token> = stem.prefix.into_iter().collect();
-                tokens.extend(vocab.tokenize_marked(&joined, self.added));
+                tokens.extend(vocab.tokenize_marked(&joined, stem.added));
                 let pairs = tokens.iter().zip(&stem.kept);
                 let from = pairs.take_while(|(one, other)| one == other).count();
                 (tokens, from)

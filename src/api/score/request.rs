@@ -61,7 +61,8 @@ impl ScoreRequest {
         let adds_special = fields
             .field(
                 "add_special_tokens",
-                "Whether a stem that is a string gets the special tokens that the model expects before it, such as BOS.",
+                "Whether a stem that is a string gets the special tokens that the model expects before it, such as BOS; and a \
+                 conversation, if its template does not write them.",
             )
             .boolean(true)?;
         let cache = fields
@@ -72,12 +73,12 @@ impl ScoreRequest {
             )
             .boolean(true)?;
         let adapters = adapters::read(fields, served)?;
-        fields.refuse_others(served.config.server.unknown_fields)?;
         let within = items.is_some().then_some("items");
         let items = match items {
-            None => vec![one.check(None, &chat, served)?],
-            Some(items) => check_items(items, &one, &chat, served)?,
+            None => vec![one.check(None, &chat, fields, served)?],
+            Some(items) => check_items(items, &one, &chat, fields, served)?,
         };
+        fields.refuse_others(served.config.server.unknown_fields)?;
         Ok(Self {
             items,
             adds_special,
@@ -114,6 +115,7 @@ fn check_items(
     items: Value,
     outside: &ItemFields,
     chat: &Chat,
+    fields: &mut Fields,
     served: &Served,
 ) -> Result<Vec<Item>, ApiError> {
     let items = match items {
@@ -130,7 +132,6 @@ fn check_items(
         ));
     }
     check_number("items", items.len(), served)?;
-    let unknown_fields = served.config.server.unknown_fields;
     let checked = items.into_iter().enumerate().map(|(place, item)| {
         let Value::Object(item) = item else {
             let allowed = format!("an object {ITEM}");
@@ -141,12 +142,12 @@ fn check_items(
                 &item,
             ));
         };
-        let mut fields = Fields::new(item);
-        let item = ItemFields::read(&mut fields);
-        fields
-            .refuse_others(unknown_fields)
-            .and_then(|()| item.check(outside.neutral.as_ref(), chat, served))
-            .map_err(|error| of_item(place, error))
+        let mut own = Fields::new(item);
+        let item = ItemFields::read(&mut own)
+            .check(outside.neutral.as_ref(), chat, &mut own, served)
+            .map_err(|error| of_item(place, error))?;
+        fields.take_unknown(&format!("items[{place}]"), &own);
+        Ok(item)
     });
     checked.collect()
 }
@@ -223,13 +224,14 @@ impl ItemFields {
         self,
         neutral: Option<&Value>,
         chat: &Chat,
+        fields: &mut Fields,
         served: &Served,
     ) -> Result<Item, ApiError> {
         let vocabulary = served.model.vocab().len();
         let stem = match (self.stem, self.messages) {
             (Some(stem), None) => Stem::Input(input::one(stem, "stem", "stem", vocabulary)?),
             (None, Some(messages)) => {
-                Stem::Conversation(Box::new(chat.conversation(messages, served)?))
+                Stem::Conversation(Box::new(chat.conversation(messages, fields)?))
             }
             (None, None) => {
                 return Err(ApiError::field(
@@ -305,21 +307,21 @@ impl Chat {
         })
     }
 
-    /// The conversation with these messages.
-    fn conversation(&self, messages: Value, served: &Served) -> Result<Conversation, ApiError> {
-        let mut fields = Map::new();
-        fields.insert("messages".to_owned(), messages);
+    /// The conversation with these messages, which are a field of `fields`.
+    fn conversation(&self, messages: Value, fields: &mut Fields) -> Result<Conversation, ApiError> {
+        let mut chat = Map::new();
+        chat.insert("messages".to_owned(), messages);
         if let Some(kwargs) = &self.kwargs {
-            fields.insert("chat_template_kwargs".to_owned(), kwargs.clone());
+            chat.insert("chat_template_kwargs".to_owned(), kwargs.clone());
         }
         if let Some(parse_special) = &self.parse_special {
-            fields.insert("parse_special".to_owned(), parse_special.clone());
+            chat.insert("parse_special".to_owned(), parse_special.clone());
         }
         let continues = self.continues.into();
-        fields.insert("continue_final_message".to_owned(), continues);
-        let mut fields = Fields::new(fields);
-        let conversation = Conversation::parse(&mut fields)?;
-        fields.refuse_others(served.config.server.unknown_fields)?;
+        chat.insert("continue_final_message".to_owned(), continues);
+        let mut chat = Fields::new(chat);
+        let conversation = Conversation::parse(&mut chat)?;
+        fields.take_nested(chat);
         Ok(conversation)
     }
 }

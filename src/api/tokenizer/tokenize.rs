@@ -100,7 +100,7 @@ impl Input {
         match (prompt, content) {
             (None, None) if messages => {
                 let conversation = Conversation::parse(fields)?;
-                Ok((Self::Conversation(Box::new(conversation)), false))
+                Ok((Self::Conversation(Box::new(conversation)), true))
             }
             _ if messages => one_of("messages"),
             (Some(text), None) => {
@@ -117,23 +117,19 @@ impl Input {
 }
 
 fn add_special(fields: &mut Fields, by_default: bool) -> Result<bool, ApiError> {
-    let field = fields.field(
-        "add_special_tokens",
-        "Whether BOS and EOS are added as the model expects. Default: true with `prompt`, false with `content`.",
-    );
-    let given = field.given;
-    let add_special = field.boolean(by_default)?;
-    let alias = fields.field(
-        "add_special",
-        "llama-server's name for `add_special_tokens`.",
-    );
-    let alias_given = alias.given;
-    let alias = alias.boolean(by_default)?;
-    Ok(if alias_given && !given {
-        alias
-    } else {
-        add_special
-    })
+    const NAME: &str = "add_special_tokens";
+    let about = "Whether BOS and EOS are added as the model expects, with `messages` BOS if the template does not write it. \
+                 Default: true with `prompt` and `messages`, false with `content`.";
+    let add_special = fields.field(NAME, about).flag(by_default)?;
+    let about = "llama-server's name for `add_special_tokens`.";
+    let alias = fields.field("add_special", about).flag(by_default)?;
+    match (add_special, alias) {
+        (Some(one), Some(other)) if one != other => Err(ApiError::field(
+            "add_special",
+            format!("`add_special` is another name for `{NAME}`. Send only one of the two."),
+        )),
+        (one, other) => Ok(one.or(other).unwrap_or(by_default)),
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -174,10 +170,11 @@ async fn tokenize(State(state): State<AppState>, body: JsonObject) -> Result<Res
                 vocab.tokenize(&text, added, request.parse_special)
             }
             // As a chat completion does it, whose answer continues the text.
-            Input::Conversation(conversation) => {
-                let text = chat::render(*conversation, served)?.text;
-                check_length(text.as_str(), "messages")?;
-                vocab.tokenize_marked(&text, Added::Before)
+            Input::Conversation(mut conversation) => {
+                conversation.adds_special = request.add_special;
+                let rendered = chat::render(*conversation, served)?;
+                check_length(rendered.text.as_str(), "messages")?;
+                vocab.tokenize_marked(&rendered.text, rendered.added)
             }
         };
         let count = tokens.len();

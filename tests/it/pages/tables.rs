@@ -13,14 +13,16 @@ fn operation<'a>(document: &'a Value, method: &str, path: &str) -> &'a Value {
     found
 }
 
-/// The fields of a route's body, each with its schema; none, if it has no body.
+/// The fields of a route's body, each with its schema; none, if it has no body. Those of other servers that are taken at some
+/// values have one table for all routes.
 pub fn fields<'a>(document: &'a Value, method: &str, path: &str) -> Vec<(&'a str, &'a Value)> {
     let body =
         &operation(document, method, path)["requestBody"]["content"]["application/json"]["schema"];
     let fields = body["properties"].as_object().into_iter().flatten();
-    fields
-        .map(|(name, schema)| (name.as_str(), schema))
-        .collect()
+    let own = fields.filter(|(_, schema)| {
+        schema["description"] != "No effect." || schema.get("enum").is_none()
+    });
+    own.map(|(name, schema)| (name.as_str(), schema)).collect()
 }
 
 /// The name of what a route answers with, and that of the events of its stream.
