@@ -43,6 +43,7 @@ mod state;
 mod stopping;
 mod stream;
 mod structured;
+mod token_options;
 mod tokenizer;
 mod trace;
 mod wording;

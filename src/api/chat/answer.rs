@@ -6,10 +6,10 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::calls::{Expects, Part, Reader};
-use crate::api::completions::OutputOptions;
 use crate::api::gathered::{Gathered, finite};
 use crate::api::ids::new_id;
 use crate::api::stream::Show;
+use crate::api::token_options::OutputOptions;
 use crate::engine::{Delta, FinishReason, ModelInUse, TokenOutput};
 use crate::logprobs::TokenLogprob;
 use crate::model::Token;

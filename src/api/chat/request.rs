@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use super::conversation::Conversation;
-use crate::api::completions::OutputOptions;
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, wrong};
 use crate::api::generate::Generate;
 use crate::api::input;
 use crate::api::served::{Served, model_field};
+use crate::api::token_options::OutputOptions;
 use crate::api::wording::{counted, cut};
 use crate::config::ReasoningFormat;
 

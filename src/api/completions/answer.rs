@@ -6,7 +6,6 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::arrays::{CompletionLogprobs, Entry, LogprobsSchema};
-use super::output_options::OutputOptions;
 use super::prompt::Prompt;
 use super::rows::Logits;
 use super::trace::TokenTrace;
@@ -14,6 +13,7 @@ use crate::api::fork_cache::ForkCache;
 use crate::api::gathered::Gathered;
 use crate::api::prompt_logprobs::{PromptLogprob, PromptLogprobs};
 use crate::api::stream::Show;
+use crate::api::token_options::OutputOptions;
 use crate::engine::{Delta, ModelInUse, PromptOutput, TokenOutput};
 
 /// One completion, or a piece of one in a stream.

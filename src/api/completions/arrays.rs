@@ -8,8 +8,8 @@ use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
-use super::output_options::OutputOptions;
 use crate::api::gathered::finite;
+use crate::api::token_options::OutputOptions;
 use crate::engine::ModelInUse;
 use crate::logprobs::{Detail, TokenLogprob};
 use crate::model::{Token, Vocab};

@@ -29,7 +29,6 @@ use super::run::{Kind, Running, run};
 use super::state::{AppState, Route};
 use super::stream;
 use answer::{Choice, Streamed};
-pub use output_options::OutputOptions;
 use prepare::prepare;
 pub use prepare::{Asked, prepare_request};
 pub use prompt::Prompt;

@@ -6,7 +6,6 @@ use serde_json::{Map, Value};
 
 use super::answer::View;
 use super::fork::{Fork, Forked};
-use super::output_options::OutputOptions;
 use super::prompt::Prompt;
 use super::request::CompletionRequest;
 use super::scored_from::ScoredFrom;
@@ -19,6 +18,7 @@ use crate::api::input::{Input, Tokenising};
 use crate::api::receipt::{PendingReceipt, ReceiptRoute};
 use crate::api::run::Prepared;
 use crate::api::served::Served;
+use crate::api::token_options::OutputOptions;
 use crate::config::Mode;
 use crate::engine::PromptLogprobs;
 use crate::logprobs::LogprobSpec;

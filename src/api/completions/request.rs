@@ -1,13 +1,14 @@
 //! The body of `POST /v1/completions`, read and checked: with `api::generate`, everything of the contract's first table.
 
 use super::fork::Fork;
-use super::output_options::OutputOptions;
+use super::output_options;
 use super::scored_from::ScoredFrom;
 use crate::api::error::ApiError;
 use crate::api::fields::Fields;
 use crate::api::generate::Generate;
 use crate::api::input::{self, Input, Tokenising};
 use crate::api::served::{Served, model_field};
+use crate::api::token_options::OutputOptions;
 use crate::config::Limits;
 use crate::model::Added;
 use crate::sampling::Mode;
@@ -43,7 +44,7 @@ impl CompletionRequest {
             prompts.clear();
         }
         let max_tokens = max_tokens(fields, served)?;
-        let mut options = OutputOptions::read(fields, served)?;
+        let mut options = output_options::read(fields, served)?;
         let generate = Generate::parse(fields, served)?;
         options.shows_control = generate.shows_control;
         let best_of = best_of(fields, &generate, limits)?;

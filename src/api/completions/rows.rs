@@ -8,7 +8,7 @@ use half::f16;
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
-use super::output_options::Number;
+use crate::api::token_options::Number;
 
 /// The content type of `.npy` files.
 pub const NPY: &str = "application/x-npy";

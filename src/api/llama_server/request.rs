@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::api::completions::{CompletionRequest, OutputOptions};
+use crate::api::completions::CompletionRequest;
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, whole, wrong, wrong_in};
 use crate::api::generate::Generate;
 use crate::api::input::{Input, Tokenising};
 use crate::api::served::{Served, model_field};
+use crate::api::token_options::OutputOptions;
 use crate::api::wording::{counted, cut, describe};
 use crate::logprobs::LogprobSpec;
 use crate::model::Added;

@@ -11,12 +11,12 @@ use super::stored;
 use super::text;
 use super::tools::{self, Tools};
 use crate::api::chat::{ChatRequest, Conversation, Names, splits_reasoning};
-use crate::api::completions::OutputOptions;
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, short, wrong};
 use crate::api::generate::Generate;
 use crate::api::input::keeps;
 use crate::api::served::{Served, model_field};
+use crate::api::token_options::OutputOptions;
 use crate::logprobs::LogprobSpec;
 
 const NAMES: Names = Names {
