@@ -73,7 +73,10 @@ fn prepare(body: Map<String, Value>, served: &Served) -> Result<Prepared<Asked>,
     } else {
         1
     };
-    let prepared = chat::prepare_request(chat, receipt, times, served)?;
+    let mut prepared = chat::prepare_request(chat, receipt, times, served)?;
+    // What is repeated may be as large as a body. An entry has about twenty bytes.
+    let bytes = serde_json::to_vec(&repeated).map_or(0, |json| json.len());
+    prepared.entries.0 = prepared.entries.0.saturating_add(bytes / 20);
     Ok(prepared.map(|chat| Asked {
         chat,
         repeated,
