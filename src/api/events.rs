@@ -43,9 +43,12 @@ pub fn follow(generations: impl Iterator<Item = Generation>, teller: impl Tell) 
     }))
 }
 
+/// Those of several generations, each with the generation's index.
+type Deltas = SelectAll<BoxStream<'static, (usize, Delta)>>;
+
 struct State<T> {
     /// Dropped at the end, so that a client that does not read the last events does not keep the model loaded.
-    running: Option<(T, SelectAll<BoxStream<'static, (usize, Delta)>>)>,
+    running: Option<(T, Deltas)>,
     /// Events that are ready.
     ready: VecDeque<Event>,
 }

@@ -106,7 +106,7 @@ pub enum LlamaEvent {
 /// The parts of a completion that these paths name.
 #[derive(Debug)]
 pub struct Parts {
-    completion: LlamaCompletion,
+    completion: Box<LlamaCompletion>,
     paths: Arc<[String]>,
 }
 
@@ -208,7 +208,7 @@ impl View {
             };
         };
         let parts = completions.into_iter().map(|completion| Parts {
-            completion,
+            completion: Box::new(completion),
             paths: Arc::clone(paths),
         });
         match <[_; 1]>::try_from(parts.collect::<Vec<_>>()) {
@@ -225,9 +225,9 @@ impl View {
         progress: &Progress,
         reason: FinishReason,
     ) -> LlamaEvent {
-        let completion = self.end(index, prompt, progress, reason);
+        let completion = Box::new(self.end(index, prompt, progress, reason));
         match &self.form.response_fields {
-            None => LlamaEvent::Last(Box::new(completion)),
+            None => LlamaEvent::Last(completion),
             Some(paths) => LlamaEvent::Parts(Parts {
                 completion,
                 paths: Arc::clone(paths),
