@@ -62,10 +62,11 @@ impl Structured {
         let mut found = Found::default();
         let grammar = fields.field(
             "grammar",
-            "A GBNF grammar that the text must follow. Log-probabilities remain those of the raw distribution, here and with \
-             the fields below.",
+            "A GBNF grammar that the text must follow; empty: none. Log-probabilities remain those of the raw distribution, here \
+             and with the fields below.",
         );
-        found.push("grammar", grammar.string()?.map(Kind::Gbnf));
+        let grammar = grammar.string()?.filter(|text| !text.is_empty());
+        found.push("grammar", grammar.map(Kind::Gbnf));
         let lark = fields.field(
             "lark",
             "A grammar that the text must follow, in llguidance's dialect of Lark.",
