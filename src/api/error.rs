@@ -138,7 +138,10 @@ impl From<EngineError> for ApiError {
             }
             EngineError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "server_unavailable"),
             EngineError::Decode => (StatusCode::INTERNAL_SERVER_ERROR, "evaluation_failed"),
-            EngineError::NoEmbeddings(_) | EngineError::NoRanking | EngineError::OnlyEmbeddings => {
+            EngineError::NoEmbeddings(_)
+            | EngineError::NoRanking
+            | EngineError::OnlyEmbeddings
+            | EngineError::OnlyRanking => {
                 return Self::field("model", error.to_string());
             }
             EngineError::Constraint(ref stuck) => {

@@ -14,6 +14,9 @@ use crate::engine::{Delta, Generation};
 
 /// Makes events of the deltas of several generations.
 pub trait Tell: Sized + Send + 'static {
+    /// Whether `[DONE]` follows the last event, as in OpenAI's streams.
+    const DONE: bool = true;
+
     /// Adds the events for a delta of the generation with this index. An error ends the stream.
     fn tell(
         &mut self,
@@ -71,7 +74,9 @@ impl<T: Tell> State<T> {
                 None => {
                     let teller = self.running.take().map(|(teller, _)| teller);
                     self.ready.extend(teller.and_then(T::last));
-                    self.ready.push_back(Event::default().data("[DONE]"));
+                    if T::DONE {
+                        self.ready.push_back(Event::default().data("[DONE]"));
+                    }
                 }
             }
         }

@@ -156,15 +156,17 @@ impl Fields {
         self.left.get(name)
     }
 
-    /// Gives a field that is read later a value that came by another name. 400 if it came by both.
+    /// Gives a field that is read later a value that came by another name. 400 if it came by both, unless they are equal.
     pub fn put(&mut self, name: &'static str, value: Value, came: &str) -> Result<(), ApiError> {
-        match self.left.insert(name.to_owned(), value) {
-            None | Some(Value::Null) => Ok(()),
-            Some(_) => Err(ApiError::field(
+        let other = self.peek(name).filter(|other| !other.is_null());
+        if other.is_some_and(|other| !neutral::equal(&value, other)) {
+            return Err(ApiError::field(
                 came,
                 format!("`{came}` is another name for `{name}`. Send only one of the two."),
-            )),
+            ));
         }
+        self.left.insert(name.to_owned(), value);
+        Ok(())
     }
 
     /// Removes a field that is null: for fields that are read only if they are present.

@@ -21,6 +21,7 @@ use crate::random;
 use crate::sampling::{SamplingParams, Watch, ban_everything};
 pub use bans::ids;
 pub use options::StreamUsage;
+pub use samplers::DEFAULT_BREAKERS;
 
 /// How text is generated.
 #[derive(Debug)]
@@ -201,6 +202,14 @@ impl Generate {
     /// The request's seed; a random one is chosen by `sequences`.
     pub fn seed(&self) -> Option<u32> {
         self.seed
+    }
+
+    /// Switches off the penalties that look back on a window of tokens.
+    pub fn drop_penalties(&mut self) {
+        let values = &mut self.sampling.values;
+        values.repeat_penalty = 1.0;
+        values.frequency_penalty = 0.0;
+        values.presence_penalty = 0.0;
     }
 
     /// The sampling parameters, whether the request or the settings gave them.

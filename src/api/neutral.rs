@@ -432,6 +432,20 @@ pub const NEUTRAL: &[Neutral] = &[
     row("n_discard", LLAMA, Any, ""),
     row("id_slot", LLAMA, Any, ""),
     row(
+        "slot_id",
+        LLAMA,
+        Only(&["-1"]),
+        "llama-server calls it `id_slot`, which has no effect.",
+    ),
+    row("image_data", LLAMA, Only(&["[]"]), "Only text is read."),
+    row("tfs_z", LLAMA, ONE, "There is no such sampler."),
+    row(
+        "reasoning_format",
+        LLAMA,
+        Only(&["\"none\""]),
+        "POST /v1/chat/completions has it.",
+    ),
+    row(
         "n_indent",
         LLAMA,
         ZERO,
@@ -629,7 +643,7 @@ impl Neutral {
 }
 
 /// Whether JSON means the same: 1 and 1.0 are equal.
-fn equal(one: &Value, other: &Value) -> bool {
+pub fn equal(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => one.as_f64() == other.as_f64(),
         _ => one == other,

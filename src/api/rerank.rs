@@ -157,14 +157,19 @@ fn documents(fields: &mut Fields, most: usize) -> Result<Vec<String>, ApiError> 
     documents.collect()
 }
 
-/// Checks a request and tokenizes each document with the query: CPU work, of milliseconds if a text is long.
-fn prepare(body: Map<String, Value>, served: &Served) -> Result<Pairs, ApiError> {
+/// Maximum number of tokens of a query and a document together.
+pub fn most_tokens(served: &Served) -> Result<usize, ApiError> {
     let tokens = served.engine.rank_tokens()?;
-    let request = read(&mut Fields::new(body), served)?;
-    let most = match served.config.limits.prompt_tokens {
+    Ok(match served.config.limits.prompt_tokens {
         0 => tokens,
         limit => tokens.min(limit),
-    };
+    })
+}
+
+/// Checks a request and tokenizes each document with the query: CPU work, of milliseconds if a text is long.
+fn prepare(body: Map<String, Value>, served: &Served) -> Result<Pairs, ApiError> {
+    let most = most_tokens(served)?;
+    let request = read(&mut Fields::new(body), served)?;
     let too_long = |least: &str, tokens: usize, place: usize| {
         ApiError::field(
             DOCUMENTS,

@@ -35,6 +35,9 @@ pub enum EngineError {
     /// 400: an embedding model.
     #[error("This model only makes embeddings (POST /v1/embeddings); it cannot generate text.")]
     OnlyEmbeddings,
+    /// 400: a reranker.
+    #[error("This model ranks texts (POST /v1/rerank); it cannot generate text.")]
+    OnlyRanking,
     /// 400: most likely the scales are too large.
     #[error(
         "The model's numbers overflow with the adapters of `lora` at these scales. Try smaller scales."

@@ -30,7 +30,10 @@ impl Engine {
     ) -> Result<Vec<Generation>, EngineError> {
         let pool = self.pool()?;
         if !pool.model.generates() {
-            return Err(EngineError::OnlyEmbeddings);
+            return Err(match pool.embeddings.rank_tokens() {
+                Ok(_) => EngineError::OnlyRanking,
+                Err(_) => EngineError::OnlyEmbeddings,
+            });
         }
         if pool.mode == Mode::Exact {
             // They are evaluated like all others.

@@ -18,19 +18,16 @@ fn answer(answer: Answer, body: &Value) -> Value {
     answer.json()
 }
 
-/// The events of a stream, without the last line.
+/// The events of a stream, the last of which ends a completion.
 fn events(server: &TestServer, path: &str, body: &Value) -> Vec<Value> {
     let answer = server.post(path, body);
     assert_eq!(answer.status, 200, "{body}: {}", answer.body);
     assert_eq!(answer.content_type, "text/event-stream");
-    let mut lines: Vec<&str> = answer
-        .body
-        .lines()
-        .filter_map(|line| line.strip_prefix("data: "))
-        .collect();
-    assert_eq!(lines.pop(), Some("[DONE]"));
-    let events = lines.into_iter().map(serde_json::from_str);
-    events.map(|event| event.expect("JSON")).collect()
+    let lines = answer.body.lines();
+    let events = lines.filter_map(|line| line.strip_prefix("data: "));
+    events
+        .map(|event| serde_json::from_str(event).expect("JSON"))
+        .collect()
 }
 
 fn ids(server: &TestServer, text: &str) -> Vec<u64> {
@@ -100,6 +97,7 @@ fn a_completion_is_that_of_the_other_route() {
     streamed["stream"] = true.into();
     let events = events(server, "/completion", &streamed);
     let (last, pieces) = events.split_last().expect("events");
+    assert_eq!(last["stop"], true);
     let joined = |name: &str| -> Vec<Value> {
         let lists = pieces
             .iter()
@@ -313,8 +311,16 @@ fn biases_come_in_every_shape() {
     let usual = of(json!([]));
     let banned = of(json!([[usual[0], false]]));
     assert_ne!(banned[0], usual[0]);
-    let text = of(json!([["zz", 1000.0]]));
-    assert!(ids(server, "zz").contains(&text[0].as_u64().expect("an id")));
+    let is_of = |text: &str, tokens: Value| {
+        let id = tokens[0].as_u64().expect("an id");
+        assert!(ids(server, text).contains(&id), "{text}: {tokens}");
+    };
+    is_of("zz", of(json!([["zz", 1000.0]])));
+    is_of("zz", of(json!({"zz": 1000.0})));
+    // Digits are a text in a pair, and an id in an object.
+    let digits = token.to_string();
+    assert!(!ids(server, &digits).contains(&token));
+    is_of(&digits, of(json!([[digits, 1000.0]])));
 }
 
 #[test]
@@ -345,6 +351,46 @@ fn only_the_parts_that_are_asked_for_come() {
     last["content"] = "".into();
     assert_eq!(events.last(), Some(&last));
     assert_eq!(events[0]["stop"], false);
+}
+
+#[test]
+fn the_settings_of_an_answer_are_those_of_its_request() {
+    let body = json!({"prompt": "a", "n_predict": 2, "repeat_penalty": 1.1, "frequency_penalty": 1, "repeat_last_n": 0,
+        "logit_bias": [[5, -1.5], [6, false]], "grammar": "root ::= \"a\"", "dry_sequence_breakers": ["x"],
+        "ignore_eos": false, "seed": 4, "n_probs": 1, "mirostat": 0, "mirostat_mode": 0, "n_cmpl": 1, "n": 1});
+    let settings = &completion(tiny(), body)["generation_settings"];
+    let expect = json!({"repeat_penalty": 1.0, "frequency_penalty": 0.0, "repeat_last_n": 0, "n_predict": 2, "max_tokens": 2,
+        "logit_bias": [{"token": 5, "bias": -1.5}, {"token": 6, "bias": -1_000_000.0}], "grammar": "root ::= \"a\"",
+        "dry_sequence_breakers": ["x"], "ignore_eos": false, "seed": 4, "n_probs": 1, "lora": [], "mirostat": 0});
+    for (name, value) in expect.as_object().expect("an object") {
+        assert_eq!(&settings[name], value, "{name}");
+    }
+    let props = tiny().get("/props").json();
+    let defaults = &props["default_generation_settings"]["params"];
+    let names = |settings: &Value| -> Vec<String> {
+        let settings = settings.as_object().expect("an object");
+        settings.keys().cloned().collect()
+    };
+    assert_eq!(names(defaults), names(settings));
+    assert_eq!(defaults["repeat_last_n"], 64);
+    assert_eq!(defaults["n_predict"], -1);
+    assert_eq!(
+        defaults["dry_sequence_breakers"],
+        json!(["\n", ":", "\"", "*"])
+    );
+}
+
+#[test]
+fn without_a_window_the_penalties_are_off() {
+    let of = |more: Value| {
+        let mut body = json!({"prompt": "one one one", "n_predict": 8, "temperature": 0, "return_tokens": true, "repeat_penalty": 5});
+        let more = more.as_object().expect("an object").clone();
+        body.as_object_mut().expect("an object").extend(more);
+        completion(default(), body)["tokens"].clone()
+    };
+    let off = of(json!({"repeat_penalty": 1}));
+    assert_eq!(of(json!({"repeat_last_n": 0})), off);
+    assert_ne!(of(json!({"repeat_last_n": 64})), off);
 }
 
 /// The ids of a prompt for filling in, written out.
@@ -444,6 +490,20 @@ fn of_long_texts_what_is_near_the_gap_is_used() {
         assert!(!prompt.contains(far), "{prompt}");
     }
     assert!(filled["tokens_evaluated"].as_u64().expect("a number") < 224);
+}
+
+#[test]
+fn the_prompt_for_filling_in_has_as_many_tokens_as_the_server_accepts() {
+    let file = fim::write("limited").display().to_string();
+    let server = TestServer::start_with(&file, |config| config.limits.prompt_tokens = 128);
+    let long = "one two\n".repeat(200);
+    let body = json!({"input_prefix": long, "input_suffix": long, "n_predict": 1,
+        "input_extra": [{"text": "near"}, {"text": "a", "filename": "long ".repeat(200)}]});
+    let tokens = infill(&server, body)["tokens_evaluated"].clone();
+    assert!(
+        (48..=128).contains(&tokens.as_u64().expect("a number")),
+        "{tokens}"
+    );
 }
 
 #[test]

@@ -142,13 +142,27 @@ fn a_model_ranks_or_makes_embeddings() {
         &server,
         "/v1/completions",
         &json!({"prompt": "a"}),
-        "cannot generate text",
+        "This model ranks texts (POST /v1/rerank)",
     );
+    refused(
+        &server,
+        "/completion",
+        &json!({"prompt": "a"}),
+        "This model ranks texts (POST /v1/rerank)",
+    );
+    let n_ctx = |server: &TestServer| {
+        server.get("/props").json()["default_generation_settings"]["n_ctx"].clone()
+    };
+    assert_eq!(n_ctx(&server), bert::TOKENS);
     refused(tiny(), "/v1/rerank", &ranks, "does not rank texts");
     // The setting makes an embedding model of a reranker.
     let file = root().join(FILE).display().to_string();
     let server = TestServer::start_with(&file, |config| config.embeddings.pooling = Pooling::Cls);
     refused(&server, "/v1/rerank", &ranks, "does not rank texts");
+    let prompt = json!({"prompt": "a"});
+    refused(&server, "/completion", &prompt, "only makes embeddings");
+    let limited = TestServer::start_with(&file, |config| config.limits.prompt_tokens = 9);
+    assert_eq!(n_ctx(&limited), 9);
     assert_eq!(server.post("/v1/embeddings", &embeds).status, 200);
 }
 

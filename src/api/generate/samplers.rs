@@ -15,7 +15,7 @@ const BREAKERS: usize = 32;
 /// Maximum number of bytes of each; llama.cpp cuts longer ones.
 const BREAKER_BYTES: usize = 40;
 /// llama-server's.
-const DEFAULT_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
+pub const DEFAULT_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
 pub fn read(fields: &mut Fields, served: &Served) -> Result<SamplingParams, ApiError> {
     let mut sampling = SamplingParams::from(values(fields, &served.config.sampling.values)?);

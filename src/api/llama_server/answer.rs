@@ -1,6 +1,5 @@
 //! A completion in llama-server's shape.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -53,7 +52,8 @@ pub struct LlamaCompletion {
     /// Tokens of the prompt, cached ones included.
     tokens_evaluated: usize,
     /// The sampling parameters and some more of the request.
-    generation_settings: Map<String, Value>,
+    #[schema(value_type = Object)]
+    generation_settings: Settings,
     /// The text of the prompt's tokens, control tokens by their names.
     prompt: String,
     /// Whether the text has a line break.
@@ -71,6 +71,10 @@ pub struct LlamaCompletion {
     #[serde(skip_serializing_if = "Option::is_none")]
     completion_probabilities: Option<Vec<TokenProbability>>,
 }
+
+/// The same for all completions of a request.
+#[derive(Debug, Clone)]
+struct Settings(Arc<Map<String, Value>>);
 
 /// Any event of a stream but the last.
 #[derive(Debug, Serialize, ToSchema)]
@@ -173,7 +177,7 @@ pub struct View {
     name: String,
     context_length: usize,
     stops: Arc<Stops>,
-    settings: Map<String, Value>,
+    settings: Settings,
     form: Form,
 }
 
@@ -194,7 +198,7 @@ impl View {
             name: served.name.clone(),
             context_length: served.engine.context_length(),
             stops: Arc::clone(&first.stop),
-            settings: settings::of_request(first, &form),
+            settings: Settings(Arc::new(settings::of_request(first, &form))),
             form,
         }
     }
@@ -406,6 +410,12 @@ fn literal(tokens: &[Token], vocab: &Vocab) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+impl Serialize for Settings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
 impl Serialize for Parts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let whole = serde_json::to_value(&self.completion).map_err(S::Error::custom)?;
@@ -413,9 +423,7 @@ impl Serialize for Parts {
             let mut names = path.split('/');
             names.try_fold(&whole, |value, name| value.as_object()?.get(name))
         };
-        // A path may be there twice.
-        let mut seen = HashSet::new();
-        let paths = self.paths.iter().filter(|path| seen.insert(path.as_str()));
+        let paths = self.paths.iter();
         serializer.collect_map(paths.filter_map(|path| Some((path, part(path)?))))
     }
 }

@@ -191,7 +191,7 @@ fn extra(fields: &mut Fields) -> Result<Vec<Chunk>, ApiError> {
 
 impl Context {
     /// The prompt, in the form that the model was trained with: repository, files, prefix, suffix, middle. How much of each
-    /// text is used depends on the context length alone, and the prefix is shortened in steps: so the prompt begins with the
+    /// text is used depends on the server's limits alone, and the prefix is shortened in steps: so the prompt begins with the
     /// same tokens, which are cached, while somebody types.
     fn tokens(&self, served: &Served) -> Result<Vec<Token>, ApiError> {
         let vocab = served.model.vocab();
@@ -201,10 +201,13 @@ impl Context {
                 "Filling in needs a model with fill-in-the-middle tokens, and this one has none.",
             )
         })?;
-        let context_length = served.engine.context_length();
-        let around = AROUND.min(context_length / 2);
+        let room = match served.config.limits.prompt_tokens {
+            0 => served.engine.context_length(),
+            limit => limit.min(served.engine.context_length()),
+        };
+        let around = AROUND.min(room / 2);
         // An eighth is left for what is generated.
-        let elsewhere = context_length - around - context_length / 8;
+        let elsewhere = room - around - room / 8;
         let mut tokens: Vec<Token> = Vec::new();
         tokens.extend(vocab.bos().filter(|_| vocab.adds_bos()));
         if let Some(repository) = fim.repository {
@@ -238,7 +241,7 @@ impl Context {
         let mut chunks = Vec::new();
         let mut left = most;
         for chunk in self.extra.iter().rev() {
-            if vocab.least_tokens(&chunk.text) > left {
+            if chunk.least_tokens(fim, vocab) > left {
                 break;
             }
             let tokens = chunk.tokens(fim, vocab);
@@ -253,6 +256,12 @@ impl Context {
 }
 
 impl Chunk {
+    /// So many tokens it has at least, which is quick to tell.
+    fn least_tokens(&self, fim: Fim, vocab: &Vocab) -> usize {
+        let filename = fim.file.map_or(0, |_| vocab.least_tokens(&self.filename));
+        filename + vocab.least_tokens(&self.text)
+    }
+
     fn tokens(&self, fim: Fim, vocab: &Vocab) -> Vec<Token> {
         let mut tokens = Vec::new();
         match fim.file {

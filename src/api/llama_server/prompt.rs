@@ -41,7 +41,7 @@ pub fn read(fields: &mut Fields, served: &Served) -> Result<Vec<Input>, ApiError
     if items.iter().any(Value::is_number) {
         return Ok(vec![mixed(&items, NAME, served)?]);
     }
-    if !items.iter().any(Value::is_array) {
+    if items.iter().all(Value::is_string) {
         return input::read(items.into(), NAME, most, vocabulary);
     }
     if items.len() > most {

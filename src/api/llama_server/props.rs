@@ -11,10 +11,10 @@ use utoipa::ToSchema;
 use super::settings;
 use crate::api::chat;
 use crate::api::error::ApiError;
+use crate::api::rerank;
 use crate::api::served::ModelQuery;
 use crate::api::state::{AppState, Route};
 use crate::model::{Token, llama_cpp_version};
-use crate::sampling::SamplerName;
 
 pub fn route() -> Route {
     let about = "The context length, defaults, chat template and special tokens, as llama-server's clients read them.";
@@ -31,7 +31,7 @@ struct Props {
     total_slots: usize,
     /// The name that the client used.
     model_alias: String,
-    /// The name of the model's file, without its folder.
+    /// The name of the model's file, without folder and extension.
     model_path: String,
     /// Empty if the model has none.
     chat_template: String,
@@ -54,9 +54,9 @@ struct Props {
 
 #[derive(Serialize, ToSchema)]
 struct DefaultSettings {
-    /// Maximum number of tokens of a prompt and its completion together.
+    /// Maximum number of tokens of a prompt and its completion together; for a reranker, of a query and a document.
     n_ctx: usize,
-    /// Sampling parameters of requests that do not set them.
+    /// What a request has that does not set it: as in `generation_settings` of answers.
     params: Map<String, Value>,
 }
 
@@ -80,11 +80,8 @@ async fn props(
     };
     Ok(Json(Props {
         default_generation_settings: DefaultSettings {
-            n_ctx: served.engine.context_length(),
-            params: settings::of_values(
-                &served.config.sampling.values,
-                SamplerName::default_order(),
-            ),
+            n_ctx: rerank::most_tokens(&served).unwrap_or_else(|_| served.engine.context_length()),
+            params: settings::defaults(&served),
         },
         total_slots: served.config.engine.parallel_sequences,
         bos_token: literal(vocab.bos()),

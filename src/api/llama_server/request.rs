@@ -1,6 +1,7 @@
 //! What the bodies of `/completion` and `/infill` have beside their prompts: llama-server's names for the fields of
 //! `/v1/completions`, and how the answer is written.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::api::completions::CompletionRequest;
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, whole, wrong, wrong_in};
-use crate::api::generate::Generate;
+use crate::api::generate::{DEFAULT_BREAKERS, Generate};
 use crate::api::input::{Input, Tokenising};
 use crate::api::served::{Served, model_field};
 use crate::api::token_options::OutputOptions;
@@ -46,6 +47,34 @@ pub struct Form {
     pub return_tokens: bool,
     /// The parts of the answer that are sent, as paths; `None`: all.
     pub response_fields: Option<Arc<[String]>>,
+    /// What of the request the answer repeats as it was sent.
+    pub sent: Sent,
+}
+
+/// Fields that a request only keeps in another form.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// Empty without one.
+    pub grammar: String,
+    pub dry_sequence_breakers: Vec<String>,
+    pub repeat_last_n: i64,
+}
+
+impl Default for Form {
+    fn default() -> Self {
+        Self {
+            id_slot: -1,
+            n_probs: 0,
+            post_sampling: false,
+            return_tokens: false,
+            response_fields: None,
+            sent: Sent {
+                grammar: String::new(),
+                dry_sequence_breakers: DEFAULT_BREAKERS.map(str::to_owned).to_vec(),
+                repeat_last_n: PENALTY_WINDOW,
+            },
+        }
+    }
 }
 
 impl LlamaRequest {
@@ -74,9 +103,10 @@ impl LlamaRequest {
             fields.put("n", n.into(), "n_cmpl")?;
         }
         logit_bias(fields, served)?;
+        let sent = Sent::peek(fields);
         let mut generate = Generate::parse(fields, served)?;
         check(&generate)?;
-        penalty_window(fields, &generate)?;
+        let repeat_last_n = penalty_window(fields, &mut generate)?;
         generate.reports = true;
         generate.line_after = line_after(fields)?;
         let least_indent = fields
@@ -104,6 +134,10 @@ impl LlamaRequest {
                 )
                 .boolean(false)?,
             response_fields: response_fields(fields)?,
+            sent: Sent {
+                repeat_last_n,
+                ..sent
+            },
         };
         Ok(Self {
             max_tokens,
@@ -137,6 +171,27 @@ impl LlamaRequest {
         };
         request.check(&served.config.limits)?;
         Ok((request, self.form))
+    }
+}
+
+impl Sent {
+    /// Looks at fields that are read and checked later.
+    fn peek(fields: &Fields) -> Self {
+        let Self {
+            dry_sequence_breakers,
+            ..
+        } = Form::default().sent;
+        let grammar = fields.peek("grammar").and_then(Value::as_str);
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        Self {
+            grammar: grammar.unwrap_or_default().to_owned(),
+            dry_sequence_breakers: match fields.peek("dry_sequence_breakers") {
+                Some(Value::Array(items)) => items.iter().filter_map(text).collect(),
+                Some(Value::String(text)) => vec![text.clone()],
+                _ => dry_sequence_breakers,
+            },
+            repeat_last_n: PENALTY_WINDOW,
+        }
     }
 }
 
@@ -193,7 +248,8 @@ fn options(n_probs: usize, post_sampling: bool) -> OutputOptions {
 fn logit_bias(fields: &mut Fields, served: &Served) -> Result<(), ApiError> {
     const NAME: &str = "logit_bias";
     let about = "Added to the logits of these tokens before anything else: token id → bias, or pairs of a token id and a \
-                 bias. A text stands for each of its tokens. false: the token is banned.";
+                 bias. A text stands for each of its tokens; a string in a pair is always one, a key of digits never. false: \
+                 the token is banned.";
     let value = fields.field(NAME, about).value(|| {
         let bias = json!({"anyOf": [{"type": "number", "minimum": BANNED, "maximum": -BANNED}, {"const": false}]});
         let token = json!({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]});
@@ -211,7 +267,10 @@ fn logit_bias(fields: &mut Fields, served: &Served) -> Result<(), ApiError> {
         }
         Some(Value::Object(object)) => object
             .into_iter()
-            .map(|(key, bias)| (key.into(), bias))
+            .map(|(key, bias)| match key.parse::<i64>() {
+                Ok(id) => (id.into(), bias),
+                Err(_) => (key.into(), bias),
+            })
             .collect(),
         Some(Value::Array(items)) => items
             .into_iter()
@@ -251,7 +310,7 @@ fn logit_bias(fields: &mut Fields, served: &Served) -> Result<(), ApiError> {
             }
         };
         let ids: Vec<String> = match &token {
-            Value::String(text) if text.parse::<u64>().is_err() => {
+            Value::String(text) => {
                 if text.len() > limits.stop_bytes {
                     return Err(ApiError::field(
                         NAME,
@@ -265,7 +324,6 @@ fn logit_bias(fields: &mut Fields, served: &Served) -> Result<(), ApiError> {
                 let tokens = served.model.vocab().tokenize(text, Added::Nothing, false);
                 tokens.iter().map(|token| token.0.to_string()).collect()
             }
-            Value::String(id) => vec![id.clone()],
             token => vec![
                 whole(token)
                     .ok_or_else(|| wrong(NAME, "pairs of a token id or a text and a bias", token))?
@@ -304,20 +362,23 @@ fn check(generate: &Generate) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Penalties have one window, which another one may only be given for if they are off.
-fn penalty_window(fields: &mut Fields, generate: &Generate) -> Result<(), ApiError> {
+/// Penalties have one window, which another one may only be given for if they are off. An empty one switches them off.
+fn penalty_window(fields: &mut Fields, generate: &mut Generate) -> Result<i64, ApiError> {
     const NAME: &str = "repeat_last_n";
-    let about = "How many of the last tokens the penalties look back on. Another window than theirs is accepted only if they \
-                 are off.";
+    let about = "How many of the last tokens the penalties look back on. 0: they are off. Another window than theirs is \
+                 accepted only if they are off.";
     let window = fields
         .field(NAME, about)
         .integer_or(-1..=i64::from(i32::MAX), PENALTY_WINDOW)?;
+    if window == 0 {
+        generate.drop_penalties();
+    }
     let values = generate.values();
     let are_off = values.repeat_penalty == 1.0
         && values.frequency_penalty == 0.0
         && values.presence_penalty == 0.0;
     if window == PENALTY_WINDOW || are_off {
-        return Ok(());
+        return Ok(window);
     }
     Err(ApiError::field(
         NAME,
@@ -408,6 +469,8 @@ fn response_fields(fields: &mut Fields) -> Result<Option<Arc<[String]>>, ApiErro
                 ),
             )),
         });
-    let names: Arc<[String]> = names.collect::<Result<_, _>>()?;
-    Ok((!names.is_empty()).then_some(names))
+    let mut names: Vec<String> = names.collect::<Result<_, _>>()?;
+    let mut seen = HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    Ok((!names.is_empty()).then(|| names.into()))
 }

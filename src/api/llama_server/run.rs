@@ -29,6 +29,10 @@ pub fn prepare(
     let prompts = prepared.sequences.iter().map(|it| it.prompt.len());
     prepared.entries.add(prompts.sum(), 0, served)?;
     let first = prepared.sequences.first().ok_or_else(ApiError::internal)?;
+    // And the settings, which no limit but their own is for.
+    let settings = first.sampling.logit_bias.len() + form.sent.grammar.len() / 16;
+    let settings = settings.saturating_mul(prepared.sequences.len());
+    prepared.entries.0 = prepared.entries.0.saturating_add(settings);
     let view = View::new(first, form, served);
     Ok(Prepared {
         sequences: prepared.sequences,

@@ -37,6 +37,9 @@ pub fn respond(running: Running<Asked>) -> Response {
 }
 
 impl Tell for Completions {
+    /// An event with `stop` ends a completion.
+    const DONE: bool = false;
+
     fn tell(
         &mut self,
         index: usize,
