@@ -133,12 +133,6 @@ pub const NEUTRAL: &[Neutral] = &[
         NONE,
         "Use `reasoning: {\"effort\": …}`.",
     ),
-    row(
-        "response_format",
-        OPENAI,
-        NONE,
-        "Use `text: {\"format\": …}`.",
-    ),
     // vLLM and SGLang.
     row(
         "use_beam_search",
