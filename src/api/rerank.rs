@@ -89,6 +89,10 @@ struct Pairs {
 /// Reads the fields. The documentation of the route is generated from here, too.
 fn read(fields: &mut Fields, served: &Served) -> Result<RerankRequest, ApiError> {
     model_field(fields)?;
+    served.refuse_adapter(
+        "model",
+        "Documents are ranked with the adapters that the settings switch on: send the model's own name.",
+    )?;
     let query = fields
         .field("query", "What the documents are to be relevant to.")
         .required()

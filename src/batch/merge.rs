@@ -101,7 +101,7 @@ fn check_states(merge: &Merge, input: &Input) -> Result<(), Failure> {
         }
         state.origins.are_mixed = merge.allow_mixed;
         indices.push((state.shard.index, path));
-        let Some((other, other_path)) = &first else {
+        let Some((other, other_path)) = &mut first else {
             first = Some((state, path));
             continue;
         };
@@ -114,7 +114,7 @@ fn check_states(merge: &Merge, input: &Input) -> Result<(), Failure> {
                 counted(two, "shard")
             )));
         }
-        if let Err(why) = other.origins.compare(&state.origins) {
+        if let Err(why) = other.origins.join(&state.origins) {
             return Err(Failure::Refused(format!("{shown}: {why}.")));
         }
     }

@@ -115,20 +115,18 @@ impl Origins {
         }
     }
 
-    /// Whether all numbers of both may be compared.
-    pub fn compare(&self, other: &Self) -> Result<(), String> {
-        self.clone().admit(&other.models)?;
-        for (name, one) in &self.models {
-            let other = other
-                .models
-                .get(name)
-                .and_then(|it| it.exact_bits_class.as_ref());
-            if let (Some(one), Some(other)) = (&one.exact_bits_class, other)
-                && one != other
-                && !self.are_mixed
-            {
+    /// Adds those of another shard, if all numbers of both may be compared.
+    pub fn join(&mut self, other: &Self) -> Result<(), String> {
+        self.admit(&other.models)?;
+        for (name, one) in &mut self.models {
+            let other = other.models.get(name);
+            let Some(new) = other.and_then(|it| it.exact_bits_class.as_ref()) else {
+                continue;
+            };
+            let old = one.exact_bits_class.get_or_insert_with(|| new.clone());
+            if old != new && !self.are_mixed {
                 return Err(format!(
-                    "{} has the bits class {other} in exact mode, but other answers have {one}",
+                    "{} has the bits class {new} in exact mode, but other answers have {old}",
                     shown(name)
                 ));
             }
@@ -249,17 +247,23 @@ mod tests {
 
     #[test]
     fn origins_of_shards_are_compared() {
-        assert_eq!(admitted().compare(&admitted()), Ok(()));
+        assert_eq!(admitted().join(&admitted()), Ok(()));
         let mut other = Origins::default();
         other.admit(&one("", origin("w1", "amx-1"))).unwrap();
-        assert!(admitted().compare(&other).is_err());
+        assert!(admitted().join(&other).is_err());
         let exact = |class: &str| {
             let mut origins = admitted();
             let origin = origins.models.get_mut("").unwrap();
             origin.exact_bits_class = Some(class.to_owned());
             origins
         };
-        assert_eq!(exact("avx2-9").compare(&admitted()), Ok(()));
-        assert!(exact("avx2-9").compare(&exact("avx2-8")).is_err());
+        assert_eq!(exact("avx2-9").join(&admitted()), Ok(()));
+        assert!(exact("avx2-9").join(&exact("avx2-8")).is_err());
+        // The first shard may have had no lines, or none of exact mode.
+        let mut joined = Origins::default();
+        assert_eq!(joined.join(&admitted()), Ok(()));
+        assert!(joined.join(&other).is_err());
+        assert_eq!(joined.join(&exact("avx2-9")), Ok(()));
+        assert!(joined.join(&exact("avx2-8")).is_err());
     }
 }

@@ -73,9 +73,10 @@ impl Request {
         })
     }
 
-    /// The model that it names.
+    /// The model that it names; an empty name means the first one, as for servers.
     pub fn model(&self) -> Option<&str> {
-        self.body.get("model").and_then(Value::as_str)
+        let name = self.body.get("model").and_then(Value::as_str);
+        name.filter(|name| !name.is_empty())
     }
 
     /// Whether it asks for the bits of exact mode.

@@ -20,15 +20,6 @@ pub struct Task {
     pub failed: u32,
 }
 
-/// A line that a server did not answer.
-#[derive(Debug)]
-struct Again {
-    task: Task,
-    /// The server, which may have it again from this time on. Others may have it at once.
-    from: usize,
-    not_before: Instant,
-}
-
 /// What a server is to do.
 #[derive(Debug, PartialEq)]
 pub enum Next {
@@ -44,7 +35,10 @@ pub struct Work {
     order: Order,
     /// For each server, what nobody has sent yet.
     ranges: Vec<Range<usize>>,
-    again: Vec<Again>,
+    /// Lines to send again.
+    again: Vec<Task>,
+    /// When a server may have a line again that it did not answer. Others may have it at once.
+    waits: HashMap<(u32, usize), Instant>,
     /// The lines that are being sent, and since when.
     in_flight: HashMap<u32, Instant>,
 }
@@ -56,6 +50,7 @@ impl Work {
             ranges: (0..servers).map(|it| order.part(it, servers)).collect(),
             order,
             again: Vec::new(),
+            waits: HashMap::new(),
             in_flight: HashMap::new(),
         }
     }
@@ -70,7 +65,11 @@ impl Work {
                 Next::Send(task)
             }
             None if self.is_done() => Next::Done,
-            None => Next::Wait(self.again.iter().map(|it| it.not_before).min()),
+            None => {
+                let waits = self.again.iter();
+                let waits = waits.filter_map(|task| self.waits.get(&(task.line, server)));
+                Next::Wait(waits.min().copied())
+            }
         }
     }
 
@@ -79,14 +78,13 @@ impl Work {
         self.in_flight.remove(&task.line);
     }
 
-    /// The line has to be sent again.
+    /// The line has to be sent again, by the server `from` not before that time.
     pub fn put_back(&mut self, task: Task, from: usize, not_before: Instant) {
         self.in_flight.remove(&task.line);
-        self.again.push(Again {
-            task,
-            from,
-            not_before,
-        });
+        let now = Instant::now();
+        self.waits.retain(|_, until| *until > now);
+        self.waits.insert((task.line, from), not_before);
+        self.again.push(task);
     }
 
     pub fn is_done(&self) -> bool {
@@ -108,9 +106,12 @@ impl Work {
     }
 
     fn take_again(&mut self, server: usize, now: Instant) -> Option<Task> {
-        let mut again = self.again.iter();
-        let found = again.position(|it| it.from != server || it.not_before <= now)?;
-        Some(self.again.remove(found).task)
+        let may_have = |task: &Task| {
+            let until = self.waits.get(&(task.line, server));
+            until.is_none_or(|until| *until <= now)
+        };
+        let found = self.again.iter().position(may_have)?;
+        Some(self.again.remove(found))
     }
 
     fn take_new(&mut self, server: usize) -> Option<Task> {
@@ -209,6 +210,8 @@ mod tests {
         assert_eq!(send(&mut work, 1, now), task);
         work.put_back(task, 1, later);
         assert_eq!(work.next(1, now), Next::Wait(Some(later)));
+        // The first server still waits, too.
+        assert_eq!(work.next(0, now), Next::Wait(Some(later)));
         assert_eq!(send(&mut work, 1, later), task);
         work.finish(other);
         assert_eq!(work.next(0, later), Next::Wait(None));
