@@ -36,8 +36,10 @@ pub fn follow(generations: impl Iterator<Item = Generation>, teller: impl Tell) 
     let deltas = generations
         .enumerate()
         .map(|(index, generation)| generation.map(move |delta| (index, delta)).boxed());
+    let deltas: Deltas = deltas.collect();
     let state = State {
-        running: Some((teller, deltas.collect())),
+        unfinished: deltas.len(),
+        running: Some((teller, deltas)),
         ready: VecDeque::new(),
     };
     send(stream::unfold(state, |mut state| async move {
@@ -52,6 +54,8 @@ type Deltas = SelectAll<BoxStream<'static, (usize, Delta)>>;
 struct State<T> {
     /// Dropped at the end, so that a client that does not read the last events does not keep the model loaded.
     running: Option<(T, Deltas)>,
+    /// Generations that go on.
+    unfinished: usize,
     /// Events that are ready.
     ready: VecDeque<Event>,
 }
@@ -65,20 +69,25 @@ impl<T: Tell> State<T> {
             let (teller, deltas) = self.running.as_mut()?;
             match deltas.next().await {
                 Some((index, delta)) => {
+                    self.unfinished -= usize::from(matches!(delta, Delta::Finished(_)));
                     if let Err(error) = teller.tell(index, delta, &mut self.ready) {
                         // The status has already been sent. A stream without [DONE] tells clients that it is incomplete.
                         self.ready.push_back(event(&error.as_body()));
                         self.running = None;
+                    } else if self.unfinished == 0 {
+                        self.end();
                     }
                 }
-                None => {
-                    let teller = self.running.take().map(|(teller, _)| teller);
-                    self.ready.extend(teller.and_then(T::last));
-                    if T::DONE {
-                        self.ready.push_back(Event::default().data("[DONE]"));
-                    }
-                }
+                None => self.end(),
             }
+        }
+    }
+
+    fn end(&mut self) {
+        let teller = self.running.take().map(|(teller, _)| teller);
+        self.ready.extend(teller.and_then(T::last));
+        if T::DONE {
+            self.ready.push_back(Event::default().data("[DONE]"));
         }
     }
 }

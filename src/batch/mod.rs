@@ -4,10 +4,10 @@
 //!    how its prompt begins, and [`order`] puts lines that begin alike next to each other. A shard is a range of that order.
 //! 2. [`output`] holds the answers ([`record`]), each a whole line; the lines that an earlier run answered are left out.
 //!    [`state`] is a small file beside it with what must not change between two runs.
-//! 3. [`run`] starts the threads of [`dispatch`], which send lines to each [`server`]. [`work`] gives every server a range of
-//!    the order, and a server that is done half of another's. [`contact`] asks a server which models it has, and [`origin`]
-//!    refuses to mix the numbers of two models or bits classes. [`engine`] is a server of this process.
-//! 4. [`merge`] joins the outputs of all shards.
+//! 3. [`run`](mod@run) starts the threads of [`dispatch`], which send lines to each [`server`]. [`work`] gives every server
+//!    a range of the order, and a server that is done half of another's. [`contact`] asks a server which models it has, and
+//!    [`origin`] refuses to mix the numbers of two models or bits classes. [`engine`] is a server of this process.
+//! 4. [`merge`](mod@merge) joins the outputs of all shards.
 
 mod beginning;
 mod contact;

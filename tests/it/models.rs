@@ -537,7 +537,7 @@ async fn a_stream_whose_end_is_not_read_keeps_no_weights() {
         (
             "/completion",
             json!({"prompt": "Once", "n_predict": 2}),
-            done,
+            "\"stop\":true",
             None,
         ),
         (
