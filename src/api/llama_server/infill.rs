@@ -281,7 +281,7 @@ fn plain(text: &str, vocab: &Vocab) -> Vec<Token> {
     vocab.tokenize(text, Added::Nothing, false)
 }
 
-/// At most so many of the last tokens: of a longer text as many are dropped as make whole steps.
+/// The last tokens, at most this many. What is dropped of a longer text is a whole number of steps.
 fn last(mut tokens: Vec<Token>, most: usize) -> Vec<Token> {
     let excess = tokens.len().saturating_sub(most);
     let dropped = excess.next_multiple_of((most / 6).max(1));

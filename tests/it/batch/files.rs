@@ -123,7 +123,7 @@ fn an_output_belongs_to_its_input_and_flags() {
         .expect("an input");
     writeln!(input, "{}", line("more", "x")).expect("written");
     run(&[]).check(2, &["the answers to another input", "of 6 lines"]);
-    // Without an output, everything begins anew.
+    // Without an output, everything starts over.
     fs::remove_file(&folder.output).expect("removed");
     run(&[]).check(0, &["this run: 7 lines"]);
 }
