@@ -31,6 +31,8 @@ struct AdapterObject {
     name: String,
     /// Its scale in requests without `lora`.
     scale: f32,
+    /// Identifies its weights, as the model's `meta.fingerprint` does.
+    fingerprint: String,
 }
 
 async fn list(
@@ -43,6 +45,7 @@ async fn list(
         id,
         name: adapter.name().to_owned(),
         scale: adapter.scale(),
+        fingerprint: adapter.fingerprint().to_owned(),
     });
     Ok(Json(objects.collect()))
 }

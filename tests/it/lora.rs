@@ -116,7 +116,7 @@ fn a_scale_in_the_settings_applies_to_who_asks_for_nothing_else() {
     let list = switched_on.get("/lora-adapters");
     assert_eq!(
         list.body,
-        r#"[{"id":0,"name":"lora-tiny-a","scale":0.0},{"id":1,"name":"lora-tiny-b","scale":0.5}]"#
+        r#"[{"id":0,"name":"lora-tiny-a","scale":0.0,"fingerprint":"89f75dd1fb6c"},{"id":1,"name":"lora-tiny-b","scale":0.5,"fingerprint":"404b70fa38e3"}]"#
     );
     assert_eq!(tiny().get("/lora-adapters").body, "[]");
     // The fingerprint tells what applied to the answer, by default or not.
