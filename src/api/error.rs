@@ -137,6 +137,7 @@ impl From<EngineError> for ApiError {
                 (StatusCode::SERVICE_UNAVAILABLE, "server_overloaded")
             }
             EngineError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "server_unavailable"),
+            EngineError::WorkerDown => (StatusCode::SERVICE_UNAVAILABLE, "worker_down"),
             EngineError::Decode => (StatusCode::INTERNAL_SERVER_ERROR, "evaluation_failed"),
             EngineError::NoEmbeddings(_)
             | EngineError::NoRanking

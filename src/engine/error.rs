@@ -16,6 +16,9 @@ pub enum EngineError {
     /// 503: the model is not loaded, a worker is down, or the server is shutting down.
     #[error("{0}")]
     Unavailable(String),
+    /// 503: the worker ended while it ran the request, perhaps because of it.
+    #[error("The worker of this request is down and is being restarted. Try again shortly.")]
+    WorkerDown,
     /// 500.
     #[error("The model could not be evaluated.")]
     Decode,
@@ -49,7 +52,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// For requests whose worker died.
+    /// For requests that a worker which is down has not begun.
     pub fn worker_down(worker: usize) -> Self {
         Self::Unavailable(format!(
             "Worker {worker} is down and is being restarted. Try again shortly."
@@ -86,12 +89,15 @@ pub enum StartError {
     Panicked,
 }
 
+/// The reason that does not pass by itself.
+pub const UNLOADABLE: &str = "llama.cpp could not load its file";
+
 impl StartError {
     /// The reason that clients may see: it names no paths.
     pub fn public_reason(&self) -> &'static str {
         match self {
             Self::Source(_) => "its file could not be fetched or found",
-            Self::Load(_) => "llama.cpp could not load its file",
+            Self::Load(_) => UNLOADABLE,
             Self::Context(_) | Self::Memory(_) => "there was not enough memory for it",
             Self::Thread(_) | Self::Panicked | Self::OnlyEmbeddings | Self::Decode(_) => {
                 "internal server error"

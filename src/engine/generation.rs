@@ -44,11 +44,7 @@ impl Stream for Generation {
         }
         self.deltas.poll_recv(task).map(|delta| {
             // A worker that died closes the channel.
-            let delta = delta.unwrap_or_else(|| {
-                Delta::Failed(EngineError::Unavailable(
-                    "The worker of this request is down. Try again shortly.".to_owned(),
-                ))
-            });
+            let delta = delta.unwrap_or(Delta::Failed(EngineError::WorkerDown));
             self.is_over = matches!(delta, Delta::Finished(_) | Delta::Failed(_));
             Some(delta)
         })

@@ -48,7 +48,7 @@ mod worker;
 
 pub use cores::free_cores;
 pub use embeddings::{EmbeddingBounds, EmbeddingRequest};
-pub use error::{EngineError, StartError};
+pub use error::{EngineError, StartError, UNLOADABLE};
 pub use evaluation::Evaluation;
 pub use generation::Generation;
 pub use guard::ModelInUse;

@@ -151,15 +151,11 @@ fn a_worker_that_panics_is_made_anew() {
         request["stream"] = json!(stream);
         let answer = server.try_complete(&request);
         if stream {
-            assert!(
-                answer.body.contains("server_unavailable"),
-                "{}",
-                answer.body
-            );
+            assert!(answer.body.contains("worker_down"), "{}", answer.body);
             assert!(!answer.body.contains("[DONE]"));
         } else {
             assert_eq!(answer.status, 503, "{}", answer.body);
-            assert_eq!(answer.json()["error"]["code"], "server_unavailable");
+            assert_eq!(answer.json()["error"]["code"], "worker_down");
         }
         rebuild.wait_for(1);
         let health = server.get("/health");

@@ -161,13 +161,17 @@ fn ask_meanwhile(example: &Example) -> Answer {
     }
     let gate = Arc::new(Gate::default());
     let held = Arc::clone(&gate);
-    let fails = example.meanwhile == Meanwhile::EvaluationFails;
+    let meanwhile = example.meanwhile;
     let trouble: Trouble = Arc::new(move |_, _| {
         held.pass();
-        fails.then_some(Fault::Error(DecodeError::Failed(-3)))
+        match meanwhile {
+            Meanwhile::EvaluationFails => Some(Fault::Error(DecodeError::Failed(-3))),
+            Meanwhile::WorkerEnds => Some(Fault::Panic),
+            _ => None,
+        }
     });
     let server = start(example, Some(trouble));
-    if fails {
+    if meanwhile != Meanwhile::AnotherRuns {
         return ask(&server, &example.command);
     }
     gate.close();

@@ -344,8 +344,7 @@ impl Drop for Worker<'_> {
         self.shared.alive.set(self.number, false);
         self.shared.cells[self.number].set(0, 0);
         for mut sequence in self.sequences.drain(..) {
-            let error = EngineError::worker_down(self.number);
-            let last_words = sequence.last_words(Delta::Failed(error));
+            let last_words = sequence.last_words(Delta::Failed(EngineError::WorkerDown));
             drop(sequence);
             metrics::sequence_ended(Outcome::Failed);
             last_words();

@@ -28,6 +28,8 @@ pub enum Meanwhile {
     AnotherRuns,
     /// `<!-- while the model cannot be evaluated -->`
     EvaluationFails,
+    /// `<!-- while the worker ends -->`
+    WorkerEnds,
     /// `<!-- where a routine of the CPU fails -->`
     RoutineFails,
 }
@@ -130,6 +132,7 @@ impl Page {
                 match title {
                     "while another request runs" => meanwhile = Meanwhile::AnotherRuns,
                     "while the model cannot be evaluated" => meanwhile = Meanwhile::EvaluationFails,
+                    "while the worker ends" => meanwhile = Meanwhile::WorkerEnds,
                     "where a routine of the CPU fails" => meanwhile = Meanwhile::RoutineFails,
                     "end" => panic!("{place}: nothing ends here"),
                     title if is_title(title) => {
