@@ -51,7 +51,7 @@ mkdir -p "$folder"/share/{man/man1,bash-completion/completions,zsh/site-function
 "$candor" completions zsh > "$folder/share/zsh/site-functions/_candor"
 "$candor" completions fish > "$folder/share/fish/vendor_completions.d/candor.fish"
 "$candor" man > "$folder/share/man/man1/candor.1"
-for command in serve config tune doctor fetch health verify batch completions man; do
+for command in serve config tune doctor fetch health verify batch batch-merge completions man; do
     "$candor" man "$command" > "$folder/share/man/man1/candor-$command.1"
 done
 cp LICENSE LICENSE-MIT LICENSE-APACHE "$folder/"

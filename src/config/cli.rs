@@ -10,6 +10,7 @@ use clap_complete::Shell;
 use super::error::{ConfigError, Problem};
 use super::load::Loaded;
 use super::sections::{Config, Server, reachable};
+use super::server_url::server_url;
 use super::shard::Shard;
 use super::sources::{Flag, FlagValue, Sources};
 
@@ -99,8 +100,8 @@ pub enum Command {
     /// Print the manual page of `candor` or of one of its commands.
     #[command(after_help = MAN_HELP)]
     Man {
-        /// The command, as in `candor man serve`.
-        #[arg(value_parser = command_name)]
+        /// The command, as in `candor man serve` or `candor man batch-merge`.
+        #[arg(value_parser = name_of_page)]
         command: Option<String>,
     },
 }
@@ -162,14 +163,13 @@ pub fn completions(shell: Shell) -> Vec<u8> {
     script
 }
 
-/// The manual page of a command, or without one of the program.
-pub fn man(command: Option<&str>) -> std::io::Result<Vec<u8>> {
+/// The manual page with this name, or without one that of the program.
+pub fn man(name: Option<&str>) -> std::io::Result<Vec<u8>> {
     let mut cli = Cli::command().disable_help_subcommand(true);
     // Sets the full name of each command (`candor serve`) and of its page (candor-serve).
     cli.build();
-    let page = command
-        .and_then(|name| cli.find_subcommand(name))
-        .unwrap_or(&cli);
+    let named = name.and_then(|name| pages(&cli).into_iter().find(|(other, _)| other == name));
+    let page = named.map_or(&cli, |(_, page)| page);
     let mut text = Vec::new();
     clap_mangen::Man::new(page.clone())
         .source(concat!("candor ", env!("CARGO_PKG_VERSION")))
@@ -177,14 +177,25 @@ pub fn man(command: Option<&str>) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Accepts the name of a command.
-fn command_name(name: &str) -> Result<String, String> {
+/// The commands of a command, and theirs. Each has a manual page with this name after the command's own: `batch-merge`.
+fn pages(command: &clap::Command) -> Vec<(String, &clap::Command)> {
+    let mut all = Vec::new();
+    for one in command.get_subcommands() {
+        let name = one.get_name();
+        let of_one = pages(one).into_iter();
+        all.push((name.to_owned(), one));
+        all.extend(of_one.map(|(rest, page)| (format!("{name}-{rest}"), page)));
+    }
+    all
+}
+
+/// Accepts the name of a command's manual page.
+fn name_of_page(name: &str) -> Result<String, String> {
     let cli = Cli::command();
-    let names: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
-    if names.contains(&name) {
-        Ok(name.to_owned())
-    } else {
-        Err(format!("the commands are {}", names.join(", ")))
+    let names: Vec<String> = pages(&cli).into_iter().map(|(name, _)| name).collect();
+    match names.iter().any(|other| other == name) {
+        true => Ok(name.to_owned()),
+        false => Err(format!("the commands are {}", names.join(", "))),
     }
 }
 
@@ -244,7 +255,7 @@ pub struct Batch {
     pub output: Option<PathBuf>,
     /// Ask this running server instead of starting an engine; may be repeated for more servers, with the same model and bits
     /// class. The API key is the first of server.api_keys.
-    #[arg(long = "url", value_name = "URL")]
+    #[arg(long = "url", value_name = "URL", value_parser = server_url)]
     pub urls: Vec<String>,
     /// Requests at once to each server [default: twice as many as it runs at once].
     #[arg(long, value_name = "N", value_parser = count_of_requests)]
@@ -261,7 +272,7 @@ pub struct Batch {
     /// Time limit for an answer; then the request is sent again. Increase it for long generations.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
-    /// Give up when no server has answered for so long.
+    /// Give up when no line has been answered for so long, unless one is running or a server has asked for a longer pause.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     pub patience: u64,
     #[command(flatten)]
@@ -773,6 +784,8 @@ mod tests {
             &["merge", "in", "out"],
             &["in", "out", "--shard", "4/4"],
             &["in", "out", "--concurrency", "0"],
+            &["in", "out", "--url", "localhost:8000"],
+            &["in", "out", "--url", ""],
         ] {
             parse(wrong).unwrap_err();
         }
@@ -801,9 +814,9 @@ mod tests {
         };
         check(None, "candor", "SUBCOMMANDS");
         check(Some("serve"), "candor-serve", "CANDOR_SERVER__PORT");
-        for command in Cli::command().get_subcommands() {
-            let name = command.get_name();
-            check(Some(name), &format!("candor-{name}"), "SYNOPSIS");
+        let cli = Cli::command();
+        for (name, _) in pages(&cli) {
+            check(Some(&name), &format!("candor-{name}"), "SYNOPSIS");
         }
         // The release archive contains them all.
         let script = include_str!("../../scripts/dist.sh");
@@ -815,10 +828,24 @@ mod tests {
             .expect("the commands")
             .split(' ')
             .collect();
-        let cli = Cli::command();
-        let shown = cli.get_subcommands().filter(|one| !one.is_hide_set());
-        let names: Vec<&str> = shown.map(clap::Command::get_name).collect();
+        let shown = pages(&cli).into_iter().filter(|(_, it)| !it.is_hide_set());
+        let names: Vec<String> = shown.map(|(name, _)| name).collect();
         assert_eq!(shipped, names);
+        // A page names no other one.
+        for name in [None]
+            .into_iter()
+            .chain(names.iter().map(|it| Some(it.as_str())))
+        {
+            let page = String::from_utf8(man(name).unwrap()).unwrap();
+            for named in page.lines().filter_map(|line| line.strip_suffix("(1)")) {
+                let named = named.replace("\\-", "-");
+                let named = named.strip_prefix("candor-").map(str::to_owned);
+                assert!(
+                    named.is_some_and(|it| names.contains(&it)),
+                    "{name:?}: {page}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! | [`display`] | entries as text: `candor config`, values in messages |
 //! | [`error`] | why settings are rejected |
 //! | [`cli`] | the command line |
-//! | [`shard`] | the value of one of its flags |
+//! | [`shard`], [`server_url`] | the values of some of its flags |
 //!
 //! `config/default.toml` is compiled in: it holds the default of every setting and documents it. No other module knows
 //! clap or TOML.
@@ -25,6 +25,7 @@ mod entry;
 mod error;
 mod load;
 mod sections;
+mod server_url;
 mod settings;
 mod shard;
 mod sources;
