@@ -1,8 +1,11 @@
 //! The threads of a batch, and what they share. Each server has one that keeps in touch with it, and workers, which take
 //! lines, send them, and append the answers.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -10,13 +13,15 @@ use serde_json::Value;
 use super::contact::{Contact, Unready, contact};
 use super::failure::Failure;
 use super::input::Input;
+use super::origin::Signature;
 use super::output::Output;
 use super::progress::{Tally, Usage};
 use super::record;
-use super::server::{Broken, Meaning, Reply, Server};
+use super::server::{Broken, Cause, Meaning, Reply, Server};
 use super::state::State;
-use super::work::{Next, Task, Work};
+use super::work::{Barred, Next, Task, Work};
 use crate::api::receipt::ReceiptRoute;
+use crate::config::cli::MOST_CONCURRENT;
 
 const PANICKED: &str = "internal error: a thread panicked";
 
@@ -37,12 +42,14 @@ pub struct Shared {
     pub work: Work,
     /// Of each server.
     pub standing: Vec<Standing>,
+    /// Whether each server has answered a line since it was last found to be ready; true before the first time.
+    pub has_answered: Vec<bool>,
     pub state: State,
     /// The state as it is in its file.
     pub written: Option<State>,
     pub tally: Tally,
-    /// When a line was answered, or a server became ready. `None`: the engine of this process is loading its model, which may
-    /// take long.
+    /// When a line was answered, or a server that answers lines became ready, or until when one asked for a pause. `None`: the
+    /// engine of this process is loading its model, which may take long.
     pub last_sign: Option<Instant>,
     /// Nothing more is to be sent.
     pub is_stopping: bool,
@@ -105,8 +112,9 @@ impl Dispatch {
     }
 
     /// Starts all threads, if the servers fit.
-    pub fn begin(self: &Arc<Self>) -> Result<(), Failure> {
-        for (server, first) in self.first_contacts()?.into_iter().enumerate() {
+    pub fn begin(self: &Arc<Self>, interrupted: &AtomicBool) -> Result<(), Failure> {
+        let contacts = self.first_contacts(interrupted)?;
+        for (server, first) in contacts.into_iter().enumerate() {
             let attending = Arc::clone(self);
             spawn(self, move || attending.attend(server, first));
         }
@@ -115,23 +123,46 @@ impl Dispatch {
 
     /// Asks every server for the first time, and refuses to begin if they do not fit. Those that do not answer yet are
     /// waited for while others work.
-    fn first_contacts(&self) -> Result<Vec<Result<Contact, Unready>>, Failure> {
-        let models = &self.input.models;
-        let contacts = std::thread::scope(|scope| {
-            let ask = |server| scope.spawn(move || contact(server, models));
-            let asked: Vec<_> = self.servers.iter().map(ask).collect();
-            let joined = asked.into_iter().map(|thread| thread.join());
-            joined.collect::<Result<Vec<_>, _>>()
-        });
-        let contacts = contacts.map_err(|_| Failure::Stopped(PANICKED.to_owned()))?;
+    fn first_contacts(
+        self: &Arc<Self>,
+        interrupted: &AtomicBool,
+    ) -> Result<Vec<Result<Contact, Unready>>, Failure> {
+        const TICK: Duration = Duration::from_millis(100);
+        let (sender, receiver) = channel();
+        for server in 0..self.servers.len() {
+            let (asking, sender) = (Arc::clone(self), sender.clone());
+            spawn(self, move || {
+                let contact = contact(&asking.servers[server], &asking.input.models);
+                let _ = sender.send((server, contact));
+            });
+        }
+        drop(sender);
+        let mut contacts = BTreeMap::new();
+        loop {
+            match receiver.recv_timeout(TICK) {
+                Ok((server, contact)) => {
+                    contacts.insert(server, contact);
+                }
+                // One may be loading a model, or take its time not to answer.
+                Err(RecvTimeoutError::Timeout) => Failure::if_interrupted(interrupted)?,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
         let mut shared = self.lock();
+        if let Some(failure) = shared.failure.take() {
+            return Err(failure);
+        }
+        if contacts.len() < self.servers.len() {
+            return Err(Failure::Stopped(PANICKED.to_owned()));
+        }
+        let contacts: Vec<_> = contacts.into_values().collect();
         for (server, contact) in self.servers.iter().zip(&contacts) {
             let unfit = match contact {
                 Ok(contact) => shared.state.origins.admit(&contact.models).err(),
                 Err(Unready::Unfit(why)) => Some(why.clone()),
                 Err(Unready::NotYet(why)) => {
                     if shared.last_sign.is_some() {
-                        tracing::info!("{} does not answer yet: {why}", server.url);
+                        tracing::info!("{} is not ready yet: {why}", server.url);
                     }
                     None
                 }
@@ -155,7 +186,6 @@ impl Dispatch {
         loop {
             match next {
                 Ok(contact) => {
-                    pause = SHORTEST_PAUSE;
                     if !self.welcome(server, &contact) {
                         return;
                     }
@@ -165,10 +195,19 @@ impl Dispatch {
                     if !self.wait_until_away(server) {
                         return;
                     }
+                    // One that seems to be ready, but answers nothing, is asked less and less often.
+                    if self.lock().has_answered[server] {
+                        pause = SHORTEST_PAUSE;
+                    } else {
+                        self.rest(Instant::now() + pause);
+                        pause = (2 * pause).min(LONGEST_PAUSE);
+                    }
                 }
                 Err(Unready::Unfit(why)) => return self.exclude(server, why),
                 Err(Unready::NotYet(why)) => {
-                    self.lock().standing[server] = Standing::Away(why);
+                    if !self.stay_away(server, why) {
+                        return;
+                    }
                     self.rest(Instant::now() + pause);
                     pause = (2 * pause).min(LONGEST_PAUSE);
                 }
@@ -180,33 +219,51 @@ impl Dispatch {
         }
     }
 
-    /// Begins to use a server, unless its answers would not fit the others.
+    /// Notes why a server is not ready. Returns whether it may be later: an answer that it gave before may have excluded it.
+    fn stay_away(&self, server: usize, why: String) -> bool {
+        let mut shared = self.lock();
+        if matches!(shared.standing[server], Standing::Excluded(_)) {
+            return false;
+        }
+        shared.standing[server] = Standing::Away(why);
+        true
+    }
+
+    /// Begins to use a server, unless its answers would not fit the others, or one of them did not.
     fn welcome(&self, server: usize, contact: &Contact) -> bool {
         let mut shared = self.lock();
+        if matches!(shared.standing[server], Standing::Excluded(_)) {
+            return false;
+        }
         if let Err(why) = shared.state.origins.admit(&contact.models) {
             drop(shared);
             self.exclude(server, why);
             return false;
         }
-        let saved = self.write_state(&mut shared);
+        if let Err(failure) = self.write_state(&mut shared) {
+            drop(shared);
+            self.fail(failure);
+            return false;
+        }
         if let Standing::Away(why) = &shared.standing[server]
             && !why.is_empty()
             && shared.last_sign.is_some()
         {
             tracing::info!("{} is ready", self.servers[server].url);
         }
+        let has_answered = std::mem::replace(&mut shared.has_answered[server], false);
+        if has_answered || shared.last_sign.is_none() {
+            shared.last_sign = Some(Instant::now());
+        }
         shared.standing[server] = Standing::Ready;
-        shared.last_sign = Some(Instant::now());
         self.changed.notify_all();
-        drop(shared);
-        saved.map_err(|failure| self.fail(failure)).is_ok()
+        true
     }
 
     fn start_workers(self: &Arc<Self>, server: usize, slots: Option<usize>) {
         const DEFAULT: usize = 16;
-        let count = self
-            .concurrency
-            .unwrap_or(slots.map_or(DEFAULT, |slots| 2 * slots.max(1)));
+        let of_slots = |slots: usize| slots.max(1).saturating_mul(2).min(MOST_CONCURRENT);
+        let count = self.concurrency.unwrap_or(slots.map_or(DEFAULT, of_slots));
         for _ in 0..count {
             let worker = Arc::clone(self);
             spawn(self, move || {
@@ -300,28 +357,47 @@ impl Dispatch {
         let id = &request.custom_id;
         let reply = match answer.and_then(whole) {
             Ok(reply) => reply,
+            Err(Broken {
+                why,
+                cause: Cause::NoFiles,
+            }) => {
+                /// For another worker to be done with its connection.
+                const PAUSE: Duration = Duration::from_secs(1);
+                static SAID: Once = Once::new();
+                SAID.call_once(|| {
+                    tracing::warn!(
+                        "fewer requests are sent at once than --concurrency or the servers allow: {why}. Raise `ulimit -n`."
+                    );
+                });
+                let now = Instant::now();
+                self.again(task, Barred::Server(server), now);
+                return Some(now + PAUSE);
+            }
             Err(broken) => {
-                self.broken(server, task, id, broken);
+                self.broken(server, task, id, &broken);
                 return None;
             }
         };
         match reply.meaning() {
             Meaning::Final => {
-                if reply.is_ok()
-                    && let Err(why) = self.check(&model, is_exact, &reply)
-                {
-                    self.exclude(server, why);
-                    self.again(server, task, Instant::now());
+                if reply.is_ok() && !self.fits(server, &model, is_exact, &Signature::of(&reply)) {
+                    self.again(task, Barred::Server(server), Instant::now());
                 } else {
-                    self.finish(task, &record::answered(id, &reply), Usage::of(&reply));
+                    let line = record::answered(id, &reply);
+                    self.finish(server, task, &line, Usage::of(&reply));
                 }
                 None
             }
             Meaning::Busy => {
+                /// Whatever the server says, it is not asked all the time.
+                const LEAST: Duration = Duration::from_millis(100);
                 let wait = reply.retry_after.unwrap_or_else(|| backoff(task.busy));
-                let until = Instant::now() + wait;
+                let until = Instant::now() + wait.max(LEAST);
                 let busy = task.busy + 1;
-                self.again(server, Task { busy, ..task }, until);
+                if reply.retry_after.is_some() {
+                    self.has_promised(until);
+                }
+                self.again(Task { busy, ..task }, Barred::Server(server), until);
                 // The others of this server keep it busy.
                 Some(until)
             }
@@ -329,11 +405,16 @@ impl Dispatch {
                 const MOST_FAILURES: u32 = 3;
                 let failed = task.failed + 1;
                 if failed >= MOST_FAILURES {
-                    self.finish(task, &record::answered(id, &reply), None);
+                    self.finish(server, task, &record::answered(id, &reply), None);
                 } else {
                     let until = Instant::now() + backoff(task.failed);
-                    self.again(server, Task { failed, ..task }, until);
+                    self.again(Task { failed, ..task }, Barred::Server(server), until);
                 }
+                None
+            }
+            Meaning::WorkerDown => {
+                let last = |_| record::answered(id, &reply);
+                self.ended(server, task, true, last);
                 None
             }
             Meaning::Denied => {
@@ -347,58 +428,87 @@ impl Dispatch {
         }
     }
 
-    /// Checks that an answer may stand beside the others.
-    fn check(&self, model: &str, is_exact: bool, reply: &Reply) -> Result<(), String> {
+    /// Whether an answer may stand beside the others. If not, its server is not used any more.
+    fn fits(&self, server: usize, model: &str, is_exact: bool, signature: &Signature) -> bool {
         let mut shared = self.lock();
-        shared.state.origins.check(model, is_exact, reply)?;
+        let checked = shared.state.origins.check(model, is_exact, signature);
+        // An answer is not written before what it is compared with.
         let saved = self.write_state(&mut shared);
         drop(shared);
-        saved.unwrap_or_else(|failure| self.fail(failure));
-        Ok(())
+        if let Err(failure) = saved {
+            self.fail(failure);
+            return false;
+        }
+        checked.map_err(|why| self.exclude(server, why)).is_ok()
     }
 
     /// A line got no answer: the server has ended, the network has failed, or the request ends servers.
-    fn broken(&self, server: usize, task: Task, id: &str, broken: Broken) {
-        /// Every time, a server was ready again in between.
-        const MOST_FAILURES: u32 = 8;
-        let Broken { why, was_sent } = broken;
+    fn broken(&self, server: usize, task: Task, id: &str, broken: &Broken) {
+        let why = &broken.why;
         let url = &self.servers[server].url;
         let mut shared = self.lock();
         if let Standing::Ready = shared.standing[server] {
             tracing::warn!("{url} does not answer: {why}. What it was sent is sent again.");
             shared.standing[server] = Standing::Away(why.clone());
-        }
-        drop(shared);
-        let failed = task.failed + u32::from(was_sent);
-        if failed >= MOST_FAILURES {
-            let message = format!("No answer in {failed} attempts; the last time, {url}: {why}");
-            let line = record::unanswered(id, "no_answer", &message);
-            self.finish(task, &line, None);
             // The thread that attends the server waits for this.
             self.changed.notify_all();
-        } else {
-            self.again(server, Task { failed, ..task }, Instant::now());
         }
+        drop(shared);
+        if broken.cause == Cause::NotReached {
+            return self.again(task, Barred::Server(server), Instant::now());
+        }
+        let last = |attempts: u32| {
+            let message = format!("No answer in {attempts} attempts; the last time, {url}: {why}");
+            record::unanswered(id, "no_answer", &message)
+        };
+        self.ended(server, task, broken.cause == Cause::Ended, last);
     }
 
-    fn again(&self, server: usize, task: Task, not_before: Instant) {
+    /// The server, or its part that ran a line, has ended, or did not answer in time. The line is sent again, but not for ever:
+    /// it may be the reason. `last` makes its line in the output after so many attempts.
+    fn ended(&self, server: usize, task: Task, has_ended: bool, last: impl Fn(u32) -> Vec<u8>) {
+        /// Every time, a server was ready again in between.
+        const MOST: u32 = 8;
+        /// By then, most lines that were only sent beside one that ends servers have their answers.
+        const SUSPECT: u32 = 2;
+        let broken = task.broken + 1;
+        if broken >= MOST {
+            return self.finish(server, task, &last(broken), None);
+        }
+        let is_suspect = task.is_suspect || (has_ended && broken >= SUSPECT);
+        let until = Instant::now() + backoff(task.broken);
+        let task = Task {
+            broken,
+            is_suspect,
+            ..task
+        };
+        self.again(task, Barred::Everyone, until);
+    }
+
+    fn again(&self, task: Task, barred: Barred, not_before: Instant) {
         let mut shared = self.lock();
         shared.tally.repeated += 1;
-        shared.work.put_back(task, server, not_before);
+        shared.work.put_back(task, barred, not_before);
         self.changed.notify_all();
     }
 
-    fn finish(&self, task: Task, line: &[u8], usage: Option<Usage>) {
+    /// A server has said from when on it will answer. Until then nobody loses patience.
+    fn has_promised(&self, from: Instant) {
+        let mut shared = self.lock();
+        shared.last_sign = shared.last_sign.max(Some(from));
+    }
+
+    fn finish(&self, server: usize, task: Task, line: &[u8], usage: Option<Usage>) {
         let output = self.output.lock();
         let appended = output.unwrap_or_else(PoisonError::into_inner).append(line);
         if let Err(failure) = appended {
             return self.fail(failure);
         }
         let mut shared = self.lock();
-        shared.work.finish(task);
         shared.tally.finish(usage);
-        shared.last_sign = Some(Instant::now());
-        if shared.work.is_done() {
+        shared.has_answered[server] = true;
+        shared.last_sign = shared.last_sign.max(Some(Instant::now()));
+        if shared.work.finish(task) {
             self.changed.notify_all();
         }
     }
@@ -407,10 +517,10 @@ impl Dispatch {
 /// An answer that a client can use. What a router says in place of a server, and what is cut off, is none.
 fn whole(reply: Reply) -> Result<Reply, Broken> {
     let is_of_router = matches!(reply.status, 502 | 504);
-    if is_of_router || (reply.is_ok() && reply.json().is_none()) {
+    if is_of_router || (reply.is_ok() && !record::is_json(&reply.body)) {
         return Err(Broken {
             why: reply.message(),
-            was_sent: true,
+            cause: Cause::Ended,
         });
     }
     Ok(reply)

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -28,6 +29,8 @@ pub struct InputId {
 pub struct Input {
     path: PathBuf,
     file: File,
+    /// When the file was changed the last time before it was read.
+    modified: SystemTime,
     pub id: InputId,
     lines: Vec<Line>,
     /// Indices of lines, by their ids.
@@ -51,8 +54,11 @@ type IdHash = [u8; 16];
 
 impl Input {
     /// Reads a file, checks every line, and shows `each` request. If lines are wrong, the error names all of them, up to a
-    /// limit.
-    pub fn read(path: &Path, mut each: impl FnMut(&Request)) -> Result<Self, Failure> {
+    /// limit. It ends early if `each` fails.
+    pub fn read(
+        path: &Path,
+        mut each: impl FnMut(&Request) -> Result<(), Failure>,
+    ) -> Result<Self, Failure> {
         let unreadable = |error: io::Error| {
             Failure::Refused(format!(
                 "cannot read {}: {error}. Pass a file with a request on each line; it is read twice, so it cannot be a pipe.",
@@ -60,12 +66,14 @@ impl Input {
             ))
         };
         let file = File::open(path).map_err(unreadable)?;
-        if !file.metadata().map_err(unreadable)?.is_file() {
+        let metadata = file.metadata().map_err(unreadable)?;
+        if !metadata.is_file() {
             return Err(unreadable(io::Error::other("it is not a regular file")));
         }
         let mut input = Self {
             path: path.to_owned(),
             file,
+            modified: metadata.modified().map_err(unreadable)?,
             id: InputId {
                 sha256: String::new(),
                 bytes: 0,
@@ -94,7 +102,7 @@ impl Input {
             let line = u32::try_from(length).map_err(|_| "longer than 4 GiB".to_owned());
             match line.and_then(|length| Ok((length, Request::parse(&text)?))) {
                 Ok((length, request)) => {
-                    each(&request);
+                    each(&request)?;
                     input.lines.push(Line {
                         id: id_hash(&request.custom_id),
                         offset,
@@ -149,8 +157,11 @@ impl Input {
         let line = &self.lines[index as usize];
         let mut text = vec![0; line.length as usize];
         let read = self.file.read_exact_at(&mut text, line.offset);
-        let request = match read {
-            Ok(()) => Request::parse(&text),
+        // After the line, so that it was still the same then.
+        let modified = read.and_then(|()| self.file.metadata()?.modified());
+        let request = match modified {
+            Ok(modified) if modified == self.modified => Request::parse(&text),
+            Ok(_) => Err("another program has written the file".to_owned()),
             Err(error) => Err(error.to_string()),
         };
         let request = request.and_then(|request| {
@@ -235,7 +246,7 @@ mod tests {
     fn read(text: &str) -> Result<Input, Failure> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
-        Input::read(file.path(), |_| {})
+        Input::read(file.path(), |_| Ok(()))
     }
 
     fn line(id: &str, body: &str) -> String {
@@ -305,20 +316,30 @@ mod tests {
             &"x\n".repeat(100),
             &["100 lines", "line 20:", "and 80 more"],
         );
-        let missing = Input::read(Path::new("/no/such/file"), |_| {})
+        let missing = Input::read(Path::new("/no/such/file"), |_| Ok(()))
             .err()
             .unwrap();
         assert!(missing.to_string().contains("cannot read /no/such/file"));
-        assert!(Input::read(Path::new("/dev/null"), |_| {}).is_err());
+        assert!(Input::read(Path::new("/dev/null"), |_| Ok(())).is_err());
     }
 
     #[test]
     fn a_file_that_changes_is_noticed() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(line("a", "{}").as_bytes()).unwrap();
-        let input = Input::read(file.path(), |_| {}).unwrap();
+        let input = Input::read(file.path(), |_| Ok(())).unwrap();
         std::fs::write(file.path(), line("b", "{}")).unwrap();
         let why = input.request(0).unwrap_err().to_string();
         assert!(why.contains("has changed"), "{why}");
+        // Also if it has the same id, and only asks for something else.
+        let text = line("a", r#"{"prompt": "one"}"#);
+        std::fs::write(file.path(), &text).unwrap();
+        let input = Input::read(file.path(), |_| Ok(())).unwrap();
+        assert!(input.request(0).is_ok());
+        std::fs::write(file.path(), text.replace("one", "two")).unwrap();
+        let later = SystemTime::now() + std::time::Duration::from_secs(1);
+        file.as_file().set_modified(later).unwrap();
+        let why = input.request(0).unwrap_err().to_string();
+        assert!(why.contains("another program has written"), "{why}");
     }
 }

@@ -37,7 +37,7 @@ struct Found {
 pub fn merge(merge: &Merge) -> Result<Summary, Failure> {
     let begun = Instant::now();
     check_output(&merge.output)?;
-    let input = Input::read(&merge.input, |_| {})?;
+    let input = Input::read(&merge.input, |_| Ok(()))?;
     check_states(merge, &input)?;
     let mut found = vec![None; input.id.lines];
     let mut tally = Tally {

@@ -13,7 +13,7 @@ use super::server::Reply;
 pub struct Origin {
     /// Identifies the weights. `None` if a server that is not a Candor does not say it.
     pub fingerprint: Option<String>,
-    /// The adapters that are loaded, with the scales of requests that do not set them.
+    /// The adapters that are loaded, with their weights' fingerprints and the scales of requests that do not set them.
     pub adapters: Value,
     /// Names how numbers are rounded; `None`, likewise.
     pub bits_class: Option<String>,
@@ -29,10 +29,26 @@ pub struct Origins {
     pub are_mixed: bool,
 }
 
-/// The part of an answer that says what computed it.
-#[derive(Debug, Deserialize)]
-struct Fingerprinted {
-    system_fingerprint: Option<String>,
+/// What an answer says of what computed it.
+#[derive(Debug)]
+pub struct Signature {
+    /// `None`: answers with embeddings do not say it.
+    fingerprint: Option<String>,
+    bits_class: Option<String>,
+}
+
+impl Signature {
+    pub fn of(reply: &Reply) -> Self {
+        #[derive(Deserialize)]
+        struct Answer {
+            system_fingerprint: Option<String>,
+        }
+        let answer: Option<Answer> = serde_json::from_slice(&reply.body).ok();
+        Self {
+            fingerprint: answer.and_then(|it| it.system_fingerprint),
+            bits_class: reply.bits_class.clone(),
+        }
+    }
 }
 
 impl Origins {
@@ -83,13 +99,17 @@ impl Origins {
 
     /// Checks an answer with status 200: the server may have been replaced, or be one of several behind a router. The class
     /// of exact mode is that of its first answer.
-    pub fn check(&mut self, model: &str, is_exact: bool, reply: &Reply) -> Result<(), String> {
+    pub fn check(
+        &mut self,
+        model: &str,
+        is_exact: bool,
+        signature: &Signature,
+    ) -> Result<(), String> {
         let Some(origin) = self.models.get_mut(model) else {
             return Ok(());
         };
         let shown = shown(model);
-        let answer: Option<Fingerprinted> = serde_json::from_slice(&reply.body).ok();
-        if let Some(fingerprint) = answer.and_then(|it| it.system_fingerprint)
+        if let Some(fingerprint) = &signature.fingerprint
             && let Some(weights) = &origin.fingerprint
             && fingerprint.split('-').next() != Some(weights)
         {
@@ -104,7 +124,7 @@ impl Origins {
             true => &mut origin.exact_bits_class,
             false => &mut origin.bits_class,
         };
-        match (&reply.bits_class, &*expected) {
+        match (&signature.bits_class, &*expected) {
             (Some(new), Some(old)) if new == old => Ok(()),
             (Some(new), None) => {
                 *expected = Some(new.clone());
@@ -146,7 +166,8 @@ fn unknown_class(model: &str) -> String {
     format!("{model} has no bits class: the server is not a Candor, or an old one")
 }
 
-fn shown(model: &str) -> String {
+/// A model of a server in a message.
+pub fn shown(model: &str) -> String {
     match model {
         "" => "its default model".to_owned(),
         name => format!("its model `{name}`"),
@@ -190,11 +211,15 @@ mod tests {
         check(admitted(), origin("w1", "avx2-1"), "");
         check(admitted(), origin("w2", "avx2-1"), "the weights w2");
         check(admitted(), origin("w1", "amx-1"), "the bits class amx-1");
-        let adapted = Origin {
-            adapters: json!([{"id": 0, "name": "a", "scale": 1.0}]),
+        let adapted = |fingerprint: &str| Origin {
+            adapters: json!([{"id": 0, "name": "a", "scale": 1.0, "fingerprint": fingerprint}]),
             ..origin("w1", "avx2-1")
         };
-        check(admitted(), adapted, "the adapters");
+        check(admitted(), adapted("a1"), "the adapters");
+        let mut with_adapter = Origins::default();
+        with_adapter.admit(&one("", adapted("a1"))).unwrap();
+        check(with_adapter.clone(), adapted("a1"), "");
+        check(with_adapter, adapted("a2"), "the adapters");
         let unsaid = Origin::default();
         check(Origins::default(), unsaid.clone(), "has no bits class");
         let mixed = |origins: Origins| Origins {
@@ -224,7 +249,7 @@ mod tests {
         let fine = "w1-llama.cpp-1-exact-fa-off-avx2-1-lora-abx0.5";
         let mut origins = admitted();
         let mut check = |is_exact: bool, reply: Reply, expect: &str| {
-            let result = origins.check("", is_exact, &reply);
+            let result = origins.check("", is_exact, &Signature::of(&reply));
             let why = result.err().unwrap_or_default();
             assert!(
                 why.contains(expect) && why.is_empty() == expect.is_empty(),

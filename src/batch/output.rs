@@ -14,6 +14,8 @@ pub struct Output {
     file: File,
     /// Up to the end of the last whole line.
     bytes: u64,
+    /// Why nothing may be appended any more: the file ends with a part of a line.
+    torn: Option<String>,
 }
 
 /// What an output has already.
@@ -65,6 +67,7 @@ impl Output {
             path: path.to_owned(),
             file,
             bytes,
+            torn: None,
         })
     }
 
@@ -73,7 +76,11 @@ impl Output {
     }
 
     /// Reads the answers of earlier runs. A last line that is not whole is cut off.
-    pub fn read(&mut self, input: &Input, is_part: impl Fn(u32) -> bool) -> Result<Done, Failure> {
+    pub fn read(
+        &mut self,
+        input: &Input,
+        is_part: impl Fn(u32) -> Result<bool, Failure>,
+    ) -> Result<Done, Failure> {
         let path = self.path.display().to_string();
         let failed = |error: io::Error| Failure::Refused(format!("cannot read {path}: {error}"));
         let mut done = Done {
@@ -102,7 +109,10 @@ impl Output {
                 _ => break,
             };
             let id = &record.custom_id;
-            let place = input.find(id).filter(|&line| is_part(line));
+            let place = match input.find(id) {
+                Some(line) if is_part(line)? => Some(line),
+                _ => None,
+            };
             let Some(line) = place else {
                 return Err(Failure::Refused(format!(
                     "line {number} of {path} has `custom_id` {id:?}, which is not among the requests. Remove the line, or name \
@@ -129,10 +139,16 @@ impl Output {
 
     /// Appends a line: all of it, or nothing.
     pub fn append(&mut self, line: &[u8]) -> Result<(), Failure> {
+        if let Some(why) = &self.torn {
+            return Err(Failure::Stopped(why.clone()));
+        }
         if let Err(error) = self.file.write_all(line) {
-            // If this fails, too, the next run cuts it off.
-            let _ = self.file.set_len(self.bytes);
-            return Err(self.cannot_write(&error));
+            let failure = self.cannot_write(&error);
+            // If this fails, too, a part of the line may be the file's end. The next run cuts it off.
+            if self.file.set_len(self.bytes).is_err() {
+                self.torn = Some(failure.to_string());
+            }
+            return Err(failure);
         }
         self.bytes += line.len() as u64;
         Ok(())
@@ -150,5 +166,26 @@ impl Output {
             "cannot write {}: {error}. What it has is whole. Make room first.",
             self.path.display()
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_follows_a_part_of_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let mut output = Output::open(&path).unwrap();
+        output.append(b"one\n").unwrap();
+        let writable = output.file.try_clone().unwrap();
+        // It can neither be written nor cut, as on a network file system that is gone for a moment.
+        output.file = File::open(&path).unwrap();
+        output.append(b"two\n").unwrap_err();
+        output.file = writable;
+        let why = output.append(b"three\n").unwrap_err().to_string();
+        assert!(why.contains("cannot write"), "{why}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"one\n");
     }
 }

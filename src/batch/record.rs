@@ -36,9 +36,14 @@ pub fn unanswered(custom_id: &str, code: &str, message: &str) -> Vec<u8> {
     format!("{record}\n").into_bytes()
 }
 
+/// Whether a body is JSON, in UTF-8. It may be large: nothing of it is kept.
+pub fn is_json(body: &[u8]) -> bool {
+    str::from_utf8(body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+}
+
 /// A body as JSON without line breaks. What is not JSON becomes the message of an error.
 fn on_one_line(body: &[u8]) -> Cow<'_, [u8]> {
-    if serde_json::from_slice::<IgnoredAny>(body).is_err() {
+    if !is_json(body) {
         let message = String::from_utf8_lossy(body);
         return json!({"error": {"message": message}})
             .to_string()
@@ -133,7 +138,14 @@ mod tests {
         let body = "{\n  \"error\": {\"message\": \"no\"}\n}\n";
         check(&answered("a", &reply(400, body)), r#"{"message": "no"}"#);
         check(&answered("a", &reply(502, "<html>\nbad\n</html>")), "bad");
+        let mut latin = reply(400, "");
+        latin.body = b"{\"error\": {\"message\": \"caf\xe9\"}}".to_vec();
+        check(&answered("a", &latin), "caf\u{fffd}");
         check(&unanswered("a", "connection_broken", "gone"), "\"gone\"");
+        assert!(is_json(b"[1, {\"a\": null}]\n"));
+        for other in [&b""[..], b"{} {}", b"{\"a\": ", b"\"caf\xe9\"", b"<html>"] {
+            assert!(!is_json(other), "{}", other.escape_ascii());
+        }
         assert!(Record::read(b"{\"custom_id\": \"a\"").is_err());
         assert!(Record::read(b"\0\0\0").is_err());
     }

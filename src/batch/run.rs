@@ -53,7 +53,10 @@ pub enum Servers {
 pub fn run(job: Job, interrupted: &AtomicBool) -> Result<Summary, Failure> {
     let begun = Instant::now();
     let mut beginnings = Vec::new();
-    let input = Input::read(&job.input, |request| beginnings.push(beginning(request)))?;
+    let input = Input::read(&job.input, |request| {
+        beginnings.push(beginning(request));
+        Failure::if_interrupted(interrupted)
+    })?;
     let mut order = Order::new(&beginnings);
     drop(beginnings);
     order.keep(order.part(job.shard.index, job.shard.of));
@@ -69,7 +72,10 @@ pub fn run(job: Job, interrupted: &AtomicBool) -> Result<Summary, Failure> {
         written = Some(earlier.clone());
         state.resume(earlier, &job.output, &job.input)?;
     }
-    let done = output.read(&input, |line| is_part[line as usize])?;
+    let done = output.read(&input, |line| {
+        Failure::if_interrupted(interrupted)?;
+        Ok(is_part[line as usize])
+    })?;
     let tally = Tally {
         lines: order.len(),
         earlier: done.count,
@@ -96,8 +102,9 @@ pub fn run(job: Job, interrupted: &AtomicBool) -> Result<Summary, Failure> {
     let server = |url: &String| Server::new(url, key.clone(), job.timeout);
     let dispatch = Arc::new(Dispatch {
         shared: Mutex::new(Shared {
-            work: Work::new(order, urls.len()),
+            work: Work::new(order, &urls),
             standing: urls.iter().map(|_| Standing::Away(String::new())).collect(),
+            has_answered: vec![true; urls.len()],
             state,
             written,
             tally,
@@ -113,7 +120,7 @@ pub fn run(job: Job, interrupted: &AtomicBool) -> Result<Summary, Failure> {
         concurrency: job.concurrency,
         receipts: job.receipts,
     });
-    dispatch.begin()?;
+    dispatch.begin(interrupted)?;
     let watch = Watch {
         dispatch: &dispatch,
         engine: engine.as_ref(),
@@ -183,7 +190,11 @@ impl Watch<'_> {
             }
             if self.has_lost_patience(&shared, now) {
                 let patience = self.patience.as_secs();
-                let state = self.state_of_servers(&shared);
+                let is_ready = |it: &Standing| matches!(it, Standing::Ready);
+                let state = match shared.standing.iter().any(is_ready) {
+                    true => "there are servers that are ready, but they answer no line".to_owned(),
+                    false => self.state_of_servers(&shared),
+                };
                 break Err(Failure::Stopped(format!(
                     "no line was answered for {patience} s (--patience): {state}"
                 )));

@@ -16,6 +16,9 @@ use crate::http_client;
 /// vllm-router's, the second sglang-router's. Other routers can be configured to hash either.
 const GROUP_HEADERS: [&str; 2] = ["x-session-id", "x-smg-routing-key"];
 
+/// The code of Candor's 503 for a request whose worker ended while it ran.
+const WORKER_DOWN: &str = "worker_down";
+
 /// A server and how to reach it.
 pub struct Server {
     /// Without a slash at its end.
@@ -39,8 +42,20 @@ pub struct Reply {
 #[derive(Debug)]
 pub struct Broken {
     pub why: String,
-    /// Whether the server may have seen the request.
-    pub was_sent: bool,
+    pub cause: Cause,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The server has not seen the request.
+    NotReached,
+    /// This process may open no more connections.
+    NoFiles,
+    /// The connection ended after the request was sent, or what came is no answer.
+    Ended,
+    /// The time limit.
+    Late,
 }
 
 /// What an answer means for its line.
@@ -52,6 +67,8 @@ pub enum Meaning {
     Busy,
     /// Something failed that may work the next time.
     Failed,
+    /// The part of the server that ran the request has ended; perhaps because of it.
+    WorkerDown,
     /// The server would refuse every line.
     Denied,
 }
@@ -110,9 +127,12 @@ impl Server {
 impl Reply {
     pub fn meaning(&self) -> Meaning {
         match self.status {
+            503 if self.json().unwrap_or_default()["error"]["code"] == WORKER_DOWN => {
+                Meaning::WorkerDown
+            }
             429 | 503 => Meaning::Busy,
-            // 408: the server did not get the body in time. 502 and 504: what a router says of its servers.
-            408 | 500 | 502 | 504 => Meaning::Failed,
+            // 408: the server did not get the body in time.
+            408 | 500 => Meaning::Failed,
             401 | 403 => Meaning::Denied,
             _ => Meaning::Final,
         }
@@ -177,20 +197,32 @@ fn delay(value: &str, now: Timestamp) -> Option<Duration> {
 }
 
 fn broken(error: ureq::Error) -> Broken {
-    use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable};
-    let was_sent = match &error {
-        ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect)
-        | ureq::Error::HostNotFound
-        | ureq::Error::ConnectionFailed => false,
-        ureq::Error::Io(error) => !matches!(
-            error.kind(),
-            AddrNotAvailable | ConnectionRefused | HostUnreachable | NetworkUnreachable
-        ),
-        _ => true,
-    };
     Broken {
         why: error.to_string(),
-        was_sent,
+        cause: cause(&error),
+    }
+}
+
+fn cause(error: &ureq::Error) -> Cause {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, NotConnected, Other, TimedOut,
+        UnexpectedEof,
+    };
+    match error {
+        ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect)
+        | ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed => Cause::NotReached,
+        ureq::Error::Timeout(_) => Cause::Late,
+        ureq::Error::Io(error) => match error.kind() {
+            BrokenPipe | ConnectionAborted | ConnectionReset | InvalidData | NotConnected
+            | Other | TimedOut | UnexpectedEof => Cause::Ended,
+            _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                Cause::NoFiles
+            }
+            // No such name, no route, nobody listens: there was no connection yet.
+            _ => Cause::NotReached,
+        },
+        _ => Cause::Ended,
     }
 }
 
@@ -200,15 +232,15 @@ mod tests {
 
     #[test]
     fn what_a_status_means() {
+        let reply = |status: u16| Reply {
+            status,
+            request_id: String::new(),
+            bits_class: None,
+            retry_after: None,
+            body: Vec::new(),
+        };
         let check = |status: u16, expect: Meaning| {
-            let reply = Reply {
-                status,
-                request_id: String::new(),
-                bits_class: None,
-                retry_after: None,
-                body: Vec::new(),
-            };
-            assert_eq!(reply.meaning(), expect, "{status}");
+            assert_eq!(reply(status).meaning(), expect, "{status}");
         };
         for status in [200, 301, 400, 404, 413, 415, 422, 501] {
             check(status, Meaning::Final);
@@ -216,10 +248,40 @@ mod tests {
         for status in [429, 503] {
             check(status, Meaning::Busy);
         }
-        for status in [408, 500, 502, 504] {
+        for status in [408, 500] {
             check(status, Meaning::Failed);
         }
         check(401, Meaning::Denied);
+        let down = |status: u16, code: &str| {
+            let reply = Reply {
+                body: format!(r#"{{"error": {{"code": "{code}"}}}}"#).into(),
+                ..reply(status)
+            };
+            reply.meaning()
+        };
+        assert_eq!(down(503, "worker_down"), Meaning::WorkerDown);
+        assert_eq!(down(503, "server_unavailable"), Meaning::Busy);
+        assert_eq!(down(400, "worker_down"), Meaning::Final);
+    }
+
+    #[test]
+    fn only_what_may_have_reached_the_server_counts_against_a_line() {
+        let check = |error: ureq::Error, expect: Cause| {
+            assert_eq!(cause(&error), expect, "{error}");
+        };
+        let io = |number: i32| ureq::Error::Io(io::Error::from_raw_os_error(number));
+        check(io(libc::ECONNREFUSED), Cause::NotReached);
+        check(io(libc::ENETUNREACH), Cause::NotReached);
+        check(io(libc::ECONNRESET), Cause::Ended);
+        check(io(libc::EPIPE), Cause::Ended);
+        check(io(libc::EMFILE), Cause::NoFiles);
+        check(ureq::Error::Timeout(Timeout::Connect), Cause::NotReached);
+        check(ureq::Error::Timeout(Timeout::Global), Cause::Late);
+        // As the system says it, of a name that is too long: the name server may be away for a while.
+        let unknown = std::net::ToSocketAddrs::to_socket_addrs(&("x".repeat(300), 80));
+        check(ureq::Error::Io(unknown.unwrap_err()), Cause::NotReached);
+        let cut = io::Error::new(io::ErrorKind::UnexpectedEof, "Peer disconnected");
+        check(ureq::Error::Io(cut), Cause::Ended);
     }
 
     #[test]

@@ -7,6 +7,10 @@ use std::time::Instant;
 
 use super::order::Order;
 
+/// While so many lines wait to be sent again, no new ones are begun. When most of what is sent breaks, the rest of the batch is
+/// not dragged along.
+const MOST_WAITING: usize = 1024;
+
 /// A line to send.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Task {
@@ -16,8 +20,20 @@ pub struct Task {
     pub group: u32,
     /// How often it has been refused because a server was busy, in succession.
     pub busy: u32,
-    /// How often it has failed otherwise, after it was sent.
+    /// How often it was answered with an internal error.
     pub failed: u32,
+    /// How often the server, or its part that ran it, ended meanwhile.
+    pub broken: u32,
+    /// Whether it may be what ends servers. Only one such line is sent at a time: others do not become errors because of it.
+    pub is_suspect: bool,
+}
+
+/// Who may not have a line again before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Barred {
+    /// This server, in whatever place of the list.
+    Server(usize),
+    Everyone,
 }
 
 /// What a server is to do.
@@ -35,55 +51,78 @@ pub struct Work {
     order: Order,
     /// For each server, what nobody has sent yet.
     ranges: Vec<Range<usize>>,
+    /// For each server, the first in the list that is the same.
+    same: Vec<usize>,
     /// Lines to send again.
     again: Vec<Task>,
-    /// When a server may have a line again that it did not answer. Others may have it at once.
+    /// When a server, the first that is the same, may have a line again that it did not answer.
     waits: HashMap<(u32, usize), Instant>,
     /// The lines that are being sent, and since when.
     in_flight: HashMap<u32, Instant>,
+    /// The one among them that is a suspect.
+    suspect: Option<u32>,
 }
 
 impl Work {
-    /// For this many servers.
-    pub fn new(order: Order, servers: usize) -> Self {
+    /// For these servers. An address that is in the list several times is one server with several ranges.
+    pub fn new<T: PartialEq>(order: Order, servers: &[T]) -> Self {
+        let first = |server| servers.iter().position(|other| other == server);
         Self {
-            ranges: (0..servers).map(|it| order.part(it, servers)).collect(),
+            ranges: (0..servers.len())
+                .map(|it| order.part(it, servers.len()))
+                .collect(),
+            same: servers.iter().filter_map(first).collect(),
             order,
             again: Vec::new(),
             waits: HashMap::new(),
             in_flight: HashMap::new(),
+            suspect: None,
         }
     }
 
     /// The next line for a server.
     pub fn next(&mut self, server: usize, now: Instant) -> Next {
         let task = self.take_again(server, now);
-        let task = task.or_else(|| self.take_new(server));
+        let task = match task {
+            None if self.again.len() < MOST_WAITING => self.take_new(server),
+            task => task,
+        };
         match task {
             Some(task) => {
                 self.in_flight.insert(task.line, now);
+                if task.is_suspect {
+                    self.suspect = Some(task.line);
+                }
                 Next::Send(task)
             }
             None if self.is_done() => Next::Done,
             None => {
                 let waits = self.again.iter();
-                let waits = waits.filter_map(|task| self.waits.get(&(task.line, server)));
-                Next::Wait(waits.min().copied())
+                let waits = waits.filter_map(|task| self.wait(task, server));
+                // What may be sent now waits for the suspect.
+                Next::Wait(waits.filter(|until| *until > now).min())
             }
         }
     }
 
-    /// The line has its answer.
-    pub fn finish(&mut self, task: Task) {
-        self.in_flight.remove(&task.line);
+    /// The line has its answer. Returns whether there may be something to do now that waited for this.
+    pub fn finish(&mut self, task: Task) -> bool {
+        self.landed(task.line) || self.is_done()
     }
 
-    /// The line has to be sent again, by the server `from` not before that time.
-    pub fn put_back(&mut self, task: Task, from: usize, not_before: Instant) {
-        self.in_flight.remove(&task.line);
+    /// The line has to be sent again, not before that time.
+    pub fn put_back(&mut self, task: Task, barred: Barred, not_before: Instant) {
+        self.landed(task.line);
         let now = Instant::now();
         self.waits.retain(|_, until| *until > now);
-        self.waits.insert((task.line, from), not_before);
+        let waits = |server: &&usize| match barred {
+            Barred::Server(barred) => **server == self.same[barred],
+            Barred::Everyone => true,
+        };
+        for &server in self.same.iter().filter(waits) {
+            let until = self.waits.entry((task.line, server)).or_insert(not_before);
+            *until = not_before.max(*until);
+        }
         self.again.push(task);
     }
 
@@ -105,10 +144,21 @@ impl Work {
         self.ranges.iter().map(Range::len).sum::<usize>() + self.again.len()
     }
 
+    /// A line is no longer in flight. Returns whether it was the suspect.
+    fn landed(&mut self, line: u32) -> bool {
+        self.in_flight.remove(&line);
+        self.suspect.take_if(|suspect| *suspect == line).is_some()
+    }
+
+    /// Until when a server may not have a line.
+    fn wait(&self, task: &Task, server: usize) -> Option<Instant> {
+        self.waits.get(&(task.line, self.same[server])).copied()
+    }
+
     fn take_again(&mut self, server: usize, now: Instant) -> Option<Task> {
         let may_have = |task: &Task| {
-            let until = self.waits.get(&(task.line, server));
-            until.is_none_or(|until| *until <= now)
+            let is_alone = !task.is_suspect || self.suspect.is_none();
+            is_alone && self.wait(task, server).is_none_or(|until| until <= now)
         };
         let found = self.again.iter().position(may_have)?;
         Some(self.again.remove(found))
@@ -124,6 +174,8 @@ impl Work {
             group: place.group,
             busy: 0,
             failed: 0,
+            broken: 0,
+            is_suspect: false,
         })
     }
 
@@ -161,7 +213,8 @@ mod tests {
                 beginning
             })
             .collect();
-        Work::new(Order::new(&beginnings), servers)
+        let servers: Vec<usize> = (0..servers).collect();
+        Work::new(Order::new(&beginnings), &servers)
     }
 
     fn send(work: &mut Work, server: usize, now: Instant) -> Task {
@@ -204,11 +257,11 @@ mod tests {
         let later = now + Duration::from_secs(5);
         let task = send(&mut work, 0, now);
         let other = send(&mut work, 1, now);
-        work.put_back(task, 0, later);
+        work.put_back(task, Barred::Server(0), later);
         assert_eq!(work.next(0, now), Next::Wait(Some(later)));
         assert_eq!(work.in_flight(), 1);
         assert_eq!(send(&mut work, 1, now), task);
-        work.put_back(task, 1, later);
+        work.put_back(task, Barred::Server(1), later);
         assert_eq!(work.next(1, now), Next::Wait(Some(later)));
         // The first server still waits, too.
         assert_eq!(work.next(0, now), Next::Wait(Some(later)));
@@ -238,5 +291,75 @@ mod tests {
         }
         lines.sort_unstable();
         assert_eq!(lines, (0..33).collect::<Vec<u32>>());
+    }
+    #[test]
+    fn the_same_server_twice_is_one_server() {
+        let mut work = Work::new(work(2, 1).order, &["a", "b", "a"]);
+        let now = Instant::now();
+        let later = now + Duration::from_secs(5);
+        let task = send(&mut work, 2, now);
+        let other = send(&mut work, 0, now);
+        work.put_back(task, Barred::Server(2), later);
+        assert_eq!(work.next(0, now), Next::Wait(Some(later)));
+        assert_eq!(work.next(2, now), Next::Wait(Some(later)));
+        assert_eq!(send(&mut work, 1, now), task);
+        // Nobody may have it, and a time that was given is not shortened.
+        work.put_back(task, Barred::Everyone, now + Duration::from_secs(1));
+        assert_eq!(
+            work.next(0, now + Duration::from_secs(2)),
+            Next::Wait(Some(later))
+        );
+        assert_eq!(
+            work.next(1, now),
+            Next::Wait(Some(now + Duration::from_secs(1)))
+        );
+        assert_eq!(send(&mut work, 2, later), task);
+        assert!(!work.finish(task));
+        assert!(work.finish(other));
+    }
+
+    #[test]
+    fn no_new_lines_are_begun_while_many_wait() {
+        let mut work = work(1100, 1);
+        let now = Instant::now();
+        let later = now + Duration::from_secs(60);
+        for _ in 0..MOST_WAITING {
+            let task = send(&mut work, 0, now);
+            work.put_back(task, Barred::Everyone, later);
+        }
+        assert_eq!(work.next(0, now), Next::Wait(Some(later)));
+        let task = send(&mut work, 0, later);
+        work.finish(task);
+        // There is room for one.
+        let fresh = send(&mut work, 0, now);
+        assert_eq!(fresh.line as usize, MOST_WAITING);
+    }
+
+    #[test]
+    fn suspects_are_sent_one_at_a_time() {
+        let mut work = work(4, 2);
+        let now = Instant::now();
+        let suspect = |task: Task| Task {
+            is_suspect: true,
+            ..task
+        };
+        let (one, other) = (send(&mut work, 0, now), send(&mut work, 0, now));
+        let (one, other) = (suspect(one), suspect(other));
+        work.put_back(one, Barred::Everyone, now);
+        work.put_back(other, Barred::Everyone, now);
+        assert_eq!(send(&mut work, 0, now), one);
+        // The rest goes on beside it.
+        let fresh = send(&mut work, 1, now);
+        assert!(!fresh.is_suspect);
+        let last = send(&mut work, 1, now);
+        // No time is named: another suspect waits for the first.
+        assert_eq!(work.next(1, now), Next::Wait(None));
+        assert!(work.finish(one));
+        assert_eq!(send(&mut work, 1, now), other);
+        work.put_back(other, Barred::Everyone, now);
+        assert_eq!(send(&mut work, 0, now), other);
+        assert!(!work.finish(fresh) && !work.finish(last));
+        assert!(work.finish(other));
+        assert_eq!(work.next(0, now), Next::Done);
     }
 }

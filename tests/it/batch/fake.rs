@@ -1,5 +1,6 @@
 //! A server that answers what a test says, and notes what it is sent.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +35,7 @@ impl Sent {
 }
 
 /// What it is answered with.
+#[derive(Clone)]
 pub enum Told {
     /// A status, further headers, and a body.
     Answer(u16, Vec<(&'static str, String)>, String),
@@ -51,6 +53,16 @@ impl Told {
         });
         let class = ("x-candor-bits-class", class.to_owned());
         Self::Answer(200, vec![class], body.to_string())
+    }
+
+    /// An answer whose server is busy, and asks for so many seconds.
+    pub fn busy(seconds: u32) -> Self {
+        let header = ("retry-after", seconds.to_string());
+        Self::Answer(503, vec![header], "{}".to_owned())
+    }
+
+    pub fn json(body: &Value) -> Self {
+        Self::Answer(200, Vec::new(), body.to_string())
     }
 
     pub fn error(status: u16, message: &str) -> Self {
@@ -72,6 +84,8 @@ struct Inner {
     class: String,
     telling: Box<Telling>,
     sent: Mutex<Vec<Sent>>,
+    /// About itself, by path.
+    about: Mutex<BTreeMap<&'static str, Told>>,
     is_gone: AtomicBool,
     is_forgetful: AtomicBool,
     is_other: AtomicBool,
@@ -89,6 +103,7 @@ impl Fake {
             class: class.to_owned(),
             telling: Box::new(telling),
             sent: Mutex::default(),
+            about: Mutex::default(),
             is_gone: AtomicBool::new(false),
             is_forgetful: AtomicBool::new(false),
             is_other: AtomicBool::new(false),
@@ -120,6 +135,11 @@ impl Fake {
         self.inner.is_gone.store(is_gone, Ordering::SeqCst);
     }
 
+    /// From now on, this is what it answers about itself at a path.
+    pub fn says(&self, path: &'static str, told: Told) {
+        self.inner.about().insert(path, told);
+    }
+
     /// From now on, it lists its models as other programs do.
     pub fn be_another_program(&self) {
         self.inner.is_other.store(true, Ordering::SeqCst);
@@ -142,13 +162,20 @@ impl Inner {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn about(&self) -> MutexGuard<'_, BTreeMap<&'static str, Told>> {
+        self.about.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Answers the requests of a connection.
     fn serve(&self, connection: TcpStream) {
         let _ = connection.set_nodelay(true);
         let mut reader = BufReader::new(&connection);
         while let Some((method, sent)) = read(&mut reader) {
-            let told = match (method.as_str(), sent.path.as_str()) {
+            let path = sent.path.split('?').next().unwrap_or_default();
+            let about = self.about().get(path).cloned();
+            let told = match (method.as_str(), path) {
                 _ if self.is_gone.load(Ordering::SeqCst) => Told::Nothing,
+                _ if about.is_some() => about.unwrap_or(Told::Nothing),
                 ("GET", "/health") => Told::Answer(200, Vec::new(), "{}".to_owned()),
                 ("GET", "/v1/models") => Told::Answer(200, Vec::new(), self.models()),
                 ("GET", _) | (_, "/tokenize") => Told::error(404, "no such route"),

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{Seek, SeekFrom};
+use std::net::TcpListener;
 use std::process::Child;
 use std::time::Duration;
 
@@ -138,6 +139,20 @@ fn a_second_signal_ends_a_run_at_once() {
     pause(300);
     signal(&child, "-TERM");
     assert_eq!(wait(child).status, Some(130));
+}
+
+#[test]
+fn a_signal_ends_a_run_whose_servers_do_not_answer_yet() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", silent.local_addr().expect("bound"));
+    let fine = Fake::fine("avx2-1");
+    let folder = Folder::new(&prompts(1, 4));
+    let child = folder.start(&["--url", &fine.url, "--url", &url]);
+    // It is asked for the first time, and says nothing.
+    let _asked = silent.accept().expect("a connection");
+    signal(&child, "-INT");
+    wait(child).check(130, &["interrupted before anything was sent"]);
+    assert_eq!(fine.sent().len(), 0);
 }
 
 #[test]

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use candor::engine::UNLOADABLE;
+use serde_json::{Value, json};
 
-use super::fake::{Fake, Told};
-use super::{Folder, line, lines, prompts, stem_text, url_of, wait};
-use crate::server::{TestServer, tiny, tiny_model};
+use super::fake::{Fake, Sent, Told};
+use super::{Folder, ended, line, line_of, lines, prompts, stem_text, url_of, wait};
+use crate::faulty::{Fault, Trouble, faulty};
+use crate::server::{TestServer, root, tiny, tiny_model};
 
 const CLASS: &str = "avx2-1";
 
@@ -20,6 +22,12 @@ fn statuses(folder: &Folder) -> BTreeMap<String, Value> {
         (id, line["response"]["status_code"].take())
     };
     lines.map(status).collect()
+}
+
+/// When a prompt was sent.
+fn times_of(sent: &[Sent], prompt: &str) -> Vec<Instant> {
+    let of_it = sent.iter().filter(|it| it.prompt() == prompt);
+    of_it.map(|it| it.at).collect()
 }
 
 #[test]
@@ -86,12 +94,7 @@ fn a_busy_server_is_asked_again_when_it_says() {
             .run(&["--url", &fake.url])
             .check(0, &["2 requests repeated"]);
         for prompt in ["busy 503 a", "busy 429 b"] {
-            let sent = fake.sent();
-            let times: Vec<Instant> = sent
-                .iter()
-                .filter(|it| it.prompt() == prompt)
-                .map(|it| it.at)
-                .collect();
+            let times = times_of(&fake.sent(), prompt);
             assert_eq!(times.len(), 2, "{prompt}");
             let waited = times[1] - times[0];
             assert!(waited >= least, "{prompt}: {waited:?}");
@@ -133,10 +136,7 @@ fn without_a_queue_every_line_arrives() {
 
 #[test]
 fn what_one_server_has_no_room_for_goes_to_another() {
-    let full = Fake::start(CLASS, |_, _| {
-        let header = ("retry-after", "3600".to_owned());
-        Told::Answer(503, vec![header], "{}".to_owned())
-    });
+    let full = Fake::start(CLASS, |_, _| Told::busy(3600));
     let fine = Fake::fine(CLASS);
     let folder = Folder::new(&prompts(5, 8));
     let start = Instant::now();
@@ -164,27 +164,125 @@ fn broken_connections_are_tried_again() {
     assert_eq!(folder.answers().len(), 20);
 }
 
+/// A server that ends breaks the connections of all that it runs.
 #[test]
-fn a_line_that_ends_servers_becomes_an_error() {
-    let fake = Fake::start(CLASS, |_, sent| match sent.prompt() {
-        "bad" => Told::Nothing,
-        "page" => Told::Answer(200, Vec::new(), "<html>".to_owned()),
-        _ => Told::fine(CLASS),
+fn a_line_that_ends_servers_becomes_an_error_and_those_beside_it_do_not() {
+    let ends = AtomicUsize::new(0);
+    let fake = Fake::start(CLASS, move |_, sent| {
+        let before = ends.load(Ordering::SeqCst);
+        for _ in 0..50 {
+            std::thread::sleep(Duration::from_millis(2));
+            if ends.load(Ordering::SeqCst) != before {
+                return Told::Nothing;
+            }
+            if sent.prompt() == "bad" {
+                ends.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        match sent.prompt() {
+            "page" => Told::Answer(200, Vec::new(), "<html>".to_owned()),
+            _ => Told::fine(CLASS),
+        }
     });
-    let mut all = prompts(2, 3);
-    all.extend([line("bad", "bad"), line("page", "page")]);
+    let mut all = vec![line("bad", "bad"), line("page", "page")];
+    all.extend(prompts(4, 10));
     let folder = Folder::new(&all);
-    let ended = folder.run(&["--url", &fake.url]);
-    ended.check(3, &["lines: 8, with an error: 2"]);
+    let ended = folder.run(&["--url", &fake.url, "--concurrency", "8"]);
+    ended.check(3, &["lines: 42, with an error: 2"]);
     assert_eq!((fake.count("bad"), fake.count("page")), (8, 8));
     for line in lines(&folder.output) {
-        if line["custom_id"] == "bad" {
-            assert_eq!(line["response"], Value::Null);
-            assert_eq!(line["error"]["code"], "no_answer");
-            let message = line["error"]["message"].as_str().expect("a message");
-            assert!(message.contains("8 attempts"), "{message}");
+        if line["custom_id"] != "bad" && line["custom_id"] != "page" {
+            assert_eq!(line["response"]["status_code"], 200, "{line}");
+            continue;
+        }
+        assert_eq!(line["response"], Value::Null);
+        assert_eq!(line["error"]["code"], "no_answer");
+        let message = line["error"]["message"].as_str().expect("a message");
+        assert!(message.contains("8 attempts"), "{message}");
+    }
+    let sent = fake.sent();
+    // Servers have time to come back, and other lines do not wait meanwhile.
+    let times = times_of(&sent, "bad");
+    let mut least = Duration::from_millis(500);
+    for pair in times.windows(2) {
+        assert!(pair[1] - pair[0] >= least, "{least:?}: {times:?}");
+        least *= 2;
+    }
+    let fine = sent.iter().filter(|it| it.prompt().starts_with("Story"));
+    assert!(fine.map(|it| it.at).max() < times.last().copied());
+}
+
+/// A real server whose worker panics on a token.
+#[test]
+fn a_line_that_ends_workers_becomes_an_error() {
+    const POISON: i32 = 31_999;
+    let ends = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&ends);
+    let trouble: Trouble = Arc::new(move |_, rows| {
+        let is_poisoned = rows.iter().any(|row| row.token.0 == POISON);
+        is_poisoned.then(|| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Fault::Panic
+        })
+    });
+    let one_worker = |config: &mut candor::config::Config| config.engine.contexts = 1;
+    let server = TestServer::start_on(&tiny_model(), one_worker, faulty(trouble).0);
+    let mut all = prompts(3, 5);
+    let bad = json!({"prompt": [1, 5, POISON], "max_tokens": 1});
+    all.push(line_of("bad", "/v1/completions", bad));
+    let folder = Folder::new(&all);
+    let ended = folder.run(&["--url", &url_of(&server)]);
+    ended.check(3, &["lines: 16, with an error: 1"]);
+    assert_eq!(ends.load(Ordering::SeqCst), 8);
+    for line in lines(&folder.output) {
+        let (status, error) = (
+            &line["response"]["status_code"],
+            &line["response"]["body"]["error"],
+        );
+        match line["custom_id"] == "bad" {
+            true => assert_eq!(
+                (status, &error["code"]),
+                (&503.into(), &"worker_down".into())
+            ),
+            false => assert_eq!(status, 200, "{line}"),
         }
     }
+}
+
+/// It seems to be ready, but whatever it is sent, the connection ends.
+#[test]
+fn a_server_that_answers_no_line_does_not_make_errors_of_all() {
+    let fake = Fake::start(CLASS, |_, _| Told::Nothing);
+    let folder = Folder::new(&prompts(10, 10));
+    let ended = folder.run(&["--url", &fake.url, "--patience", "3"]);
+    ended.check(1, &["no line was answered for 3 s (--patience)"]);
+    assert_eq!(folder.count(), 0);
+    assert!(fake.sent().len() < 100, "{}", fake.sent().len());
+}
+
+#[test]
+fn a_process_with_few_connections_uses_what_it_has() {
+    let fake = Fake::start(CLASS, |_, _| {
+        std::thread::sleep(Duration::from_millis(300));
+        Told::fine(CLASS)
+    });
+    let folder = Folder::new(&prompts(10, 20));
+    let command = folder.command(&["--url", &fake.url, "--concurrency", "100"]);
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\""]);
+    limited.arg(command.get_program()).args(command.get_args());
+    let ended = ended(&mut limited);
+    ended.check(
+        0,
+        &[
+            "lines: 200, with an error: 0",
+            "Too many open files",
+            "`ulimit -n`",
+        ],
+    );
+    // Nothing is wrong with the server.
+    assert!(!ended.said.contains("does not answer"), "{ended:?}");
+    assert_eq!(lines(&folder.output).len(), 200);
 }
 
 #[test]
@@ -206,7 +304,7 @@ fn a_server_that_comes_back_is_used_again() {
     ended.check(
         0,
         &[
-            "does not answer yet",
+            "is not ready yet",
             "is ready",
             "lines: 1000, with an error: 0",
         ],
@@ -232,6 +330,161 @@ fn patience_ends() {
     let nobody = Folder::new(&prompts(1, 1));
     let ended = nobody.run(&["--url", "http://127.0.0.1:1", "--patience", "1"]);
     ended.check(1, &["http://127.0.0.1:1", "refused"]);
+}
+
+#[test]
+fn a_server_that_asks_for_a_pause_is_waited_for() {
+    let fake = Fake::start(CLASS, |number, _| match number {
+        0..4 => Told::busy(3),
+        _ => Told::fine(CLASS),
+    });
+    let folder = Folder::new(&prompts(1, 4));
+    let ended = folder.run(&["--url", &fake.url, "--patience", "1"]);
+    ended.check(0, &["lines: 4, with an error: 0"]);
+    // One that asks for none is not asked all the time either.
+    let fake = Fake::start(CLASS, |number, _| match number {
+        0..5 => Told::busy(0),
+        _ => Told::fine(CLASS),
+    });
+    let folder = Folder::new(&[line("a", "again")]);
+    folder.run(&["--url", &fake.url]).check(0, &[]);
+    let times = times_of(&fake.sent(), "again");
+    assert!(
+        times[5] - times[0] >= Duration::from_millis(500),
+        "{times:?}"
+    );
+}
+
+#[test]
+fn the_same_url_twice_is_one_server() {
+    let fake = Fake::start(CLASS, |number, _| match number {
+        0 => Told::busy(2),
+        _ => Told::fine(CLASS),
+    });
+    let folder = Folder::new(&prompts(4, 10));
+    // With and without a slash.
+    let slash = format!("{}/", fake.url);
+    let flags = ["--url", &fake.url, "--url", &slash, "--url", &fake.url];
+    folder
+        .run(&flags)
+        .check(0, &["lines: 40, with an error: 0", "1 requests repeated"]);
+    let sent = fake.sent();
+    assert_eq!(sent.len(), 41);
+    let times = times_of(&sent, sent[0].prompt());
+    assert!(times[1] - times[0] >= Duration::from_secs(2), "{times:?}");
+}
+
+#[test]
+fn what_is_no_address_is_refused_at_once() {
+    let folder = Folder::new(&prompts(1, 1));
+    for (url, why) in [
+        ("localhost:8000", "'localhost:8000'"),
+        ("http://127.0.0.1:8000/v1", "\"/v1\" must be left out"),
+        ("", "it is empty"),
+    ] {
+        folder
+            .run(&["--url", url])
+            .check(2, &[why, "as in http://127.0.0.1:8000"]);
+    }
+}
+
+#[test]
+fn what_a_server_says_of_itself_decides_whether_it_is_waited_for() {
+    let folder = Folder::new(&prompts(1, 2));
+    let check = |path: &'static str, told: Told, status: i32, parts: &[&str]| {
+        let fake = Fake::fine(CLASS);
+        if path == "/tokenize" {
+            fake.says(
+                "/v1/models",
+                Told::json(&json!({"data": [
+                    {"id": "fake", "bits_class": null, "status": {"value": "unloaded"}}
+                ]})),
+            );
+        }
+        fake.says(path, told);
+        let ended = folder.run(&["--url", &fake.url, "--patience", "1"]);
+        ended.check(status, parts);
+        assert_eq!(fake.sent().len(), 0);
+    };
+    let cannot = "The model `fake` could not be loaded: there was not enough memory for it.";
+    check(
+        "/tokenize",
+        Told::error(503, cannot),
+        1,
+        &["cannot load its default model: 503", cannot],
+    );
+    let never = format!("The model `fake` could not be loaded: {UNLOADABLE}. Try again shortly.");
+    let refused = [never.as_str(), "Nothing was sent"];
+    check("/tokenize", Told::error(503, &never), 2, &refused);
+    check(
+        "/tokenize",
+        Told::error(400, "no"),
+        2,
+        &["cannot load its default model: 400 no", "Nothing was sent"],
+    );
+    check(
+        "/tokenize",
+        Told::json(&json!({"count": 0})),
+        1,
+        &["has unloaded its default model again"],
+    );
+    check(
+        "/lora-adapters",
+        Told::error(503, "busy"),
+        1,
+        &["/lora-adapters answers 503 busy"],
+    );
+    check(
+        "/health",
+        Told::error(503, "loading"),
+        1,
+        &["/health answers 503 loading"],
+    );
+    check(
+        "/v1/models",
+        Told::error(502, "bad gateway"),
+        1,
+        &["/v1/models answers 502"],
+    );
+    check(
+        "/v1/models",
+        Told::error(307, ""),
+        2,
+        &["/v1/models answers 307", "redirects to"],
+    );
+    check(
+        "/v1/models",
+        Told::error(400, "plain HTTP"),
+        2,
+        &["/v1/models answers 400 plain HTTP"],
+    );
+}
+
+/// Real servers, with adapters of one name.
+#[test]
+fn adapters_with_other_weights_are_not_mixed() {
+    let file = |name: &str| root().join(format!("tests/models/lora-tiny-{name}.gguf"));
+    let start = |path: &std::path::Path| {
+        TestServer::start_with(&tiny_model(), |config| {
+            config.model.lora = vec![format!("style={}@0.5", path.display())];
+        })
+    };
+    let folder = Folder::new(&prompts(2, 4));
+    let copy = folder.path("elsewhere.gguf");
+    std::fs::copy(file("a"), &copy).expect("copied");
+    let (one, same, other) = (start(&file("a")), start(&copy), start(&file("b")));
+    let urls = [&one, &same, &other].map(url_of);
+    let run = |urls: [&str; 2]| folder.run(&["--url", urls[0], "--url", urls[1]]);
+    run([&urls[0], &urls[2]]).check(
+        2,
+        &[
+            "has the adapters",
+            "89f75dd1fb6c",
+            "404b70fa38e3",
+            "Nothing was sent",
+        ],
+    );
+    run([&urls[0], &urls[1]]).check(0, &["lines: 8, with an error: 0"]);
 }
 
 #[test]
@@ -295,6 +548,41 @@ fn a_server_that_is_replaced_midway_is_not_used_any_more() {
     let other = Fake::fine(CLASS);
     let ended = folder.run(&["--url", &one.url, "--url", &other.url]);
     ended.check(0, &["is not used any more"]);
+    for line in lines(&folder.output) {
+        assert_eq!(line["bits_class"], CLASS);
+    }
+}
+
+/// Its answer comes while the server is asked whether it is ready again.
+#[test]
+fn a_server_that_is_excluded_while_it_is_away_stays_excluded() {
+    let one = Fake::start(CLASS, |number, _| match number {
+        0 => {
+            std::thread::sleep(Duration::from_millis(500));
+            Told::Nothing
+        }
+        1 => {
+            std::thread::sleep(Duration::from_secs(2));
+            Told::fine("amx-1")
+        }
+        _ => Told::fine(CLASS),
+    });
+    let other = Fake::start(CLASS, |number, _| {
+        std::thread::sleep(Duration::from_millis(200));
+        Told::fine(if number < 50 { CLASS } else { "amx-1" })
+    });
+    let folder = Folder::new(&prompts(6, 10));
+    let urls = ["--url", &one.url, "--url", &other.url];
+    let child = folder.start(&[&urls[..], &["--concurrency", "2", "--patience", "5"]].concat());
+    while one.sent().len() < 2 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    one.says("/health", Told::error(503, "not yet"));
+    std::thread::sleep(Duration::from_millis(2500));
+    one.says("/health", Told::json(&json!({})));
+    let ended = wait(child);
+    ended.check(1, &["no server is left", "the answers to 50 of 60 lines"]);
+    assert_eq!(one.sent().len(), 2);
     for line in lines(&folder.output) {
         assert_eq!(line["bits_class"], CLASS);
     }
@@ -379,7 +667,7 @@ fn two_servers_evaluate_little_more_than_one() {
     let start = || TestServer::start(&tiny_model());
     let one = count(&[start()]);
     let two = count(&[start(), start()]);
-    let body = serde_json::json!({"prompt": stem_text(11)});
+    let body = json!({"prompt": stem_text(11)});
     let stem = tiny().post("/tokenize", &body).json()["count"].as_u64();
     let stem = stem.expect("a number");
     assert!(
