@@ -26,7 +26,7 @@ MINUTES ?= 20
 SECONDS_EACH ?= 60
 FUZZ_TARGETS := request stop_search detokenise grammar config_file
 
-.PHONY: help setup claim python build run test test-models test-gpu test-examples test-clients test-web test-templates test-router kubernetes bench soak exactness overload fuzz documents docs audit lint dist wheel test-wheel clean
+.PHONY: help setup claim python build run test test-models test-gpu test-examples test-clients test-web test-templates test-router test-ray kubernetes bench soak exactness overload fuzz documents docs audit lint dist wheel test-wheel clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,10 @@ test-templates: python build ## Compare prompts with those of transformers, for 
 test-router: build ## Test behind HAProxy: kills, a stop with a drain, and streams.
 	@scripts/setup.sh haproxy
 	cargo test --release --locked $(FEATURES) --test it -- --nocapture router::
+
+test-ray: python build ## Test the batch in examples/ray on two Ray nodes of this machine: make test-ray ARGS="-k engine"
+	$(CANDOR) fetch default
+	tests/ray/run.py --candor $(CANDOR) $(ARGS)
 
 kubernetes: python build ## Check config/kubernetes against Kubernetes' schemas; needs kubectl or kustomize.
 	scripts/kubernetes.py --candor $(CANDOR) $(ARGS)
