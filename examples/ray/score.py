@@ -4,7 +4,7 @@
     score.py in.jsonl out --url http://10.0.0.1:8000 --url http://10.0.0.2:8000
     score.py in.jsonl out --engine --cpus 16 -- --model hf:ORG/REPO:Q4_K_M
 
-The first asks servers that are there. The second starts one on each node of the cluster, with the flags after `--`. Killed
+The first asks servers that are there. The second starts one for each 16 CPUs of a node, with the flags after `--`. Killed
 at any moment and run again, it goes on where it was. README.md says what is guaranteed.
 """
 
@@ -19,6 +19,7 @@ import time
 import pyarrow as pa
 import ray
 import requests
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import origins
 import scorer
@@ -67,21 +68,18 @@ def answers(options, known, parts):
         pa.table({"line": [json.dumps(request) for request in part], "part": [number] * len(part)})
         for number, part in parts.items()
     ]
-    shared = ray.remote(Shared).options(num_cpus=0).remote(known)
-    size = options.actors or nodes_with(options.cpus)
+    # On this node: it must not be lost with another.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    shared = ray.remote(Shared).options(num_cpus=0, scheduling_strategy=here).remote(known)
     dataset = ray.data.from_arrow(tables).map_batches(
         Scorer,
         fn_constructor_args=[options, shared],
-        # Whole parts, two at once for each actor.
+        # Whole parts.
         batch_size=None,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(
-            size=size, max_tasks_in_flight_per_actor=2, enable_true_multi_threading=True
-        ),
-        max_concurrency=2,
+        compute=ray.data.ActorPoolStrategy(size=options.actors or engines(options.cpus)),
         # An actor that only waits for servers needs hardly any.
         num_cpus=options.cpus if options.engine else 0.01,
-        scheduling_strategy="SPREAD",
     )
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
@@ -91,9 +89,10 @@ def answers(options, known, parts):
         raise
 
 
-def nodes_with(cpus):
-    """How many nodes have so many CPUs."""
-    count = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= cpus for node in ray.nodes())
+def engines(cpus):
+    """How many engines with so many CPUs the nodes have room for."""
+    nodes = (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    count = sum(int(there // cpus) for there in nodes)
     if not count:
         raise Refused(f"no node has {cpus} CPUs: choose --cpus")
     return count
@@ -128,13 +127,13 @@ def parse(arguments):
     parser.add_argument("output", type=pathlib.Path, help="a folder on this machine")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--url", action="append", default=[], help="a server; may be repeated")
-    where.add_argument("--engine", action="store_true", help="a server on each node; its flags come after `--`")
+    where.add_argument("--engine", action="store_true", help="servers on the nodes; their flags come after `--`")
     parser.add_argument("--cpus", type=int, default=1, help="CPUs of an engine, and its threads (1)")
-    parser.add_argument("--actors", type=int, help="how many engines, or actors for the URLs (one for each)")
+    parser.add_argument("--actors", type=int, help="how many engines (as many as fit), or actors (two for each URL)")
     parser.add_argument("--candor", default="candor", help="the program on the nodes (candor)")
     parser.add_argument("--address", help="the cluster (RAY_ADDRESS, or else this machine alone)")
-    parser.add_argument("--concurrency", type=int, default=32, help="requests at once, for each actor (32)")
-    parser.add_argument("--rows-per-part", type=int, default=64, help="requests for each file of the output (64)")
+    parser.add_argument("--concurrency", type=int, default=16, help="requests at once, for each actor (16)")
+    parser.add_argument("--rows-per-part", type=int, default=256, help="requests for each file of the output (256)")
     parser.add_argument("--allow-mixed", action="store_true", help="allow answers of several bits classes")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for an answer (3600)")
     parser.add_argument("--patience", type=float, default=600, help="seconds without any answer, then it ends (600)")
@@ -146,7 +145,8 @@ def parse(arguments):
     if options.engine:
         options.engine = [options.candor, "serve", "--port", "0", "--threads", str(options.cpus), *flags]
     else:
-        options.actors = options.actors or len(options.url)
+        # So that a server need not wait for the slowest request of a part.
+        options.actors = options.actors or 2 * len(options.url)
     return options
 
 

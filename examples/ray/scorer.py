@@ -20,7 +20,7 @@ from origins import Ended, Refused, key_of, message, models, new_session
 
 
 class Scorer:
-    """Answers requests, a part of them after another. Each asks a server of its own, and others while that one cannot."""
+    """Answers requests, one part after another. It asks its own server, and others while that one cannot answer."""
 
     def __init__(self, options, shared):
         self.options = options
@@ -33,7 +33,6 @@ class Scorer:
         self.servers = [Server(url) for url in urls[home:] + urls[:home]]
         self.lock = threading.Lock()
         self.last_answer = time.monotonic()
-        # Two parts are under way at once, so that the server need not wait for the slowest request of one.
         self.pool = ThreadPoolExecutor(options.concurrency)
         self.session = new_session(options)
 

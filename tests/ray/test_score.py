@@ -227,6 +227,15 @@ class OnACluster(unittest.TestCase):
             self.finish("--url", self.url, "--url", f"{url}/")
         self.assertEqual({row["server"] for row in self.check_answers()}, {self.url, url})
 
+    def test_a_node_that_is_lost_loses_nothing(self):
+        node = self.cluster.add_node(num_cpus=1, object_store_memory=100 * 1024**2)
+        driver = self.start_until_a_part_is_there("--url", self.url, "--actors", "3")
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.assertLess(len(parts(self.output)), 20)
+        printed, _ = driver.communicate()
+        self.assertEqual(driver.returncode, 3, printed)
+        self.check_answers()
+
     def test_a_full_server_is_asked_again(self):
         flags = [*FLAGS, "--parallel-sequences", "2", "--set", "limits.queue_length=0"]
         with running(CANDOR, *flags) as (_, url):
