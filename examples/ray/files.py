@@ -67,7 +67,8 @@ class Output:
         self.pending = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         for_what = {"input_sha256": digest, "rows_per_part": rows_per_part}
-        run = self.folder / "run.json"
+        # Whoever reads the folder skips names that begin so.
+        run = self.folder / "_run.json"
         if not run.exists():
             self.put(run, lambda place: place.write_text(json.dumps(for_what)))
         if (found := json.loads(run.read_text())) != for_what:
@@ -109,7 +110,7 @@ class Output:
 
     def put(self, place, write):
         """A file has its name only once it is on the disk."""
-        temporary = place.with_suffix(".tmp")
+        temporary = place.with_name(f"_new-{place.name}")
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())

@@ -18,6 +18,7 @@ import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pandas
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 from rig import running
@@ -195,7 +196,9 @@ class OnACluster(unittest.TestCase):
                 self.assertEqual(row["error"], json.loads(text)["error"]["message"])
             else:
                 self.assertEqual((row["error"], row["bits_class"]), (None, self.bits_class))
-        self.assertEqual(list(self.output.glob("*.tmp")), [])
+        self.assertEqual(list(self.output.glob("_new-*")), [])
+        # As the page says that it is read.
+        self.assertEqual(len(pandas.read_parquet(self.output)), len(found))
         return found
 
     def test_answers_are_the_direct_ones_after_the_driver_was_killed(self):
