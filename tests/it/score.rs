@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::server::{self, TestServer, default_model, root, tiny};
+use crate::server::{self, TestServer, default_model, root, tiny, tiny_model};
 
 fn ask(server: &TestServer, path: &str, body: &Value) -> Value {
     let answer = server.post(path, body);
@@ -257,6 +257,31 @@ fn a_stem_is_evaluated_once_and_the_cache_moves_no_bit() {
     assert_eq!(cached(&cold), 0);
     assert_eq!(cold["data"], first["data"]);
     assert_eq!(score(&server, body)["data"], first["data"]);
+}
+
+#[test]
+fn contexts_that_begin_with_a_stem_at_once_evaluate_it_once() {
+    let start = |contexts| {
+        TestServer::start_with(&tiny_model(), |config| {
+            config.engine.contexts = contexts;
+            // A stem takes one decode.
+            config.engine.prompt_chunk_tokens = 512;
+        })
+    };
+    let (one, two) = (start(1), start(2));
+    for number in 0..30 {
+        let ids = |from: usize, length| (from..from + length).collect::<Vec<usize>>();
+        let stem = ids(400 * (number + 1), 300);
+        let choices: Vec<_> = (0..8).map(|place| ids(20_000 + 100 * place, 5)).collect();
+        let body = json!({"stem": stem, "choices": choices});
+        let [one, two] = [&one, &two].map(|server| score(server, body.clone()));
+        let usage = &two["usage"];
+        // Each choice evaluates its tail, and the group of the row before it.
+        assert_eq!(usage["prompt_tokens"], 8 * 305);
+        assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], 7 * 296);
+        assert_eq!(*usage, one["usage"], "{number}");
+        assert_eq!(two["data"], one["data"], "{number}");
+    }
 }
 
 #[test]

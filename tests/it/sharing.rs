@@ -1,9 +1,15 @@
 //! Work that is done once for several requests: stems, scores, decodes. And what is promised of it when a neighbour
 //! leaves, or when room is short.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::{Value, json};
 
-use crate::server::{self, TestServer};
+use crate::faults::books_balance;
+use crate::faulty::{Gate, faulty};
+use crate::raw::Request;
+use crate::server::{self, TestServer, tiny_model};
 
 const STEM: &str = "The lighthouse keeper wrote one line a day into a book bound in green leather: the wind, the ships, \
                     the state of the lamp, and what he had for supper. On the first of March he wrote nothing at all. ";
@@ -118,6 +124,114 @@ fn a_donor_that_leaves_midway_leaves_the_others_whole() {
             }
         });
     }
+}
+
+/// Ids of a stem, and of a tail of 5.
+fn behind(stem: std::ops::Range<usize>, tail: usize) -> Vec<usize> {
+    stem.chain(20_000 + 10 * tail..20_005 + 10 * tail).collect()
+}
+
+#[test]
+fn contexts_that_are_asked_at_once_evaluate_once() {
+    let rows = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&rows);
+    let (runners, _) = faulty(Arc::new(move |_, decoded| {
+        counted.fetch_add(decoded.len(), Ordering::SeqCst);
+        None
+    }));
+    let server = TestServer::start_on(
+        &tiny_model(),
+        |config| {
+            config.engine.contexts = 2;
+            // A stem takes one decode.
+            config.engine.prompt_chunk_tokens = 512;
+        },
+        runners,
+    );
+    let check = |bodies: Vec<Value>, expect: usize| {
+        let before = rows.load(Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            for body in &bodies {
+                scope.spawn(|| server.complete(body.clone()));
+            }
+        });
+        let evaluated = rows.load(Ordering::SeqCst) - before;
+        assert_eq!(evaluated, expect, "{}", bodies[0]);
+    };
+    for round in 0..10 {
+        let stem = |number: usize| {
+            let first = 400 * (9 * round + number + 1) % 19_000;
+            first..first + 300
+        };
+        // The first token is drawn from the prompt's last row. Each prompt but the first one evaluates its tail of 5, and
+        // the 4 before it, which are no whole group.
+        let ask = |prompt: Value| json!({"prompt": prompt, "max_tokens": 1});
+        let clients =
+            |number: usize, count: usize| (0..count).map(move |tail| behind(stem(number), tail));
+        let sixteen = clients(0, 16).map(|prompt| ask(json!(prompt))).collect();
+        check(sixteen, 305 + 15 * 9);
+        let four_by_four = (0..16).map(|client| ask(json!(behind(stem(1 + client % 4), client))));
+        check(four_by_four.collect(), 4 * (305 + 3 * 9));
+        check(
+            vec![ask(json!(clients(5, 8).collect::<Vec<_>>()))],
+            305 + 7 * 9,
+        );
+        // The choices of a prompt have all of it in common.
+        let choices = json!({"prompt": behind(stem(6), 0), "max_tokens": 1, "n": 8});
+        check(vec![choices], 305);
+    }
+}
+
+#[test]
+fn whoever_waits_for_a_stem_goes_on_when_its_owner_leaves() {
+    const WAITING: usize = 6;
+    let gate = Arc::new(Gate::default());
+    let rows = Arc::new(AtomicUsize::new(0));
+    let (door, counted) = (Arc::clone(&gate), Arc::clone(&rows));
+    let (runners, _) = faulty(Arc::new(move |_, decoded| {
+        door.pass();
+        counted.fetch_add(decoded.len(), Ordering::SeqCst);
+        None
+    }));
+    let key = |client: usize| format!("client-{client}");
+    let server = TestServer::start_on(
+        &tiny_model(),
+        |config| {
+            config.engine.contexts = 2;
+            config.engine.prompt_chunk_tokens = 64;
+            // A key may have one request: that tells when it is gone. The last key watches.
+            config.server.api_keys = (0..=WAITING + 1).map(key).collect();
+            config.limits.requests_per_key = 1;
+        },
+        runners,
+    );
+    let ask = |client: usize| json!({"prompt": behind(100..1100, client), "max_tokens": 1});
+    let send =
+        |client: usize, body: &Value| server.post_with("/v1/completions", &key(client), body);
+    gate.close();
+    std::thread::scope(|scope| {
+        let _opener = gate.opener();
+        let owner = Request::complete(ask(0).to_string())
+            .with_header(&format!("authorization: Bearer {}", key(0)))
+            .start(server.address());
+        gate.wait_for(1);
+        let others: Vec<_> = (1..=WAITING)
+            .map(|client| scope.spawn(move || send(client, &ask(client))))
+            .collect();
+        server.wait_until("candor_sequences_running", 1 + WAITING as i64);
+        drop(owner);
+        while send(0, &json!({"n": 0})).status == 429 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        gate.open();
+        for other in others {
+            assert_eq!(other.join().expect("no panic").status, 200);
+        }
+    });
+    // The stem has 1,000 tokens. Near its end some evaluate what is left rather than wait.
+    let evaluated = rows.load(Ordering::SeqCst);
+    assert!(evaluated < 1_600, "{evaluated}");
+    books_balance(&server);
 }
 
 #[test]

@@ -19,8 +19,8 @@ pub struct Order<'a> {
     pub plan: &'a PromptPlan,
     /// Whether its prompt is evaluated exactly.
     pub is_exact: bool,
-    /// Whether it may wait for cells of another worker.
-    pub may_fetch: bool,
+    /// How often it has asked other workers for cells.
+    pub fetches: usize,
     pub placement: Placement,
 }
 
@@ -39,23 +39,18 @@ impl<C: Cells> Cache<C> {
     pub fn acquire(&mut self, order: &Order) -> Acquired {
         let Order { request, plan, .. } = order;
         let ask = Ask::of(request);
-        let reuses = request.cache_prompt && self.cells.can_cut();
+        let reuses = self.reuses(request);
         let source = if reuses {
             self.best_source(&ask, plan)
         } else {
             None
         };
         let here = source.map_or(0, |source| source.cells);
-        if reuses && here < ask.most_cells() {
-            if policy::is_worth_waiting(here, self.promised(&ask, plan, here), ask.prompt_len()) {
-                return Acquired::NotYet;
-            }
-            if order.may_fetch
-                && let Some((worker, there)) = self.directory.best(Some(self.worker), &ask, plan)
-                && there.cells >= here + policy::WORTH_FETCHING
-            {
-                return self.fetch(order, worker, there);
-            }
+        if reuses
+            && here < ask.most_cells()
+            && policy::is_worth_waiting(here, self.promised(&ask, plan, here), ask.prompt_len())
+        {
+            return Acquired::NotYet;
         }
         let candidates = self.candidates();
         // The source, if the request may continue in its lane.
@@ -65,6 +60,9 @@ impl<C: Cells> Cache<C> {
         let Some(lane) = policy::place(&candidates, continued, order.placement) else {
             return Acquired::NotYet;
         };
+        if let Err((worker, there)) = self.claim(order, &ask, lane, source) {
+            return self.fetch(order, worker, there);
+        }
         self.pins.count(request, here);
         if let Some(to) = policy::spill_target(&candidates, lane, source) {
             self.spill(lane, to);
@@ -77,6 +75,33 @@ impl<C: Cells> Cache<C> {
         let cells = self.cut_back(lane, here);
         self.lease(order, lane, cells);
         Acquired::Lane { lane, cells }
+    }
+
+    /// Whether a request takes cells from others.
+    fn reuses(&self, request: &Request) -> bool {
+        request.cache_prompt && self.cells.can_cut()
+    }
+
+    /// Tells the other workers what a lane will hold once the order has run there from this source, unless one of them has or
+    /// will have much more: then that one, and its lane.
+    fn claim(
+        &self,
+        order: &Order,
+        ask: &Ask,
+        lane: usize,
+        source: Option<Source>,
+    ) -> Result<(), (usize, Source)> {
+        let here = source.map_or(0, |source| source.cells);
+        let may_fetch = self.reuses(order.request) && order.fetches < policy::MOST_FETCHES;
+        let enough = may_fetch.then_some(here + policy::WORTH_FETCHING);
+        let nothing = Holding::default();
+        let promised = || {
+            let holding = source.map(|source| self.lanes[source.lane].prefix.holding());
+            let kept = started(order, holding.unwrap_or(&nothing), here);
+            published(promise(order, &kept))
+        };
+        self.directory
+            .claim((self.worker, lane), ask, order.plan, enough, promised)
     }
 
     /// The lane that a request can reuse the most cells of. Among equals a free one, which needs no copy.
@@ -154,35 +179,52 @@ impl<C: Cells> Cache<C> {
     /// Leases a lane that holds the first `cells` cells of the order.
     fn lease(&mut self, order: &Order, lane: usize, cells: usize) {
         let Order { request, plan, .. } = order;
-        let prompt_len = request.prompt.len();
-        let first_row = request.first_logits_row(plan);
-        let scored = request.prompt_logprobs.as_ref().zip(first_row);
-        let scoring = scored.map(|(asked, first_row)| Scoring {
-            spec: &asked.spec,
-            first_row,
-        });
         let prefix = &mut self.lanes[lane].prefix;
-        if cells >= prompt_len {
-            prefix.start_complete(&request.prompt, plan.shareable(), cells - prompt_len);
-        } else {
-            prefix.start_prompt(&request.prompt, &request.adapters, cells, scoring);
-        }
+        prefix.start(started(order, prefix.holding(), cells));
         let promise = promise(order, prefix.holding());
-        // Other workers could not wait for the forced prefix.
-        let published = Holding {
-            generated: Vec::new(),
-            ..promise.clone()
-        };
+        // It was claimed with all that can be reused. That may be more than the model could cut.
+        let published = published(promise.clone());
         self.directory.publish(self.worker, lane, Some(published));
         self.lanes[lane].lease = Some(Lease {
             sequence: order.sequence,
             prompt: Arc::clone(&request.prompt),
             adapters: request.adapters.clone(),
-            scored: scoring.is_some(),
+            scored: order.scoring().is_some(),
             shareable: plan.shareable(),
-            evaluated: cells.min(prompt_len),
+            evaluated: cells.min(request.prompt.len()),
             promise: Some(promise).filter(|_| cells < Ask::of(request).most_cells()),
         });
+    }
+}
+
+impl Order<'_> {
+    /// How its prompt is scored, if it is.
+    fn scoring(&self) -> Option<Scoring<'_>> {
+        let asked = self.request.prompt_logprobs.as_ref()?;
+        let first_row = self.request.first_logits_row(self.plan)?;
+        Some(Scoring {
+            spec: &asked.spec,
+            first_row,
+        })
+    }
+}
+
+/// What is left of this holding when an order starts with its first `cells` cells.
+fn started(order: &Order, holding: &Holding, cells: usize) -> Holding {
+    let Order { request, plan, .. } = order;
+    let prompt = &request.prompt;
+    if cells >= prompt.len() {
+        holding.start_complete(prompt, plan.shareable(), cells - prompt.len())
+    } else {
+        holding.start_prompt(prompt, &request.adapters, cells, order.scoring())
+    }
+}
+
+/// What other workers see of a promise: they could not wait for its forced prefix.
+fn published(promise: Holding) -> Holding {
+    Holding {
+        generated: Vec::new(),
+        ..promise
     }
 }
 

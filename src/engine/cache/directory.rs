@@ -11,7 +11,10 @@ use crate::engine::request::Request;
 
 /// What each worker's lanes hold or are about to hold. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Directory(Arc<Mutex<Vec<Vec<Option<Holding>>>>>);
+pub struct Directory(Arc<Mutex<Lanes>>);
+
+/// By worker and lane.
+type Lanes = Vec<Vec<Option<Holding>>>;
 
 impl Directory {
     pub fn new(workers: usize, lanes: usize) -> Self {
@@ -20,11 +23,29 @@ impl Directory {
 
     /// `None`: the lane holds nothing.
     pub(super) fn publish(&self, worker: usize, lane: usize, holding: Option<Holding>) {
+        publish(&mut self.lock(), worker, lane, holding);
+    }
+
+    /// Publishes what a lane is about to hold, unless another worker has or will have `enough` cells of the request: then
+    /// that worker, and its lane. `None`: whatever others have. All under one lock: of workers that begin with the same
+    /// prompt at once, one evaluates it, and the others see that.
+    pub(super) fn claim(
+        &self,
+        (worker, lane): (usize, usize),
+        ask: &Ask,
+        plan: &PromptPlan,
+        enough: Option<usize>,
+        promise: impl FnOnce() -> Holding,
+    ) -> Result<(), (usize, Source)> {
         let mut workers = self.lock();
-        let lanes = workers.get_mut(worker);
-        if let Some(slot) = lanes.and_then(|lanes| lanes.get_mut(lane)) {
-            *slot = holding;
+        if let Some(enough) = enough
+            && let Some(other) = best(&workers, Some(worker), ask, plan)
+            && other.1.cells >= enough
+        {
+            return Err(other);
         }
+        publish(&mut workers, worker, lane, Some(promise()));
+        Ok(())
     }
 
     /// A worker's lanes no longer hold anything.
@@ -34,37 +55,43 @@ impl Directory {
         }
     }
 
-    /// The worker, other than the excepted one, and its lane that a request could reuse the most cells of.
-    pub(super) fn best(
-        &self,
-        except: Option<usize>,
-        ask: &Ask,
-        plan: &PromptPlan,
-    ) -> Option<(usize, Source)> {
-        let workers = self.lock();
-        let others = workers.iter().enumerate();
-        others
-            .filter(|(worker, _)| Some(*worker) != except)
-            .flat_map(|(worker, lanes)| {
-                let lanes = lanes.iter().enumerate();
-                lanes.map(move |(lane, holding)| (worker, lane, holding))
-            })
-            .filter_map(|(worker, lane, holding)| {
-                let cells = reach(ask, holding.as_ref()?, plan);
-                (cells > 0).then_some((worker, Source { lane, cells }))
-            })
-            .max_by_key(|(_, source)| source.cells)
-    }
-
     /// The worker that has the most cells of a request's prompt.
     pub fn best_worker(&self, request: &Request, plan: &PromptPlan) -> Option<usize> {
-        let (worker, _) = self.best(None, &Ask::of(request), plan)?;
+        let (worker, _) = best(&self.lock(), None, &Ask::of(request), plan)?;
         Some(worker)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Vec<Option<Holding>>>> {
+    fn lock(&self) -> MutexGuard<'_, Lanes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn publish(workers: &mut Lanes, worker: usize, lane: usize, holding: Option<Holding>) {
+    let lanes = workers.get_mut(worker);
+    if let Some(slot) = lanes.and_then(|lanes| lanes.get_mut(lane)) {
+        *slot = holding;
+    }
+}
+
+/// The worker, other than the excepted one, and its lane that a request could reuse the most cells of.
+fn best(
+    workers: &Lanes,
+    except: Option<usize>,
+    ask: &Ask,
+    plan: &PromptPlan,
+) -> Option<(usize, Source)> {
+    let others = workers.iter().enumerate();
+    others
+        .filter(|(worker, _)| Some(*worker) != except)
+        .flat_map(|(worker, lanes)| {
+            let lanes = lanes.iter().enumerate();
+            lanes.map(move |(lane, holding)| (worker, lane, holding))
+        })
+        .filter_map(|(worker, lane, holding)| {
+            let cells = reach(ask, holding.as_ref()?, plan);
+            (cells > 0).then_some((worker, Source { lane, cells }))
+        })
+        .max_by_key(|(_, source)| source.cells)
 }
 
 /// How many cells of a context are filled, for metrics.
@@ -115,16 +142,30 @@ mod tests {
         directory.publish(1, 0, holding(40, true));
         let best = |except, top| {
             let request = request(0..100, top);
-            directory.best(Some(except), &Ask::of(&request), &plan)
+            super::best(&directory.lock(), Some(except), &Ask::of(&request), &plan)
         };
         assert_eq!(best(1, None), Some((0, Source { lane: 1, cells: 80 })));
         assert_eq!(best(0, None), Some((1, Source { lane: 0, cells: 40 })));
         assert_eq!(best(0, Some(3)), Some((1, Source { lane: 0, cells: 32 })));
         assert_eq!(best(0, Some(4)), None);
         assert_eq!(best(1, Some(0)), None);
+        // Who finds enough elsewhere claims nothing.
+        let claim = |worker, enough| {
+            let request = request(0..100, None);
+            let promise = || holding(80, false).expect("some");
+            directory.claim((worker, 1), &Ask::of(&request), &plan, enough, promise)
+        };
+        let there = Err((0, Source { lane: 1, cells: 80 }));
+        assert_eq!(claim(1, Some(80)), there);
+        assert_eq!(best(0, None), Some((1, Source { lane: 0, cells: 40 })));
+        assert_eq!(claim(1, Some(81)), Ok(()));
+        assert_eq!(best(0, None), Some((1, Source { lane: 1, cells: 80 })));
         directory.publish(0, 1, None);
         assert_eq!(best(1, None), None);
         directory.forget(1);
         assert_eq!(best(0, None), None);
+        assert_eq!(claim(0, Some(64)), Ok(()));
+        assert_eq!(claim(1, Some(64)), there);
+        assert_eq!(claim(1, None), Ok(()));
     }
 }

@@ -79,6 +79,60 @@ impl Holding {
         self.prefix(self.len).common(prompt) >= cells || self.complete(prompt).is_some()
     }
 
+    /// What is left when the first `cells` cells are kept, from which `prompt` is evaluated further.
+    pub fn start_prompt(
+        &self,
+        prompt: &Arc<[Token]>,
+        adapters: &Adapters,
+        cells: usize,
+        scoring: Option<Scoring>,
+    ) -> Self {
+        // The last kept cell predicts the token that came next, which may be another one here.
+        let is_next_same = self.tokens.get(cells) == prompt.get(cells);
+        let known = self.scores.end.min(cells + usize::from(is_next_same));
+        let mut scores = self.scores.start..known;
+        let mut score_spec = &self.score_spec;
+        if let Some(Scoring { spec, first_row }) = scoring {
+            // Of scores that others do not follow, only the new ones are kept.
+            let first = first_row.max(cells) + 1;
+            if scores.is_empty() || scores.end != first || !spec.within(score_spec) {
+                scores = first..first;
+                score_spec = spec;
+            }
+        } else if scores.is_empty() {
+            scores = 0..0;
+        }
+        Self {
+            adapters: adapters.clone(),
+            tokens: Arc::clone(prompt),
+            len: cells,
+            exact_len: self.exact_len.min(cells),
+            scores,
+            score_spec: score_spec.clone(),
+            complete_prompt: None,
+            generated: Vec::new(),
+            generated_exact: false,
+        }
+    }
+
+    /// What is left when the complete prompt, which is `prompt`, is kept, and `generated` of the tokens after it;
+    /// `shareable` of its cells are for any prompt.
+    pub fn start_complete(
+        &self,
+        prompt: &Arc<[Token]>,
+        shareable: usize,
+        generated: usize,
+    ) -> Self {
+        let len = self.len.min(shareable);
+        Self {
+            tokens: Arc::clone(prompt),
+            len,
+            exact_len: self.exact_len.min(len),
+            generated: self.generated.iter().copied().take(generated).collect(),
+            ..self.clone()
+        }
+    }
+
     /// Whether the numbers agree with each other.
     fn is_consistent(&self) -> bool {
         let complete = self.complete_prompt.map_or(0, |prompt| prompt.len);
@@ -126,52 +180,13 @@ impl CachedPrefix {
         self.output.as_ref()
     }
 
-    /// Keeps the first `cells` cells, from which `prompt` is evaluated further.
-    pub fn start_prompt(
-        &mut self,
-        prompt: &Arc<[Token]>,
-        adapters: &Adapters,
-        cells: usize,
-        scoring: Option<Scoring>,
-    ) {
-        let holding = &mut self.holding;
-        // The last kept cell predicts the token that came next, which may be another one here.
-        let is_next_same = holding.tokens.get(cells) == prompt.get(cells);
-        let known = holding.scores.end.min(cells + usize::from(is_next_same));
-        let mut scores = holding.scores.start..known;
-        if let Some(Scoring { spec, first_row }) = scoring {
-            // Of scores that others do not follow, only the new ones are kept.
-            let first = first_row.max(cells) + 1;
-            if scores.is_empty() || scores.end != first || !spec.within(&holding.score_spec) {
-                scores = first..first;
-                holding.score_spec = spec.clone();
-            }
-        } else if scores.is_empty() {
-            scores = 0..0;
+    /// Keeps what a sequence starts with: see [`Holding::start_prompt`] and [`Holding::start_complete`].
+    pub fn start(&mut self, kept: Holding) {
+        self.scores.truncate(kept.scores.len());
+        if kept.complete_prompt.is_none() {
+            self.output = None;
         }
-        self.scores.truncate(scores.len());
-        self.output = None;
-        self.holding = Holding {
-            adapters: adapters.clone(),
-            tokens: Arc::clone(prompt),
-            len: cells,
-            exact_len: self.holding.exact_len.min(cells),
-            scores,
-            score_spec: std::mem::take(&mut self.holding.score_spec),
-            complete_prompt: None,
-            generated: Vec::new(),
-            generated_exact: false,
-        };
-    }
-
-    /// Keeps the complete prompt, which is `prompt`, and `generated` of the tokens after it; `shareable` of its cells are
-    /// for any prompt.
-    pub fn start_complete(&mut self, prompt: &Arc<[Token]>, shareable: usize, generated: usize) {
-        let holding = &mut self.holding;
-        holding.tokens = Arc::clone(prompt);
-        holding.len = holding.len.min(shareable);
-        holding.exact_len = holding.exact_len.min(holding.len);
-        holding.generated.truncate(generated);
+        self.holding = kept;
     }
 
     /// The first `len` cells are evaluated. `exact`: by decodes with the bits of exact ones. Returns whether all cells are

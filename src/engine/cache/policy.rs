@@ -5,6 +5,9 @@
 const WORTH_WAITING: usize = 32;
 /// Cells that must be gained for a lane to be fetched from another context.
 pub const WORTH_FETCHING: usize = 64;
+/// How often a sequence asks other contexts for cells. The sequence that evaluates them may end, or others may displace them,
+/// before they come. In the end it evaluates them itself.
+pub const MOST_FETCHES: usize = 4;
 /// Cells of generated tokens that a fork may cut off to continue in place. Evaluating more of them again, one by one, takes
 /// longer than copying the lane.
 const WORTH_CUTTING: usize = 8;

@@ -47,6 +47,8 @@ pub(in crate::engine) fn request(
 struct Hashes {
     lanes: Vec<Vec<u64>>,
     scrubbed: Vec<usize>,
+    /// What happens elsewhere while cells are cut next.
+    meanwhile: Option<Box<dyn FnOnce()>>,
 }
 
 impl Hashes {
@@ -54,6 +56,7 @@ impl Hashes {
         Self {
             lanes: vec![Vec::new(); lanes],
             scrubbed: Vec::new(),
+            meanwhile: None,
         }
     }
 
@@ -120,6 +123,9 @@ impl Cells for Hashes {
         true
     }
     fn cut(&mut self, lane: usize, from: usize) -> bool {
+        if let Some(meanwhile) = self.meanwhile.take() {
+            meanwhile();
+        }
         self.lanes[lane].truncate(from);
         true
     }
@@ -151,7 +157,7 @@ struct Running {
     id: u64,
     request: Request,
     plan: PromptPlan,
-    may_fetch: bool,
+    fetches: usize,
     fetching: bool,
     /// Its lane, and the evaluated tokens of its prompt.
     at: Option<(usize, usize)>,
@@ -165,7 +171,7 @@ impl Running {
             id,
             plan: PromptPlan::new(request.prompt.len(), cuts),
             request,
-            may_fetch: true,
+            fetches: 0,
             fetching: false,
             at: None,
             generated: Vec::new(),
@@ -241,7 +247,7 @@ impl Worker {
                 request: &running.request,
                 plan: &running.plan,
                 is_exact: self.exact || running.request.exact,
-                may_fetch: running.may_fetch,
+                fetches: running.fetches,
                 placement: self.placement,
             };
             match self.cache.acquire(&order) {
@@ -263,12 +269,29 @@ impl Worker {
                     let (reply, id) = (self.reply.clone(), running.id);
                     fetch.reply_to(move |transfer| drop(reply.send((id, transfer))));
                     running.fetching = true;
+                    running.fetches += 1;
                     fetches.push((worker, fetch));
                 }
                 Acquired::NotYet => {}
             }
         }
         fetches
+    }
+
+    /// Takes what others have answered.
+    fn receive(&mut self) {
+        while let Ok((id, transfer)) = self.transfers.try_recv() {
+            if let Some(running) = self.running.iter_mut().find(|one| one.id == id) {
+                running.fetching = false;
+                self.cache.import_fetched(id, transfer);
+            }
+        }
+    }
+
+    /// The evaluated tokens of the prompts that have lanes.
+    fn evaluated(&self) -> Vec<Option<usize>> {
+        let running = self.running.iter();
+        running.map(|one| one.at.map(|(_, cells)| cells)).collect()
     }
 
     /// Evaluates a chunk of a sequence's prompt, or its next token.
@@ -504,13 +527,7 @@ fn simulate(seed: u64, exact: bool, pinned_prefixes: usize, cuts: Cuts) -> usize
             let request = dice.request(exact);
             worker.running.push(Running::new(step, request, cuts));
         }
-        while let Ok((id, transfer)) = worker.transfers.try_recv() {
-            if let Some(running) = worker.running.iter_mut().find(|one| one.id == id) {
-                running.fetching = false;
-                running.may_fetch = false;
-                worker.cache.import_fetched(id, transfer);
-            }
-        }
+        worker.receive();
         worker.cache.serve_fetches();
         let fetches = worker.start();
         for index in (0..worker.running.len()).rev() {
@@ -676,6 +693,112 @@ fn lanes_go_from_one_worker_to_another() {
     fetch.reply_to(move |transfer| drop(reply.send((7, transfer))));
     drop(fetch);
     assert!(matches!(workers[1].transfers.try_recv(), Ok((7, None))));
+}
+
+/// A stem of 200 tokens, and a tail of its own.
+fn behind_a_stem(tail: i32) -> Request {
+    let mut ask = request(0..0, None);
+    ask.prompt = (0..200).chain(tail..tail + 10).map(Token).collect();
+    ask
+}
+
+#[test]
+fn of_workers_that_begin_with_a_stem_at_once_one_evaluates_it() {
+    for scored in [false, true] {
+        let directory = Directory::new(2, 2);
+        let [mut first, mut second] = [0, 1].map(|number| {
+            let mut worker = Worker::new(number, 2, 0, &directory);
+            let mut ask = behind_a_stem(1000 * (number as i32 + 1));
+            ask.prompt_logprobs = scored.then(|| PromptLogprobs::all(LogprobSpec::top(1)));
+            worker.running.push(Running::new(0, ask, CUTS));
+            worker
+        });
+        // The first one has looked at what others hold, and has not leased its lane yet.
+        let (done, began) = channel();
+        first.cache.cells.meanwhile = Some(Box::new(move || {
+            let fetches = second.start();
+            done.send((second, fetches)).expect("the test waits");
+        }));
+        assert!(first.start().is_empty());
+        let (mut second, mut fetches) = began.try_recv().expect("the second one has begun");
+        assert_eq!(second.evaluated(), [None]);
+        let (to, fetch) = fetches.pop().expect("a fetch");
+        assert_eq!(to, 0);
+        first.cache.enqueue(fetch);
+        first.advance(0, 512, Token(0));
+        first.cache.serve_fetches();
+        second.receive();
+        assert!(second.start().is_empty());
+        // The score of the tail's first token is its own.
+        let reused = if scored { 192 } else { 200 };
+        assert_eq!(second.evaluated(), [Some(reused)]);
+        second.advance(0, 512, Token(0));
+        second.check();
+    }
+}
+
+#[test]
+fn who_waits_for_cells_that_do_not_come_asks_again() {
+    let directory = Directory::new(2, 3);
+    let mut workers = [0, 1].map(|number| Worker::new(number, 3, 0, &directory));
+    let push = |worker: &mut Worker, id: u64| {
+        let ask = behind_a_stem(1000 * (id as i32 + 1));
+        worker.running.push(Running::new(id, ask, CUTS));
+    };
+    let [first, second] = &mut workers;
+    for id in 0..2 {
+        push(first, id);
+        push(second, 2 + id);
+    }
+    assert!(first.start().is_empty());
+    assert_eq!(first.evaluated(), [Some(0), None]);
+    let mut fetches = second.start();
+    assert_eq!(fetches.len(), 1);
+    // Whoever evaluates the stem leaves midway. Others go on: first its neighbour, if that begins earlier.
+    first.cache.enqueue(fetches.remove(0).1);
+    first.advance(0, 100, Token(0));
+    first.end(0);
+    first.cache.serve_fetches();
+    assert!(first.start().is_empty());
+    assert_eq!(first.evaluated(), [Some(96)]);
+    second.receive();
+    let mut fetches = second.start();
+    assert_eq!(second.evaluated(), [None, None]);
+    assert_eq!(fetches.len(), 1);
+    // Whoever has asked leaves: another one asks.
+    second.end(0);
+    let mut others = second.start();
+    assert_eq!(others.len(), 1);
+    for fetch in [fetches.remove(0).1, others.remove(0).1] {
+        first.cache.enqueue(fetch);
+    }
+    first.advance(0, 512, Token(0));
+    first.cache.serve_fetches();
+    second.receive();
+    assert!(second.start().is_empty());
+    assert_eq!(second.evaluated(), [Some(200)]);
+    second.advance(0, 512, Token(0));
+    second.check();
+}
+
+#[test]
+fn who_waits_in_vain_evaluates_the_cells_itself() {
+    let directory = Directory::new(2, 2);
+    let mut workers = [0, 1].map(|number| Worker::new(number, 2, 0, &directory));
+    let [first, second] = &mut workers;
+    for (worker, tail) in [(&mut *first, 1000), (&mut *second, 2000)] {
+        worker
+            .running
+            .push(Running::new(0, behind_a_stem(tail), CUTS));
+    }
+    assert!(first.start().is_empty());
+    for _ in 0..policy::MOST_FETCHES {
+        // A fetch that is dropped is answered with nothing.
+        assert_eq!(second.start().len(), 1);
+        second.receive();
+    }
+    assert!(second.start().is_empty());
+    assert_eq!(second.evaluated(), [Some(0)]);
 }
 
 #[test]

@@ -137,7 +137,7 @@ impl<'a> Worker<'a> {
                     other.id == sequence && matches!(other.phase, Phase::Fetching)
                 };
                 if let Some(sequence) = self.sequences.iter_mut().find(waits) {
-                    sequence.phase = Phase::New { may_fetch: false };
+                    sequence.phase = Phase::New;
                     self.cache.import_fetched(sequence.id, transfer);
                 }
             }
@@ -170,20 +170,20 @@ impl<'a> Worker<'a> {
     /// Gives lanes to the sequences that have none, unless it is worth waiting for a neighbour.
     fn start_new(&mut self) {
         for index in 0..self.sequences.len() {
-            if let Phase::New { may_fetch } = self.sequences[index].phase {
-                self.start(index, may_fetch);
+            if matches!(self.sequences[index].phase, Phase::New) {
+                self.start(index);
             }
         }
     }
 
-    fn start(&mut self, index: usize, may_fetch: bool) {
+    fn start(&mut self, index: usize) {
         let sequence = &mut self.sequences[index];
         let order = Order {
             sequence: sequence.id,
             request: &sequence.request,
             plan: &sequence.plan,
             is_exact: self.shared.evaluates_exactly(&sequence.request),
-            may_fetch,
+            fetches: sequence.fetches,
             placement: if self.shared.sharing.now().most_rows() > 1 {
                 Placement::Together
             } else {
@@ -208,6 +208,7 @@ impl<'a> Worker<'a> {
                     });
                 });
                 sequence.phase = Phase::Fetching;
+                sequence.fetches += 1;
                 // A worker that is gone drops the fetch, which answers it.
                 let _ = self.shared.mailboxes[worker].send(Message::Fetch(fetch));
             }
@@ -219,7 +220,7 @@ impl<'a> Worker<'a> {
     fn schedule(&self, round: &mut Round) {
         let progress = self.sequences.iter().map(|sequence| match sequence.phase {
             _ if sequence.waiting_row.is_some() => Progress::Waiting,
-            Phase::New { .. } | Phase::Fetching => Progress::Waiting,
+            Phase::New | Phase::Fetching => Progress::Waiting,
             Phase::Prompt { evaluated } => Progress::Prompt {
                 left: sequence.request.prompt.len() - evaluated,
             },

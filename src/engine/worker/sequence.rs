@@ -23,7 +23,7 @@ use crate::sampling::{Recording, Sampler};
 /// The phase of a sequence.
 pub(super) enum Phase {
     /// It has no lane yet: it is new, or a neighbour is evaluating its prefix.
-    New { may_fetch: bool },
+    New,
     /// It waits for cells of another worker.
     Fetching,
     /// This many tokens of its prompt are evaluated.
@@ -45,6 +45,8 @@ pub(super) struct Sequence {
     /// Counts the request's tokens.
     tally: Arc<Tally>,
     pub phase: Phase,
+    /// How often it has asked other workers for cells.
+    pub fetches: usize,
     /// Valid in the phases `Prompt` and `Generating`.
     pub lane: usize,
     pub request: Request,
@@ -127,7 +129,8 @@ impl Sequence {
             first: None,
             span,
             tally,
-            phase: Phase::New { may_fetch: true },
+            phase: Phase::New,
+            fetches: 0,
             lane: 0,
             plan: PromptPlan::new(request.prompt.len(), shared.cuts),
             sampler,
@@ -250,7 +253,7 @@ impl Sequence {
     /// Filled cells of its lane.
     pub fn cells(&self) -> usize {
         match self.phase {
-            Phase::New { .. } | Phase::Fetching => 0,
+            Phase::New | Phase::Fetching => 0,
             Phase::Prompt { evaluated } => evaluated + self.drawn,
             Phase::Generating { .. } => self.next_position(),
         }
