@@ -304,6 +304,7 @@ fn shared(
         },
         cache_rules: Rules {
             lane_tokens: settings.context_length,
+            most_fetched: model::most_exported(model),
             pinned_prefixes: settings.pinned_prefixes,
             reuses_generated: mode == Mode::Throughput,
         },

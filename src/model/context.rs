@@ -169,6 +169,38 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Makes the copies that are pending. llama.cpp makes them at a decode: here one of a row that is dropped, in the lane
+    /// where that takes the least time.
+    fn make_copies(&mut self) -> bool {
+        if !self.copies_pending {
+            return true;
+        }
+        let position = |&lane: &usize| self.filled(lane);
+        let Some(lane) = (0..self.shape.lanes).min_by_key(position) else {
+            return false;
+        };
+        let row = Row {
+            token: Token(0),
+            position: self.filled(lane),
+            lane,
+            logits: false,
+        };
+        // Adapters could leave NaN in the lane.
+        self.adapt(&Adapters::default());
+        let made = self.decode(&[row], 1).is_ok();
+        self.cut(lane, row.position);
+        made
+    }
+
+    /// Filled cells of a lane.
+    fn filled(&self, lane: usize) -> usize {
+        // SAFETY: the lane exists.
+        let last = unsafe { sys::llama_memory_seq_pos_max(self.memory(), i32_of(lane)) };
+        usize::try_from(last + 1).unwrap_or(0)
+    }
+}
+
 impl Runner for Context {
     /// If anything changes, llama.cpp plans its buffers again at the next decode.
     fn adapt(&mut self, adapters: &Adapters) {
@@ -315,20 +347,10 @@ impl Runner for Context {
     }
 
     /// The content of the lane, for another context. `None` if llama.cpp would leave something out: with a sliding window
-    /// it does not write what has left the window, which a lane that is cut back needs. Nor may a copy be pending:
-    /// llama.cpp would write the content from before it.
+    /// it does not write what has left the window, which a lane that is cut back needs. Copies are made before: llama.cpp
+    /// would write the content from before them.
     fn export(&mut self, lane: usize) -> Option<LaneState> {
-        if self.copies_pending {
-            return None;
-        }
-        // SAFETY: the model and the context are live, and the lane exists.
-        let (window, last) = unsafe {
-            (
-                sys::llama_model_n_swa(weights_ptr(self.model.weights())),
-                sys::llama_memory_seq_pos_max(self.memory(), i32_of(lane)),
-            )
-        };
-        if window > 0 && last >= window {
+        if !self.make_copies() || self.filled(lane) > most_exported(&self.model) {
             return None;
         }
         // SAFETY: the lane exists; the buffer has the size that llama.cpp asked for.
@@ -345,10 +367,10 @@ impl Runner for Context {
         }
     }
 
-    /// Replaces the content of the lane. `false`: it did not fit, or a copy is pending, which may be from or to this lane.
-    /// The lane is then empty.
+    /// Replaces the content of the lane. `false`: it did not fit, or a copy, which may be from or to this lane, could not be
+    /// made. The lane is then empty.
     fn import(&mut self, lane: usize, state: &LaneState) -> bool {
-        if self.copies_pending {
+        if !self.make_copies() {
             self.cut(lane, 0);
             return false;
         }
@@ -402,6 +424,16 @@ fn gpus_reach(model: &Model, shape: &ContextShape, cells: usize) -> bool {
 /// `scrub`. A context for embeddings is replaced instead.
 pub fn spare_lanes(model: &Model, output: Output) -> usize {
     usize::from(output == Output::Logits && !model.adapters().is_empty())
+}
+
+/// Maximum number of cells of a lane that can be exported: with a sliding window, as many as it has.
+pub fn most_exported(model: &Model) -> usize {
+    // SAFETY: the model is live.
+    let window = unsafe { sys::llama_model_n_swa(weights_ptr(model.weights())) };
+    match usize::try_from(window) {
+        Ok(0) | Err(_) => usize::MAX,
+        Ok(window) => window,
+    }
 }
 
 /// Creates the runner of a worker, by the worker's number, from its context. Called again when a worker is restarted. The

@@ -40,7 +40,9 @@ mod vocab;
 
 pub use adapter::{Adapter, Adapters, LARGEST_SCALE, adapter_names};
 pub use backend::{Device, devices, kinds_named, llama_cpp_version, system_info};
-pub use context::{Context, ContextError, ContextShape, Output, Runners, contexts, spare_lanes};
+pub use context::{
+    Context, ContextError, ContextShape, Output, Runners, contexts, most_exported, spare_lanes,
+};
 pub use error::LoadError;
 pub use files::{FileHash, hash_files};
 pub use heads::Heads;

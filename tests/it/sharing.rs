@@ -176,7 +176,8 @@ fn contexts_that_are_asked_at_once_evaluate_once() {
             vec![ask(json!(clients(5, 8).collect::<Vec<_>>()))],
             305 + 7 * 9,
         );
-        // The choices of a prompt have all of it in common.
+        // The choices of a prompt have all of it in common. They leave copies that no decode has made, which the next round's
+        // fetches need.
         let choices = json!({"prompt": behind(stem(6), 0), "max_tokens": 1, "n": 8});
         check(vec![choices], 305);
     }

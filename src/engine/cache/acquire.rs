@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::cells::Cells;
+use super::directory::Worth;
 use super::fetch::{Fetching, KvFetch};
 use super::holding::{CachedPrefix, CompletePrompt, Holding, Scoring};
 use super::lane::Lease;
@@ -93,7 +94,10 @@ impl<C: Cells> Cache<C> {
     ) -> Result<(), (usize, Source)> {
         let here = source.map_or(0, |source| source.cells);
         let may_fetch = self.reuses(order.request) && order.fetches < policy::MOST_FETCHES;
-        let enough = may_fetch.then_some(here + policy::WORTH_FETCHING);
+        let worth = may_fetch.then_some(Worth {
+            least_reused: here + policy::WORTH_FETCHING,
+            most_cells: self.rules.most_fetched,
+        });
         let nothing = Holding::default();
         let promised = || {
             let holding = source.map(|source| self.lanes[source.lane].prefix.holding());
@@ -101,7 +105,7 @@ impl<C: Cells> Cache<C> {
             published(promise(order, &kept))
         };
         self.directory
-            .claim((self.worker, lane), ask, order.plan, enough, promised)
+            .claim((self.worker, lane), ask, order.plan, worth, promised)
     }
 
     /// The lane that a request can reuse the most cells of. Among equals a free one, which needs no copy.

@@ -16,6 +16,15 @@ pub struct Directory(Arc<Mutex<Lanes>>);
 /// By worker and lane.
 type Lanes = Vec<Vec<Option<Holding>>>;
 
+/// Which lanes of other workers are worth fetching.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Worth {
+    /// Cells that the request can reuse.
+    pub least_reused: usize,
+    /// Cells in all: more cannot be fetched.
+    pub most_cells: usize,
+}
+
 impl Directory {
     pub fn new(workers: usize, lanes: usize) -> Self {
         Self(Arc::new(Mutex::new(vec![vec![None; lanes]; workers])))
@@ -26,21 +35,21 @@ impl Directory {
         publish(&mut self.lock(), worker, lane, holding);
     }
 
-    /// Publishes what a lane is about to hold, unless another worker has or will have `enough` cells of the request: then
-    /// that worker, and its lane. `None`: whatever others have. All under one lock: of workers that begin with the same
-    /// prompt at once, one evaluates it, and the others see that.
+    /// Publishes what a lane is about to hold, unless another worker's lane holds or will hold what is worth fetching for the
+    /// request: then that one. All under one lock: of workers that begin with the same prompt at once, one evaluates it, and
+    /// the others see that.
     pub(super) fn claim(
         &self,
         (worker, lane): (usize, usize),
         ask: &Ask,
         plan: &PromptPlan,
-        enough: Option<usize>,
+        worth: Option<Worth>,
         promise: impl FnOnce() -> Holding,
     ) -> Result<(), (usize, Source)> {
         let mut workers = self.lock();
-        if let Some(enough) = enough
-            && let Some(other) = best(&workers, Some(worker), ask, plan)
-            && other.1.cells >= enough
+        if let Some(worth) = worth
+            && let Some(other) = best(&workers, Some(worker), worth.most_cells, ask, plan)
+            && other.1.cells >= worth.least_reused
         {
             return Err(other);
         }
@@ -57,7 +66,7 @@ impl Directory {
 
     /// The worker that has the most cells of a request's prompt.
     pub fn best_worker(&self, request: &Request, plan: &PromptPlan) -> Option<usize> {
-        let (worker, _) = best(&self.lock(), None, &Ask::of(request), plan)?;
+        let (worker, _) = best(&self.lock(), None, usize::MAX, &Ask::of(request), plan)?;
         Some(worker)
     }
 
@@ -73,10 +82,12 @@ fn publish(workers: &mut Lanes, worker: usize, lane: usize, holding: Option<Hold
     }
 }
 
-/// The worker, other than the excepted one, and its lane that a request could reuse the most cells of.
+/// The worker, other than the excepted one, and its lane, of no more cells than these, that a request could reuse the most
+/// cells of.
 fn best(
     workers: &Lanes,
     except: Option<usize>,
+    most_cells: usize,
     ask: &Ask,
     plan: &PromptPlan,
 ) -> Option<(usize, Source)> {
@@ -88,7 +99,11 @@ fn best(
             lanes.map(move |(lane, holding)| (worker, lane, holding))
         })
         .filter_map(|(worker, lane, holding)| {
-            let cells = reach(ask, holding.as_ref()?, plan);
+            let holding = holding.as_ref()?;
+            if holding.cells() > most_cells {
+                return None;
+            }
+            let cells = reach(ask, holding, plan);
             (cells > 0).then_some((worker, Source { lane, cells }))
         })
         .max_by_key(|(_, source)| source.cells)
@@ -142,7 +157,13 @@ mod tests {
         directory.publish(1, 0, holding(40, true));
         let best = |except, top| {
             let request = request(0..100, top);
-            super::best(&directory.lock(), Some(except), &Ask::of(&request), &plan)
+            super::best(
+                &directory.lock(),
+                Some(except),
+                100,
+                &Ask::of(&request),
+                &plan,
+            )
         };
         assert_eq!(best(1, None), Some((0, Source { lane: 1, cells: 80 })));
         assert_eq!(best(0, None), Some((1, Source { lane: 0, cells: 40 })));
@@ -150,22 +171,27 @@ mod tests {
         assert_eq!(best(0, Some(4)), None);
         assert_eq!(best(1, Some(0)), None);
         // Who finds enough elsewhere claims nothing.
-        let claim = |worker, enough| {
+        let claim = |worker, worth: Option<(usize, usize)>| {
             let request = request(0..100, None);
+            let worth = worth.map(|(least_reused, most_cells)| Worth {
+                least_reused,
+                most_cells,
+            });
             let promise = || holding(80, false).expect("some");
-            directory.claim((worker, 1), &Ask::of(&request), &plan, enough, promise)
+            directory.claim((worker, 1), &Ask::of(&request), &plan, worth, promise)
         };
         let there = Err((0, Source { lane: 1, cells: 80 }));
-        assert_eq!(claim(1, Some(80)), there);
+        assert_eq!(claim(1, Some((80, 80))), there);
         assert_eq!(best(0, None), Some((1, Source { lane: 0, cells: 40 })));
-        assert_eq!(claim(1, Some(81)), Ok(()));
+        assert_eq!(claim(1, Some((81, 80))), Ok(()));
         assert_eq!(best(0, None), Some((1, Source { lane: 1, cells: 80 })));
         directory.publish(0, 1, None);
         assert_eq!(best(1, None), None);
         directory.forget(1);
         assert_eq!(best(0, None), None);
-        assert_eq!(claim(0, Some(64)), Ok(()));
-        assert_eq!(claim(1, Some(64)), there);
+        assert_eq!(claim(0, Some((64, 80))), Ok(()));
+        assert_eq!(claim(1, Some((64, 80))), there);
+        assert_eq!(claim(1, Some((64, 79))), Ok(()));
         assert_eq!(claim(1, None), Ok(()));
     }
 }

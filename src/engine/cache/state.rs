@@ -14,6 +14,8 @@ use crate::model::Runner;
 pub struct Rules {
     /// Tokens that a lane holds.
     pub lane_tokens: usize,
+    /// Lanes of other workers with more cells cannot be fetched.
+    pub most_fetched: usize,
     /// Prefixes that are not given up for one-off prompts.
     pub pinned_prefixes: usize,
     /// Whether any prompt may reuse cells of generated tokens: only in throughput mode, because they were not evaluated as a prompt is.

@@ -216,6 +216,7 @@ impl Worker {
         let (reply, transfers) = channel();
         let rules = Rules {
             lane_tokens: 1000,
+            most_fetched: 400,
             pinned_prefixes,
             reuses_generated: false,
         };
@@ -799,6 +800,20 @@ fn who_waits_in_vain_evaluates_the_cells_itself() {
     }
     assert!(second.start().is_empty());
     assert_eq!(second.evaluated(), [Some(0)]);
+}
+
+#[test]
+fn what_cannot_be_fetched_is_not_waited_for() {
+    for (length, waits) in [(400, true), (401, false)] {
+        let directory = Directory::new(2, 2);
+        let mut workers = [0, 1].map(|number| Worker::new(number, 2, 0, &directory));
+        for worker in &mut workers {
+            let ask = request(0..length, None);
+            worker.running.push(Running::new(0, ask, CUTS));
+        }
+        assert!(workers[0].start().is_empty());
+        assert_eq!(workers[1].start().len(), usize::from(waits), "{length}");
+    }
 }
 
 #[test]
