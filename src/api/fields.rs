@@ -21,12 +21,12 @@ pub struct Fields {
     /// The names of those that had a value.
     given: Vec<&'static str>,
     /// Unknown fields within fields that were read.
-    nested: Vec<Nested>,
+    nested: Vec<Unknown>,
 }
 
 /// An unknown field within another.
 #[derive(Clone)]
-struct Nested {
+struct Unknown {
     /// Its path, which may be cut.
     path: String,
     message: String,
@@ -191,48 +191,42 @@ impl Fields {
         fields.known
     }
 
-    /// Reports a field within another that is unknown there, for [`Fields::refuse_others`]; `message` names it.
-    pub fn unknown(&mut self, path: String, message: String) {
-        self.nested.push(Nested { path, message });
-    }
-
-    /// Reports those fields of the object `within` that were not read from it and change something; `holds` says which it
-    /// may have.
-    pub fn only(&mut self, within: &str, rest: &Map<String, Value>, holds: &str) {
+    /// Reports those fields of an object, which is at `place`, that were not read from it and change something, for
+    /// [`Fields::refuse_others`]. `holds` says which it may have.
+    pub fn unread(&mut self, place: &str, rest: &Map<String, Value>, holds: Option<&str>) {
         for (name, value) in rest {
-            if !neutral::is_neutral_within(within, name, value) {
-                let name = cut(name);
-                self.unknown(
-                    format!("{within}.{name}"),
-                    format!("`{within}` accepts only {holds}; `{name}` is unknown."),
-                );
+            if neutral::is_neutral_within(place, name, value) {
+                continue;
             }
+            let name = cut(name);
+            let path = format!("{place}.{name}");
+            let message = match holds {
+                None => format!("Unknown field `{path}`."),
+                Some(holds) => format!("`{place}` accepts only {holds}; `{name}` is unknown."),
+            };
+            self.nested.push(Unknown { path, message });
         }
     }
 
-    /// Leaves an object that is at `place` only the fields of these names. Others that change something are reported.
+    /// Leaves an object that is at `place` only the fields of these names, and reports others.
     pub fn keep(&mut self, place: &str, object: &mut Map<String, Value>, names: &[&str]) {
-        object.retain(|name, value| {
-            let is_known = names.contains(&name.as_str());
-            if !is_known && !neutral::is_neutral_within(place, name, value) {
-                let field = format!("{place}.{}", cut(name));
-                let message = format!("Unknown field `{field}`.");
-                self.unknown(field, message);
-            }
-            is_known
-        });
+        let all = std::mem::take(object).into_iter();
+        let (known, rest) = all.partition(|(name, _)| names.contains(&name.as_str()));
+        *object = known;
+        self.unread(place, &rest, None);
     }
 
     /// Reports what is unknown in an object, which is at `place` of this one.
     pub fn take_unknown(&mut self, place: &str, object: &Self) {
-        let of_it = object.others().map(|(name, value)| Nested {
+        let of_it = object.others().map(|(name, value)| Unknown {
             path: cut(name),
             message: object.refused(name, value).message,
         });
-        for Nested { path, message } in of_it.chain(object.nested.iter().cloned()) {
-            let message = format!("In `{place}`: {message}");
-            self.unknown(format!("{place}.{path}"), message);
-        }
+        let all = of_it.chain(object.nested.iter().cloned());
+        self.nested.extend(all.map(|unknown| Unknown {
+            path: format!("{place}.{}", unknown.path),
+            message: format!("In `{place}`: {}", unknown.message),
+        }));
     }
 
     /// Takes over what was reported of an object whose fields were read apart.
@@ -250,7 +244,7 @@ impl Fields {
         }
         match (others.next(), self.nested.first()) {
             (Some((name, value)), _) => Err(self.refused(name, value)),
-            (None, Some(Nested { path, message })) => {
+            (None, Some(Unknown { path, message })) => {
                 Err(ApiError::field(path.clone(), message.clone()).code("unknown_field"))
             }
             (None, None) => Ok(()),

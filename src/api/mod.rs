@@ -27,6 +27,7 @@ mod llama_server;
 mod lora;
 mod metrics;
 mod models;
+mod nested;
 mod neutral;
 mod openapi;
 mod perplexity;

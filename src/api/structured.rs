@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::fields::{Fields, wrong};
+use super::nested::Nested;
 use super::served::Served;
 use super::wording::describe;
 use crate::model::Model;
@@ -313,57 +314,37 @@ fn choice_of(value: Option<Value>, name: &str) -> Result<Option<Kind>, ApiError>
 
 fn response_format(value: Option<Value>, fields: &mut Fields) -> Result<Option<Kind>, ApiError> {
     const NAME: &str = "response_format";
-    let mut object = match value {
-        None => return Ok(None),
-        Some(Value::Object(object)) => object,
-        Some(other) => return Err(wrong(NAME, "an object", &other)),
+    let Some(value) = value else {
+        return Ok(None);
     };
-    let kind = object.shift_remove("type").unwrap_or_default();
-    let (kind, rest) = match kind.as_str() {
-        Some("text") => (None, object),
+    let mut object = Nested::new(NAME, "an object", value)?;
+    let kind = object.take("type").unwrap_or_default();
+    let kind = match kind.as_str() {
+        Some("text") => None,
         // llama-server's form of a schema.
-        Some("json_object") => match object
-            .shift_remove("schema")
-            .filter(|schema| !schema.is_null())
-        {
-            None => (Some(Kind::Object), object),
-            schema => (schema_of(schema, "response_format.schema")?, object),
+        Some("json_object") => match object.take("schema") {
+            None => Some(Kind::Object),
+            schema => schema_of(schema, "response_format.schema")?,
         },
         Some("json_schema") => {
-            const INNER: &str = "response_format.json_schema";
-            let inner = object.shift_remove("json_schema").unwrap_or_default();
-            let Value::Object(mut inner) = inner else {
-                return Err(wrong(INNER, "an object with `schema`", &inner));
-            };
-            let schema = inner.shift_remove("schema").unwrap_or_default();
+            let inner = object.take("json_schema").unwrap_or_default();
+            let place = "response_format.json_schema";
+            let mut inner = Nested::new(place, "an object with `schema`", inner)?;
+            let schema = inner.take("schema").unwrap_or_default();
             let schema = schema_of(Some(schema), "response_format.json_schema.schema")?;
             // A schema is always followed strictly.
-            for (name, allowed, is) in [
-                ("name", "a string", Value::is_string as fn(&Value) -> bool),
-                ("description", "a string", Value::is_string),
-                ("strict", "true or false", Value::is_boolean),
-            ] {
-                let about = inner.shift_remove(name).unwrap_or_default();
-                if !about.is_null() && !is(&about) {
-                    return Err(wrong(&format!("{INNER}.{name}"), allowed, &about));
-                }
-            }
-            fields.only(
-                INNER,
-                &inner,
-                "`name`, `description`, `schema` and `strict`",
-            );
-            (schema, object)
+            inner.unused("name", "a string", Value::is_string)?;
+            inner.unused("description", "a string", Value::is_string)?;
+            inner.unused("strict", "true or false", Value::is_boolean)?;
+            inner.end_with("`name`, `description`, `schema` and `strict`", fields);
+            schema
         }
         _ => {
-            return Err(wrong(
-                "response_format.type",
-                "\"text\", \"json_object\" or \"json_schema\"",
-                &kind,
-            ));
+            let allowed = "\"text\", \"json_object\" or \"json_schema\"";
+            return Err(object.wrong("type", allowed, &kind));
         }
     };
-    fields.only(NAME, &rest, "`type` and the field that belongs to it");
+    object.end_with("`type` and the field that belongs to it", fields);
     Ok(kind)
 }
 
@@ -373,37 +354,24 @@ fn structured_outputs(
     fields: &mut Fields,
 ) -> Result<(), ApiError> {
     const NAME: &str = "structured_outputs";
-    let mut object = match value {
-        None => return Ok(()),
-        Some(Value::Object(object)) => object,
-        Some(other) => return Err(wrong(NAME, "an object", &other)),
+    let Some(value) = value else {
+        return Ok(());
     };
+    let mut object = Nested::new(NAME, "an object", value)?;
     let before = found.0.len();
-    let mut take = |name| object.shift_remove(name).filter(|value| !value.is_null());
-    let string = |value: Option<Value>, name: &str| match value {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => Err(wrong(name, "a string", &other)),
-    };
     let name = "structured_outputs.json";
-    found.push(name, schema_of(take("json"), name)?);
-    let name = "structured_outputs.regex";
-    found.push(name, string(take("regex"), name)?.map(Kind::Regex));
+    found.push(name, schema_of(object.take("json"), name)?);
+    let regex = object.string("regex")?;
+    found.push("structured_outputs.regex", regex.map(Kind::Regex));
     let name = "structured_outputs.choice";
-    found.push(name, choice_of(take("choice"), name)?);
-    let name = "structured_outputs.grammar";
-    found.push(name, string(take("grammar"), name)?.map(grammar_of));
-    let name = "structured_outputs.json_object";
-    match take("json_object") {
-        None | Some(Value::Bool(false)) => {}
-        Some(Value::Bool(true)) => found.push(name, Some(Kind::Object)),
-        Some(other) => return Err(wrong(name, "true or false", &other)),
-    }
-    fields.only(
-        NAME,
-        &object,
-        "one of `json`, `regex`, `choice`, `grammar` and `json_object`",
-    );
+    found.push(name, choice_of(object.take("choice"), name)?);
+    let grammar = object.string("grammar")?;
+    found.push("structured_outputs.grammar", grammar.map(grammar_of));
+    let is_object = object.boolean("json_object")?.unwrap_or(false);
+    let kind = is_object.then_some(Kind::Object);
+    found.push("structured_outputs.json_object", kind);
+    let holds = "one of `json`, `regex`, `choice`, `grammar` and `json_object`";
+    object.end_with(holds, fields);
     if found.0.len() == before {
         return Err(ApiError::field(
             NAME,

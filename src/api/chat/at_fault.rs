@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::conversation::Names;
-use super::request::ToolChoice;
+use super::tool_choice::ToolChoice;
 use super::tools::parameters;
 use super::writes::Writes;
 use crate::api::error::ApiError;

@@ -13,6 +13,7 @@ mod prepare;
 mod prompt;
 mod request;
 mod template;
+mod tool_choice;
 mod tools;
 mod writes;
 
@@ -36,13 +37,15 @@ use super::stream;
 use answer::{ChatPiece, Choice, Streamed};
 pub use answer::{TokenEntry, View};
 pub use calls::{Part, Reader};
-pub use conversation::{Conversation, Names, check_tools, name_reasoning};
+pub use conversation::{Conversation, Names, name_reasoning};
 pub use effort::EFFORTS;
 use prepare::prepare;
 pub use prepare::{Asked, prepare_request};
 pub use prompt::{model_template, render};
-pub use request::{ChatRequest, ToolChoice, splits_reasoning};
+pub use request::{ChatRequest, splits_reasoning};
 pub use template::render_template;
+pub use tool_choice::{ChoiceForm, ToolChoice};
+pub use tools::check_tools;
 
 const KIND: Kind = Kind {
     path: "/v1/chat/completions",

@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use super::conversation::Conversation;
+use super::tool_choice::{ChoiceForm, ToolChoice};
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, wrong};
 use crate::api::generate::Generate;
 use crate::api::input;
 use crate::api::served::{Served, model_field};
 use crate::api::token_options::OutputOptions;
-use crate::api::wording::{counted, cut};
 use crate::config::ReasoningFormat;
 
 /// A request as its sender wrote it, checked.
@@ -27,53 +27,6 @@ pub struct ChatRequest {
     /// Whether reasoning is shown apart from content.
     pub splits_reasoning: bool,
     pub generate: Generate,
-}
-
-/// Whether the model may or must call tools.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ToolChoice {
-    None,
-    Auto,
-    Required,
-    Named(String),
-}
-
-impl ToolChoice {
-    /// Of a word.
-    pub fn of_word(word: &str) -> Option<Self> {
-        match word {
-            "none" => Some(Self::None),
-            "auto" => Some(Self::Auto),
-            "required" => Some(Self::Required),
-            _ => None,
-        }
-    }
-
-    /// The choice among these tools, if they allow it.
-    pub fn among(self, tools: &[Value]) -> Result<Self, ApiError> {
-        const NAME: &str = "tool_choice";
-        match self {
-            Self::Named(name) if !tools.iter().any(|tool| tool["function"]["name"] == *name) => {
-                Err(ApiError::field(
-                    NAME,
-                    format!(
-                        "`tool_choice` names the function `{}`, which is not among the {} of `tools`.",
-                        cut(&name),
-                        tools.len()
-                    ),
-                ))
-            }
-            Self::Auto if tools.is_empty() => Ok(Self::None),
-            Self::Required if tools.is_empty() => Err(ApiError::field(
-                NAME,
-                format!(
-                    "`tool_choice` requires a call, but `tools` has {}.",
-                    counted(0, "function")
-                ),
-            )),
-            choice => Ok(choice),
-        }
-    }
 }
 
 impl ChatRequest {
@@ -129,7 +82,8 @@ impl ChatRequest {
         }
         let top = logprobs.then_some(top_logprobs.unwrap_or(0));
         let options = OutputOptions::of_tokens(fields, served, top, "`logprobs: true`")?;
-        let tool_choice = tool_choice(fields, &conversation.tools)?;
+        let (tool_choice, _) =
+            ToolChoice::read(fields, &conversation.tools, &ChoiceForm::OF_CHATS)?;
         let generate = Generate::parse(fields, served)?;
         options.check(generate.stream, false)?;
         let request = Self {
@@ -190,44 +144,4 @@ pub fn splits_reasoning(fields: &mut Fields, served: &Served) -> Result<bool, Ap
             .or(other)
             .unwrap_or(served.config.model.reasoning_format != ReasoningFormat::None)),
     }
-}
-
-fn tool_choice(fields: &mut Fields, tools: &[Value]) -> Result<ToolChoice, ApiError> {
-    const NAME: &str = "tool_choice";
-    let value = fields
-        .field(
-            NAME,
-            "\"none\": no calls; \"auto\": the model decides; \"required\": at least one call; or `{\"type\": \"function\", \
-             \"function\": {\"name\": …}}`: a call of this function. Forced calls follow the schemas.",
-        )
-        .value(|| {
-            json!({"anyOf": [
-                {"type": "string", "enum": ["none", "auto", "required"]},
-                {"type": "object", "required": ["type", "function"], "properties": {
-                    "type": {"type": "string", "enum": ["function"]},
-                    "function": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}},
-                }},
-            ]})
-        });
-    let Some(mut value) = value else {
-        return ToolChoice::Auto.among(tools);
-    };
-    let choice = match &mut value {
-        Value::String(word) => ToolChoice::of_word(word),
-        Value::Object(object) if object.get("type").is_none_or(|kind| kind == "function") => {
-            fields.keep(NAME, object, &["type", "function"]);
-            let function = object.get_mut("function").and_then(Value::as_object_mut);
-            function.and_then(|function| {
-                fields.keep("tool_choice.function", function, &["name"]);
-                let name = function.get("name")?.as_str()?;
-                Some(ToolChoice::Named(name.to_owned()))
-            })
-        }
-        _ => None,
-    };
-    let choice = choice.ok_or_else(|| {
-        let allowed = "\"none\", \"auto\", \"required\", or an object that names a function";
-        wrong(NAME, allowed, &value)
-    })?;
-    choice.among(tools)
 }

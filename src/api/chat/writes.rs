@@ -9,7 +9,7 @@ use super::calls::{Expects, Functions};
 use super::conversation::{Conversation, REASONING};
 use super::forms::{self, Body, Forced, Form, HERMES, Thinking};
 use super::prompt::Rendered;
-use super::request::ToolChoice;
+use super::tool_choice::ToolChoice;
 use crate::api::error::ApiError;
 use crate::api::generate::Generate;
 use crate::api::served::Served;

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::api::error::ApiError;
-use crate::api::fields::{Fields, whole, wrong};
+use crate::api::fields::Fields;
 use crate::api::fork_cache::{ForkCache, ForkPoint, StoredAnswer};
+use crate::api::nested::Nested;
 use crate::api::served::Served;
 use crate::api::wording::cut;
 use crate::model::{Adapters, Token};
@@ -62,17 +63,11 @@ impl Fork {
                     },
                 })
             });
-        let object = match value {
-            None => return Ok(None),
-            Some(Value::Object(object)) => object,
-            Some(other) => {
-                return Err(wrong(
-                    "fork",
-                    "an object with `id`, `position` and optionally `choice` and `token`",
-                    &other,
-                ));
-            }
+        let Some(value) = value else {
+            return Ok(None);
         };
+        let allowed = "an object with `id`, `position` and optionally `choice` and `token`";
+        let object = Nested::new("fork", allowed, value)?;
         for name in EXCLUDED {
             if !matches!(
                 fields.peek(name),
@@ -90,46 +85,30 @@ impl Fork {
         Self::of(object, vocabulary, fields).map(Some)
     }
 
-    fn of(
-        mut object: Map<String, Value>,
-        vocabulary: usize,
-        fields: &mut Fields,
-    ) -> Result<Self, ApiError> {
-        let mut take = |name: &str| object.shift_remove(name).filter(|value| !value.is_null());
-        let id = match take("id") {
+    fn of(mut object: Nested, vocabulary: usize, fields: &mut Fields) -> Result<Self, ApiError> {
+        const COUNT: &str = "a whole number, 0 or more";
+        let id = match object.take("id") {
             Some(Value::String(id)) => id,
             other => {
                 let other = other.unwrap_or_default();
-                return Err(wrong("fork.id", "the id of an earlier answer", &other));
+                return Err(object.wrong("id", "the id of an earlier answer", &other));
             }
         };
-        let mut count = |name: &str, most: usize, default: Option<usize>| {
-            let Some(value) = take(name) else {
-                return default.ok_or_else(|| {
-                    let allowed = "the number of tokens to keep, 0 or more";
-                    wrong(&format!("fork.{name}"), allowed, &Value::Null)
-                });
-            };
-            let number = whole(&value).and_then(|number| usize::try_from(number).ok());
-            number.filter(|&number| number <= most).ok_or_else(|| {
-                let allowed = match most {
-                    usize::MAX => "a whole number, 0 or more".to_owned(),
-                    most => format!("a token id from 0 to {most}"),
-                };
-                wrong(&format!("fork.{name}"), &allowed, &value)
-            })
-        };
-        let choice = count("choice", usize::MAX, Some(0))?;
-        let position = count("position", usize::MAX, None)?;
-        let none = usize::MAX;
-        let token = count("token", vocabulary - 1, Some(none))?;
-        let token = i32::try_from(token).ok().map(Token);
-        fields.only("fork", &object, "`id`, `choice`, `position` and `token`");
+        let choice = object.count("choice", usize::MAX, COUNT)?;
+        let position = object.count("position", usize::MAX, COUNT)?;
+        let position = position.ok_or_else(|| {
+            let allowed = "the number of tokens to keep, 0 or more";
+            object.wrong("position", allowed, &Value::Null)
+        })?;
+        let last = vocabulary - 1;
+        let token = object.count("token", last, &format!("a token id from 0 to {last}"))?;
+        let token = token.and_then(|token| i32::try_from(token).ok());
+        object.end_with("`id`, `choice`, `position` and `token`", fields);
         Ok(Self {
             id,
-            choice,
+            choice: choice.unwrap_or(0),
             position,
-            token,
+            token: token.map(Token),
         })
     }
 

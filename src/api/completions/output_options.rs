@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::api::error::ApiError;
-use crate::api::fields::{Fields, whole, wrong, wrong_in};
+use crate::api::fields::{Fields, whole, wrong};
+use crate::api::nested::Nested;
 use crate::api::served::Served;
 use crate::api::token_options::{Number, OutputOptions, WholeRows};
 use crate::sampling::Watch;
@@ -86,50 +87,38 @@ fn rows(fields: &mut Fields, served: &Served) -> Result<Option<WholeRows>, ApiEr
                     "positions": {"type": "array", "items": {"type": "integer", "minimum": 1}},
                     "dtype": {"type": "string", "enum": ["float32", "float16"]}}}]})
         });
-    let mut object = match value {
-        None | Some(Value::Bool(false)) => return Ok(None),
-        Some(Value::Bool(true)) => {
-            return Ok(Some(WholeRows {
-                number: Number::Float32,
-                positions: None,
-            }));
-        }
-        Some(Value::Object(object)) => object,
-        Some(other) => return Err(wrong(NAME, "true, false or an object", &other)),
+    let mut rows = WholeRows {
+        number: Number::Float32,
+        positions: None,
     };
-    let mut number = Number::Float32;
-    let mut positions = None;
-    for key in ["dtype", "positions"] {
-        match (key, object.shift_remove(key).unwrap_or_default()) {
-            (_, Value::Null) => {}
-            ("dtype", value) => {
-                number = [Number::Float32, Number::Float16]
-                    .into_iter()
-                    .find(|number| value == number.as_str())
-                    .ok_or_else(|| {
-                        wrong_in(NAME, "logits.dtype", "\"float32\" or \"float16\"", &value)
-                    })?;
-            }
-            (_, value) => {
-                let last = served.engine.context_length();
-                let place = |item: &Value| {
-                    let place = whole(item).map(usize::try_from);
-                    place
-                        .and_then(Result::ok)
-                        .filter(|place| (1..=last).contains(place))
-                };
-                let places = value.as_array();
-                let places: Option<Vec<usize>> =
-                    places.and_then(|items| items.iter().map(place).collect());
-                let allowed = format!("an array of whole numbers from 1 to {last}");
-                let mut places =
-                    places.ok_or_else(|| wrong_in(NAME, "logits.positions", &allowed, &value))?;
-                places.sort_unstable();
-                places.dedup();
-                positions = Some(places.into());
-            }
-        }
+    let value = match value {
+        None | Some(Value::Bool(false)) => return Ok(None),
+        Some(Value::Bool(true)) => return Ok(Some(rows)),
+        Some(value) => value,
+    };
+    let mut object = Nested::within(NAME, NAME, "true, false or an object", value)?;
+    if let Some(value) = object.take("dtype") {
+        let mut numbers = [Number::Float32, Number::Float16].into_iter();
+        rows.number = numbers
+            .find(|number| value == number.as_str())
+            .ok_or_else(|| object.wrong("dtype", "\"float32\" or \"float16\"", &value))?;
     }
-    fields.only(NAME, &object, "`positions` and `dtype`");
-    Ok(Some(WholeRows { number, positions }))
+    if let Some(value) = object.take("positions") {
+        let last = served.engine.context_length();
+        let place = |item: &Value| {
+            let place = whole(item).map(usize::try_from);
+            place
+                .and_then(Result::ok)
+                .filter(|place| (1..=last).contains(place))
+        };
+        let places = value.as_array();
+        let places: Option<Vec<usize>> = places.and_then(|items| items.iter().map(place).collect());
+        let allowed = format!("an array of whole numbers from 1 to {last}");
+        let mut places = places.ok_or_else(|| object.wrong("positions", &allowed, &value))?;
+        places.sort_unstable();
+        places.dedup();
+        rows.positions = Some(places.into());
+    }
+    object.end_with("`positions` and `dtype`", fields);
+    Ok(Some(rows))
 }

@@ -1,9 +1,10 @@
 //! The fields that say how an answer is delivered and where it ends.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, strings, whole, wrong};
+use crate::api::nested::Nested;
 use crate::api::served::Served;
 use crate::engine::Stops;
 
@@ -120,30 +121,20 @@ pub fn stream_usage(fields: &mut Fields, stream: bool) -> Result<StreamUsage, Ap
             json!({"type": "object", "properties": {
                 "include_usage": {"type": "boolean"}, "continuous_usage_stats": {"type": "boolean"}}})
         });
-    let mut object = match value {
-        None => return Ok(StreamUsage::default()),
-        Some(_) if !stream => {
-            return Err(ApiError::field(
-                NAME,
-                "`stream_options` is allowed only with `stream: true`.",
-            ));
-        }
-        Some(Value::Object(object)) => object,
-        Some(other) => return Err(wrong(NAME, "an object", &other)),
+    let Some(value) = value else {
+        return Ok(StreamUsage::default());
     };
-    let mut flag = |name: &str| match object.shift_remove(name) {
-        None | Some(Value::Null) => Ok(false),
-        Some(Value::Bool(flag)) => Ok(flag),
-        Some(other) => Err(wrong(&format!("{NAME}.{name}"), "true or false", &other)),
-    };
+    if !stream {
+        return Err(ApiError::field(
+            NAME,
+            "`stream_options` is allowed only with `stream: true`.",
+        ));
+    }
+    let mut object = Nested::new(NAME, "an object", value)?;
     let usage = StreamUsage {
-        at_end: flag("include_usage")?,
-        in_each: flag("continuous_usage_stats")?,
+        at_end: object.boolean("include_usage")?.unwrap_or(false),
+        in_each: object.boolean("continuous_usage_stats")?.unwrap_or(false),
     };
-    fields.only(
-        NAME,
-        &object,
-        "`include_usage` and `continuous_usage_stats`",
-    );
+    object.end_with("`include_usage` and `continuous_usage_stats`", fields);
     Ok(usage)
 }

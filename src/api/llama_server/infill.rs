@@ -13,8 +13,9 @@ use crate::api::body::JsonObject;
 use crate::api::client::Client;
 use crate::api::completions::CompletionRequest;
 use crate::api::error::ApiError;
-use crate::api::fields::{Fields, wrong, wrong_in};
+use crate::api::fields::{Fields, wrong};
 use crate::api::input::Input;
+use crate::api::nested::Nested;
 use crate::api::run::Kind;
 use crate::api::served::Served;
 use crate::api::state::{AppState, Route};
@@ -159,31 +160,19 @@ fn extra(fields: &mut Fields) -> Result<Vec<Chunk>, ApiError> {
     };
     let chunks = items.into_iter().enumerate().map(|(number, item)| {
         let place = format!("{NAME}[{number}]");
-        let Value::Object(mut chunk) = item else {
-            let allowed = "an object with `text` and perhaps `filename`";
-            return Err(wrong_in(NAME, &place, allowed, &item));
-        };
-        let mut string = |name: &str| match chunk.shift_remove(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(wrong_in(
-                NAME,
-                &format!("{place}.{name}"),
-                "a string",
-                &other,
-            )),
-        };
-        let (text, filename) = (string("text")?, string("filename")?);
+        let allowed = "an object with `text` and perhaps `filename`";
+        let mut chunk = Nested::within(NAME, place, allowed, item)?;
+        let (text, filename) = (chunk.string("text")?, chunk.string("filename")?);
         let text = text.ok_or_else(|| {
-            let message = format!("`{place}.text` is missing: it must be a string.");
+            let message = format!("`{}.text` is missing: it must be a string.", chunk.place);
             ApiError::field(NAME, message)
         })?;
         within(&text, NAME)?;
         let filename = filename.unwrap_or_else(|| "tmp".to_owned());
         within(&filename, NAME)?;
         // When an editor took it.
-        chunk.shift_remove("time");
-        fields.only(&place, &chunk, "`text` and `filename`");
+        chunk.take("time");
+        chunk.end_with("`text` and `filename`", fields);
         Ok(Chunk { text, filename })
     });
     chunks.collect()

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::encoded;
-use super::nested::Nested;
 use super::turns::Turns;
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, wrong, wrong_in};
+use crate::api::nested::Nested;
 use crate::api::wording::cut;
 
 const NAME: &str = "input";
@@ -54,7 +54,7 @@ pub fn read(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
     let mut turns = Turns::default();
     for (place, item) in items.into_iter().enumerate() {
         add(
-            Nested::new(NAME, format!("{NAME}[{place}]"), item)?,
+            Nested::within(NAME, format!("{NAME}[{place}]"), "an object", item)?,
             &mut turns,
             fields,
         )?;
@@ -195,7 +195,7 @@ fn texts(
 ) -> Result<Vec<String>, ApiError> {
     let parts = parts.into_iter().enumerate();
     let texts = parts.map(|(number, part)| {
-        let mut part = Nested::new(NAME, format!("{place}[{number}]"), part)?;
+        let mut part = Nested::within(NAME, format!("{place}[{number}]"), "an object", part)?;
         let text = match part.string("type")?.as_deref() {
             Some(kind) if kind == "text" || kinds.contains(&kind) => part.required("text"),
             // Of an earlier answer, which another server gave.

@@ -6,7 +6,6 @@ mod encoded;
 mod event;
 mod include;
 mod input;
-mod nested;
 mod output;
 mod reasoning;
 mod request;

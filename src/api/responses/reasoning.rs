@@ -4,10 +4,10 @@ use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::nested::Nested;
 use crate::api::chat::EFFORTS;
 use crate::api::error::ApiError;
 use crate::api::fields::Fields;
+use crate::api::nested::Nested;
 
 const NAME: &str = "reasoning";
 const SUMMARIES: [&str; 3] = ["auto", "concise", "detailed"];
@@ -36,7 +36,7 @@ pub fn read(fields: &mut Fields) -> Result<Reasoning, ApiError> {
     let Some(value) = value else {
         return Ok(Reasoning::default());
     };
-    let mut value = Nested::new(NAME, NAME, value)?;
+    let mut value = Nested::within(NAME, NAME, "an object", value)?;
     let effort = value.word("effort", &EFFORTS)?;
     let effort = effort.and_then(|word| EFFORTS.into_iter().find(|effort| word == *effort));
     let summary = value.word("summary", &SUMMARIES)?;

@@ -10,7 +10,9 @@ use super::reasoning;
 use super::stored;
 use super::text;
 use super::tools::{self, Tools};
-use crate::api::chat::{ChatRequest, Conversation, Names, splits_reasoning};
+use crate::api::chat::{
+    ChatRequest, ChoiceForm, Conversation, Names, ToolChoice, splits_reasoning,
+};
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, short, wrong};
 use crate::api::generate::Generate;
@@ -53,8 +55,9 @@ impl ResponsesRequest {
             messages.push(json!({"role": "system", "content": text}));
         }
         messages.extend(input::read(fields)?);
-        let Tools { sent, functions } = tools::read(fields, NAMES)?;
-        let (tool_choice, sent_choice) = tools::choice(fields, &functions)?;
+        let Tools { sent, functions } = tools::read(fields, NAMES.function)?;
+        let (tool_choice, sent_choice) =
+            ToolChoice::read(fields, &functions, &ChoiceForm::OF_RESPONSES)?;
         let mut conversation = Conversation::with(NAMES, messages, functions, fields)?;
         let max_output_tokens = fields
             .field(

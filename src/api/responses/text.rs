@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::nested::Nested;
 use crate::api::error::ApiError;
 use crate::api::fields::Fields;
+use crate::api::nested::Nested;
 use crate::api::structured::Structured;
 
 const NAME: &str = "text";
@@ -36,7 +36,7 @@ pub fn read(fields: &mut Fields) -> Result<Text, ApiError> {
         });
     let value = value.unwrap_or_else(|| Map::new().into());
     let mut sent = value.clone();
-    let mut text = Nested::new(NAME, NAME, value)?;
+    let mut text = Nested::within(NAME, NAME, "an object", value)?;
     let format = text.take("format");
     if format.is_none() {
         sent["format"] = json!({"type": "text"});
@@ -63,7 +63,7 @@ pub fn read(fields: &mut Fields) -> Result<Text, ApiError> {
 /// What a format demands of the text.
 fn structured(format: Value, fields: &mut Fields) -> Result<Option<Structured>, ApiError> {
     const TYPES: [&str; 3] = ["text", "json_object", "json_schema"];
-    let mut format = Nested::new(NAME, FORMAT, format)?;
+    let mut format = Nested::within(NAME, FORMAT, "an object", format)?;
     let kind = format.word("type", &TYPES)?;
     let schema = match kind.as_deref() {
         Some("text") => None,

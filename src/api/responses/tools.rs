@@ -1,11 +1,11 @@
-//! The fields `tools` and `tool_choice`. Only functions are supported: those are called by the client.
+//! The field `tools`. Only functions are supported: those are called by the client.
 
 use serde_json::{Map, Value, json};
 
-use super::nested::Nested;
-use crate::api::chat::{Names, ToolChoice, check_tools};
+use crate::api::chat::check_tools;
 use crate::api::error::ApiError;
 use crate::api::fields::{Fields, wrong};
+use crate::api::nested::Nested;
 use crate::api::wording::cut;
 
 const NAME: &str = "tools";
@@ -18,7 +18,7 @@ pub struct Tools {
     pub functions: Vec<Value>,
 }
 
-pub fn read(fields: &mut Fields, names: Names) -> Result<Tools, ApiError> {
+pub fn read(fields: &mut Fields, within: &str) -> Result<Tools, ApiError> {
     let value = fields
         .field(
             NAME,
@@ -44,13 +44,13 @@ pub fn read(fields: &mut Fields, names: Names) -> Result<Tools, ApiError> {
     let functions =
         functions.map(|(place, tool)| function(tool, format!("{NAME}[{place}]"), fields));
     let functions = functions.collect::<Result<Vec<_>, _>>()?;
-    check_tools(&functions, names)?;
+    check_tools(&functions, within)?;
     Ok(Tools { sent, functions })
 }
 
 /// A tool in the form of chat completions.
 fn function(tool: &Value, place: String, fields: &mut Fields) -> Result<Value, ApiError> {
-    let mut tool = Nested::new(NAME, place, tool.clone())?;
+    let mut tool = Nested::within(NAME, place, "an object", tool.clone())?;
     match tool.take("type") {
         Some(Value::String(kind)) if kind == "function" => {}
         Some(Value::String(kind)) => {
@@ -86,45 +86,4 @@ fn function(tool: &Value, place: String, fields: &mut Fields) -> Result<Value, A
     }
     tool.end(fields);
     Ok(json!({"type": "function", "function": function}))
-}
-
-/// The choice, and how the client wrote it.
-pub fn choice(fields: &mut Fields, functions: &[Value]) -> Result<(ToolChoice, Value), ApiError> {
-    const NAME: &str = "tool_choice";
-    let value = fields
-        .field(
-            NAME,
-            "\"none\": no calls; \"auto\": the model decides; \"required\": at least one call; or `{\"type\": \"function\", \
-             \"name\": …}`: a call of this function. Forced calls follow the schemas.",
-        )
-        .value(|| {
-            json!({"anyOf": [
-                {"type": "string", "enum": ["none", "auto", "required"]},
-                {"type": "object", "required": ["type", "name"], "properties": {
-                    "type": {"type": "string", "enum": ["function"]}, "name": {"type": "string"},
-                }},
-            ]})
-        });
-    let value = value.unwrap_or_else(|| "auto".into());
-    let choice = match &value {
-        Value::String(word) => ToolChoice::of_word(word),
-        object => named(object, fields),
-    };
-    let choice = choice.ok_or_else(|| {
-        let allowed =
-            "\"none\", \"auto\", \"required\", or an object of type \"function\" with a `name`";
-        wrong(NAME, allowed, &value)
-    })?;
-    Ok((choice.among(functions)?, value))
-}
-
-/// The choice of the function that an object names.
-fn named(object: &Value, fields: &mut Fields) -> Option<ToolChoice> {
-    const NAME: &str = "tool_choice";
-    let mut object = Nested::new(NAME, NAME, object.clone()).ok()?;
-    let is_function = object.take("type")? == "function";
-    let name = object.take("name")?;
-    let name = name.as_str().filter(|_| is_function)?.to_owned();
-    object.end(fields);
-    Some(ToolChoice::Named(name))
 }

@@ -2,28 +2,43 @@
 
 use serde_json::{Map, Value};
 
-use crate::api::error::ApiError;
-use crate::api::fields::{Fields, wrong_in};
-use crate::api::wording::cut;
+use super::error::ApiError;
+use super::fields::{Fields, whole, wrong_in};
 
 /// The fields of an object that are not read yet. `null` means absent.
 pub struct Nested {
-    /// The field of the request.
-    param: &'static str,
+    /// The field that errors name; `None`: the path to the wrong value.
+    param: Option<&'static str>,
     /// The path to the object, such as `input[3]`.
     pub place: String,
     left: Map<String, Value>,
 }
 
 impl Nested {
-    pub fn new(
+    /// The object at `place`, which must be what `allowed` says.
+    pub fn new(place: impl Into<String>, allowed: &str, value: Value) -> Result<Self, ApiError> {
+        Self::of(None, place.into(), allowed, value)
+    }
+
+    /// The object at `place` of a field, which is all that errors have as `param`.
+    pub fn within(
         param: &'static str,
         place: impl Into<String>,
+        allowed: &str,
         value: Value,
     ) -> Result<Self, ApiError> {
-        let place = place.into();
+        Self::of(Some(param), place.into(), allowed, value)
+    }
+
+    fn of(
+        param: Option<&'static str>,
+        place: String,
+        allowed: &str,
+        value: Value,
+    ) -> Result<Self, ApiError> {
         let Value::Object(mut left) = value else {
-            return Err(wrong_in(param, &place, "an object", &value));
+            let param = param.unwrap_or(&place);
+            return Err(wrong_in(param, &place, allowed, &value));
         };
         left.retain(|_, value| !value.is_null());
         Ok(Self { param, place, left })
@@ -47,6 +62,23 @@ impl Nested {
             Some(Value::Bool(value)) => Ok(Some(value)),
             Some(other) => Err(self.wrong(name, "true or false", &other)),
         }
+    }
+
+    /// A whole number up to `most`; `allowed` says what it may be.
+    pub fn count(
+        &mut self,
+        name: &str,
+        most: usize,
+        allowed: &str,
+    ) -> Result<Option<usize>, ApiError> {
+        let Some(value) = self.take(name) else {
+            return Ok(None);
+        };
+        let count = whole(&value).and_then(|number| usize::try_from(number).ok());
+        let count = count.filter(|&count| count <= most);
+        count
+            .map(Some)
+            .ok_or_else(|| self.wrong(name, allowed, &value))
     }
 
     /// A string that must be there.
@@ -82,20 +114,17 @@ impl Nested {
 
     /// 400: a field of this object has a wrong value.
     pub fn wrong(&self, name: &str, allowed: &str, value: &Value) -> ApiError {
-        wrong_in(
-            self.param,
-            &format!("{}.{name}", self.place),
-            allowed,
-            value,
-        )
+        let path = format!("{}.{name}", self.place);
+        wrong_in(self.param.unwrap_or(&path), &path, allowed, value)
     }
 
     /// Called last: reports fields that were not read.
     pub fn end(self, fields: &mut Fields) {
-        for name in self.left.keys() {
-            let field = format!("{}.{}", self.place, cut(name));
-            let message = format!("Unknown field `{field}`.");
-            fields.unknown(field, message);
-        }
+        fields.unread(&self.place, &self.left, None);
+    }
+
+    /// Like `end`; the message says which fields there may be.
+    pub fn end_with(self, holds: &str, fields: &mut Fields) {
+        fields.unread(&self.place, &self.left, Some(holds));
     }
 }
