@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::fields::{Fields, whole, wrong};
 use super::served::Served;
-use super::wording::{counted, cut, describe};
+use super::wording::{counted, describe};
 use crate::model::{Adapters, LARGEST_SCALE, Model};
 
 /// The adapters of a request: those that `lora` names, or without the field the one that `model` names or else the model's
@@ -58,10 +58,11 @@ pub fn read(fields: &mut Fields, served: &Served) -> Result<Adapters, ApiError> 
     };
     let mut scales: Vec<(usize, f32)> = Vec::with_capacity(items.len());
     for (place, item) in items.into_iter().enumerate() {
-        let (id, scale) = adapter(place, item, model)?;
+        let place = format!("lora[{place}]");
+        let (id, scale) = adapter(&place, item, model, fields)?;
         if scales.iter().any(|(other, _)| *other == id) {
             return Err(refused(format!(
-                "`lora[{place}]` names adapter {id} ({:?}) a second time.",
+                "`{place}` names adapter {id} ({:?}) a second time.",
                 model.adapters()[id].name()
             )));
         }
@@ -71,27 +72,27 @@ pub fn read(fields: &mut Fields, served: &Served) -> Result<Adapters, ApiError> 
 }
 
 /// An entry: the adapter's index in the model's list, and its scale.
-fn adapter(place: usize, item: Value, model: &Model) -> Result<(usize, f32), ApiError> {
+fn adapter(
+    place: &str,
+    item: Value,
+    model: &Model,
+    fields: &mut Fields,
+) -> Result<(usize, f32), ApiError> {
     let Value::Object(mut entry) = item else {
         return Err(refused(format!(
-            "`lora[{place}]` must be an object with `id` and `scale`, but it is {}.",
+            "`{place}` must be an object with `id` and `scale`, but it is {}.",
             describe(&item)
         )));
     };
     let mut take = |key: &str| {
         entry.remove(key).ok_or_else(|| {
             refused(format!(
-                "`lora[{place}]` must have `id` and `scale`, but it has no `{key}`."
+                "`{place}` must have `id` and `scale`, but it has no `{key}`."
             ))
         })
     };
     let (id, scale) = (take("id")?, take("scale")?);
-    if let Some(key) = entry.keys().next() {
-        return Err(refused(format!(
-            "`lora[{place}]` must have `id` and `scale` only, but it also has `{}`.",
-            cut(key)
-        )));
-    }
+    fields.unread(place, &entry, Some("`id` and `scale`"));
     let adapters = model.adapters();
     let found = match &id {
         Value::String(name) => adapters.iter().position(|adapter| adapter.name() == name),
@@ -101,7 +102,7 @@ fn adapter(place: usize, item: Value, model: &Model) -> Result<(usize, f32), Api
     };
     let found = found.ok_or_else(|| {
         refused(format!(
-            "`lora[{place}].id` must be the id or the name of an adapter in GET /lora-adapters, but it is {}.",
+            "`{place}.id` must be the id or the name of an adapter in GET /lora-adapters, but it is {}.",
             describe(&id)
         ))
     })?;
@@ -110,7 +111,7 @@ fn adapter(place: usize, item: Value, model: &Model) -> Result<(usize, f32), Api
         .filter(|number| number.abs() <= f64::from(LARGEST_SCALE))
         .ok_or_else(|| {
             refused(format!(
-                "`lora[{place}].scale` must be a number from -{LARGEST_SCALE} to {LARGEST_SCALE}, but it is {}.",
+                "`{place}.scale` must be a number from -{LARGEST_SCALE} to {LARGEST_SCALE}, but it is {}.",
                 describe(&scale)
             ))
         })?;

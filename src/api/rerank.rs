@@ -15,9 +15,10 @@ use super::bounds::Entries;
 use super::client::Client;
 use super::error::ApiError;
 use super::fields::{Fields, wrong};
+use super::nested::Nested;
 use super::served::{Served, model_field};
 use super::state::{AppState, Route};
-use super::wording::{counted, describe};
+use super::wording::counted;
 use crate::model::{Added, MarkedText, Token, UnusedMark, Vocab};
 
 /// llama-server's other names for the path.
@@ -142,21 +143,15 @@ fn documents(fields: &mut Fields, most: usize) -> Result<Vec<String>, ApiError> 
         other => return Err(wrong(DOCUMENTS, &allowed, &other)),
     };
     let documents = items.into_iter().enumerate().map(|(place, item)| {
-        let text = match &item {
-            Value::String(text) => Some(text),
-            Value::Object(object) if object.len() == 1 => match object.get("text") {
-                Some(Value::String(text)) => Some(text),
-                _ => None,
-            },
-            _ => None,
-        };
-        text.cloned().ok_or_else(|| {
-            let item = describe(&item);
-            let message = format!(
-                "`{DOCUMENTS}[{place}]` must be a string, or an object with only a `text`, but it is {item}."
-            );
-            ApiError::field(DOCUMENTS, message)
-        })
+        let place = format!("{DOCUMENTS}[{place}]");
+        if let Value::String(text) = item {
+            return Ok(text);
+        }
+        let allowed = "a string, or an object with only a `text`";
+        let mut document = Nested::within(DOCUMENTS, place, allowed, item)?;
+        let text = document.required("text")?;
+        document.end_with("`text`", fields);
+        Ok(text)
     });
     documents.collect()
 }

@@ -413,12 +413,22 @@ fn unknown_fields_may_be_let_through() {
 
 #[test]
 fn unknown_fields_of_other_files_may_be_let_through() {
-    let model = fim::write("lenient").display().to_string();
-    let server = TestServer::start_with(&model, |config| {
-        config.server.unknown_fields = candor::config::UnknownFields::Warn;
-    });
-    let body = json!({"input_prefix": "a", "input_suffix": "b", "n_predict": 1,
-        "input_extra": [{"text": "c", "unheard_of": 1}]});
-    let answer = server.post("/infill", &body);
-    assert_eq!(answer.status, 200, "{}", answer.body);
+    let check = |model: &str, path: &str, body: Value| {
+        let server = TestServer::start_with(model, |config| {
+            config.server.unknown_fields = candor::config::UnknownFields::Warn;
+        });
+        let answer = server.post(path, &body);
+        assert_eq!(answer.status, 200, "{body}: {}", answer.body);
+    };
+    check(
+        &fim::write("lenient").display().to_string(),
+        "/infill",
+        json!({"input_prefix": "a", "input_suffix": "b", "n_predict": 1,
+            "input_extra": [{"text": "c", "unheard_of": 1}]}),
+    );
+    check(
+        &rerank::model(),
+        "/v1/rerank",
+        json!({"query": "a", "documents": [{"text": "b", "unheard_of": 1}]}),
+    );
 }

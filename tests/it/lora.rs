@@ -508,10 +508,6 @@ fn what_is_wrong_with_the_field_is_said() {
         json!([{"scale": 1}]),
         "`lora[0]` must have `id` and `scale`, but it has no `id`.",
     );
-    check(
-        json!([{"id": 0, "scale": 1, "path": "x"}]),
-        "`lora[0]` must have `id` and `scale` only, but it also has `path`.",
-    );
     for (id, shown) in [
         (json!(2), "the number 2"),
         (json!(-1), "the number -1"),
@@ -549,6 +545,23 @@ fn what_is_wrong_with_the_field_is_said() {
         br#"{"prompt": "a", "lora": [{"id": 0, "scale": 1e999}]}"#,
     );
     assert_eq!(answer.status, 400, "{}", answer.body);
+}
+
+#[test]
+fn unknown_fields_of_an_adapter_are_refused_or_let_through() {
+    let body =
+        json!({"prompt": "a", "max_tokens": 1, "lora": [{"id": 0, "scale": 1, "path": "x"}]});
+    let answer = with_both().try_complete(&body);
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    let error = &answer.json()["error"];
+    let message = "`lora[0]` accepts only `id` and `scale`; `path` is unknown.";
+    assert_eq!(error["message"], message);
+    assert_eq!(error["param"], "lora[0].path");
+    assert_eq!(error["code"], "unknown_field");
+    let lenient = with(&["a"], |config| {
+        config.server.unknown_fields = candor::config::UnknownFields::Warn;
+    });
+    lenient.complete(body);
 }
 
 #[test]

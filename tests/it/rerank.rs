@@ -10,7 +10,11 @@ use crate::server::{TestServer, root, tiny};
 const FILE: &str = "tests/models/rank-tiny.gguf";
 
 pub fn start() -> TestServer {
-    TestServer::start(&root().join(FILE).display().to_string())
+    TestServer::start(&model())
+}
+
+pub fn model() -> String {
+    root().join(FILE).display().to_string()
 }
 
 /// The ids of a text: of each word its first letter, and the others as they are within a word.
