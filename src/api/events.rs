@@ -31,7 +31,7 @@ pub trait Tell: Sized + Send + 'static {
     }
 }
 
-/// Streams the events that `teller` makes of the generations. The stream owns both: they are dropped when the client disconnects.
+/// Streams the events that `teller` makes of the generations. Both are dropped when the client disconnects.
 pub fn follow(generations: impl Iterator<Item = Generation>, teller: impl Tell) -> Response {
     let deltas = generations
         .enumerate()

@@ -58,20 +58,12 @@ pub fn set(
     if NEUTRAL.contains(&effort) {
         return Ok(());
     }
-    if how == UnknownFields::Warn {
-        tracing::warn!(
-            names = field,
-            "a field is ignored that the chat template does not know"
-        );
-        return Ok(());
-    }
-    Err(ApiError::field(
-        field,
-        format!(
-            "`{field}` must be \"none\" or \"medium\", which have no effect, but it is \"{effort}\": this model's template \
-             reads none of the variables `reasoning_effort`, `enable_thinking` and `thinking`."
-        ),
-    ))
+    let message = format!(
+        "`{field}` must be \"none\" or \"medium\", which have no effect, but it is \"{effort}\": this model's template reads \
+         none of the variables `reasoning_effort`, `enable_thinking` and `thinking`."
+    );
+    let ignored = "a field is ignored that the chat template does not know";
+    refuse(field, message, ignored, how)
 }
 
 /// Whether a template can say how much the model reasons.
@@ -81,20 +73,28 @@ pub fn is_known(template: &str) -> bool {
 
 /// 400 if a request asks for no reasoning and its prompt expects some.
 pub fn check_none(field: &'static str, how: UnknownFields) -> Result<(), ApiError> {
-    if how == UnknownFields::Warn {
-        tracing::warn!(
-            names = field,
-            "a field is ignored: this model reasons anyway"
-        );
-        return Ok(());
+    let message = format!(
+        "`{field}` is \"none\", but this model reasons anyway: its template writes a prompt that expects reasoning. Leave \
+         `{field}` out."
+    );
+    let ignored = "a field is ignored: this model reasons anyway";
+    refuse(field, message, ignored, how)
+}
+
+/// 400 with this message; or a warning that the field is ignored, where unknown fields are.
+fn refuse(
+    field: &'static str,
+    message: String,
+    ignored: &str,
+    how: UnknownFields,
+) -> Result<(), ApiError> {
+    match how {
+        UnknownFields::Reject => Err(ApiError::field(field, message)),
+        UnknownFields::Warn => {
+            tracing::warn!(names = field, "{ignored}");
+            Ok(())
+        }
     }
-    Err(ApiError::field(
-        field,
-        format!(
-            "`{field}` is \"none\", but this model reasons anyway: its template writes a prompt that expects reasoning. Leave \
-             `{field}` out."
-        ),
-    ))
 }
 
 /// Whether an expression of the template reads a variable of this name: not a field of a message, nor a text.

@@ -33,18 +33,8 @@ pub fn prepare(
     let settings = first.sampling.logit_bias.len() + form.sent.grammar.len() / 16;
     let settings = settings.saturating_mul(prepared.sequences.len());
     prepared.entries.0 = prepared.entries.0.saturating_add(settings);
-    let view = View::new(first, form, served);
-    Ok(Prepared {
-        sequences: prepared.sequences,
-        entries: prepared.entries,
-        adapters: prepared.adapters,
-        exact: prepared.exact,
-        receipt: None,
-        asked: Asked {
-            completion: prepared.asked,
-            view: Arc::new(view),
-        },
-    })
+    let view = Arc::new(View::new(first, form, served));
+    Ok(prepared.map(|completion| Asked { completion, view }))
 }
 
 /// Reads a body with `read`, runs the request, and answers.
