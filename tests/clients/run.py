@@ -192,26 +192,52 @@ def one_line(text):
     return " ".join(text.split()).replace("|", "\\|")[:300]
 
 
-def report(outcomes):
-    lines = ["| client | version | passed | failed | why |", "|---|---|---:|---:|---|"]
+def results_of(outcomes):
+    """For each client its row of the table, and the lines of its checks."""
+    results = {}
     for outcome in outcomes:
         why = "; ".join(f"{check['check']}: {check['why']}" for check in outcome.failed()) or outcome.why
         counts = f"{len(outcome.passed())} | {len(outcome.failed())}"
         cells = [outcome.client, outcome.version or "–", counts, one_line(why)]
-        lines.append("| " + " | ".join(cells).strip() + " |")
-    for outcome in outcomes:
-        if outcome.checks:
-            lines += ["", f"**{outcome.client}**", ""]
+        row = "| " + " | ".join(cells).strip() + " |"
+        checks = []
         for check in outcome.checks:
             failure = "" if check["passed"] else f" – **failed**: {one_line(check['why'])}"
-            lines.append(f"- {one_line(check['check'])}{failure}")
+            checks.append(f"- {one_line(check['check'])}{failure}")
+        results[outcome.client] = row, checks
+    return results
+
+
+def results_in(text):
+    """The same, from what `report` made of it."""
+    results = {}
+    for line in text.splitlines():
+        if line.startswith("| ") and not line.startswith("| client |"):
+            results[line.split(" | ")[0].removeprefix("| ")] = line, []
+        elif line.startswith("**"):
+            checks = results[line.strip("*")][1]
+        elif line.startswith("- "):
+            checks.append(line)
+    return results
+
+
+def report(results):
+    lines = ["| client | version | passed | failed | why |", "|---|---|---:|---:|---|"]
+    lines += [row for row, _ in results.values()]
+    for name, (_, checks) in results.items():
+        if checks:
+            lines += ["", f"**{name}**", "", *checks]
     return "\n".join(lines)
 
 
-def write(path, text):
+def write(path, results, some):
+    """Puts the results into the page; if they are those of `some` clients, the others keep theirs."""
     page = path.read_text()
     before, rest = page.split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+    old, after = rest.split(END)
+    if some:
+        results = {**results_in(old), **results}
+    path.write_text(f"{before}{BEGIN}\n\n{report(results)}\n\n{END}{after}")
 
 
 def arguments():
@@ -224,13 +250,13 @@ def arguments():
     )
     parser.add_argument("--only", metavar="NAME", action="append", help="this: python, openai, node/openai; repeatable")
     parser.add_argument("--without", metavar="NAME", action="append", default=[], help="not this; repeatable")
-    parser.add_argument("--write", metavar="FILE", type=pathlib.Path, help="put the table into this page")
+    parser.add_argument("--write", metavar="FILE", type=pathlib.Path, help="put the results into this page")
     parser.add_argument("--list", action="store_true", help="print the names of the clients")
     options = parser.parse_args()
     if not (options.candor or options.url or options.list):
         parser.error("--candor or --url is needed")
-    if options.write and (options.only or options.without or not options.candor):
-        parser.error("--write puts down what all clients did: it goes with --candor, and not with --only or --without")
+    if options.write and not options.candor:
+        parser.error("--write goes with --candor: so it is known which program answered")
     return options
 
 
@@ -269,11 +295,11 @@ def main():
     began = time.monotonic()
     with variables_of(options) as variables:
         outcomes = [outcome for client in clients for outcome in run_client(client, variables)]
-    table = report(outcomes)
-    print(table)
-    if options.write:
-        write(options.write, table)
+    print(report(results_of(outcomes)))
     ran = [outcome for outcome in outcomes if outcome.was_run]
+    if options.write:
+        some = bool(options.only or options.without)
+        write(options.write, results_of(ran if some else outcomes), some)
     say(f"{sum(outcome.is_good() for outcome in ran)} of {len(ran)} clients passed in whole, "
         f"after {time.monotonic() - began:.0f} s")
     return 0 if all(outcome.is_good() for outcome in outcomes) else 1
