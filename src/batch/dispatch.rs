@@ -384,7 +384,7 @@ impl Dispatch {
                     self.again(task, Barred::Server(server), Instant::now());
                 } else {
                     let line = record::answered(id, &reply);
-                    self.finish(server, task, &line, Usage::of(&reply));
+                    self.finish(Some(server), task, &line, Usage::of(&reply));
                 }
                 None
             }
@@ -405,7 +405,7 @@ impl Dispatch {
                 const MOST_FAILURES: u32 = 3;
                 let failed = task.failed + 1;
                 if failed >= MOST_FAILURES {
-                    self.finish(server, task, &record::answered(id, &reply), None);
+                    self.finish(Some(server), task, &record::answered(id, &reply), None);
                 } else {
                     let until = Instant::now() + backoff(task.failed);
                     self.again(Task { failed, ..task }, Barred::Server(server), until);
@@ -414,7 +414,8 @@ impl Dispatch {
             }
             Meaning::WorkerDown => {
                 let last = |_| record::answered(id, &reply);
-                self.ended(server, task, true, last);
+                let asked = reply.retry_after.unwrap_or_default();
+                self.ended(task, true, asked, last);
                 None
             }
             Meaning::Denied => {
@@ -461,22 +462,23 @@ impl Dispatch {
             let message = format!("No answer in {attempts} attempts; the last time, {url}: {why}");
             record::unanswered(id, "no_answer", &message)
         };
-        self.ended(server, task, broken.cause == Cause::Ended, last);
+        self.ended(task, broken.cause == Cause::Ended, Duration::ZERO, last);
     }
 
-    /// The server, or its part that ran a line, has ended, or did not answer in time. The line is sent again, but not for ever:
-    /// it may be the reason. `last` makes its line in the output after so many attempts.
-    fn ended(&self, server: usize, task: Task, has_ended: bool, last: impl Fn(u32) -> Vec<u8>) {
+    /// The server, or its part that ran a line, has ended, or did not answer in time. The line is sent again after a pause, at
+    /// least the one that was `asked` for, but not for ever: it may be the reason. `last` makes its line in the output after so
+    /// many attempts.
+    fn ended(&self, task: Task, has_ended: bool, asked: Duration, last: impl Fn(u32) -> Vec<u8>) {
         /// Every time, a server was ready again in between.
         const MOST: u32 = 8;
         /// By then, most lines that were only sent beside one that ends servers have their answers.
         const SUSPECT: u32 = 2;
         let broken = task.broken + 1;
         if broken >= MOST {
-            return self.finish(server, task, &last(broken), None);
+            return self.finish(None, task, &last(broken), None);
         }
         let is_suspect = task.is_suspect || (has_ended && broken >= SUSPECT);
-        let until = Instant::now() + backoff(task.broken);
+        let until = Instant::now() + backoff(task.broken).max(asked);
         let task = Task {
             broken,
             is_suspect,
@@ -498,7 +500,8 @@ impl Dispatch {
         shared.last_sign = shared.last_sign.max(Some(from));
     }
 
-    fn finish(&self, server: usize, task: Task, line: &[u8], usage: Option<Usage>) {
+    /// Appends a line. `server`: the one that answered it, if it was not given up.
+    fn finish(&self, server: Option<usize>, task: Task, line: &[u8], usage: Option<Usage>) {
         let output = self.output.lock();
         let appended = output.unwrap_or_else(PoisonError::into_inner).append(line);
         if let Err(failure) = appended {
@@ -506,8 +509,10 @@ impl Dispatch {
         }
         let mut shared = self.lock();
         shared.tally.finish(usage);
-        shared.has_answered[server] = true;
-        shared.last_sign = shared.last_sign.max(Some(Instant::now()));
+        if let Some(server) = server {
+            shared.has_answered[server] = true;
+            shared.last_sign = shared.last_sign.max(Some(Instant::now()));
+        }
         if shared.work.finish(task) {
             self.changed.notify_all();
         }

@@ -1,8 +1,8 @@
 //! What servers answer, and what it leads to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use candor::engine::UNLOADABLE;
@@ -104,7 +104,7 @@ fn a_busy_server_is_asked_again_when_it_says() {
 
 /// 503 or 429 the first time, as the prompt says.
 fn busy(prompt: &str, retry_after: &str) -> Told {
-    use std::sync::{LazyLock, Mutex};
+    use std::sync::LazyLock;
     static SEEN: LazyLock<Mutex<BTreeSet<(String, String)>>> = LazyLock::new(Mutex::default);
     let mut seen = SEEN.lock().expect("no panic");
     if !seen.insert((prompt.to_owned(), retry_after.to_owned())) {
@@ -216,12 +216,12 @@ fn a_line_that_ends_servers_becomes_an_error_and_those_beside_it_do_not() {
 #[test]
 fn a_line_that_ends_workers_becomes_an_error() {
     const POISON: i32 = 31_999;
-    let ends = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&ends);
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&ends);
     let trouble: Trouble = Arc::new(move |_, rows| {
         let is_poisoned = rows.iter().any(|row| row.token.0 == POISON);
         is_poisoned.then(|| {
-            counted.fetch_add(1, Ordering::SeqCst);
+            noted.lock().expect("no panic").push(Instant::now());
             Fault::Panic
         })
     });
@@ -233,7 +233,10 @@ fn a_line_that_ends_workers_becomes_an_error() {
     let folder = Folder::new(&all);
     let ended = folder.run(&["--url", &url_of(&server)]);
     ended.check(3, &["lines: 16, with an error: 1"]);
-    assert_eq!(ends.load(Ordering::SeqCst), 8);
+    let ends = ends.lock().expect("no panic");
+    assert_eq!(ends.len(), 8);
+    // Such an answer has `Retry-After: 1`.
+    assert!(ends[1] - ends[0] >= Duration::from_secs(1), "{ends:?}");
     for line in lines(&folder.output) {
         let (status, error) = (
             &line["response"]["status_code"],
