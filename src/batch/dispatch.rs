@@ -44,12 +44,14 @@ pub struct Shared {
     pub standing: Vec<Standing>,
     /// Whether each server has answered a line since it was last found to be ready; true before the first time.
     pub has_answered: Vec<bool>,
+    /// The pause that each server asked for when it was last sent a line, if it did.
+    pub pauses: Vec<Option<Pause>>,
     pub state: State,
     /// The state as it is in its file.
     pub written: Option<State>,
     pub tally: Tally,
-    /// When a line was answered, or a server that answers lines became ready, or until when one asked for a pause. `None`: the
-    /// engine of this process is loading its model, which may take long.
+    /// When a line was answered, or a server that answers lines became ready, or one asked for a pause. `None`: the engine of
+    /// this process is loading its model, which may take long.
     pub last_sign: Option<Instant>,
     /// Nothing more is to be sent.
     pub is_stopping: bool,
@@ -64,6 +66,22 @@ pub enum Standing {
     Ready,
     /// Never again, for this reason.
     Excluded(String),
+}
+
+/// A server has too much to do, and has said for how long.
+pub struct Pause {
+    pub until: Instant,
+    /// Its answer.
+    pub why: String,
+}
+
+impl Shared {
+    /// Whether a server that is ready has asked for a pause that is not over.
+    pub fn is_pausing(&self, server: usize, now: Instant) -> bool {
+        let is_ready = matches!(self.standing[server], Standing::Ready);
+        let pause = self.pauses[server].as_ref();
+        is_ready && pause.is_some_and(|pause| now < pause.until)
+    }
 }
 
 impl Dispatch {
@@ -121,8 +139,8 @@ impl Dispatch {
         Ok(())
     }
 
-    /// Asks every server for the first time, and refuses to begin if they do not fit. Those that do not answer yet are
-    /// waited for while others work.
+    /// Asks every server for the first time, and refuses to begin if they do not fit. Those that are not ready then are asked
+    /// again while the others work.
     fn first_contacts(
         self: &Arc<Self>,
         interrupted: &AtomicBool,
@@ -173,6 +191,8 @@ impl Dispatch {
             }
         }
         self.write_state(&mut shared)?;
+        // Patience is not for what came before.
+        shared.last_sign = shared.last_sign.and(Some(Instant::now()));
         Ok(contacts)
     }
 
@@ -203,8 +223,9 @@ impl Dispatch {
                         pause = (2 * pause).min(LONGEST_PAUSE);
                     }
                 }
-                Err(Unready::Unfit(why)) => return self.exclude(server, why),
-                Err(Unready::NotYet(why)) => {
+                Err(Unready::Unfit(why)) if !has_workers => return self.exclude(server, why),
+                // What was fit may be so again: a proxy may have answered in its place.
+                Err(Unready::NotYet(why) | Unready::Unfit(why)) => {
                     if !self.stay_away(server, why) {
                         return;
                     }
@@ -224,6 +245,9 @@ impl Dispatch {
         let mut shared = self.lock();
         if matches!(shared.standing[server], Standing::Excluded(_)) {
             return false;
+        }
+        if let Standing::Ready = shared.standing[server] {
+            tracing::warn!("{} is not ready any more: {why}", self.servers[server].url);
         }
         shared.standing[server] = Standing::Away(why);
         true
@@ -276,15 +300,22 @@ impl Dispatch {
         }
     }
 
-    /// Returns whether the server is still to be used.
+    /// Waits until a server should be asked again whether it is ready. Returns whether it is still to be used.
     fn wait_until_away(&self, server: usize) -> bool {
+        /// In a pause nothing is sent to it: it may end unnoticed.
+        const LOOK_AGAIN: Duration = Duration::from_secs(60);
+        let asked = Instant::now();
         let mut shared = self.lock();
         loop {
+            let now = Instant::now();
             match shared.standing[server] {
                 _ if shared.is_stopping => return false,
                 Standing::Excluded(_) => return false,
                 Standing::Away(_) => return true,
-                Standing::Ready => shared = self.wait(shared, None),
+                Standing::Ready if now > asked + LOOK_AGAIN && shared.is_pausing(server, now) => {
+                    return true;
+                }
+                Standing::Ready => shared = self.wait(shared, Some(now + LOOK_AGAIN)),
             }
         }
     }
@@ -395,7 +426,8 @@ impl Dispatch {
                 let until = Instant::now() + wait.max(LEAST);
                 let busy = task.busy + 1;
                 if reply.retry_after.is_some() {
-                    self.has_promised(until);
+                    let why = reply.message();
+                    self.pause(server, Pause { until, why });
                 }
                 self.again(Task { busy, ..task }, Barred::Server(server), until);
                 // The others of this server keep it busy.
@@ -494,10 +526,11 @@ impl Dispatch {
         self.changed.notify_all();
     }
 
-    /// A server has said from when on it will answer. Until then nobody loses patience.
-    fn has_promised(&self, from: Instant) {
+    /// A server has asked for a pause, in which nobody loses patience.
+    fn pause(&self, server: usize, pause: Pause) {
         let mut shared = self.lock();
-        shared.last_sign = shared.last_sign.max(Some(from));
+        shared.last_sign = Some(Instant::now());
+        shared.pauses[server] = Some(pause);
     }
 
     /// Appends a line. `server`: the one that answered it, if it was not given up.
@@ -511,7 +544,8 @@ impl Dispatch {
         shared.tally.finish(usage);
         if let Some(server) = server {
             shared.has_answered[server] = true;
-            shared.last_sign = shared.last_sign.max(Some(Instant::now()));
+            shared.pauses[server] = None;
+            shared.last_sign = Some(Instant::now());
         }
         if shared.work.finish(task) {
             self.changed.notify_all();

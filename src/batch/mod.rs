@@ -6,7 +6,8 @@
 //!    [`state`] is a small file beside it with what must not change between two runs.
 //! 3. [`run`](mod@run) starts the threads of [`dispatch`], which send lines to each [`server`]. [`work`] gives every server
 //!    a range of the order, and a server that is done half of another's. [`contact`] asks a server which models it has, and
-//!    [`origin`] refuses to mix the numbers of two models or bits classes. [`engine`] is a server of this process.
+//!    [`origin`] refuses to mix the numbers of two models or bits classes. [`engine`] is a server of this process. [`patience`] says
+//!    when it is of no use to go on.
 //! 4. [`merge`](mod@merge) joins the outputs of all shards.
 
 mod beginning;
@@ -19,6 +20,7 @@ mod merge;
 mod order;
 mod origin;
 mod output;
+mod patience;
 mod progress;
 mod record;
 mod request;

@@ -143,12 +143,13 @@ impl Output {
             return Err(Failure::Stopped(why.clone()));
         }
         if let Err(error) = self.file.write_all(line) {
-            let failure = self.cannot_write(&error);
-            // If this fails, too, a part of the line may be the file's end. The next run cuts it off.
             if self.file.set_len(self.bytes).is_err() {
-                self.torn = Some(failure.to_string());
+                self.torn = Some(format!(
+                    "cannot write {}: {error}. It may end with a part of a line, which the next run cuts off.",
+                    self.path.display()
+                ));
             }
-            return Err(failure);
+            return Err(self.cannot_write(&error));
         }
         self.bytes += line.len() as u64;
         Ok(())
@@ -162,10 +163,10 @@ impl Output {
     }
 
     pub fn cannot_write(&self, error: &io::Error) -> Failure {
-        Failure::Stopped(format!(
-            "cannot write {}: {error}. What it has is whole. Make room first.",
-            self.path.display()
-        ))
+        let path = self.path.display();
+        let whole =
+            || format!("cannot write {path}: {error}. What it has is whole. Make room first.");
+        Failure::Stopped(self.torn.clone().unwrap_or_else(whole))
     }
 }
 
@@ -182,10 +183,14 @@ mod tests {
         let writable = output.file.try_clone().unwrap();
         // It can neither be written nor cut, as on a network file system that is gone for a moment.
         output.file = File::open(&path).unwrap();
-        output.append(b"two\n").unwrap_err();
+        let first = output.append(b"two\n").unwrap_err().to_string();
         output.file = writable;
         let why = output.append(b"three\n").unwrap_err().to_string();
-        assert!(why.contains("cannot write"), "{why}");
+        assert!(
+            why.contains("cannot write") && why.contains("part of a line"),
+            "{why}"
+        );
+        assert_eq!(first, why);
         assert_eq!(std::fs::read(&path).unwrap(), b"one\n");
     }
 }

@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::input::Input;
 use super::order::Order;
 use super::output::Output;
+use super::patience::Patience;
 use super::progress::{Progress, Summary, Tally};
 use super::server::Server;
 use super::state::State;
@@ -29,7 +30,7 @@ pub struct Job {
     pub concurrency: Option<usize>,
     /// Time limit for an answer.
     pub timeout: Duration,
-    /// How long no server may answer.
+    /// How long no server may answer, and none be at work.
     pub patience: Duration,
     /// Whether answers get receipts, where there are any.
     pub receipts: bool,
@@ -105,6 +106,7 @@ pub fn run(job: Job, interrupted: &AtomicBool) -> Result<Summary, Failure> {
             work: Work::new(order, &urls),
             standing: urls.iter().map(|_| Standing::Away(String::new())).collect(),
             has_answered: vec![true; urls.len()],
+            pauses: urls.iter().map(|_| None).collect(),
             state,
             written,
             tally,
@@ -163,6 +165,7 @@ impl Watch<'_> {
             synced.map_err(|error| output().cannot_write(&error))
         };
         let mut progress = Progress::new(Instant::now());
+        let mut patience = Patience::new(self.patience, Instant::now());
         let mut synced = Instant::now();
         let mut stopped: Option<Instant> = None;
         let ended = loop {
@@ -188,7 +191,9 @@ impl Watch<'_> {
             {
                 break Err(Failure::Interrupted("interrupted".to_owned()));
             }
-            if self.has_lost_patience(&shared, now) {
+            if let Some(last_sign) = shared.last_sign
+                && patience.is_lost(last_sign, is_worthwhile(&shared, now), now)
+            {
                 let patience = self.patience.as_secs();
                 let is_ready = |it: &Standing| matches!(it, Standing::Ready);
                 let state = match shared.standing.iter().any(is_ready) {
@@ -227,14 +232,14 @@ impl Watch<'_> {
         })
     }
 
-    /// Whether nothing has been answered for too long, and nothing is about to be.
-    fn has_lost_patience(&self, shared: &Shared, now: Instant) -> bool {
-        /// A request that has been running for longer is being worked on.
-        const RUNNING: Duration = Duration::from_secs(10);
-        let is_running = |since: Instant| now > since + RUNNING;
-        let is_late = |sign: Instant| now > sign + self.patience;
-        shared.last_sign.is_some_and(is_late)
-            && !shared.work.oldest_in_flight().is_some_and(is_running)
+    /// A server that is ready but has asked for a pause, and what it said.
+    fn busy<'a>(&'a self, shared: &'a Shared) -> Option<(&'a str, &'a str)> {
+        let servers = self.dispatch.servers.iter().zip(&shared.standing);
+        let mut servers = servers.zip(&shared.pauses);
+        servers.find_map(|((server, standing), pause)| match (standing, pause) {
+            (Standing::Ready, Some(pause)) => Some((server.url.as_str(), pause.why.as_str())),
+            _ => None,
+        })
     }
 
     /// For a line of progress.
@@ -250,8 +255,13 @@ impl Watch<'_> {
             });
         let is_ready = |standing: &Standing| matches!(standing, Standing::Ready);
         let ready = shared.standing.iter().filter(|it| is_ready(it)).count();
+        let running = shared.work.in_flight();
+        if running == 0
+            && let Some((url, why)) = self.busy(shared)
+        {
+            return format!("waiting for {url}: {why}");
+        }
         if ready > 0 {
-            let running = shared.work.in_flight();
             return match shared.standing.len() {
                 1 => format!("{running} running"),
                 all => format!("{running} running on {ready} of {all} servers"),
@@ -262,5 +272,108 @@ impl Watch<'_> {
             Some((url, why)) => format!("waiting for {url}: {why}"),
             None => String::new(),
         }
+    }
+}
+
+/// Whether an answer may well come, although none has for a while.
+fn is_worthwhile(shared: &Shared, now: Instant) -> bool {
+    /// A request that has been running for longer is being worked on.
+    const RUNNING: Duration = Duration::from_secs(10);
+    let is_running = |since: Instant| now > since + RUNNING;
+    shared.work.oldest_in_flight().is_some_and(is_running)
+        || (0..shared.standing.len()).any(|server| shared.is_pausing(server, now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dispatch::Pause;
+    use super::super::work::{Barred, Next};
+    use super::*;
+
+    /// With two servers, both ready, and two lines.
+    fn dispatch(folder: &tempfile::TempDir) -> Dispatch {
+        let path = folder.path().join("in.jsonl");
+        let line = |id: &str| {
+            format!(
+                r#"{{"custom_id": "{id}", "method": "POST", "url": "/v1/completions", "body": {{"prompt": "{id}"}}}}"#
+            )
+        };
+        std::fs::write(&path, [line("a"), line("b")].join("\n")).unwrap();
+        let mut beginnings = Vec::new();
+        let input = Input::read(&path, |request| {
+            beginnings.push(beginning(request));
+            Ok(())
+        });
+        let input = input.unwrap();
+        let urls = ["http://one", "http://two"];
+        let server = |url: &&str| Server::new(url, None, Duration::from_secs(1));
+        let output_path = folder.path().join("out.jsonl");
+        Dispatch {
+            shared: Mutex::new(Shared {
+                work: Work::new(Order::new(&beginnings), &urls),
+                standing: urls.iter().map(|_| Standing::Ready).collect(),
+                has_answered: vec![true; 2],
+                pauses: vec![None, None],
+                state: State::new(input.id.clone(), Shard { index: 0, of: 1 }, false, false),
+                written: None,
+                tally: Tally::default(),
+                last_sign: Some(Instant::now()),
+                is_stopping: false,
+                failure: None,
+            }),
+            changed: Condvar::new(),
+            servers: urls.iter().map(server).collect(),
+            output: Mutex::new(Output::open(&output_path).unwrap()),
+            input,
+            output_path,
+            concurrency: None,
+            receipts: false,
+        }
+    }
+
+    #[test]
+    fn what_is_worth_waiting_for_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let dispatch = dispatch(&folder);
+        let watch = Watch {
+            dispatch: &dispatch,
+            engine: None,
+            patience: Duration::from_secs(600),
+            interrupted: &AtomicBool::new(false),
+        };
+        let now = Instant::now();
+        let later = |seconds: u64| now + Duration::from_secs(seconds);
+        let mut shared = dispatch.lock();
+        assert_eq!(
+            watch.state_of_servers(&shared),
+            "0 running on 2 of 2 servers"
+        );
+        assert!(!is_worthwhile(&shared, now));
+        let task = match shared.work.next(0, now) {
+            Next::Send(task) => task,
+            other => panic!("{other:?}"),
+        };
+        // It may be about to break.
+        assert!(!is_worthwhile(&shared, later(5)));
+        assert!(is_worthwhile(&shared, later(11)));
+        shared.work.put_back(task, Barred::Server(1), later(60));
+        assert!(!is_worthwhile(&shared, later(11)));
+        // A day, but only as long as the server is there.
+        shared.pauses[1] = Some(Pause {
+            until: later(86_400),
+            why: "503 full".to_owned(),
+        });
+        assert_eq!(
+            watch.state_of_servers(&shared),
+            "waiting for http://two: 503 full"
+        );
+        assert!(is_worthwhile(&shared, later(86_000)));
+        assert!(!is_worthwhile(&shared, later(86_401)));
+        shared.standing[1] = Standing::Away("refused".to_owned());
+        assert!(!is_worthwhile(&shared, later(1)));
+        assert_eq!(
+            watch.state_of_servers(&shared),
+            "0 running on 1 of 2 servers"
+        );
     }
 }

@@ -3,13 +3,16 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::order::Order;
 
 /// While so many lines wait to be sent again, no new ones are begun. When most of what is sent breaks, the rest of the batch is
 /// not dragged along.
 const MOST_WAITING: usize = 1024;
+
+/// Suspects wait for each other, perhaps for hours, in which others are sent; but a batch of nothing else is of no use.
+const MOST_SUSPECTS: usize = 16 * 1024;
 
 /// A line to send.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,7 +27,8 @@ pub struct Task {
     pub failed: u32,
     /// How often the server, or its part that ran it, ended meanwhile.
     pub broken: u32,
-    /// Whether it may be what ends servers. Only one such line is sent at a time: others do not become errors because of it.
+    /// Whether it may be what ends servers. A server has only one such line at a time: others do not become errors because of
+    /// it.
     pub is_suspect: bool,
 }
 
@@ -53,14 +57,16 @@ pub struct Work {
     ranges: Vec<Range<usize>>,
     /// For each server, the first in the list that is the same.
     same: Vec<usize>,
-    /// Lines to send again.
+    /// Lines to send again, but for suspects.
     again: Vec<Task>,
+    /// Suspects to send again.
+    suspects: Vec<Task>,
     /// When a server, the first that is the same, may have a line again that it did not answer.
     waits: HashMap<(u32, usize), Instant>,
     /// The lines that are being sent, and since when.
     in_flight: HashMap<u32, Instant>,
-    /// The one among them that is a suspect.
-    suspect: Option<u32>,
+    /// For each server, the first that is the same, the one among them that is a suspect.
+    suspect_of: Vec<Option<u32>>,
 }
 
 impl Work {
@@ -74,33 +80,37 @@ impl Work {
             same: servers.iter().filter_map(first).collect(),
             order,
             again: Vec::new(),
+            suspects: Vec::new(),
             waits: HashMap::new(),
             in_flight: HashMap::new(),
-            suspect: None,
+            suspect_of: vec![None; servers.len()],
         }
     }
 
     /// The next line for a server.
     pub fn next(&mut self, server: usize, now: Instant) -> Next {
-        let task = self.take_again(server, now);
-        let task = match task {
-            None if self.again.len() < MOST_WAITING => self.take_new(server),
+        /// Others may have sent some of the lines that wait, and nobody says so.
+        const LOOK_AGAIN: Duration = Duration::from_secs(1);
+        let is_full = self.again.len() >= MOST_WAITING || self.suspects.len() >= MOST_SUSPECTS;
+        let task = match self.take_again(server, now) {
+            None if !is_full => self.take_new(server),
             task => task,
         };
         match task {
             Some(task) => {
                 self.in_flight.insert(task.line, now);
                 if task.is_suspect {
-                    self.suspect = Some(task.line);
+                    self.suspect_of[self.same[server]] = Some(task.line);
                 }
                 Next::Send(task)
             }
             None if self.is_done() => Next::Done,
             None => {
-                let waits = self.again.iter();
+                let waits = self.again.iter().chain(&self.suspects);
                 let waits = waits.filter_map(|task| self.wait(task, server));
-                // What may be sent now waits for the suspect.
-                Next::Wait(waits.filter(|until| *until > now).min())
+                // What may be sent now waits for this server's suspect.
+                let waits = waits.filter(|until| *until > now);
+                Next::Wait(waits.chain(is_full.then(|| now + LOOK_AGAIN)).min())
             }
         }
     }
@@ -123,7 +133,10 @@ impl Work {
             let until = self.waits.entry((task.line, server)).or_insert(not_before);
             *until = not_before.max(*until);
         }
-        self.again.push(task);
+        match task.is_suspect {
+            true => self.suspects.push(task),
+            false => self.again.push(task),
+        }
     }
 
     pub fn is_done(&self) -> bool {
@@ -141,13 +154,15 @@ impl Work {
     }
 
     fn left(&self) -> usize {
-        self.ranges.iter().map(Range::len).sum::<usize>() + self.again.len()
+        let new = self.ranges.iter().map(Range::len).sum::<usize>();
+        new + self.again.len() + self.suspects.len()
     }
 
-    /// A line is no longer in flight. Returns whether it was the suspect.
+    /// A line is no longer in flight. Returns whether it was a suspect.
     fn landed(&mut self, line: u32) -> bool {
         self.in_flight.remove(&line);
-        self.suspect.take_if(|suspect| *suspect == line).is_some()
+        let mut suspects = self.suspect_of.iter_mut();
+        suspects.any(|suspect| suspect.take_if(|suspect| *suspect == line).is_some())
     }
 
     /// Until when a server may not have a line.
@@ -156,12 +171,15 @@ impl Work {
     }
 
     fn take_again(&mut self, server: usize, now: Instant) -> Option<Task> {
-        let may_have = |task: &Task| {
-            let is_alone = !task.is_suspect || self.suspect.is_none();
-            is_alone && self.wait(task, server).is_none_or(|until| until <= now)
-        };
-        let found = self.again.iter().position(may_have)?;
-        Some(self.again.remove(found))
+        let may_have = |task: &Task| self.wait(task, server).is_none_or(|until| until <= now);
+        if let Some(found) = self.again.iter().position(may_have) {
+            return Some(self.again.remove(found));
+        }
+        if self.suspect_of[self.same[server]].is_some() {
+            return None;
+        }
+        let found = self.suspects.iter().position(may_have)?;
+        Some(self.suspects.remove(found))
     }
 
     fn take_new(&mut self, server: usize) -> Option<Task> {
@@ -199,8 +217,6 @@ impl Work {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::beginning::Beginning;
     use super::*;
 
@@ -327,7 +343,9 @@ mod tests {
             let task = send(&mut work, 0, now);
             work.put_back(task, Barred::Everyone, later);
         }
-        assert_eq!(work.next(0, now), Next::Wait(Some(later)));
+        // It looks again: another server may send one of them.
+        let soon = now + Duration::from_secs(1);
+        assert_eq!(work.next(0, now), Next::Wait(Some(soon)));
         let task = send(&mut work, 0, later);
         work.finish(task);
         // There is room for one.
@@ -335,31 +353,50 @@ mod tests {
         assert_eq!(fresh.line as usize, MOST_WAITING);
     }
 
-    #[test]
-    fn suspects_are_sent_one_at_a_time() {
-        let mut work = work(4, 2);
-        let now = Instant::now();
-        let suspect = |task: Task| Task {
+    fn suspect(task: Task) -> Task {
+        Task {
             is_suspect: true,
             ..task
-        };
-        let (one, other) = (send(&mut work, 0, now), send(&mut work, 0, now));
-        let (one, other) = (suspect(one), suspect(other));
-        work.put_back(one, Barred::Everyone, now);
-        work.put_back(other, Barred::Everyone, now);
+        }
+    }
+
+    #[test]
+    fn a_server_has_one_suspect_at_a_time() {
+        let mut work = work(5, 2);
+        let now = Instant::now();
+        let [one, other, third] = [(); 3].map(|()| suspect(send(&mut work, 0, now)));
+        for task in [one, other, third] {
+            work.put_back(task, Barred::Everyone, now);
+        }
         assert_eq!(send(&mut work, 0, now), one);
-        // The rest goes on beside it.
-        let fresh = send(&mut work, 1, now);
-        assert!(!fresh.is_suspect);
-        let last = send(&mut work, 1, now);
-        // No time is named: another suspect waits for the first.
-        assert_eq!(work.next(1, now), Next::Wait(None));
-        assert!(work.finish(one));
+        // Another server has another.
         assert_eq!(send(&mut work, 1, now), other);
-        work.put_back(other, Barred::Everyone, now);
-        assert_eq!(send(&mut work, 0, now), other);
-        assert!(!work.finish(fresh) && !work.finish(last));
+        // The rest goes on beside them.
+        let fresh = [send(&mut work, 0, now), send(&mut work, 1, now)];
+        assert!(fresh.iter().all(|task| !task.is_suspect));
+        // No time is named: the third waits for one of them.
+        assert_eq!(work.next(0, now), Next::Wait(None));
+        assert_eq!(work.next(1, now), Next::Wait(None));
         assert!(work.finish(other));
+        assert_eq!(work.next(0, now), Next::Wait(None));
+        assert_eq!(send(&mut work, 1, now), third);
+        work.put_back(third, Barred::Everyone, now);
+        assert_eq!(send(&mut work, 1, now), third);
+        assert!(!fresh.into_iter().any(|task| work.finish(task)));
+        assert!(work.finish(one) && work.finish(third));
         assert_eq!(work.next(0, now), Next::Done);
+    }
+
+    #[test]
+    fn suspects_that_wait_stop_no_new_lines() {
+        let mut work = work(1100, 1);
+        let now = Instant::now();
+        let later = now + Duration::from_secs(60);
+        for _ in 0..MOST_WAITING {
+            let task = suspect(send(&mut work, 0, now));
+            work.put_back(task, Barred::Everyone, later);
+        }
+        let fresh = send(&mut work, 0, now);
+        assert_eq!(fresh.line as usize, MOST_WAITING);
     }
 }

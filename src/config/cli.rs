@@ -272,7 +272,8 @@ pub struct Batch {
     /// Time limit for an answer; then the request is sent again. Increase it for long generations.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
-    /// Give up when no line has been answered for so long, unless one is running or a server has asked for a longer pause.
+    /// Give up when no line has been answered for so long; time in which one is running, or a server has asked for a pause, does
+    /// not count.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     pub patience: u64,
     #[command(flatten)]

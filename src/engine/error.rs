@@ -1,7 +1,7 @@
 //! Why a sequence could not run, and why an engine could not start.
 
 use super::memory;
-use crate::model::{self, source};
+use crate::model::{self, LoadError, source};
 use crate::sampling::ConstraintError;
 
 /// Each message is written for the person who sent the request; details go to the log.
@@ -90,18 +90,53 @@ pub enum StartError {
 }
 
 /// The reason that does not pass by itself.
-pub const UNLOADABLE: &str = "llama.cpp could not load its file";
+pub const UNLOADABLE: &str = "its file is damaged, or of a kind that is not supported";
 
 impl StartError {
     /// The reason that clients may see: it names no paths.
     pub fn public_reason(&self) -> &'static str {
         match self {
             Self::Source(_) => "its file could not be fetched or found",
-            Self::Load(_) => UNLOADABLE,
+            Self::Load(LoadError::Damaged { .. } | LoadError::Encoder { .. }) => UNLOADABLE,
+            // llama.cpp does not say why; there may have been too little memory.
+            Self::Load(LoadError::Load { .. }) => "llama.cpp could not load its file",
+            Self::Load(LoadError::NoGpu) => "no GPU was found for it",
+            Self::Load(_) => "it could not be loaded with these settings on this machine",
             Self::Context(_) | Self::Memory(_) => "there was not enough memory for it",
             Self::Thread(_) | Self::Panicked | Self::OnlyEmbeddings | Self::Decode(_) => {
                 "internal server error"
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_does_not_pass_is_unloadable() {
+        let path = || "secret.gguf".to_owned();
+        let damaged = LoadError::Damaged {
+            path: path(),
+            why: "it is cut off",
+            size: 1,
+        };
+        for never in [damaged, LoadError::Encoder { path: path() }] {
+            assert_eq!(StartError::Load(never).public_reason(), UNLOADABLE);
+        }
+        let read = LoadError::Read {
+            path: path(),
+            source: std::io::Error::other("stale"),
+        };
+        let load = LoadError::Load { path: path() };
+        let context = LoadError::Context { path: path() };
+        for later in [read, load, context, LoadError::NoGpu] {
+            let reason = StartError::Load(later).public_reason();
+            assert!(
+                !reason.contains(UNLOADABLE) && !reason.contains("secret"),
+                "{reason}"
+            );
         }
     }
 }

@@ -140,6 +140,11 @@ impl Fake {
         self.inner.about().insert(path, told);
     }
 
+    /// From now on, it answers there what it is.
+    pub fn says_no_more(&self, path: &'static str) {
+        self.inner.about().remove(path);
+    }
+
     /// From now on, it lists its models as other programs do.
     pub fn be_another_program(&self) {
         self.inner.is_other.store(true, Ordering::SeqCst);
