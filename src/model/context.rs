@@ -188,9 +188,9 @@ impl Context {
         };
         // Adapters could leave NaN in the lane.
         self.adapt(&Adapters::default());
-        let made = self.decode(&[row], 1).is_ok();
+        let _ = self.decode(&[row], 1);
         self.cut(lane, row.position);
-        made
+        !self.copies_pending
     }
 
     /// Filled cells of a lane.
