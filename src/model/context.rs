@@ -72,6 +72,8 @@ pub struct Context {
     width: usize,
     /// Which rows of the last decode have logits, or embeddings.
     outputs: Vec<bool>,
+    /// The number of threads of the last decode.
+    threads: usize,
     /// llama.cpp copies cells only at the next decode that is not refused.
     copies_pending: bool,
     /// Those that apply to decodes at present.
@@ -133,6 +135,7 @@ impl Context {
             vocab: model.vocab().len(),
             width: model.embedding_width(),
             outputs: Vec::with_capacity(shape.batch_rows),
+            threads: 1,
             copies_pending: false,
             adapters: Adapters::default(),
             shape,
@@ -188,7 +191,7 @@ impl Context {
         };
         // Adapters could leave NaN in the lane.
         self.adapt(&Adapters::default());
-        let _ = self.decode(&[row], 1);
+        let _ = self.decode(&[row], self.threads);
         self.cut(lane, row.position);
         !self.copies_pending
     }
@@ -257,7 +260,8 @@ impl Runner for Context {
             }
         }
         self.batch.n_tokens = i32_of(rows.len());
-        let threads = i32_of(threads.max(1));
+        self.threads = threads.max(1);
+        let threads = i32_of(self.threads);
         // SAFETY: the context is live and used by this thread alone (&mut self); ids, lanes, positions and the number
         // of outputs were checked, which are what llama_decode aborts on.
         let code = unsafe {

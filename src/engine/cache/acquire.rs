@@ -62,7 +62,7 @@ impl<C: Cells> Cache<C> {
             return Acquired::NotYet;
         };
         if let Err((worker, there)) = self.claim(order, &ask, lane, source) {
-            return self.fetch(order, worker, there);
+            return self.fetch(order, worker, there, here);
         }
         self.pins.count(request, here);
         if let Some(to) = policy::spill_target(&candidates, lane, source) {
@@ -102,7 +102,7 @@ impl<C: Cells> Cache<C> {
         let promised = || {
             let holding = source.map(|source| self.lanes[source.lane].prefix.holding());
             let kept = started(order, holding.unwrap_or(&nothing), here);
-            published(promise(order, &kept))
+            promise(order, &kept).published()
         };
         self.directory
             .claim((self.worker, lane), ask, order.plan, worth, promised)
@@ -121,21 +121,26 @@ impl<C: Cells> Cache<C> {
     }
 
     /// Cells that a request which has the first `here` already could reuse once running prompts and forced prefixes are
-    /// evaluated. Sequences with a lane never wait, so waiting for them ends.
+    /// evaluated. Sequences with a lane wait for their turn only, and one that waits for it too long does not count. So
+    /// waiting for them ends.
     fn promised(&self, ask: &Ask, plan: &PromptPlan, here: usize) -> usize {
         let has_prompt = here >= ask.prompt_len();
         let leases = self.lanes.iter().filter_map(|lane| lane.lease.as_ref());
         leases
             // A prompt that the request already has may take longer than the forced prefix that comes after it.
             .filter(|lease| !(has_prompt && lease.evaluates_prompt()))
-            .filter_map(|lease| lease.promise.as_ref())
-            .map(|promise| reach(ask, promise, plan))
+            .filter_map(|lease| {
+                let cells = reach(ask, lease.promise.as_ref()?, plan);
+                let is_overdue = self.is_overdue(lease, cells.saturating_sub(here));
+                (!is_overdue).then_some(cells)
+            })
             .max()
             .unwrap_or(0)
     }
 
-    /// Fetches from another worker, unless a neighbour is fetching the same, from which it can be copied later.
-    fn fetch(&mut self, order: &Order, worker: usize, there: Source) -> Acquired {
+    /// Fetches from another worker when `here` cells are held, unless a neighbour is fetching the same, from which it can be
+    /// copied later.
+    fn fetch(&mut self, order: &Order, worker: usize, there: Source, here: usize) -> Acquired {
         let Request {
             prompt, adapters, ..
         } = order.request;
@@ -156,7 +161,7 @@ impl<C: Cells> Cache<C> {
         });
         Acquired::Fetch {
             worker,
-            fetch: KvFetch::new(there.lane, there.cells, prompt, adapters),
+            fetch: KvFetch::new(there, there.cells - here, prompt, adapters),
         }
     }
 
@@ -186,9 +191,6 @@ impl<C: Cells> Cache<C> {
         let prefix = &mut self.lanes[lane].prefix;
         prefix.start(started(order, prefix.holding(), cells));
         let promise = promise(order, prefix.holding());
-        // It was claimed with all that can be reused. That may be more than the model could cut.
-        let published = published(promise.clone());
-        self.directory.publish(self.worker, lane, Some(published));
         self.lanes[lane].lease = Some(Lease {
             sequence: order.sequence,
             prompt: Arc::clone(&request.prompt),
@@ -196,8 +198,11 @@ impl<C: Cells> Cache<C> {
             scored: order.scoring().is_some(),
             shareable: plan.shareable(),
             evaluated: cells.min(request.prompt.len()),
+            got_on: self.evaluated,
             promise: Some(promise).filter(|_| cells < Ask::of(request).most_cells()),
         });
+        // It was claimed with all that can be reused. That may be more than the model could cut.
+        self.publish(lane);
     }
 }
 
@@ -221,14 +226,6 @@ fn started(order: &Order, holding: &Holding, cells: usize) -> Holding {
         holding.start_complete(prompt, plan.shareable(), cells - prompt.len())
     } else {
         holding.start_prompt(prompt, &request.adapters, cells, order.scoring())
-    }
-}
-
-/// What other workers see of a promise: they could not wait for its forced prefix.
-fn published(promise: Holding) -> Holding {
-    Holding {
-        generated: Vec::new(),
-        ..promise
     }
 }
 

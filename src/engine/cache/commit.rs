@@ -45,7 +45,9 @@ impl<C: Cells> Cache<C> {
             exact,
             last_row,
         } = evaluated;
+        self.evaluated += end - lease.evaluated;
         lease.evaluated = end;
+        lease.got_on = self.evaluated;
         let exact = prefix.extend(end.min(lease.shareable), scores, exact);
         if let Some(row) = last_row {
             prefix.complete(lease.scored, row, exact);
@@ -53,6 +55,8 @@ impl<C: Cells> Cache<C> {
             *maybe_nan = false;
             lease.promise.take_if(|promise| promise.generated.len() < 2);
         }
+        // It may have been hidden.
+        self.publish(lane);
     }
 
     /// What a complete prompt is answered from.

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use super::holding::CachedPrefix;
+use super::policy::Source;
 use crate::engine::plan::PrefixKey;
 use crate::model::{Adapters, LaneState, Token};
 
 type Reply = Box<dyn FnOnce(Option<KvTransfer>) + Send>;
 
-/// A request for a lane of another worker. It is answered once the lane holds what is asked for, or never will.
+/// A request for a lane of another worker. It is answered once the lane holds what is asked for, or never will, or will only
+/// after a long wait.
 pub struct KvFetch {
     pub(super) lane: usize,
     pub(super) cells: usize,
+    /// How many of these the sequence does not have yet.
+    pub(super) gain: usize,
     prompt: Arc<[Token]>,
     adapters: Adapters,
     reply: Option<Reply>,
@@ -27,14 +31,15 @@ pub struct KvTransfer {
 
 impl KvFetch {
     pub(super) fn new(
-        lane: usize,
-        cells: usize,
+        Source { lane, cells }: Source,
+        gain: usize,
         prompt: &Arc<[Token]>,
         adapters: &Adapters,
     ) -> Self {
         Self {
             lane,
             cells,
+            gain,
             prompt: Arc::clone(prompt),
             adapters: adapters.clone(),
             reply: None,

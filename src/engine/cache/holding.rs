@@ -60,6 +60,14 @@ impl Holding {
         self.exact_len == self.len
     }
 
+    /// What other workers see of a promise: they could not wait for its forced prefix.
+    pub fn published(self) -> Self {
+        Self {
+            generated: Vec::new(),
+            ..self
+        }
+    }
+
     /// The first `len` tokens.
     pub fn prefix(&self, len: usize) -> PrefixKey<'_> {
         PrefixKey {

@@ -29,6 +29,8 @@ pub struct Lease {
     pub shareable: usize,
     /// Tokens of the prompt that are evaluated.
     pub evaluated: usize,
+    /// How many prompt cells the cache had evaluated, of all sequences, when this one last got on.
+    pub got_on: usize,
     /// What the lane will hold after the prompt and the forced prefix; `None` once it does.
     pub promise: Option<Holding>,
 }

@@ -5,7 +5,8 @@
 //! 1. **acquire**: a request leases a free lane with as many cells of its prompt as it can reuse. The cells are continued in
 //!    place, copied from another lane, or fetched from another worker ([`KvFetch`] → export → [`KvTransfer`] → import); or the
 //!    request waits for a neighbour that is evaluating them. What it will evaluate itself it claims in the [`Directory`]
-//!    before, so that no two workers evaluate the same. [`reach`] says how many cells of a lane a request can reuse,
+//!    before, so that other workers wait for it where that pays: if they can fetch and reuse it, gain
+//!    [`policy::WORTH_FETCHING`] cells, and it comes soon. [`reach`] says how many cells of a lane a request can reuse,
 //!    [`policy::victim`] which free lane is evicted.
 //! 2. **commit**: prompt cells are evaluated, with their scores. After the last one the prompt is complete.
 //! 3. **release**: the sequence has ended, and its cells stay as cache. If a decode failed, **abandon** emptied the lane

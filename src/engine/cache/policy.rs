@@ -5,6 +5,11 @@
 const WORTH_WAITING: usize = 32;
 /// Cells that must be gained for a lane to be fetched from another context.
 pub const WORTH_FETCHING: usize = 64;
+/// A neighbour that is evaluating cells is not waited for once its context has evaluated this many times as many of other
+/// prompts since it last got on: evaluating them again is quicker than waiting behind a queue.
+const PATIENCE: usize = 4;
+/// At least so many times these cells: a chunk or two of another prompt may always come in between.
+const LEAST_AWAITED: usize = 128;
 /// How often a sequence asks other contexts for cells. The sequence that evaluates them may end, or others may displace them,
 /// before they come. In the end it evaluates them itself.
 pub const MOST_FETCHES: usize = 4;
@@ -49,6 +54,12 @@ pub enum Placement {
 /// nothing to evaluate, so it is worth waiting for however short it is.
 pub fn is_worth_waiting(here: usize, promised: usize, prompt_len: usize) -> bool {
     promised >= here + WORTH_WAITING || (here < prompt_len && promised >= prompt_len)
+}
+
+/// Whether a neighbour is no longer waited for that would save `gain` cells, and has not got on while its context evaluated
+/// `passed` cells of other prompts.
+pub fn is_overdue(passed: usize, gain: usize) -> bool {
+    passed > PATIENCE * gain.max(LEAST_AWAITED)
 }
 
 /// **The eviction policy**: the free lane whose cells are evicted. It is the least recently used one: first those that
@@ -274,5 +285,17 @@ mod tests {
         check(100, 131, false);
         check(100, 132, true);
         check(110, 0, false);
+    }
+
+    #[test]
+    fn a_queue_is_not_waited_for_longer_than_it_saves() {
+        let check = |passed, gain, expect| {
+            assert_eq!(is_overdue(passed, gain), expect, "{passed} {gain}");
+        };
+        check(0, 0, false);
+        check(512, 1, false);
+        check(513, 1, true);
+        check(1200, 300, false);
+        check(1201, 300, true);
     }
 }

@@ -3,9 +3,10 @@
 use super::cells::Cells;
 use super::directory::Directory;
 use super::fetch::{Fetching, KvFetch};
-use super::lane::Lane;
+use super::holding::Holding;
+use super::lane::{Lane, Lease};
 use super::pins::Pins;
-use super::policy::Candidate;
+use super::policy::{self, Candidate};
 use crate::metrics;
 use crate::model::Runner;
 
@@ -29,6 +30,8 @@ pub struct Cache<C = Box<dyn Runner>> {
     pub(super) lanes: Vec<Lane>,
     /// Counts releases and imports.
     clock: u64,
+    /// Counts the prompt cells that are evaluated here.
+    pub(super) evaluated: usize,
     pub(super) pins: Pins,
     /// Requests of other workers for lanes.
     pub(super) fetches: Vec<KvFetch>,
@@ -45,6 +48,7 @@ impl<C: Cells> Cache<C> {
             rules,
             lanes: (0..lanes).map(|_| Lane::default()).collect(),
             clock: 0,
+            evaluated: 0,
             pins: Pins::new(rules.pinned_prefixes),
             fetches: Vec::new(),
             fetching: Vec::new(),
@@ -86,12 +90,24 @@ impl<C: Cells> Cache<C> {
         self.lanes[to].maybe_nan = self.lanes[from].maybe_nan;
     }
 
-    /// Shows the other workers what a free lane holds.
+    /// Shows the other workers what a lane holds, or will hold.
     pub(super) fn publish(&self, lane: usize) {
-        let holding = self.lanes[lane].prefix.holding();
+        let Lane { prefix, lease, .. } = &self.lanes[lane];
+        let promise = lease.as_ref().and_then(|lease| lease.promise.clone());
+        let holding = promise.map_or_else(|| prefix.holding().clone(), Holding::published);
         let published = Some(holding).filter(|holding| holding.cells() > 0);
-        self.directory
-            .publish(self.worker, lane, published.cloned());
+        self.directory.publish(self.worker, lane, published);
+    }
+
+    /// The other workers see nothing of a lane until it is published again.
+    pub(super) fn hide(&self, lane: usize) {
+        self.directory.publish(self.worker, lane, None);
+    }
+
+    /// Whether a lease waits for its turn for so long that who would save `gain` cells does not wait for it. After its
+    /// prompt, a lease gets on in each round.
+    pub(super) fn is_overdue(&self, lease: &Lease, gain: usize) -> bool {
+        lease.evaluates_prompt() && policy::is_overdue(self.evaluated - lease.got_on, gain)
     }
 
     pub(super) fn tick(&mut self) -> u64 {

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use super::cells::Cells;
 use super::fetch::KvTransfer;
+use super::policy::Source;
 use super::*;
 use crate::engine::plan::tests::CUTS;
 use crate::engine::plan::{Cuts, GROUP_ROWS, PromptPlan};
@@ -40,6 +41,9 @@ pub(in crate::engine) fn request(
         deliver_end_token: false,
     }
 }
+
+/// As with a sliding window.
+const MOST_EXPORTED: usize = 400;
 
 /// Cells that are numbers: each is a hash of everything it depends on, in the upper half without the shape of decodes, in the
 /// lower half with it.
@@ -138,10 +142,9 @@ impl Cells for Hashes {
         self.lanes[to] = self.lanes[from].clone();
     }
     fn export(&mut self, lane: usize) -> Option<LaneState> {
-        let cells = self.lanes[lane].iter();
-        Some(LaneState(
-            cells.flat_map(|cell| cell.to_le_bytes()).collect(),
-        ))
+        let cells = &self.lanes[lane];
+        let bytes = cells.iter().flat_map(|cell| cell.to_le_bytes());
+        (cells.len() <= MOST_EXPORTED).then(|| LaneState(bytes.collect()))
     }
     fn import(&mut self, lane: usize, state: &LaneState) -> bool {
         let cells = state.0.chunks_exact(8);
@@ -216,7 +219,7 @@ impl Worker {
         let (reply, transfers) = channel();
         let rules = Rules {
             lane_tokens: 1000,
-            most_fetched: 400,
+            most_fetched: MOST_EXPORTED,
             pinned_prefixes,
             reuses_generated: false,
         };
@@ -689,7 +692,12 @@ fn lanes_go_from_one_worker_to_another() {
     assert!(workers[1].start().is_empty());
     assert_eq!(workers[1].running[0].at.map(|(_, cells)| cells), Some(184));
     // A worker that is gone answers, too.
-    let mut fetch = KvFetch::new(0, 64, &ask.prompt, &ask.adapters);
+    let mut fetch = KvFetch::new(
+        Source { lane: 0, cells: 64 },
+        64,
+        &ask.prompt,
+        &ask.adapters,
+    );
     let reply = workers[1].reply.clone();
     fetch.reply_to(move |transfer| drop(reply.send((7, transfer))));
     drop(fetch);
@@ -800,6 +808,99 @@ fn who_waits_in_vain_evaluates_the_cells_itself() {
     }
     assert!(second.start().is_empty());
     assert_eq!(second.evaluated(), [Some(0)]);
+}
+
+#[test]
+fn who_would_wait_behind_a_long_queue_evaluates_the_cells_itself() {
+    for begun in [0, 96] {
+        let directory = Directory::new(3, 2);
+        let mut workers = [0, 1, 2].map(|number| Worker::new(number, 2, 0, &directory));
+        let [first, second, third] = &mut workers;
+        let long = request(0..300, None);
+        for (id, ask) in [(0, long.clone()), (1, request(5000..5990, None))] {
+            first.running.push(Running::new(id, ask, CUTS));
+        }
+        assert!(first.start().is_empty());
+        second
+            .running
+            .push(Running::new(0, behind_a_stem(2000), CUTS));
+        let (to, fetch) = second.start().pop().expect("a fetch");
+        assert_eq!(to, 0);
+        first.cache.enqueue(fetch);
+        if begun > 0 {
+            first.advance(0, begun, Token(0));
+        }
+        // The other prompt goes before, up to four times what can be saved.
+        first.advance(1, 800, Token(0));
+        first.cache.serve_fetches();
+        second.receive();
+        assert!(second.start().is_empty());
+        assert_eq!(second.evaluated(), [None]);
+        first.advance(1, 8, Token(0));
+        first.cache.serve_fetches();
+        second.receive();
+        assert!(second.start().is_empty());
+        assert_eq!(second.evaluated(), [Some(begun)]);
+        // Whoever gets on is waited for again.
+        first.advance(0, 64, Token(0));
+        third.running.push(Running::new(0, long, CUTS));
+        let fetches = third.start();
+        assert!(matches!(&fetches[..], [(0, fetch)] if fetch.cells == 300));
+        for worker in [first, second] {
+            worker.check();
+        }
+    }
+}
+
+#[test]
+fn a_neighbour_behind_a_long_queue_is_not_waited_for() {
+    let mut worker = Worker::alone(3, 0);
+    let asks = [
+        request(0..300, None),
+        request(5000..5990, None),
+        behind_a_stem(2000),
+    ];
+    for (id, ask) in (0..).zip(asks) {
+        worker.running.push(Running::new(id, ask, CUTS));
+    }
+    assert!(worker.start().is_empty());
+    worker.advance(1, 800, Token(0));
+    assert!(worker.start().is_empty());
+    assert_eq!(worker.evaluated(), [Some(0), Some(800), None]);
+    worker.advance(1, 8, Token(0));
+    assert!(worker.start().is_empty());
+    assert_eq!(worker.evaluated(), [Some(0), Some(808), Some(0)]);
+}
+
+#[test]
+fn a_lane_that_has_left_the_sliding_window_is_asked_once() {
+    for reuses_generated in [false, true] {
+        let directory = Directory::new(2, 2);
+        let mut workers = [0, 1].map(|number| Worker::new(number, 2, 0, &directory));
+        let [first, second] = &mut workers;
+        first.cache.rules.reuses_generated = reuses_generated;
+        let ask = |worker: &mut Worker, tail| {
+            let ask = behind_a_stem(tail);
+            worker.running.push(Running::new(0, ask, CUTS));
+        };
+        ask(first, 1000);
+        assert!(first.start().is_empty());
+        // Its prompt, and as many tokens as the window has.
+        for _ in 0..=MOST_EXPORTED {
+            first.advance(0, 512, Token(7));
+        }
+        ask(second, 2000);
+        let mut fetches = second.start();
+        first.cache.enqueue(fetches.pop().expect("a fetch").1);
+        first.cache.serve_fetches();
+        second.receive();
+        assert!(second.start().is_empty());
+        assert_eq!(second.evaluated(), [Some(0)]);
+        second.end(0);
+        // Nor does another request ask.
+        ask(second, 3000);
+        assert!(second.start().is_empty());
+    }
 }
 
 #[test]

@@ -20,18 +20,28 @@ impl<C: Cells> Cache<C> {
             .partition(|fetch| self.can_answer(fetch));
         self.fetches = later;
         for mut fetch in ready {
+            if self.is_late(&fetch) {
+                // Others should not wait for it either, until it gets on.
+                self.hide(fetch.lane);
+            }
             let transfer = self.export(&fetch);
             fetch.answer(transfer);
         }
     }
 
-    /// Whether the lane holds what is asked for, or never will.
+    /// Whether the lane holds what is asked for, or never will, or is late.
     fn can_answer(&self, fetch: &KvFetch) -> bool {
         let Lane { prefix, lease, .. } = &self.lanes[fetch.lane];
         let comes = lease.as_ref().is_some_and(|lease| {
             lease.evaluates_prompt() && lease.prompt().common(fetch.prompt()) >= fetch.cells
         });
-        !comes || prefix.holding().covers(fetch.prompt(), fetch.cells)
+        !comes || self.is_late(fetch) || prefix.holding().covers(fetch.prompt(), fetch.cells)
+    }
+
+    /// Whether what is asked for would come too late.
+    fn is_late(&self, fetch: &KvFetch) -> bool {
+        let lease = self.lanes[fetch.lane].lease.as_ref();
+        lease.is_some_and(|lease| self.is_overdue(lease, fetch.gain))
     }
 
     /// A copy of the lane, if it is worth one.
@@ -39,11 +49,17 @@ impl<C: Cells> Cache<C> {
         let Lane {
             prefix, maybe_nan, ..
         } = &self.lanes[fetch.lane];
-        if !prefix.holding().covers(fetch.prompt(), WORTH_FETCHING) {
+        let least = fetch.cells - fetch.gain + WORTH_FETCHING;
+        if !prefix.holding().covers(fetch.prompt(), least) {
             return None;
         }
+        let Some(state) = self.cells.export(fetch.lane) else {
+            // With a sliding window, too much may have been generated after it. Others should not ask for it again.
+            self.hide(fetch.lane);
+            return None;
+        };
         Some(KvTransfer {
-            state: self.cells.export(fetch.lane)?,
+            state,
             prefix: prefix.clone(),
             maybe_nan: *maybe_nan,
         })
