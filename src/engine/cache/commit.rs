@@ -55,7 +55,7 @@ impl<C: Cells> Cache<C> {
             *maybe_nan = false;
             lease.promise.take_if(|promise| promise.generated.len() < 2);
         }
-        // It may have been hidden.
+        // What was late and gets on is waited for again.
         self.publish(lane);
     }
 

@@ -3,7 +3,6 @@
 use super::cells::Cells;
 use super::directory::Directory;
 use super::fetch::{Fetching, KvFetch};
-use super::holding::Holding;
 use super::lane::{Lane, Lease};
 use super::pins::Pins;
 use super::policy::{self, Candidate};
@@ -92,16 +91,19 @@ impl<C: Cells> Cache<C> {
 
     /// Shows the other workers what a lane holds, or will hold.
     pub(super) fn publish(&self, lane: usize) {
-        let Lane { prefix, lease, .. } = &self.lanes[lane];
-        let promise = lease.as_ref().and_then(|lease| lease.promise.clone());
-        let holding = promise.map_or_else(|| prefix.holding().clone(), Holding::published);
-        let published = Some(holding).filter(|holding| holding.cells() > 0);
-        self.directory.publish(self.worker, lane, published);
+        let lease = self.lanes[lane].lease.as_ref();
+        match lease.and_then(|lease| lease.promise.clone()) {
+            Some(promise) => (self.directory).publish(self.worker, lane, Some(promise.published())),
+            None => self.publish_held(lane),
+        }
     }
 
-    /// The other workers see nothing of a lane until it is published again.
-    pub(super) fn hide(&self, lane: usize) {
-        self.directory.publish(self.worker, lane, None);
+    /// Shows the other workers what a lane holds already.
+    pub(super) fn publish_held(&self, lane: usize) {
+        let holding = self.lanes[lane].prefix.holding();
+        let published = Some(holding).filter(|holding| holding.cells() > 0);
+        self.directory
+            .publish(self.worker, lane, published.cloned());
     }
 
     /// Whether a lease waits for its turn for so long that who would save `gain` cells does not wait for it. After its

@@ -22,7 +22,7 @@ impl<C: Cells> Cache<C> {
         for mut fetch in ready {
             if self.is_late(&fetch) {
                 // Others should not wait for it either, until it gets on.
-                self.hide(fetch.lane);
+                self.publish_held(fetch.lane);
             }
             let transfer = self.export(&fetch);
             fetch.answer(transfer);
@@ -55,7 +55,7 @@ impl<C: Cells> Cache<C> {
         }
         let Some(state) = self.cells.export(fetch.lane) else {
             // With a sliding window, too much may have been generated after it. Others should not ask for it again.
-            self.hide(fetch.lane);
+            self.directory.publish(self.worker, fetch.lane, None);
             return None;
         };
         Some(KvTransfer {
