@@ -12,7 +12,11 @@ from report import BASE_URL, Report, equal, post, same_vectors
 
 report = Report("Haystack", "haystack-ai")
 MODEL = post("/v1/completions", prompt="a", max_tokens=1)["model"]
-SERVER = {"api_key": Secret.from_token("none"), "api_base_url": BASE_URL, "model": MODEL, "max_retries": 0}
+SERVER = {
+    "api_key": Secret.from_token("none"), "api_base_url": BASE_URL, "model": MODEL, "max_retries": 0,
+    # By default 30 s, which a busy machine may take.
+    "timeout": 3600,
+}
 MESSAGES = [{"role": "user", "content": "Name a city."}]
 QUESTION = [ChatMessage.from_user("Name a city.")]
 

@@ -8,7 +8,8 @@ import { BASE_URL, close, post, reporter } from "./report.mjs";
 
 const check = reporter("LlamaIndex.TS", "llamaindex", "@llamaindex/openai");
 const { model } = await post("/v1/completions", { prompt: "a", max_tokens: 1 });
-const server = { model, apiKey: "none", baseURL: BASE_URL };
+// By default it waits 60 s, which a busy machine may take.
+const server = { model, apiKey: "none", baseURL: BASE_URL, timeout: 3_600_000 };
 const llm = openai({ ...server, temperature: 0, maxTokens: 32, maxRetries: 0 });
 const messages = [{ role: "user", content: "Name a city." }];
 const City = z.object({ city: z.enum(["Lansing", "Detroit"]) });
