@@ -133,20 +133,26 @@ struct Timings {
     predicted_per_second: f64,
 }
 
-/// A generated token, and the most likely ones at its position, most likely first: `top_logprobs`, or with
-/// `post_sampling_probs` `top_probs`.
+/// A token and its probability: as `logprob`, the natural logarithm of the model's own, or with `post_sampling_probs` as
+/// `prob`.
 #[derive(Debug, Serialize, ToSchema)]
 struct TokenProbability {
-    #[serde(flatten)]
-    token: LikelyToken,
+    id: i32,
+    /// Its text, without incomplete UTF-8.
+    token: String,
+    bytes: Vec<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprob: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prob: Option<f32>,
+    /// The most likely tokens at its position, most likely first.
     #[serde(skip_serializing_if = "Option::is_none")]
     top_logprobs: Option<Vec<LikelyToken>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     top_probs: Option<Vec<LikelyToken>>,
 }
 
-/// A token and its probability: as `logprob`, the natural logarithm of the model's own, or with `post_sampling_probs` as
-/// `prob`.
+/// A token that is likely at a position.
 #[derive(Debug, Serialize, ToSchema)]
 struct LikelyToken {
     id: i32,
@@ -331,25 +337,33 @@ impl View {
             output.details.logprob.as_deref()?
         };
         let vocab = self.model.vocab();
-        let of = |token: Token, logprob: f32| LikelyToken {
+        let top = score.top.iter().take(self.form.n_probs);
+        let top = top.map(|&(token, logprob)| LikelyToken {
             id: token.0,
             token: vocab.text(token).to_owned(),
             bytes: vocab.literal(token).to_vec(),
             logprob: (!post_sampling).then(|| finite(logprob)),
             prob: post_sampling.then(|| logprob.exp()),
+        });
+        let top = || top.collect::<Vec<_>>();
+        let (token, logprob) = (output.token, score.logprob);
+        let mut probability = TokenProbability {
+            id: token.0,
+            token: vocab.text(token).to_owned(),
+            bytes: vocab.literal(token).to_vec(),
+            logprob: None,
+            prob: None,
+            top_logprobs: None,
+            top_probs: None,
         };
-        let top = score.top.iter().take(self.form.n_probs);
-        let top = Some(top.map(|&(token, logprob)| of(token, logprob)).collect());
-        let (top_logprobs, top_probs) = if post_sampling {
-            (None, top)
+        if post_sampling {
+            probability.prob = Some(logprob.exp());
+            probability.top_probs = Some(top());
         } else {
-            (top, None)
-        };
-        Some(TokenProbability {
-            token: of(output.token, score.logprob),
-            top_logprobs,
-            top_probs,
-        })
+            probability.logprob = Some(finite(logprob));
+            probability.top_logprobs = Some(top());
+        }
+        Some(probability)
     }
 }
 
