@@ -96,7 +96,7 @@ class Output:
         return errors
 
     def add(self, table):
-        """Keeps answers, and writes the parts that they complete; how many rows were written, and how many are errors."""
+        """Keeps answers, and writes the parts that they complete; how many rows these have, and how many are errors."""
         rows = errors = 0
         for number in pc.unique(table["part"]).to_pylist():
             tables = self.pending.setdefault(number, [])

@@ -21,7 +21,7 @@ class Refused(Ended):
 
 
 class Origins:
-    """The weights and the bits class of the answers so far, by model and exactness: others must not be mixed with them."""
+    """The weights and the bits class of the answers so far, by model and exactness, with which others are not mixed."""
 
     def __init__(self, allow_mixed):
         self.allow_mixed = allow_mixed
@@ -38,8 +38,8 @@ class Origins:
             raise Refused(f"{name} has no bits class: the server is not a Candor, or an old one")
         if bits_class != old_class:
             raise Refused(
-                f"{name} has the bits class {bits_class}, but other answers have {old_class}: their numbers differ. With "
-                "--allow-mixed they are mixed, and each row says its class"
+                f"{name} has the bits class {bits_class}, but other answers have {old_class}: their numbers differ. "
+                "With --allow-mixed they are mixed, and each row says its class"
             )
 
 

@@ -4,8 +4,8 @@
     score.py in.jsonl out --url http://10.0.0.1:8000 --url http://10.0.0.2:8000
     score.py in.jsonl out --engine --cpus 16 -- --model hf:ORG/REPO:Q4_K_M
 
-The first asks servers that are there. The second starts one for each 16 CPUs of a node, with the flags after `--`. Killed
-at any moment and run again, it goes on where it was. README.md says what is guaranteed.
+The first asks servers that are there. The second starts one for each 16 CPUs of a node, with the flags after `--`.
+Killed at any moment and run again, it goes on where it was. README.md says what is guaranteed.
 """
 
 import argparse

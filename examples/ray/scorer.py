@@ -145,8 +145,8 @@ class Server:
 class Engine:
     """`candor serve` on this node, for as long as this process lives."""
 
-    # The shell becomes the server. What it leaves behind ends the server once this process is gone, however it ended: then
-    # the pipe is closed.
+    # The shell becomes the server. What it leaves behind ends the server once this process is gone, however it ended:
+    # then the pipe is closed.
     COMMAND = 'exec 3<&0; (read -r _ <&3; kill $$) & exec "$@" 3<&- < /dev/null'
 
     def __init__(self, command):

@@ -1,5 +1,6 @@
 """examples/ray/score.py, with servers and drivers that are killed: no answer is lost, doubled, mixed or changed."""
 
+import collections
 import contextlib
 import http.client
 import json
@@ -109,7 +110,54 @@ def other_class(url, name, after=0):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(Handler) as own_url:
+        yield own_url
+
+
+@contextlib.contextmanager
+def troublesome():
+    """A server that fails as prompts ask it to, and when they came to it."""
+    times = collections.defaultdict(list)
+    models = {"data": [{"id": "model", "bits_class": "none-0", "meta": {"fingerprint": "f"}}]}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.answer(200, models)
+
+        def do_POST(self):
+            prompt = json.loads(self.rfile.read(int(self.headers["content-length"])))["prompt"]
+            times[prompt].append(time.monotonic())
+            if prompt == "break":
+                self.close_connection = True
+            elif prompt == "fail":
+                self.answer(500, {"error": {"message": "failed"}})
+            elif prompt == "wait" and len(times[prompt]) == 1:
+                self.answer(503, {"error": {"message": "full"}}, [("retry-after", "3")])
+            else:
+                self.answer(200, {})
+
+        def answer(self, status, body, headers=()):
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            for name, value in [(CLASS_HEADER, "none-0"), ("content-length", str(len(data))), *headers]:
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    with serving(Handler) as url:
+        yield url, times
+
+
+@contextlib.contextmanager
+def serving(handler):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    # A run that ends leaves its requests.
+    server.handle_error = lambda *_: None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -247,6 +295,23 @@ class OnACluster(unittest.TestCase):
         refused = [line for line in metrics.splitlines() if line.startswith("candor_requests_rejected_total")]
         self.assertGreater(sum(float(line.split()[-1]) for line in refused), 0, refused)
         self.check_answers()
+
+    def test_what_fails_is_sent_again_and_not_for_ever(self):
+        prompts = ["break", "fail", "wait", "fine"]
+        lines = [
+            {"custom_id": prompt, "method": "POST", "url": "/v1/completions", "body": {"prompt": prompt}}
+            for prompt in prompts
+        ]
+        with troublesome() as (url, times):
+            status, printed = self.run_score("--url", url, path=self.write("trouble.jsonl", lines))
+        self.assertEqual(status, 3, printed)
+        found = {row["custom_id"]: row for row in rows(self.output)}
+        self.assertEqual([len(times[prompt]) for prompt in prompts], [8, 3, 2, 1])
+        self.assertIsNone(found["break"]["status_code"])
+        self.assertIn("no answer in 8 attempts", found["break"]["error"])
+        self.assertEqual((found["fail"]["status_code"], found["fail"]["error"]), (500, "failed"))
+        self.assertEqual((found["wait"]["status_code"], found["wait"]["error"]), (200, None))
+        self.assertGreaterEqual(times["wait"][1] - times["wait"][0], 3)
 
     def test_each_node_has_an_engine_that_ends_with_the_driver(self):
         # Flags that no other process has.
