@@ -11,7 +11,8 @@
 # One would expect otherwise: how a dataset is cut into blocks is about speed, and rows of Python objects come back equal.
 set -euo pipefail
 
-folder=$(mktemp -d)
+# Ray has sockets there, whose paths must be short.
+folder=$(mktemp -d /tmp/XXXXXX)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 
@@ -20,11 +21,20 @@ venv/bin/pip install --quiet --disable-pip-version-check "ray[data]==2.60.0" pya
 
 cat > keys.py << 'END'
 """The same rows in one block, in two, and through Parquet."""
+import os
+
 import pyarrow
 import ray
 
 print("ray", ray.__version__, "with pyarrow", pyarrow.__version__)
-ray.init("local", num_cpus=1, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+ray.init(
+    "local",
+    num_cpus=1,
+    include_dashboard=False,
+    object_store_memory=100_000_000,
+    log_to_driver=False,
+    _temp_dir=os.path.abspath("ray"),
+)
 ray.data.DataContext.get_current().enable_progress_bars = False
 rows = [{"object": {"a": 1}}, {"object": {"b": 2}}]
 padded = [{"object": {"a": 1, "b": None}}, {"object": {"a": None, "b": 2}}]
@@ -37,5 +47,6 @@ dataset.write_parquet("rows")
 again = sorted(ray.data.read_parquet("rows").take_all(), key=str)
 print("read again:   ", again)
 assert (one, two, again) == (padded, rows, sorted(padded, key=str)), "the behaviour has changed"
+ray.shutdown()
 END
 RAY_USAGE_STATS_ENABLED=0 venv/bin/python keys.py 2> log || { cat log; exit 1; }

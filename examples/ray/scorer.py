@@ -1,212 +1,100 @@
-"""What runs on the nodes of the cluster: actors that send requests to servers, or to an engine of their own."""
+"""What runs on the nodes of the cluster: `candor batch`, for one part of the requests after another."""
 
-import contextlib
+import io
 import json
-import math
+import os
 import pathlib
-import re
+import socket
 import subprocess
 import tempfile
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
-import ray
-import requests
+import pyarrow.parquet as pq
 
-from files import ROW
-from origins import Ended, Refused, key_of, message, models, new_session
+# A row of the output. An answer is a string: as a nested column, every object would get the keys of all others.
+ROW = pa.schema(
+    {
+        "custom_id": pa.string(),
+        "status_code": pa.int32(),  # null if no server answered
+        "body": pa.string(),  # what the server wrote
+        "error": pa.string(),  # null if there is none
+        "request_id": pa.string(),
+        "bits_class": pa.string(),
+        "weights": pa.string(),  # the model's fingerprint
+    }
+)
+# The shell becomes the batch. What it leaves behind ends the batch, and removes its folder, once the actor is gone, however
+# it ended: then the pipe ends without a line.
+SHELL = 'exec 3<&0; (read -r _ <&3 || { kill -KILL $$; rm -rf "$0"; }) & exec "$@" 3<&- < /dev/null'
+# How often a part is begun or gone on with, before the run ends.
+ATTEMPTS = 3
 
 
 class Scorer:
-    """Answers requests, one part after another. It asks its own server, and others while that one cannot answer."""
+    """Answers parts, each a batch of its own."""
 
-    def __init__(self, options, shared):
-        self.options = options
-        self.shared = shared
-        self.admitted = set()
-        with reporting_to(shared):
-            self.engine = Engine(options.engine) if options.engine else None
-        urls = [self.engine.url] if self.engine else options.url
-        home = ray.get(shared.next_index.remote()) % len(urls)
-        self.servers = [Server(url) for url in urls[home:] + urls[:home]]
-        self.lock = threading.Lock()
-        self.last_answer = time.monotonic()
-        self.pool = ThreadPoolExecutor(options.concurrency)
-        self.session = new_session(options)
+    def __init__(self, command, flags, settings):
+        self.command = command
+        self.flags = flags
+        self.environment = os.environ | settings
 
     def __call__(self, part):
-        with reporting_to(self.shared):
-            rows = list(self.pool.map(self.ask, part["line"].to_pylist()))
-        return pa.Table.from_pylist(rows, ROW).append_column("part", part["part"])
+        """The part's file; or the status with which the run must end, and why."""
+        with tempfile.TemporaryDirectory(prefix="candor-") as folder:
+            folder = pathlib.Path(folder)
+            (folder / "in.jsonl").write_bytes(part["requests"])
+            status, why = self.answer(folder)
+            file = b"" if status else to_parquet(folder, part["requests"])
+        return {"part": part["part"], "file": file, "status": status, "why": why}
 
-    def ask(self, line):
-        """The row of a request: its answer, or why it has none."""
-        request = json.loads(line)
-        body = json.dumps(request["body"]).encode()
-        broken = failed = 0
-        # When a server may have this request again; others may have it at once.
-        waits = {}
-        while True:
-            server = self.choose(waits)
-            try:
-                answer = self.session.post(server.url + request["url"], body, timeout=(10, self.options.timeout))
-            except requests.RequestException as error:
-                server.is_ready = False
-                broken += 1
-                # It may be what ends the servers.
-                if broken == 8:
-                    return {"custom_id": request["custom_id"], "error": f"no answer in {broken} attempts: {error}"}
-                continue
-            now = self.last_answer = time.monotonic()
-            status = answer.status_code
-            if status in (429, 503):
-                waits[server] = now + seconds(answer.headers.get("retry-after"))
-            elif status in (408, 500, 502, 504) and failed < 2:
-                failed += 1
-                waits[server] = now + 1
-            elif status in (401, 403):
-                raise Refused(f"{server.url} answers {status}: {message(answer.text)} Set its key as CANDOR_API_KEY.")
-            else:
-                return self.row(request, server, answer)
-
-    def row(self, request, server, answer):
-        text = answer.content.decode(errors="replace")
-        key = key_of(request)
-        weights, _ = server.models.get(key[0], (None, None))
-        bits_class = answer.headers.get("x-candor-bits-class")
-        is_fine = answer.status_code == 200
-        if is_fine and (key, weights, bits_class) not in self.admitted:
-            if why := ray.get(self.shared.refusal.remote(key, weights, bits_class)):
-                raise Refused(why)
-            self.admitted.add((key, weights, bits_class))
-        return {
-            "custom_id": request["custom_id"],
-            "status_code": answer.status_code,
-            "body": text,
-            "error": None if is_fine else message(text),
-            "request_id": answer.headers.get("x-request-id"),
-            "bits_class": bits_class,
-            "weights": weights,
-            "server": server.url,
-        }
-
-    def choose(self, waits):
-        """The first server that may have a request; waits until there is one."""
-        while True:
-            now = time.monotonic()
-            with self.lock:
-                may = (it for it in self.servers if max(it.not_before, waits.get(it, 0)) <= now)
-                server = next(may, None)
-                if server and not server.is_ready:
-                    # This thread finds out; others take the next server meanwhile.
-                    server.not_before = math.inf
-            if server and (server.is_ready or self.is_back(server)):
-                return server
-            if now - self.last_answer > self.options.patience and not any(server.is_ready for server in self.servers):
-                names = ", ".join(server.url for server in self.servers)
-                raise Ended(f"no server has answered for {self.options.patience:.0f} seconds: {names}")
-            if not server:
-                time.sleep(0.1)
-
-    def is_back(self, server):
-        """Whether a server that did not answer is ready again. It may be another one now, with other models."""
-        if self.engine:
-            server.url = self.engine.running()
-        try:
-            is_ready = self.session.get(f"{server.url}/health", timeout=10).status_code == 200
-            if is_ready:
-                server.models = models(self.session, server.url)
-        except requests.RequestException:
-            is_ready = False
-        server.is_ready = is_ready
-        server.not_before = time.monotonic() + (0 if is_ready else 1)
-        return is_ready
+    def answer(self, folder):
+        """Runs the batch until every line is answered: 0. Or 1, or 2 if running it again would change nothing; and why."""
+        shell = ["sh", "-c", SHELL, folder, *self.command, folder / "in.jsonl", folder / "out.jsonl", *self.flags]
+        for _ in range(ATTEMPTS):
+            with open(folder / "log", "wb") as log:
+                batch = subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=log, stderr=log, env=self.environment)
+                batch.wait()
+            # Nothing is left to be ended.
+            batch.communicate(b"\n")
+            status = batch.returncode
+            # 3: some lines have errors.
+            if status in (0, 3):
+                return 0, ""
+            # 1, 130 or a signal: it goes on where it was.
+            may_go_on = status in (1, 130) or status < 0
+            if not may_go_on:
+                break
+        last = (folder / "log").read_text(errors="replace").strip()[-2000:]
+        return 1 if may_go_on else 2, f"`candor batch` on {socket.gethostname()} ended with status {status}:\n{last}"
 
 
-def seconds(retry_after):
-    """The value of `Retry-After`, if it is a number of seconds; it may also be a date."""
-    return float(retry_after) if retry_after and retry_after.isdigit() else 1.0
+def to_parquet(folder, requests):
+    """The answers as a Parquet file, in which `candor` is what the batch says of their origins."""
+    origins = json.loads((folder / "out.jsonl.state").read_text())["origins"]
+    requests = map(json.loads, requests.split(b"\n"))
+    models = {request["custom_id"]: request["body"].get("model") or "" for request in requests}
+    with open(folder / "out.jsonl", encoding="utf-8", newline="\n") as lines:
+        rows = [to_row(line, models, origins["models"]) for line in lines]
+    table = pa.Table.from_pylist(rows, ROW.with_metadata({"candor": json.dumps(origins)}))
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    return file.getvalue()
 
 
-class Server:
-    """A server as one actor sees it."""
-
-    def __init__(self, url):
-        self.url = url
-        self.models = {}
-        # Whether it was ready when it was last heard of.
-        self.is_ready = False
-        # When it may be asked whether it is ready.
-        self.not_before = 0.0
-
-
-class Engine:
-    """`candor serve` on this node, for as long as this process lives."""
-
-    # The shell becomes the server. What it leaves behind ends the server once this process is gone, however it ended:
-    # then the pipe is closed.
-    COMMAND = 'exec 3<&0; (read -r _ <&3; kill $$) & exec "$@" 3<&- < /dev/null'
-
-    def __init__(self, command):
-        self.command = command
-        self.lock = threading.Lock()
-        self.start()
-
-    def start(self):
-        self.log = tempfile.NamedTemporaryFile(prefix="candor-", suffix=".log")
-        shell = ["sh", "-c", self.COMMAND, "sh", *self.command]
-        self.process = subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=self.log, stderr=self.log)
-        while True:
-            text = pathlib.Path(self.log.name).read_text(errors="replace")
-            if ready := re.search(r"ready: (http://\S+)", text):
-                self.url = ready[1]
-                return
-            if self.process.poll() is not None:
-                raise Refused(f"`{' '.join(self.command)}` ended before it was ready:\n{text.strip()}")
-            time.sleep(0.1)
-
-    def running(self):
-        """Its address; it is started again if it has ended."""
-        with self.lock:
-            if self.process.poll() is not None:
-                self.process.stdin.close()
-                self.start()
-            return self.url
-
-
-class Shared:
-    """What all actors share: an actor of its own."""
-
-    def __init__(self, origins):
-        self.origins = origins
-        self.scorers = 0
-        self.ended = None
-
-    def next_index(self):
-        self.scorers += 1
-        return self.scorers - 1
-
-    def refusal(self, *origin):
-        """Why an answer may not be mixed with the others, or none."""
-        try:
-            self.origins.admit(*origin)
-        except Refused as refused:
-            return str(refused)
-
-    def end(self, why, status):
-        self.ended = self.ended or (why, status)
-
-    def why_ended(self):
-        return self.ended
-
-
-@contextlib.contextmanager
-def reporting_to(shared):
-    """Keeps the reason why a run ends. Ray reports it too, among its own, or only that an actor has died."""
+def to_row(line, models, origins):
+    """A row for a line of the batch's output."""
+    answer = json.loads(line)
+    row = {"custom_id": answer["custom_id"], "bits_class": answer["bits_class"]}
+    if not answer["response"]:
+        return row | {"error": answer["error"]["message"]}
+    # As it was written: Python would write numbers in another way. A quote within a string has a backslash.
+    start = line.index('"body":') + len('"body":')
+    _, end = json.JSONDecoder().raw_decode(line, start)
+    status, body = answer["response"]["status_code"], answer["response"]["body"]
+    row |= {"status_code": status, "body": line[start:end], "request_id": answer["response"]["request_id"]}
+    if status == 200:
+        return row | {"weights": origins.get(models[answer["custom_id"]], {}).get("fingerprint")}
     try:
-        yield
-    except Ended as ended:
-        ray.get(shared.end.remote(str(ended), ended.status))
-        raise
+        return row | {"error": body["error"]["message"]}
+    except (KeyError, TypeError):
+        return row | {"error": row["body"][:200]}

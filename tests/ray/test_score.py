@@ -1,9 +1,9 @@
 """examples/ray/score.py, with servers and drivers that are killed: no answer is lost, doubled, mixed or changed."""
 
-import collections
 import contextlib
 import http.client
 import json
+import math
 import os
 import pathlib
 import random
@@ -21,13 +21,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas
 import pyarrow.parquet as pq
+import ray
+import ray.data
 from ray.cluster_utils import Cluster
 from rig import running
 
 CANDOR = os.environ["TEST_CANDOR"]
 # The flags of every server.
 FLAGS = ["--threads", "1", "--model", os.environ["TEST_MODEL"]]
-SCORE = pathlib.Path(__file__).resolve().parent.parent.parent / "examples/ray/score.py"
+EXAMPLE = pathlib.Path(__file__).resolve().parent.parent.parent / "examples/ray"
+SCORE = EXAMPLE / "score.py"
+sys.path.insert(0, str(EXAMPLE))
+
+import files  # noqa: E402
+import scorer  # noqa: E402
+
 # What two answers to one request do not have in common.
 CHANGING = re.compile(r'"(id|created|cached_tokens)":("[^"]*"|\d+)')
 CLASS_HEADER = "x-candor-bits-class"
@@ -115,45 +123,6 @@ def other_class(url, name, after=0):
 
 
 @contextlib.contextmanager
-def troublesome():
-    """A server that fails as prompts ask it to, and when they came to it."""
-    times = collections.defaultdict(list)
-    models = {"data": [{"id": "model", "bits_class": "none-0", "meta": {"fingerprint": "f"}}]}
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            self.answer(200, models)
-
-        def do_POST(self):
-            prompt = json.loads(self.rfile.read(int(self.headers["content-length"])))["prompt"]
-            times[prompt].append(time.monotonic())
-            if prompt == "break":
-                self.close_connection = True
-            elif prompt == "fail":
-                self.answer(500, {"error": {"message": "failed"}})
-            elif prompt == "wait" and len(times[prompt]) == 1:
-                self.answer(503, {"error": {"message": "full"}}, [("retry-after", "3")])
-            else:
-                self.answer(200, {})
-
-        def answer(self, status, body, headers=()):
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            for name, value in [(CLASS_HEADER, "none-0"), ("content-length", str(len(data))), *headers]:
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_):
-            pass
-
-    with serving(Handler) as url:
-        yield url, times
-
-
-@contextlib.contextmanager
 def serving(handler):
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     # A run that ends leaves its requests.
@@ -177,6 +146,22 @@ def processes_with(word, program=""):
     return found
 
 
+def folder_of(pid):
+    """Where a batch has its files; none if it has ended."""
+    with contextlib.suppress(OSError):
+        for word in pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
+            if word.endswith("/out.jsonl"):
+                return pathlib.Path(word).parent
+
+
+def has_lines(path):
+    return path.exists() and path.stat().st_size > 0
+
+
+def parent_of(pid):
+    return int(re.search(r"^PPid:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[1])
+
+
 class OnACluster(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -196,6 +181,7 @@ class OnACluster(unittest.TestCase):
             for request, (status, _, text) in zip(cls.requests, answers)
         }
         cls.bits_class = answers[0][1][CLASS_HEADER]
+        cls.weights = json.loads(ask(cls.url, "/v1/models")[2])["data"][0]["meta"]["fingerprint"]
 
     def setUp(self):
         self.output = self.folder / self.id().split(".")[-1]
@@ -206,31 +192,48 @@ class OnACluster(unittest.TestCase):
         path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         return path
 
-    def start(self, *flags, path=None):
-        command = [sys.executable, SCORE, path or self.input, self.output, "--rows-per-part", "10", *flags]
+    def start(self, *flags, path=None, rows_per_part=10):
+        command = [sys.executable, SCORE, path or self.input, self.output, "--candor", CANDOR]
         environment = dict(os.environ, RAY_ADDRESS=self.cluster.address)
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        return subprocess.Popen(
+            [*command, "--rows-per-part", str(rows_per_part), *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
 
-    def run_score(self, *flags, path=None):
+    def run_score(self, *flags, **options):
         """The exit status, and what it printed."""
-        process = self.start(*flags, path=path)
+        process = self.start(*flags, **options)
         printed, _ = process.communicate()
         return process.returncode, printed
 
-    def start_until_a_part_is_there(self, *flags):
-        process = self.start(*flags)
-        self.addCleanup(process.stdout.close)
-        while not parts(self.output):
-            if process.poll() is not None:
-                self.fail(process.stdout.read())
+    def wait(self, driver, condition):
+        """Waits until something is so, which must be before the driver has ended."""
+        while not condition():
+            if driver.poll() is not None:
+                self.fail(driver.stdout.read())
             time.sleep(0.02)
-        return process
 
-    def finish(self, *flags, how=3):
+    def start_until_a_part_is_there(self, *flags, **options):
+        driver = self.start(*flags, **options)
+        self.addCleanup(driver.stdout.close)
+        self.wait(driver, lambda: parts(self.output))
+        return driver
+
+    def kill(self, driver):
+        driver.kill()
+        driver.wait()
+
+    def finish(self, *flags, how=3, **options):
         """Runs it to the end. Status 3: one request has an error."""
-        status, printed = self.run_score(*flags)
+        status, printed = self.run_score(*flags, **options)
         self.assertEqual(status, how, printed)
         return printed
+
+    def refuse(self, why, *flags, how=2, **options):
+        self.assertIn(why, self.finish(*flags, how=how, **options))
 
     def check_answers(self):
         """Every request has one answer, the direct one, in files that are complete."""
@@ -239,44 +242,50 @@ class OnACluster(unittest.TestCase):
         for row in found:
             status, text = self.direct[row["custom_id"]]
             self.assertEqual((row["status_code"], unchanging(row["body"])), (status, text))
+            self.assertTrue(row["request_id"])
             if row["custom_id"] == WRONG:
-                self.assertEqual(status, 400)
+                self.assertEqual((status, row["weights"]), (400, None))
                 self.assertEqual(row["error"], json.loads(text)["error"]["message"])
             else:
                 self.assertEqual((row["error"], row["bits_class"]), (None, self.bits_class))
+                self.assertEqual(row["weights"], self.weights)
         self.assertEqual(list(self.output.glob("_new-*")), [])
         # As the page says that it is read.
         self.assertEqual(len(pandas.read_parquet(self.output)), len(found))
-        return found
 
     def test_answers_are_the_direct_ones_after_the_driver_was_killed(self):
         driver = self.start_until_a_part_is_there("--url", self.url)
-        driver.kill()
-        driver.wait()
+        # Only one process may write there.
+        self.refuse(f"another process writes to {self.output}", "--url", self.url)
+        self.kill(driver)
         before = {part: part.stat().st_mtime_ns for part in parts(self.output)}
         self.assertLess(len(before), 20)
+        # Left behind if it is killed just then.
+        (self.output / "_new-1-part-000000.parquet").touch()
         printed = self.finish("--url", self.url)
-        self.assertIn(f"parts to do: {20 - len(before)}\n", printed)
+        self.assertIn(f"parts: 20, to do: {20 - len(before)};", printed)
         for part, time_of_change in before.items():
             self.assertEqual(part.stat().st_mtime_ns, time_of_change)
         self.check_answers()
-        # Once more: there is nothing to do.
-        self.assertIn("parts to do: 0\n", self.finish("--url", self.url))
+        # Once more: there is nothing to do, but all is checked.
+        self.assertIn("to do: 0;", self.finish("--url", self.url))
+        first, second, *_ = parts(self.output)
+        second.write_bytes(first.read_bytes())
+        self.refuse(f"{second} has answers to other requests: remove it", "--url", self.url)
+        second.write_bytes(first.read_bytes()[:-100])
+        self.refuse(f"{second} is no part of this output: remove it", "--url", self.url)
+        second.unlink()
+        self.finish("--url", self.url)
+        self.check_answers()
 
     def test_a_server_that_is_killed_loses_nothing(self):
         with running(CANDOR, *FLAGS) as (process, url):
-            driver = self.start_until_a_part_is_there("--url", self.url, "--url", url)
+            driver = self.start_until_a_part_is_there("--url", url, "--url", f"{self.url}/")
             process.send_signal(signal.SIGKILL)
             self.assertLess(len(parts(self.output)), 20)
             printed, _ = driver.communicate()
             self.assertEqual(driver.returncode, 3, printed)
-        servers = {row["server"] for row in self.check_answers()}
-        self.assertIn(self.url, servers)
-
-    def test_two_servers_share_the_work(self):
-        with running(CANDOR, *FLAGS) as (_, url):
-            self.finish("--url", self.url, "--url", f"{url}/")
-        self.assertEqual({row["server"] for row in self.check_answers()}, {self.url, url})
+        self.check_answers()
 
     def test_a_node_that_is_lost_loses_nothing(self):
         node = self.cluster.add_node(num_cpus=1, object_store_memory=100 * 1024**2)
@@ -287,80 +296,64 @@ class OnACluster(unittest.TestCase):
         self.assertEqual(driver.returncode, 3, printed)
         self.check_answers()
 
-    def test_a_full_server_is_asked_again(self):
-        flags = [*FLAGS, "--parallel-sequences", "2", "--set", "limits.queue_length=0"]
-        with running(CANDOR, *flags) as (_, url):
-            self.finish("--url", url, "--concurrency", "4")
-            _, _, metrics = ask(url, "/metrics")
-        refused = [line for line in metrics.splitlines() if line.startswith("candor_requests_rejected_total")]
-        self.assertGreater(sum(float(line.split()[-1]) for line in refused), 0, refused)
-        self.check_answers()
-
-    def test_what_fails_is_sent_again_and_not_for_ever(self):
-        prompts = ["break", "fail", "wait", "fine"]
-        lines = [
-            {"custom_id": prompt, "method": "POST", "url": "/v1/completions", "body": {"prompt": prompt}}
-            for prompt in prompts
-        ]
-        with troublesome() as (url, times):
-            status, printed = self.run_score("--url", url, path=self.write("trouble.jsonl", lines))
-        self.assertEqual(status, 3, printed)
-        found = {row["custom_id"]: row for row in rows(self.output)}
-        self.assertEqual([len(times[prompt]) for prompt in prompts], [8, 3, 2, 1])
-        self.assertIsNone(found["break"]["status_code"])
-        self.assertIn("no answer in 8 attempts", found["break"]["error"])
-        self.assertEqual((found["fail"]["status_code"], found["fail"]["error"]), (500, "failed"))
-        self.assertEqual((found["wait"]["status_code"], found["wait"]["error"]), (200, None))
-        self.assertGreaterEqual(times["wait"][1] - times["wait"][0], 3)
-
-    def test_each_node_has_an_engine_that_ends_with_the_driver(self):
-        # Flags that no other process has.
+    def test_engines_go_on_where_they_were_and_end_with_their_actors(self):
+        # A flag that no other process has.
         marker = self.folder / "engine.toml"
         marker.touch()
-        flags = ["--engine", "--cpus", "1", "--candor", CANDOR, "--", *FLAGS[2:], "--config", str(marker)]
-        driver = self.start_until_a_part_is_there(*flags)
-        engines = processes_with(str(marker), CANDOR)
-        self.assertTrue(engines)
-        # It is started again.
-        os.kill(engines[0], signal.SIGKILL)
-        while len(parts(self.output)) < 8:
-            self.assertIsNone(driver.poll())
-            time.sleep(0.02)
-        driver.kill()
-        driver.wait()
-        while processes_with(str(marker)):
+        flags = ["--", *FLAGS[2:], "--config", str(marker)]
+        driver = self.start(*flags, rows_per_part=50)
+        self.addCleanup(driver.stdout.close)
+
+        def engines():
+            """The folders of the engines that have answered lines, by their process ids."""
+            found = {pid: folder_of(pid) for pid in processes_with(str(marker), CANDOR)}
+            return {pid: it for pid, it in found.items() if it and has_lines(it / "out.jsonl")}
+
+        # One is killed: its part is gone on with, in the same folder.
+        self.wait(driver, engines)
+        pid, folder = engines().popitem()
+        os.kill(pid, signal.SIGKILL)
+        self.wait(driver, lambda: folder in engines().values())
+        # An actor is killed: its engine ends, and leaves no files.
+        pid, folder = engines().popitem()
+        os.kill(parent_of(pid), signal.SIGKILL)
+        self.wait(driver, lambda: pid not in processes_with(str(marker)) and not folder.exists())
+        # So it is with the driver.
+        self.wait(driver, engines)
+        folders = list(engines().values())
+        self.kill(driver)
+        while processes_with(str(marker)) or any(folder.exists() for folder in folders):
             time.sleep(0.1)
-        self.finish(*flags)
-        found = self.check_answers()
-        self.assertGreaterEqual(len({row["server"] for row in found}), 2)
+        self.finish(*flags, rows_per_part=50)
+        self.check_answers()
         while processes_with(str(marker)):
             time.sleep(0.1)
 
-    def test_an_engine_that_cannot_start_says_why(self):
-        status, printed = self.run_score("--engine", "--candor", CANDOR, "--", "--model", "/nowhere.gguf")
-        self.assertEqual(status, 2, printed)
-        self.assertIn("/nowhere.gguf does not exist", printed.splitlines()[-1])
+    def test_what_cannot_go_on_says_why(self):
+        two = self.write("two.jsonl", self.requests[:2])
+        self.refuse("/nowhere.gguf does not exist", "--actors", "1", "--", "--model", "/nowhere.gguf", path=two, how=1)
+        self.refuse("unexpected argument '--unknown'", "--url", self.url, "--", "--unknown", path=two)
+        self.refuse("not found", "--url", self.url, "--candor", "/nowhere/candor", path=two)
+        # A part that is not complete.
+        self.refuse("has answers to other requests", "--url", self.url, "--", "--shard", "0/2", path=two)
+        self.assertEqual(parts(self.output), [])
+        self.assertEqual(self.run_score("--url", self.url, path=two)[0], 0)
 
     def test_bits_classes_are_not_mixed(self):
         with other_class(self.url, "amx-00000000") as url:
-            status, printed = self.run_score("--url", self.url, "--url", url)
-            self.assertEqual(status, 2, printed)
-            self.assertIn("amx-00000000", printed)
+            self.refuse("amx-00000000", "--url", self.url, "--url", url)
             self.assertEqual(parts(self.output), [])
-            # A run that went on elsewhere.
-            driver = self.start_until_a_part_is_there("--url", self.url)
-            driver.kill()
-            driver.wait()
-            status, printed = self.run_score("--url", url)
-            self.assertEqual(status, 2, printed)
+            # A run that goes on elsewhere.
+            self.kill(self.start_until_a_part_is_there("--url", self.url))
+            before = parts(self.output)
+            self.refuse("has the bits_class amx-00000000, but in other parts", "--url", url)
+            self.assertEqual(parts(self.output), before)
         self.finish("--url", self.url)
         self.check_answers()
 
     def test_a_server_that_is_replaced_by_another_class_ends_the_run(self):
         with other_class(self.url, "amx-00000000", after=100) as url:
-            status, printed = self.run_score("--url", url)
-            self.assertEqual(status, 2, printed)
-            self.assertIn("amx-00000000", printed.splitlines()[-1])
+            self.refuse("amx-00000000", "--url", url)
             found = rows(self.output)
             self.assertTrue(0 < len(found) <= 100)
             self.assertEqual({row["bits_class"] for row in found if not row["error"]}, {self.bits_class})
@@ -368,24 +361,103 @@ class OnACluster(unittest.TestCase):
         found = rows(self.output)
         self.assertEqual({row["bits_class"] for row in found if not row["error"]}, {self.bits_class, "amx-00000000"})
         self.assertEqual(len({row["custom_id"] for row in found}), 200)
+        self.refuse("was begun with --allow-mixed", "--url", self.url)
 
-    def test_wrong_lines_and_another_input_are_refused(self):
+    def test_it_says_what_it_waits_for(self):
+        two = self.write("two.jsonl", self.requests[:2])
+        ray.init(self.cluster.address, log_to_driver=False)
+        self.addCleanup(ray.shutdown)
+        # They hold all CPUs.
+        others = [ray.remote(Idle).options(num_cpus=1).remote() for _ in range(2)]
+        ray.get([other.ready.remote() for other in others])
+        driver = self.start("--actors", "1", "--", *FLAGS[2:], path=two)
+        self.addCleanup(driver.stdout.close)
+        line = ""
+        while "waiting for a part" not in line:
+            line = driver.stdout.readline()
+            self.assertTrue(line, "it has ended")
+        self.assertIn("1 actors need 1 CPUs each; the nodes have 2, of which 0 are free", line)
+        for other in others:
+            ray.kill(other)
+        driver.communicate()
+        self.assertEqual(driver.returncode, 0)
+        self.assertEqual(ray.data.read_parquet(str(self.output)).count(), 2)
+
+    def test_wrong_lines_flags_and_another_input_are_refused(self):
         first = self.requests[0]
         for wrong, why in [
             (dict(first, url="/v1/models"), "line 2: `url` must be one of"),
             (dict(first, custom_id=7), "line 2: `custom_id`"),
+            (dict(first, custom_id="\ud800"), "line 2: not valid JSON: half a surrogate pair"),
+            (dict(first, method="GET"), "line 2: `method`"),
             (dict(first, body={"stream": True}), "line 2: `body`"),
-            (first, "line 2: another line has the custom_id"),
+            (dict(first, body={"model": 7}), "line 2: `body.model`"),
+            (dict(first, custom_id="x", body={"temperature": math.nan}), "line 2: not valid JSON: NaN"),
+            (dict(first, x=1), "line 2: unknown field `x`"),
+            ([], "line 2: must be an object"),
+            (first, "line 2: line 1 has the custom_id"),
         ]:
-            status, printed = self.run_score("--url", self.url, path=self.write("wrong.jsonl", [first, wrong]))
-            self.assertEqual(status, 2, printed)
-            self.assertIn(why, printed)
-            self.assertFalse(self.output.exists())
-        two = self.write("two.jsonl", self.requests[:2])
-        self.assertEqual(self.run_score("--url", self.url, path=two)[0], 0)
-        status, printed = self.run_score("--url", self.url)
-        self.assertEqual(status, 2, printed)
-        self.assertIn("belongs to another input", printed)
+            self.refuse(why, "--url", self.url, path=self.write("wrong.jsonl", [first, wrong]))
+        for text, why in [("{]\n", "line 1: "), ("\n", "has no requests")]:
+            wrong = self.write("wrong.jsonl", [])
+            wrong.write_text(text)
+            self.refuse(why, "--url", self.url, path=wrong)
+        self.refuse("cannot read the input", "--url", self.url, path=self.folder / "nowhere.jsonl")
+        for flags in [("--url", "10.0.0.1:8000"), ("--rows-per-part", "0"), ("--cpus", "0"), ("--actors", "-1")]:
+            self.refuse(f"argument {flags[0]}: {flags[1]!r} must be", *flags)
+        self.assertFalse(self.output.exists())
+        self.output.mkdir()
+        (self.output / "_run.json").write_text('{"input_sha256": "ab", "rows_per_part": 10}')
+        self.refuse("belongs to another input", "--url", self.url)
+
+
+class Idle:
+    def ready(self):
+        pass
+
+
+class Rows(unittest.TestCase):
+    def test_a_body_is_what_the_server_wrote(self):
+        body = '{"custom_id":"\\"body\\":","a":[-1.50e-7, 0.10],"b":{}}'
+        line = (
+            '{"id":"batch_req_1","custom_id":"\\"body\\":","response":{"status_code":%d,"request_id":"r","body":%s},'
+            '"error":null,"bits_class":"amx-1"}\n'
+        )
+        models, origins = {'"body":': "m"}, {"m": {"fingerprint": "f"}}
+        row = scorer.to_row(line % (200, body), models, origins)
+        self.assertEqual((row["body"], row["weights"], row["bits_class"]), (body, "f", "amx-1"))
+        row = scorer.to_row(line % (404, '{"error":{"message":"none"}}'), models, origins)
+        self.assertEqual((row["status_code"], row["error"]), (404, "none"))
+        row = scorer.to_row(line % (404, '{"detail":"none"}'), models, origins)
+        self.assertEqual(row["error"], '{"detail":"none"}')
+
+    def test_a_request_without_an_answer_has_an_error(self):
+        line = '{"id":"batch_req_1","custom_id":"a","response":null,"error":{"code":"c","message":"none"},"bits_class":null}\n'
+        row = scorer.to_row(line, {"a": ""}, {})
+        self.assertEqual(row, {"custom_id": "a", "error": "none", "bits_class": None})
+
+    def test_parts_of_other_weights_or_adapters_are_refused(self):
+        origin = {"fingerprint": "f", "adapters": [], "bits_class": "amx-1", "exact_bits_class": None}
+        for change, is_fine, is_fine_mixed in [
+            ({}, True, True),
+            ({"fingerprint": "g"}, False, False),
+            ({"adapters": [{"id": 0}]}, False, False),
+            ({"bits_class": "avx2-1"}, False, True),
+            ({"exact_bits_class": "amx-2"}, True, True),
+        ]:
+            for allow_mixed, expected in [(False, is_fine), (True, is_fine_mixed)]:
+                origins = files.Origins(allow_mixed)
+                origins.join({"are_mixed": False, "models": {"": origin}})
+                # Another model has weights of its own.
+                origins.join({"are_mixed": False, "models": {"m": origin | {"fingerprint": "h"}}})
+                other = {"are_mixed": False, "models": {"": origin | change}}
+                with contextlib.nullcontext() if expected else self.assertRaises(files.Refused):
+                    origins.join(other)
+        origins = files.Origins(False)
+        for exact in ["amx-2", None]:
+            origins.join({"are_mixed": False, "models": {"": origin | {"exact_bits_class": exact}}})
+        with self.assertRaises(files.Refused):
+            origins.join({"are_mixed": False, "models": {"": origin | {"exact_bits_class": "amx-3"}}})
 
 
 if __name__ == "__main__":
