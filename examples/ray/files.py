@@ -58,7 +58,10 @@ def parse(line):
     def no_number(name):
         raise ValueError(f"not valid JSON: {name}")
 
-    request = json.loads(line.decode(), parse_constant=no_number)
+    try:
+        request = json.loads(line.decode(), parse_constant=no_number)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON: {error.msg}, at column {error.colno}") from error
     if not isinstance(request, dict):
         raise ValueError("must be an object")
     try:
@@ -134,7 +137,8 @@ class Output:
             table = pq.read_table(file, columns=["custom_id", "error"])
             origins = json.loads(table.schema.metadata[b"candor"])
         except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
-            raise Refused(f"{place} is no part of this output: remove it, and it is computed again ({error})") from error
+            why = f"{place} is no part of this output: remove it, and it is computed again ({error})"
+            raise Refused(why) from error
         if sorted(table["custom_id"].to_pylist()) != sorted(custom_id for custom_id, _ in self.parts[number]):
             raise Refused(f"{place} has answers to other requests: remove it, and it is computed again")
         try:
@@ -157,7 +161,7 @@ class Output:
 
 
 class Origins:
-    """What computed the answers of each model so far: weights, adapters, and bits classes, with which others are not mixed."""
+    """What computed the answers of each model so far: weights, adapters and bits classes, which are not mixed."""
 
     def __init__(self, allow_mixed):
         self.allow_mixed = allow_mixed

@@ -4,8 +4,8 @@
     score.py in.jsonl out --url http://10.0.0.1:8000 --url http://10.0.0.2:8000
     score.py in.jsonl out --cpus 16 -- --model hf:ORG/REPO:Q4_K_M
 
-The first asks servers that are there. The second has an engine for each 16 CPUs of a node, with the flags of `candor serve`
-after `--`. Killed at any moment and run again, it goes on where it was. README.md says what is guaranteed.
+The first asks servers that are there. The second has an engine for each 16 CPUs of a node, with the flags of `candor
+serve` after `--`. Killed at any moment and run again, it goes on where it was. README.md says what is guaranteed.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 
-import pyarrow as pa
 import ray
 
 import scorer
@@ -55,7 +54,8 @@ def run(options):
         errors += output.add(number, answer["file"])
         done += len(output.parts[number])
         rate = done / (time.monotonic() - start)
-        print(f"{done} of {total} rows, errors: {errors}, {rate:.1f} rows/s, {(total - done) / rate:.0f} s left", flush=True)
+        left = (total - done) / rate
+        print(f"{done} of {total} rows, errors: {errors}, {rate:.1f} rows/s, {left:.0f} s left", flush=True)
     if missing := output.todo():
         raise Ended(f"Ray has ended without an answer for {len(missing)} parts: run it again")
     return errors
@@ -64,14 +64,12 @@ def run(options):
 def answers(options, parts):
     """The answer of each part, as they come."""
     # A part is one row: Ray cannot cut it, however large it is.
-    tables = [
-        pa.table({"part": [number], "requests": pa.array([b"\n".join(line for _, line in part)], pa.large_binary())})
-        for number, part in parts.items()
-    ]
+    rows = [{"part": number, "requests": b"\n".join(line for _, line in part)} for number, part in parts.items()]
     # An actor that only waits for servers needs hardly any.
     cpus = 0.01 if options.url else options.cpus
     actors = options.actors or (2 if options.url else engines(cpus))
-    dataset = ray.data.from_arrow(tables).map(
+    # `from_arrow` would start tasks, which need CPUs.
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         scorer.Scorer,
         fn_constructor_args=[options.command, options.flags, options.settings],
         compute=ray.data.ActorPoolStrategy(size=actors),
@@ -108,8 +106,9 @@ class Reminder(threading.Thread):
         while True:
             time.sleep(self.PAUSE)
             if not self.came.is_set():
-                free, there = (of().get("CPU", 0) for of in (ray.available_resources, ray.cluster_resources))
-                print(f"waiting for a part: {self.wanted}; the nodes have {there:g}, of which {free:g} are free", flush=True)
+                there, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
+                nodes = f"the nodes have {there:g}, of which {free:g} are free"
+                print(f"waiting for a part: {self.wanted}; {nodes}", flush=True)
             self.came.clear()
 
 
@@ -122,9 +121,9 @@ def parse(arguments):
     )
     parser.add_argument("input", type=pathlib.Path, help="a request on each line, as for `candor batch`")
     parser.add_argument("output", type=pathlib.Path, help="a folder on this machine")
-    parser.add_argument("--url", type=url, action="append", help="a server; may be repeated. Without it: an engine for each actor")
+    parser.add_argument("--url", type=url, action="append", help="a server; may be repeated (an engine for each actor)")
     parser.add_argument("--cpus", type=positive, default=1, help="CPUs of an engine, and its threads (1)")
-    parser.add_argument("--actors", type=positive, help="parts at once (2 with --url, otherwise as many engines as fit)")
+    parser.add_argument("--actors", type=positive, help="parts at once (2 with --url, else as many engines as fit)")
     parser.add_argument("--concurrency", type=positive, help="requests at once from each actor to each server")
     parser.add_argument("--rows-per-part", type=positive, default=1024, help="requests of a part, and a file (1024)")
     parser.add_argument("--allow-mixed", action="store_true", help="allow answers of several bits classes")

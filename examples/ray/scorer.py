@@ -23,8 +23,8 @@ ROW = pa.schema(
         "weights": pa.string(),  # the model's fingerprint
     }
 )
-# The shell becomes the batch. What it leaves behind ends the batch, and removes its folder, once the actor is gone, however
-# it ended: then the pipe ends without a line.
+# The shell becomes the batch. What it leaves behind ends the batch, and removes its folder, once the actor is gone,
+# however it ended: then the pipe ends without a line.
 SHELL = 'exec 3<&0; (read -r _ <&3 || { kill -KILL $$; rm -rf "$0"; }) & exec "$@" 3<&- < /dev/null'
 # How often a part is begun or gone on with, before the run ends.
 ATTEMPTS = 3
@@ -48,7 +48,7 @@ class Scorer:
         return {"part": part["part"], "file": file, "status": status, "why": why}
 
     def answer(self, folder):
-        """Runs the batch until every line is answered: 0. Or 1, or 2 if running it again would change nothing; and why."""
+        """Runs the batch until all is answered: 0. Or 1, or 2 if another run would change nothing; and why."""
         shell = ["sh", "-c", SHELL, folder, *self.command, folder / "in.jsonl", folder / "out.jsonl", *self.flags]
         for _ in range(ATTEMPTS):
             with open(folder / "log", "wb") as log:

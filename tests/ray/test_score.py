@@ -92,7 +92,7 @@ def other_class(url, name, after=0):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
-            self.forward(None, after == 0)
+            self.forward(None, count >= after)
 
         def do_POST(self):
             nonlocal count
@@ -195,13 +195,16 @@ class OnACluster(unittest.TestCase):
     def start(self, *flags, path=None, rows_per_part=10):
         command = [sys.executable, SCORE, path or self.input, self.output, "--candor", CANDOR]
         environment = dict(os.environ, RAY_ADDRESS=self.cluster.address)
-        return subprocess.Popen(
+        driver = subprocess.Popen(
             [*command, "--rows-per-part", str(rows_per_part), *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env=environment,
         )
+        # If a test fails.
+        self.addCleanup(driver.kill)
+        return driver
 
     def run_score(self, *flags, **options):
         """The exit status, and what it printed."""
@@ -398,7 +401,7 @@ class OnACluster(unittest.TestCase):
             (first, "line 2: line 1 has the custom_id"),
         ]:
             self.refuse(why, "--url", self.url, path=self.write("wrong.jsonl", [first, wrong]))
-        for text, why in [("{]\n", "line 1: "), ("\n", "has no requests")]:
+        for text, why in [("{]\n", "line 1: not valid JSON: "), ("\n", "has no requests")]:
             wrong = self.write("wrong.jsonl", [])
             wrong.write_text(text)
             self.refuse(why, "--url", self.url, path=wrong)
@@ -432,7 +435,8 @@ class Rows(unittest.TestCase):
         self.assertEqual(row["error"], '{"detail":"none"}')
 
     def test_a_request_without_an_answer_has_an_error(self):
-        line = '{"id":"batch_req_1","custom_id":"a","response":null,"error":{"code":"c","message":"none"},"bits_class":null}\n'
+        error = '{"code":"c","message":"none"}'
+        line = f'{{"id":"batch_req_1","custom_id":"a","response":null,"error":{error},"bits_class":null}}\n'
         row = scorer.to_row(line, {"a": ""}, {})
         self.assertEqual(row, {"custom_id": "a", "error": "none", "bits_class": None})
 
