@@ -302,10 +302,10 @@ fn a_server_that_comes_back_is_used_again() {
     }
     fake.be_gone(true);
     std::thread::sleep(Duration::from_millis(300));
-    // A proxy answers in its place for a while.
+    // A proxy answers in its place for a while, in which it is asked at least once.
     fake.says("/v1/models", Told::error(404, "no such service"));
     fake.be_gone(false);
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_secs(1));
     fake.says_no_more("/v1/models");
     let ended = wait(child);
     ended.check(
