@@ -19,10 +19,12 @@ import time
 import ray
 
 import scorer
+import table
 from files import Ended, Output, Refused, read
 
-# Nodes do not need this file: its code travels with the actors.
-ray.cloudpickle.register_pickle_by_value(scorer)
+# Nodes do not need these files: their code travels with the actors.
+for module in (scorer, table):
+    ray.cloudpickle.register_pickle_by_value(module)
 
 
 def run(options):
@@ -78,9 +80,9 @@ def answers(options, parts):
     reminder = Reminder(actors, cpus)
     reminder.start()
     # Fetched ahead, a part would be lost with this process.
-    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         reminder.came.set()
-        yield from table.to_pylist()
+        yield from batch.to_pylist()
 
 
 def engines(cpus):

@@ -34,7 +34,7 @@ SCORE = EXAMPLE / "score.py"
 sys.path.insert(0, str(EXAMPLE))
 
 import files  # noqa: E402
-import scorer  # noqa: E402
+import table  # noqa: E402
 
 # What two answers to one request do not have in common.
 CHANGING = re.compile(r'"(id|created|cached_tokens)":("[^"]*"|\d+)')
@@ -213,11 +213,12 @@ class OnACluster(unittest.TestCase):
         return process.returncode, printed
 
     def wait(self, driver, condition):
-        """Waits until something is so, which must be before the driver has ended."""
-        while not condition():
+        """Waits until something is so, which must be before the driver has ended; what it is."""
+        while not (found := condition()):
             if driver.poll() is not None:
                 self.fail(driver.stdout.read())
             time.sleep(0.02)
+        return found
 
     def start_until_a_part_is_there(self, *flags, **options):
         driver = self.start(*flags, **options)
@@ -304,7 +305,7 @@ class OnACluster(unittest.TestCase):
         marker = self.folder / "engine.toml"
         marker.touch()
         flags = ["--", *FLAGS[2:], "--config", str(marker)]
-        driver = self.start(*flags, rows_per_part=50)
+        driver = self.start(*flags, rows_per_part=100)
         self.addCleanup(driver.stdout.close)
 
         def engines():
@@ -313,21 +314,19 @@ class OnACluster(unittest.TestCase):
             return {pid: it for pid, it in found.items() if it and has_lines(it / "out.jsonl")}
 
         # One is killed: its part is gone on with, in the same folder.
-        self.wait(driver, engines)
-        pid, folder = engines().popitem()
+        pid, folder = self.wait(driver, engines).popitem()
         os.kill(pid, signal.SIGKILL)
-        self.wait(driver, lambda: folder in engines().values())
+        self.wait(driver, lambda: pid not in engines() and folder in engines().values())
         # An actor is killed: its engine ends, and leaves no files.
-        pid, folder = engines().popitem()
+        pid, folder = self.wait(driver, engines).popitem()
         os.kill(parent_of(pid), signal.SIGKILL)
         self.wait(driver, lambda: pid not in processes_with(str(marker)) and not folder.exists())
         # So it is with the driver.
-        self.wait(driver, engines)
-        folders = list(engines().values())
+        folders = list(self.wait(driver, engines).values())
         self.kill(driver)
         while processes_with(str(marker)) or any(folder.exists() for folder in folders):
             time.sleep(0.1)
-        self.finish(*flags, rows_per_part=50)
+        self.finish(*flags, rows_per_part=100)
         self.check_answers()
         while processes_with(str(marker)):
             time.sleep(0.1)
@@ -427,17 +426,17 @@ class Rows(unittest.TestCase):
             '"error":null,"bits_class":"amx-1"}\n'
         )
         models, origins = {'"body":': "m"}, {"m": {"fingerprint": "f"}}
-        row = scorer.to_row(line % (200, body), models, origins)
+        row = table.to_row(line % (200, body), models, origins)
         self.assertEqual((row["body"], row["weights"], row["bits_class"]), (body, "f", "amx-1"))
-        row = scorer.to_row(line % (404, '{"error":{"message":"none"}}'), models, origins)
+        row = table.to_row(line % (404, '{"error":{"message":"none"}}'), models, origins)
         self.assertEqual((row["status_code"], row["error"]), (404, "none"))
-        row = scorer.to_row(line % (404, '{"detail":"none"}'), models, origins)
+        row = table.to_row(line % (404, '{"detail":"none"}'), models, origins)
         self.assertEqual(row["error"], '{"detail":"none"}')
 
     def test_a_request_without_an_answer_has_an_error(self):
         error = '{"code":"c","message":"none"}'
         line = f'{{"id":"batch_req_1","custom_id":"a","response":null,"error":{error},"bits_class":null}}\n'
-        row = scorer.to_row(line, {"a": ""}, {})
+        row = table.to_row(line, {"a": ""}, {})
         self.assertEqual(row, {"custom_id": "a", "error": "none", "bits_class": None})
 
     def test_parts_of_other_weights_or_adapters_are_refused(self):
