@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,13 +41,14 @@ def to_row(line, models, origins):
     if not answer["response"]:
         return row | {"error": answer["error"]["message"]}
     # As it was written: Python would write numbers in another way. A quote within a string has a backslash.
-    start = line.index('"body":') + len('"body":')
+    start = re.search(r'"body": *', line).end()
     _, end = json.JSONDecoder().raw_decode(line, start)
     status, body = answer["response"]["status_code"], answer["response"]["body"]
     row |= {"status_code": status, "body": line[start:end], "request_id": answer["response"]["request_id"]}
     if status == 200:
         return row | {"weights": origins.get(models[answer["custom_id"]], {}).get("fingerprint")}
     try:
-        return row | {"error": body["error"]["message"]}
+        message = body["error"]["message"]
     except (KeyError, TypeError):
-        return row | {"error": row["body"][:200]}
+        message = None
+    return row | {"error": message if isinstance(message, str) else row["body"][:200]}

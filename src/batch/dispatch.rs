@@ -530,7 +530,11 @@ impl Dispatch {
     fn pause(&self, server: usize, pause: Pause) {
         let mut shared = self.lock();
         shared.last_sign = Some(Instant::now());
-        shared.pauses[server] = Some(pause);
+        // Lines that were barred for longer still are.
+        let known = shared.pauses[server].as_ref();
+        if known.is_none_or(|known| known.until < pause.until) {
+            shared.pauses[server] = Some(pause);
+        }
     }
 
     /// Appends a line. `server`: the one that answered it, if it was not given up.
@@ -544,7 +548,6 @@ impl Dispatch {
         shared.tally.finish(usage);
         if let Some(server) = server {
             shared.has_answered[server] = true;
-            shared.pauses[server] = None;
             shared.last_sign = Some(Instant::now());
         }
         if shared.work.finish(task) {

@@ -234,12 +234,10 @@ impl Watch<'_> {
 
     /// A server that is ready but has asked for a pause, and what it said.
     fn busy<'a>(&'a self, shared: &'a Shared) -> Option<(&'a str, &'a str)> {
-        let servers = self.dispatch.servers.iter().zip(&shared.standing);
-        let mut servers = servers.zip(&shared.pauses);
-        servers.find_map(|((server, standing), pause)| match (standing, pause) {
-            (Standing::Ready, Some(pause)) => Some((server.url.as_str(), pause.why.as_str())),
-            _ => None,
-        })
+        let now = Instant::now();
+        let pausing = (0..shared.pauses.len()).find(|server| shared.is_pausing(*server, now))?;
+        let why = &shared.pauses[pausing].as_ref()?.why;
+        Some((&self.dispatch.servers[pausing].url, why))
     }
 
     /// For a line of progress.

@@ -1,6 +1,7 @@
 //! Who sends which line next. Each server has a range of the order and sends it from its beginning; one that has finished
 //! takes over half of the longest range that is left. Lines that have to be sent again go first.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -178,7 +179,11 @@ impl Work {
         if self.suspect_of[self.same[server]].is_some() {
             return None;
         }
-        let found = self.suspects.iter().position(may_have)?;
+        // The one with the most attempts first: it is decided soonest, and decided lines stay so, whatever ends the batch.
+        let suspects = self.suspects.iter().enumerate();
+        let (found, _) = suspects
+            .filter(|(_, task)| may_have(task))
+            .min_by_key(|(_, task)| Reverse(task.broken))?;
         Some(self.suspects.remove(found))
     }
 
@@ -385,6 +390,21 @@ mod tests {
         assert!(!fresh.into_iter().any(|task| work.finish(task)));
         assert!(work.finish(one) && work.finish(third));
         assert_eq!(work.next(0, now), Next::Done);
+    }
+
+    #[test]
+    fn the_suspect_with_the_most_attempts_is_decided_first() {
+        let mut work = work(3, 1);
+        let now = Instant::now();
+        let all = [(); 3].map(|()| suspect(send(&mut work, 0, now)));
+        for (task, broken) in all.into_iter().zip([2, 5, 3]) {
+            work.put_back(Task { broken, ..task }, Barred::Everyone, now);
+        }
+        for broken in [5, 3, 2] {
+            let task = send(&mut work, 0, now);
+            assert_eq!(task.broken, broken);
+            work.finish(task);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::cells::Cells;
 use super::fetch::{KvFetch, KvTransfer};
 use super::holding::CachedPrefix;
-use super::lane::Lane;
+use super::lane::{Lane, Lease};
 use super::policy::{self, Placement, WORTH_FETCHING};
 use super::state::Cache;
 
@@ -31,16 +31,23 @@ impl<C: Cells> Cache<C> {
 
     /// Whether the lane holds what is asked for, or never will, or is late.
     fn can_answer(&self, fetch: &KvFetch) -> bool {
-        let Lane { prefix, lease, .. } = &self.lanes[fetch.lane];
-        let comes = lease.as_ref().is_some_and(|lease| {
-            lease.evaluates_prompt() && lease.prompt().common(fetch.prompt()) >= fetch.cells
-        });
-        !comes || self.is_late(fetch) || prefix.holding().covers(fetch.prompt(), fetch.cells)
+        let held = self.lanes[fetch.lane].prefix.holding();
+        self.coming(fetch).is_none()
+            || self.is_late(fetch)
+            || held.covers(fetch.prompt(), fetch.cells)
+    }
+
+    /// The lease that evaluates what is asked for.
+    fn coming(&self, fetch: &KvFetch) -> Option<&Lease> {
+        let lease = self.lanes[fetch.lane].lease.as_ref()?;
+        let comes =
+            lease.evaluates_prompt() && lease.prompt().common(fetch.prompt()) >= fetch.cells;
+        comes.then_some(lease)
     }
 
     /// Whether what is asked for would come too late.
     fn is_late(&self, fetch: &KvFetch) -> bool {
-        let lease = self.lanes[fetch.lane].lease.as_ref();
+        let lease = self.coming(fetch);
         lease.is_some_and(|lease| self.is_overdue(lease, fetch.gain))
     }
 
