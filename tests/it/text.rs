@@ -223,9 +223,10 @@ fn a_suffix_begins_with_no_blank_that_nobody_wrote() {
         prompt(json!({"prompt": "a", "suffix": " a"})),
         json!([1, pre, 263, suf, 263, mid])
     );
+    // As in the reference: a gap with nothing after it.
     assert_eq!(
         prompt(json!({"prompt": "a", "suffix": ""})),
-        json!([1, 263])
+        json!([1, pre, 263, suf, mid])
     );
 }
 

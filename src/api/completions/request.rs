@@ -80,10 +80,10 @@ impl CompletionRequest {
             suffix: fields
                 .field(
                     "suffix",
-                    "The text after the gap to fill in, for models with fill-in-the-middle tokens. Empty: there is no gap.",
+                    "The text after the gap to fill in, for models with fill-in-the-middle tokens. Without these an empty one is none.",
                 )
                 .string()?
-                .filter(|suffix| !suffix.is_empty()),
+                .filter(|suffix| !suffix.is_empty() || served.model.vocab().fim().is_some()),
             generate,
         };
         request.check(limits)?;
