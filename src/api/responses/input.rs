@@ -13,7 +13,7 @@ const NAME: &str = "input";
 
 const ROLES: [&str; 4] = ["system", "developer", "user", "assistant"];
 
-/// The types of parts in messages and results, whoever wrote them.
+/// The types of parts in messages and results, of any author.
 const TEXT: [&str; 2] = ["input_text", "output_text"];
 
 /// The messages of the conversation.

@@ -763,7 +763,7 @@ fn who_waits_for_cells_that_do_not_come_asks_again() {
     assert_eq!(first.evaluated(), [Some(0), None]);
     let mut fetches = second.start();
     assert_eq!(fetches.len(), 1);
-    // Whoever evaluates the stem leaves midway. Others go on: first its neighbour, if that begins earlier.
+    // The request that evaluates the stem leaves midway. Others go on: first its neighbour, if that begins earlier.
     first.cache.enqueue(fetches.remove(0).1);
     first.advance(0, 100, Token(0));
     first.end(0);
@@ -774,7 +774,7 @@ fn who_waits_for_cells_that_do_not_come_asks_again() {
     let mut fetches = second.start();
     assert_eq!(second.evaluated(), [None, None]);
     assert_eq!(fetches.len(), 1);
-    // Whoever has asked leaves: another one asks.
+    // The request that was waiting for cells leaves: another one asks.
     second.end(0);
     let mut others = second.start();
     assert_eq!(others.len(), 1);
@@ -841,7 +841,7 @@ fn who_would_wait_behind_a_long_queue_evaluates_the_cells_itself() {
         second.receive();
         assert!(second.start().is_empty());
         assert_eq!(second.evaluated(), [Some(begun)]);
-        // Whoever gets on is waited for again.
+        // A prompt that gets on is waited for again.
         first.advance(0, 64, Token(0));
         third.running.push(Running::new(0, long, CUTS));
         let fetches = third.start();
